@@ -1,0 +1,209 @@
+"""Checkpoints that are whole, and loads that are strict.
+
+A checkpoint is ``NAME.ckpt`` and beside it ``NAME.json``, the sidecar: which model, which classes,
+which preprocessing, how far, how good, and the SHA-256 of the file. It counts only once its sidecar is
+there. MindSpore's own ``save_checkpoint`` deletes the old file before it writes the new one, and its
+``load_param_into_net`` matches names by suffix; nothing else in this project calls them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effnet_core.data.preprocess import PreprocessSpec
+from effnet_core.errors import CheckpointError
+from effnet_core.files import atomic_path, os_reason, read_json, sha256_of_file, write_json
+
+if TYPE_CHECKING:
+    from mindspore import Parameter
+
+SUFFIX = ".ckpt"
+MODEL_NAME = "model.ckpt"
+"""The finished model in a run folder: weights only."""
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What must be known to use a checkpoint; lies beside it as JSON."""
+
+    variant: str
+    class_names: tuple[str, ...]
+    preprocess: PreprocessSpec
+    bn_momentum: float
+    bn_eps: float
+    epoch: int
+    """Finished passes over the training split."""
+    step: int
+    """Finished updates since scratch."""
+    training_state: bool
+    """Whether optimizer state is inside, so that training can go on."""
+    data_digest: str = ""
+    """Digest of the data set that it was trained on."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+    size_bytes: int = 0
+    libraries: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier."""
+        return len(self.class_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**asdict(self), "class_names": list(self.class_names)}
+
+
+def sidecar_path(checkpoint: Path) -> Path:
+    """Where the sidecar of a checkpoint lies."""
+    return checkpoint.with_suffix(".json")
+
+
+def read_sidecar(checkpoint: Path) -> Sidecar:
+    """The sidecar of a checkpoint, after the checkpoint's bytes were checked against it.
+
+    Raises:
+        CheckpointError: file or sidecar is missing, or the file is not the one described.
+    """
+    if not checkpoint.is_file():
+        raise CheckpointError(f"checkpoint {checkpoint} does not exist")
+    path = sidecar_path(checkpoint)
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {checkpoint} has no sidecar {path.name} beside it, which tells variant, classes "
+            "and preprocessing; copy both files"
+        )
+    try:
+        values = read_json(path)
+        values["class_names"] = tuple(values["class_names"])
+        values["preprocess"] = PreprocessSpec.from_dict(values["preprocess"])
+        sidecar = Sidecar(**values)
+    except Exception as cause:
+        raise CheckpointError(f"sidecar {path} is damaged or of another version") from cause
+    size = checkpoint.stat().st_size
+    if size != sidecar.size_bytes:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} is damaged: {size:,} bytes where its sidecar says "
+            f"{sidecar.size_bytes:,}; copy it again or use an earlier one"
+        )
+    if sha256_of_file(checkpoint) != sidecar.sha256:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} is damaged: its SHA-256 is not the one in its sidecar; "
+            "copy it again or use an earlier one"
+        )
+    return sidecar
+
+
+def save(path: Path, parameters: Iterable[Parameter], sidecar: Sidecar) -> Sidecar:
+    """Write a checkpoint and then its sidecar; a reader meets both or neither.
+
+    Returns:
+        The sidecar as written, with digest, size and library versions.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written to; what was there before
+            is untouched.
+    """
+    import mindspore as ms
+
+    rows = [{"name": p.name, "data": p} for p in parameters]
+    try:
+        with atomic_path(path) as temporary:
+            fresh = temporary.with_name(temporary.name + SUFFIX)
+            try:
+                ms.save_checkpoint(rows, str(fresh))
+                fresh.chmod(0o644)
+                fresh.replace(temporary)
+            finally:
+                fresh.unlink(missing_ok=True)
+            written = {"sha256": sha256_of_file(temporary), "size_bytes": temporary.stat().st_size}
+            sidecar_path(path).unlink(missing_ok=True)
+        complete = Sidecar(**{**vars(sidecar), **written, "libraries": library_versions()})
+        write_json(sidecar_path(path), complete.to_dict())
+    except (OSError, RuntimeError) as cause:
+        needed = sum(p.nbytes for p in (row["data"] for row in rows))
+        reason = os_reason(cause) if isinstance(cause, OSError) else str(cause).splitlines()[0]
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written ({reason}); it needs {needed:,} bytes"
+        ) from cause
+    return complete
+
+
+OPTIMIZER_PREFIXES = ("mean_square.", "moment.", "moments.", "global_step", "learning_rate")
+"""Names of optimizer state, which a checkpoint may hold beside the weights."""
+
+
+def load(path: Path, parameters: Iterable[Parameter]) -> None:
+    """Fill parameters from a checkpoint, every one of them and by its exact name.
+
+    Args:
+        path: its bytes were checked by ``read_sidecar`` before.
+        parameters: the ones to fill; the checkpoint may hold optimizer state besides, nothing else.
+
+    Raises:
+        CheckpointError: a parameter is missing, left over or of another shape; nothing was changed.
+    """
+    import mindspore as ms
+
+    parameters = list(parameters)
+    try:
+        stored: Mapping[str, Parameter] = ms.load_checkpoint(str(path))
+    except Exception as cause:
+        raise CheckpointError(f"checkpoint {path} cannot be read; it is damaged") from cause
+    wanted = {p.name for p in parameters}
+    missing = sorted(wanted - set(stored))
+    unknown = sorted(
+        name for name in set(stored) - wanted if not name.startswith(OPTIMIZER_PREFIXES)
+    )
+    if missing or unknown:
+        raise CheckpointError(
+            f"checkpoint {path} is of another model: {_some('missing', missing)}, "
+            f"{_some('left over', unknown)}"
+        )
+    for parameter in parameters:
+        shape = tuple(stored[parameter.name].shape)
+        if shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"checkpoint {path} is of another model: {parameter.name} has shape {shape}, "
+                f"wanted is {tuple(parameter.shape)}"
+            )
+    for parameter in parameters:
+        value = stored[parameter.name]
+        parameter.set_data(ms.Tensor(value.asnumpy(), parameter.dtype))
+
+
+def step_path(folder: Path, step: int) -> Path:
+    """Where the training checkpoint of a step lies."""
+    return folder / f"step-{step:08d}{SUFFIX}"
+
+
+def newest(folder: Path) -> Path | None:
+    """The whole training checkpoint with the most steps in a folder; damaged ones are passed over."""
+    for path in sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True):
+        try:
+            read_sidecar(path)
+        except CheckpointError:
+            continue
+        return path
+    return None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest training checkpoints."""
+    for path in sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True)[keep:]:
+        sidecar_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _some(what: str, names: list[str]) -> str:
+    """A count and the first ten names."""
+    return f"{len(names)} parameters {what}" + (f" ({', '.join(names[:10])})" if names else "")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that a checkpoint was made with."""
+    return {name: version(name) for name in ("effnet-flows", "mindspore", "numpy")}

@@ -1,0 +1,112 @@
+"""The ranks of a job and what they do together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, communication, ops
+from numpy.typing import NDArray
+
+from effnet_core.config import RuntimeConfig
+from effnet_core.errors import ConfigError, JobError
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+DIGIT_BITS = 12
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place among the ranks."""
+
+    rank: int
+    world_size: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone writes files and logs."""
+        return self.rank == 0
+
+    def sum_floats(self, values: FloatArray) -> FloatArray:
+        """Element-wise sum over all ranks; every rank gets it."""
+        if self.world_size == 1:
+            return values
+        total: FloatArray = ops.AllReduce()(Tensor(values.astype(np.float32))).asnumpy()
+        return total
+
+    def sum_counts(self, values: IntArray) -> IntArray:
+        """Element-wise sum over all ranks of whole numbers from 0 to 2**36, exact.
+
+        MindSpore's CPU collective knows floats only, so each number travels as three digits of 12
+        bits, whose sums over thousands of ranks are still exact in float32.
+        """
+        shifts = (0, DIGIT_BITS, 2 * DIGIT_BITS)
+        digits = np.stack([(values >> shift) & ((1 << DIGIT_BITS) - 1) for shift in shifts])
+        sums = self.sum_floats(digits.astype(np.float32)).astype(np.int64)
+        total: IntArray = sum(part << shift for part, shift in zip(sums, shifts, strict=True))
+        return total
+
+    def average_statistics(self, parameters: Iterable[Parameter]) -> None:
+        """Give every rank the mean of all ranks' BatchNorm statistics.
+
+        Each rank normalises by its own images, so running statistics drift apart while weights stay
+        equal.
+        """
+        if self.world_size == 1:
+            return
+        moving = [p for p in parameters if p.name.endswith(("moving_mean", "moving_variance"))]
+        flat = np.concatenate([p.asnumpy().reshape(-1) for p in moving])
+        flat = self.sum_floats(flat) / np.float32(self.world_size)
+        start = 0
+        for parameter in moving:
+            piece = flat[start : start + parameter.size].reshape(parameter.shape)
+            parameter.set_data(Tensor(piece.astype(np.float32)))
+            start += parameter.size
+
+    def require_equal(self, digest: str, *, what: str) -> None:
+        """Make sure that all ranks hold the same ``digest``.
+
+        Raises:
+            JobError: they do not.
+        """
+        if self.world_size == 1:
+            return
+        mine = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8).astype(np.int64)
+        if (self.sum_counts(mine) != mine * self.world_size).any():
+            raise JobError(
+                f"{what} differ between ranks, which must never happen; please report this"
+            )
+
+
+def parameters_digest(parameters: Iterable[Parameter]) -> str:
+    """SHA-256 over names and values of parameters."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.name.encode() + b"\0" + parameter.asnumpy().tobytes())
+    return digest.hexdigest()
+
+
+def join_group(runtime: RuntimeConfig) -> Group:
+    """Choose the device and, with several ranks, meet the others.
+
+    Raises:
+        ConfigError: this machine cannot offer the device.
+    """
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        ms.set_device(runtime.device)
+    except (RuntimeError, ValueError) as cause:
+        raise ConfigError(
+            f"runtime.device={runtime.device} is not available on this machine; "
+            "use CPU, or install the driver and MindSpore's libraries for it"
+        ) from cause
+    if runtime.world_size == 1:
+        return Group(0, 1)
+    communication.init()
+    ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
+    return Group(communication.get_rank(), communication.get_group_size())

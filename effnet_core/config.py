@@ -1,0 +1,438 @@
+"""The one tree of settings: read from a recipe and overrides, validated once, then frozen.
+
+Precedence: class defaults < recipe < ``-o section.key=value``. A file, a deployment's parameters and
+a form on the dashboard all take the path through ``load_config``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from effnet_core.errors import ConfigError, nearest
+from effnet_core.files import write_text
+from effnet_core.model.spec import DROP_PATH_RATE
+from effnet_core.model.spec import variant as variant_row
+
+RECIPES_DIR = Path(__file__).parent / "recipes"
+CONFIG_NAME = "config.yaml"
+
+REFERENCE_BATCH_SIZE = 256
+"""The global batch size that ``optim.base_lr`` is given for."""
+
+
+class Section(BaseModel):
+    """A frozen group of settings that knows its own keys and no others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """Which network."""
+
+    variant: str = "efficientnet_b0"
+    """Member of the family; `effnet models` lists them."""
+    num_classes: int | None = Field(None, ge=2)
+    """Outputs of the classifier; counted from the data set when absent."""
+    drop_rate: float | None = Field(None, ge=0, lt=1)
+    """Probability of dropping an input of the classifier; the variant's own when absent."""
+    drop_path_rate: float = Field(DROP_PATH_RATE, ge=0, lt=1)
+    """Probability of dropping the deepest residual branch; grows linearly from 0."""
+    bn_momentum: float = Field(0.99, ge=0, lt=1)
+    """Share of the old running statistics that one step keeps (MindSpore's convention)."""
+    bn_eps: float = Field(1e-3, gt=0)
+    """Added to the variance inside BatchNorm."""
+    weights: Path | None = None
+    """Checkpoint to start from instead of random weights; must be of the same variant."""
+
+    @field_validator("variant")
+    @classmethod
+    def _known_variant(cls, value: str) -> str:
+        try:
+            variant_row(value)
+        except ConfigError as cause:
+            raise ValueError(str(cause)) from cause
+        return value
+
+
+class DataConfig(Section):
+    """Which images, and what is done to them before the network sees them."""
+
+    train_split: str = "train"
+    """Split of the staged data set that is learned from."""
+    eval_split: str = "val"
+    """Split that is evaluated."""
+    image_size: int | None = Field(None, ge=16, le=2048)
+    """Side of the square input, px; the variant's own when absent."""
+    crop_pct: float | None = Field(None, gt=0, le=1)
+    """Share of the resized side that evaluation's centre crop keeps; the variant's when absent."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How images are resized."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of R, G, B in 0-1 units, subtracted."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation of R, G, B in 0-1 units, divided by."""
+    global_batch_size: int = Field(256, ge=1)
+    """Images per update, all ranks together."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Range of the share of an image's area that training's random crop takes."""
+    crop_ratio: tuple[float, float] = (0.75, 1.3333333333333333)
+    """Range of that crop's width / height."""
+    flip_rate: float = Field(0.5, ge=0, le=1)
+    """Probability of mirroring a training image left to right."""
+    workers: int = Field(1, ge=1)
+    """Threads that decode and augment, per rank; never more than the machine has cores."""
+
+    @field_validator("std")
+    @classmethod
+    def _positive_std(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) <= 0:
+            raise ValueError(f"must be positive, all three; got {value}")
+        return value
+
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"needs 0 < low <= high; got {value}")
+        return value
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _at_most_whole(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[1] > 1:
+            raise ValueError(f"is a share of the area, at most 1; got {value}")
+        return value
+
+
+class OptimConfig(Section):
+    """How weights follow gradients."""
+
+    name: Literal["rmsprop", "sgd"] = "rmsprop"
+    """rmsprop is TensorFlow's (epsilon inside the root, mean square starts at 1)."""
+    base_lr: float = Field(0.016, gt=0)
+    """Peak learning rate per 256 images; the rate used is base_lr * global_batch_size / 256."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of the update."""
+    decay: float = Field(0.9, ge=0, lt=1)
+    """Decay of rmsprop's mean square."""
+    epsilon: float = Field(1e-3, gt=0)
+    """Added to rmsprop's mean square before the root."""
+    weight_decay: float = Field(1e-5, ge=0)
+    """L2 penalty on convolution and dense weights; norms and biases have none."""
+
+
+class ScheduleConfig(Section):
+    """The learning rate over time."""
+
+    name: Literal["cosine", "exponential"] = "cosine"
+    """Shape after warm-up: cosine to min_lr, or times decay_factor every decay_epochs."""
+    warmup_epochs: float = Field(5, ge=0)
+    """Epochs of linear rise from 0; part of train.epochs."""
+    min_lr: float = Field(0.0, ge=0)
+    """Rate that is never gone below after warm-up."""
+    decay_factor: float = Field(0.97, gt=0, le=1)
+    """Multiplier of the exponential schedule."""
+    decay_epochs: float = Field(2.4, gt=0)
+    """Epochs between multiplications of the exponential schedule."""
+
+
+class TrainConfig(Section):
+    """The training run."""
+
+    epochs: int = Field(350, ge=1)
+    """Full passes over the training split."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Probability mass moved from the true class to all."""
+    seed: int = Field(0, ge=0)
+    """Of initial weights, image order, augmentation and masks."""
+    log_every_steps: int = Field(50, ge=1)
+    """Steps between lines of the log and of metrics.jsonl."""
+    evaluate_every_epochs: int = Field(1, ge=1)
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    checkpoint_every_epochs: int = Field(1, ge=1)
+    """Epochs between checkpoints; the last epoch is always saved."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """Newest checkpoints that are kept."""
+    resume_from: Path | None = None
+    """Checkpoint of another run to continue from, with optimizer and position."""
+
+
+class EvaluateConfig(Section):
+    """Evaluation and the gate before publication."""
+
+    per_device_batch_size: int = Field(64, ge=1)
+    """Images per forward pass on each rank."""
+    min_top1: float = Field(0.0, ge=0, le=1)
+    """A model below this top-1 is not promoted to production."""
+    promote_margin: float = Field(0.0, ge=0, le=1)
+    """How much worse than the current production model a new one may be."""
+
+
+class InferConfig(Section):
+    """Batch inference over a folder."""
+
+    batch_size: int = Field(64, ge=1)
+    """Images per forward pass."""
+    top_k: int = Field(5, ge=1)
+    """Classes kept for each image, best first."""
+    shard_images: int = Field(4096, ge=1)
+    """Images in one part file; the unit that is retried."""
+    max_error_share: float = Field(0.1, ge=0, le=1)
+    """Share of unreadable images above which the run is stopped."""
+    format: Literal["parquet", "csv", "jsonl"] = "parquet"
+    """Form of the part files."""
+
+
+class StorageConfig(Section):
+    """Where models are published."""
+
+    root: str = "store"
+    """Folder of the model store."""
+    name: str = Field("efficientnet", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    """Name under which versions are published: lower-case letters, digits, dot, dash, underscore."""
+
+
+class RuntimeConfig(Section):
+    """Processes and devices."""
+
+    device: Literal["CPU", "GPU", "Ascend"] = "CPU"
+    """What MindSpore computes on."""
+    world_size: int = Field(1, ge=1)
+    """Processes that train or evaluate together, one a device."""
+    pin_cores: bool = True
+    """Give each CPU process cores of its own."""
+    master_port: int = Field(0, ge=0, le=65535)
+    """Port at which ranks meet; 0 takes a free one."""
+    startup_timeout_s: int = Field(120, ge=5)
+    """Seconds that ranks wait for each other at the start."""
+    timeout_s: int = Field(0, ge=0)
+    """Seconds after which a job is stopped; 0 means never."""
+    stop_grace_s: int = Field(30, ge=1)
+    """Seconds that a job has to save its state once it is asked to stop."""
+    mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
+    """Least severe message of MindSpore's own log that is written."""
+
+
+class RunConfig(Section):
+    """Every setting of a run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    infer: InferConfig = InferConfig()
+    storage: StorageConfig = StorageConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> RunConfig:
+        batch, world = self.data.global_batch_size, self.runtime.world_size
+        if batch % world:
+            lower = batch // world * world
+            choices = " or ".join(str(n) for n in (lower, lower + world) if n > 0)
+            raise ValueError(
+                f"global_batch_size={batch} does not divide by world_size={world}; "
+                f"use {choices} (data.global_batch_size)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> RunConfig:
+        warmup, epochs = self.schedule.warmup_epochs, self.train.epochs
+        if warmup >= epochs:
+            raise ValueError(
+                f"warmup_epochs={warmup:g} does not end before the run does (epochs={epochs}); "
+                f"lower schedule.warmup_epochs or raise train.epochs"
+            )
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """Side of the input, px: the setting or the variant's own."""
+        return self.data.image_size or variant_row(self.model.variant).image_size
+
+    @property
+    def crop_pct(self) -> float:
+        """Share kept by the centre crop: the setting or the variant's own."""
+        return self.data.crop_pct or variant_row(self.model.variant).crop_pct
+
+    @property
+    def drop_rate(self) -> float:
+        """Dropout of the classifier: the setting or the variant's own."""
+        rate = self.model.drop_rate
+        return variant_row(self.model.variant).drop_rate if rate is None else rate
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at the end of warm-up, scaled to the global batch."""
+        return self.optim.base_lr * self.data.global_batch_size / REFERENCE_BATCH_SIZE
+
+    @property
+    def per_device_batch_size(self) -> int:
+        """One rank's share of the global batch."""
+        return self.data.global_batch_size // self.runtime.world_size
+
+
+def leaf_keys() -> dict[str, Any]:
+    """Every setting as ``section.key``, with its default."""
+    defaults = RunConfig()
+    return {
+        f"{section}.{key}": getattr(getattr(defaults, section), key)
+        for section, field in RunConfig.model_fields.items()
+        for key in field.annotation.model_fields  # type: ignore[union-attr]
+    }
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the library, sorted."""
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
+
+
+def load_config(
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Read, merge and validate settings.
+
+    Args:
+        recipe: name of a packaged recipe, or a path that ends in ``.yaml``.
+        overrides: ``section.key=value`` each; the value is read as YAML.
+        values: a nested mapping that lies between recipe and overrides.
+
+    Raises:
+        ConfigError: the recipe or a key is unknown, or a value has the wrong type or range; the
+            message names the key, the value, what is allowed and the nearest known name.
+    """
+    merged: dict[str, Any] = {}
+    if recipe is not None:
+        _merge(merged, _read_recipe(recipe))
+    _merge(merged, values or {})
+    for text in overrides:
+        _merge(merged, _parse_override(text))
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as cause:
+        raise ConfigError(_explain(cause)) from None
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration that a run wrote into its folder.
+
+    Raises:
+        ConfigError: the file is missing or does not validate.
+    """
+    return load_config(path)
+
+
+def write_config(config: RunConfig, run_dir: Path) -> Path:
+    """Write the whole tree to ``run_dir/config.yaml``; every rank reads that file."""
+    path = run_dir / CONFIG_NAME
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    return path
+
+
+def _read_recipe(recipe: str | Path) -> Mapping[str, Any]:
+    path = Path(recipe)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES_DIR / f"{recipe}.yaml"
+        if not path.exists():
+            names = recipe_names()
+            raise ConfigError(
+                f"recipe {str(recipe)!r} is unknown{nearest(str(recipe), names)} "
+                f"(known: {', '.join(names)}; or give a path that ends in .yaml)"
+            )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise ConfigError(f"recipe file {path} does not exist") from cause
+    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+        raise ConfigError(f"recipe file {path} is not valid YAML: {_one_line(cause)}") from cause
+    if not isinstance(content, Mapping):
+        raise ConfigError(
+            f"recipe file {path} must hold sections such as 'train:', not {content!r}"
+        )
+    return content
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    section, dot, leaf = key.strip().partition(".")
+    if not equals or not dot or not leaf:
+        raise ConfigError(
+            f"override {text!r} is not of the form section.key=value, such as train.epochs=20"
+        )
+    try:
+        value = yaml.safe_load(raw) if raw.strip() else None
+    except yaml.YAMLError as cause:
+        raise ConfigError(
+            f"override {text!r} has an unreadable value: {_one_line(cause)}"
+        ) from cause
+    if isinstance(value, str):
+        value = _number(value)
+    return {section: {leaf: value}}
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads ``1e-3`` as a string; people mean the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    for key, value in extra.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence a problem, in the words of this project."""
+    return "; ".join(_explain_one(dict(item)) for item in error.errors())
+
+
+def _explain_one(item: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    key, value = ".".join(location), item["input"]
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting {key!r}{_nearest_key(location)} (see docs/configuration.md)"
+    if item["type"] in ("value_error", "assertion_error"):
+        message = str(item["ctx"]["error"])
+        return f"{key}: {message}" if key and not message.startswith(key) else message
+    if item["type"] == "model_type":
+        return f"{key} must be a section with keys of its own, not {value!r}"
+    allowed = item["msg"][0].lower() + item["msg"][1:]
+    return f"{key}={value!r} is not allowed: {allowed.replace('input should', 'it should')}"
+
+
+def _nearest_key(location: Iterable[str]) -> str:
+    parts = list(location)
+    known = list(leaf_keys())
+    if len(parts) == 1:
+        by_leaf = [key for key in known if key.endswith(f".{parts[0]}")]
+        if by_leaf:
+            return f"; did you mean {by_leaf[0]!r}?"
+        return nearest(parts[0], RunConfig.model_fields)
+    same_leaf = [key for key in known if key.partition(".")[2] == parts[-1]]
+    same_section = [key for key in known if key.startswith(f"{parts[0]}.")]
+    leaves = {key.partition(".")[2]: key for key in same_section}
+    close = difflib.get_close_matches(parts[-1], leaves, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {leaves[close[0]]!r}?"
+    return f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(".".join(parts), known)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""Data sets: staging, manifests, transforms and loaders."""

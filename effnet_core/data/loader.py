@@ -1,0 +1,103 @@
+"""Batches from a staged data set: files read by our own rules, decoded by MindSpore's C++ pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore.dataset as ds
+import numpy as np
+from mindspore import Tensor
+from numpy.typing import NDArray
+
+from effnet_core.data.manifest import Split
+from effnet_core.environment import available_cores
+from effnet_core.errors import DataError
+from effnet_core.files import os_reason
+
+PREFETCH_BATCHES = 4
+
+
+class FileSource:
+    """Encoded images by position, for ``GeneratorDataset``."""
+
+    def __init__(self, root: Path, paths: Sequence[str], labels: NDArray[np.int32]) -> None:
+        self.root, self.paths, self.labels = root, paths, labels
+        self.problem: DataError | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], np.int32]:
+        path = self.root / self.paths[index]
+        try:
+            return np.fromfile(path, dtype=np.uint8), self.labels[index]
+        except OSError as cause:
+            self.problem = DataError(
+                f"image {path} cannot be read ({os_reason(cause)}); stage the data set again"
+            )
+            raise self.problem from cause
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and labels for one step."""
+
+    images: Tensor
+    """(N, 3, S, S) float32, normalised."""
+    labels: Tensor
+    """(N,) int32."""
+    valid: int
+    """The first ``valid`` rows count; the others repeat the last image to keep the shape."""
+
+
+def batches(
+    split: Split,
+    indices: Sequence[int],
+    *,
+    transforms: list[Any],
+    batch_size: int,
+    workers: int,
+    seed: int,
+) -> Iterator[Batch]:
+    """The images at ``indices``, in that order, in batches of one shape.
+
+    Args:
+        split: where paths and labels come from.
+        indices: positions in ``split``.
+        transforms: operations from encoded bytes to (3, S, S).
+        batch_size: rows of each batch; a last one that is short is filled and says so.
+        workers: threads that decode, at most the machine's cores.
+        seed: of the random operations.
+
+    Raises:
+        DataError: a file disappeared or cannot be decoded.
+    """
+    count = len(indices)
+    if count == 0:
+        return
+    missing = -count % batch_size
+    padded = [int(i) for i in indices] + [int(indices[-1])] * missing
+    source = FileSource(split.root, [split.paths[i] for i in padded], split.labels[padded])
+    ds.config.set_seed(seed)
+    ds.config.set_prefetch_size(PREFETCH_BATCHES)
+    dataset = ds.GeneratorDataset(
+        source, ["image", "label"], shuffle=False, python_multiprocessing=False
+    )
+    threads = min(workers, len(available_cores()))
+    dataset = dataset.map(transforms, input_columns=["image"], num_parallel_workers=threads)
+    dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_workers=1)
+    left = count
+    try:
+        for images, labels in dataset.create_tuple_iterator(num_epochs=1, do_copy=False):
+            yield Batch(images, labels, min(left, batch_size))
+            left -= batch_size
+    except RuntimeError as cause:
+        raise source.problem or DataError(_pipeline_reason(cause)) from cause
+
+
+def _pipeline_reason(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"an image cannot be decoded; stage the data set again ({' '.join(lines)[:300]})"

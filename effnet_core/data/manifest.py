@@ -1,0 +1,139 @@
+"""The list of a data set's images, and the folder in which a staged data set lives.
+
+DATA/
+  dataset.json      digest, counts, source; written last
+  manifest.parquet  one row an image
+  classes.json      class names, sorted; the position is the label
+  rejected.jsonl    files that were set aside, with the reason
+  images/SPLIT/CLASS/FILE
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from effnet_core.errors import DataError, nearest
+from effnet_core.files import atomic_path, read_json, sha256_of_text
+
+DATASET_NAME = "dataset.json"
+MANIFEST_NAME = "manifest.parquet"
+CLASSES_NAME = "classes.json"
+REJECTED_NAME = "rejected.jsonl"
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("path", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.int32()),
+        ("size_bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+
+
+def image_id(relative_path: str) -> str:
+    """The identity of an image in its data set or folder: a digest of its relative path."""
+    return sha256_of_text(relative_path)[:16]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a staged data set: paths and labels in manifest order."""
+
+    name: str
+    root: Path
+    """Folder that ``paths`` are relative to."""
+    image_ids: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A staged data set."""
+
+    root: Path
+    digest: str
+    """SHA-256 over every row: equal digests are equal data."""
+    class_names: tuple[str, ...]
+    counts: dict[str, int]
+    """Images of each split."""
+    rejected: int
+    """Files that were set aside."""
+    source: str
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    def split(self, name: str) -> Split:
+        """The images of one split.
+
+        Raises:
+            DataError: there is no such split, or it is empty.
+        """
+        if not self.counts.get(name):
+            raise DataError(
+                f"{self.root} has no images in split {name!r}{nearest(name, self.counts)} "
+                f"(it has: {', '.join(f'{key} {n}' for key, n in self.counts.items())})"
+            )
+        table = pq.read_table(self.root / MANIFEST_NAME, filters=[("split", "=", name)])
+        return Split(
+            name,
+            self.root,
+            tuple(table["image_id"].to_pylist()),
+            tuple(table["path"].to_pylist()),
+            table["label"].to_numpy().astype(np.int32),
+        )
+
+
+def write_manifest(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows with the columns of ``SCHEMA`` as Parquet, atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+
+
+def rows_digest(rows: list[dict[str, Any]], class_names: list[str]) -> str:
+    """SHA-256 over path, split, label and content of every row, and over the class names."""
+    lines = [f"{row['path']}\t{row['split']}\t{row['label']}\t{row['sha256']}" for row in rows]
+    return sha256_of_text(*class_names, "", *lines)
+
+
+def open_dataset(root: Path) -> Dataset:
+    """The staged data set in a folder.
+
+    Raises:
+        DataError: the folder does not exist, or holds no staged data set.
+    """
+    if not root.is_dir():
+        raise DataError(f"data folder {root} does not exist")
+    if not (root / DATASET_NAME).exists():
+        raise DataError(
+            f"{root} holds no staged data set (no {DATASET_NAME}); "
+            f"stage one first: effnet stage {root} --out DATA"
+        )
+    facts = read_json(root / DATASET_NAME)
+    if not facts.get("complete"):
+        raise DataError(f"staging into {root} was not finished; run the same effnet stage again")
+    return Dataset(
+        root,
+        facts["digest"],
+        tuple(read_json(root / CLASSES_NAME)),
+        facts["counts"],
+        facts["rejected"],
+        facts["source"],
+    )

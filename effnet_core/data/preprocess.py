@@ -1,0 +1,88 @@
+"""The preprocessing that belongs to a model, and its reference form with Pillow and numpy.
+
+The same ``PreprocessSpec`` drives MindSpore's pipeline (``transforms.py``), is written beside every
+checkpoint, and is applied here image by image; a test holds the two paths to the same pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from effnet_core.config import RunConfig
+from effnet_core.data.images import to_rgb
+
+FloatArray = NDArray[np.float32]
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class PreprocessSpec:
+    """How an image becomes the network's input; travels with the weights."""
+
+    image_size: int
+    """Side of the square input, px."""
+    crop_pct: float
+    """Share of the resized side that the centre crop keeps."""
+    interpolation: str
+    """``bicubic`` or ``bilinear``."""
+    mean: tuple[float, float, float]
+    """Of R, G, B in 0-1 units."""
+    std: tuple[float, float, float]
+    """Of R, G, B in 0-1 units."""
+
+    @property
+    def resize_size(self) -> int:
+        """Length of the shorter side before the crop, px."""
+        return max(self.image_size, math.floor(self.image_size / self.crop_pct))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PreprocessSpec:
+        """The spec that ``to_dict`` described."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> PreprocessSpec:
+        """The spec that a run's settings ask for."""
+        return cls(
+            config.image_size,
+            config.crop_pct,
+            config.data.interpolation,
+            config.data.mean,
+            config.data.std,
+        )
+
+
+def resize_and_crop(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+    """Resize the shorter side to ``spec.resize_size``, then cut the centre square."""
+    short, size = spec.resize_size, spec.image_size
+    width, height = image.size
+    if width < height:
+        width, height = short, int(short * height / width)
+    else:
+        width, height = int(short * width / height), short
+    image = image.resize((width, height), _FILTERS[spec.interpolation])
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def preprocess(image: Image.Image, spec: PreprocessSpec) -> FloatArray:
+    """An image as the network wants it.
+
+    Returns:
+        float32, shape (3, image_size, image_size).
+    """
+    square = resize_and_crop(to_rgb(image), spec)
+    pixels = np.asarray(square, dtype=np.float32) / 255.0  # (H, W, 3)
+    normalised = (pixels - np.float32(spec.mean)) / np.float32(spec.std)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32)

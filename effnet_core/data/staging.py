@@ -1,0 +1,297 @@
+"""Bring a folder of class folders into a staged data set, once, with every image verified.
+
+A staged data set holds nothing that training could stumble over: each file was decoded in full, and
+what could not be is set aside in ``rejected.jsonl`` with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effnet_core.data.images import (
+    IMAGE_SUFFIXES,
+    TRAINABLE_FORMATS,
+    ImageProblem,
+    decode_image,
+    to_rgb,
+)
+from effnet_core.data.manifest import (
+    CLASSES_NAME,
+    DATASET_NAME,
+    MANIFEST_NAME,
+    REJECTED_NAME,
+    Dataset,
+    image_id,
+    open_dataset,
+    rows_digest,
+    write_manifest,
+)
+from effnet_core.environment import available_cores
+from effnet_core.errors import DataError
+from effnet_core.events import Event, emit
+from effnet_core.files import (
+    append_jsonl,
+    atomic_path,
+    link_or_copy,
+    make_folder,
+    os_reason,
+    read_json,
+    require_empty_or_own,
+    sha256_of_file,
+    sha256_of_text,
+    write_json,
+)
+
+STAGE = "stage"
+EVENT_EVERY = 200
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file found in the source, not yet looked into."""
+
+    path: Path
+    split: str
+    """Empty where the source does not say; then a rule decides."""
+    class_name: str
+    inner: str
+    """Path inside the class folder."""
+
+
+def stage_dataset(
+    source: Path,
+    out: Path,
+    *,
+    val_share: float = 0.2,
+    seed: int = 0,
+    max_rejected_share: float = 0.1,
+) -> tuple[Dataset, bool]:
+    """Stage a folder of class folders.
+
+    Args:
+        source: ``SOURCE/train/CLASS/*`` and ``SOURCE/val/CLASS/*``, or ``SOURCE/CLASS/*``.
+        out: folder of the staged data set; an earlier one of the same content is kept as it is.
+        val_share: share of images that becomes the split ``val`` where the source has no splits. It is
+            decided by each file's content, so adding images never moves one to the other side.
+        seed: changes that decision.
+        max_rejected_share: share of unusable files above which staging is refused.
+
+    Returns:
+        The staged data set, and whether it had been there already.
+
+    Raises:
+        DataError: the source is missing or empty, a class has no usable image, a validation class is
+            not among the training classes, or too many files are unusable.
+        OutputExists: ``out`` holds something else.
+    """
+    candidates = find_images(source)
+    if out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"output folder {out} lies inside the source {source}; choose another")
+    make_folder(out, what="output folder")
+    require_empty_or_own(out, DATASET_NAME, what="output folder")
+    listing = _listing_digest(candidates, val_share, seed)
+    if (reused := _already_staged(out, listing)) is not None:
+        emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}"))
+        return reused, True
+    write_json(out / DATASET_NAME, {"complete": False})
+    rows, rejected = _verify_all(candidates, out, val_share, seed)
+    _refuse_if_too_many(rejected, len(candidates), max_rejected_share)
+    class_names = _class_names(candidates, rows)
+    labels = {name: label for label, name in enumerate(class_names)}
+    for row in rows:
+        row["label"] = labels[row.pop("class_name")]
+    _remove_strays(out, rows)
+    _write_rejected(out / REJECTED_NAME, rejected)
+    write_manifest(out / MANIFEST_NAME, rows)
+    write_json(out / CLASSES_NAME, class_names)
+    write_json(
+        out / DATASET_NAME,
+        {
+            "complete": True,
+            "digest": rows_digest(rows, class_names),
+            "listing": listing,
+            "counts": dict(sorted(Counter(row["split"] for row in rows).items())),
+            "rejected": len(rejected),
+            "source": str(source),
+        },
+    )
+    dataset = open_dataset(out)
+    emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", len(candidates), len(candidates)))
+    return dataset, False
+
+
+def find_images(source: Path) -> list[Candidate]:
+    """Every file of every class folder, in a fixed order; hidden names are left out.
+
+    Raises:
+        DataError: the folder is missing, has no class folders, or one of them has no files.
+    """
+    if not source.is_dir():
+        raise DataError(f"data folder {source} does not exist")
+    if (source / "train").is_dir():
+        roots = [(name, source / name) for name in ("train", "val") if (source / name).is_dir()]
+        if len(roots) == 1:
+            raise DataError(
+                f"{source} has train/ but no val/ beside it; add one, or give {source}/train"
+            )
+    else:
+        roots = [("", source)]
+    candidates = []
+    for split, root in roots:
+        folders = [path for path in _visible(root) if path.is_dir()]
+        if not folders:
+            raise DataError(f"{root} has no class folders; expected {root}/CLASS/image files")
+        for folder in folders:
+            files = sorted(
+                path
+                for path in folder.rglob("*")
+                if path.is_file()
+                and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            )
+            if not files:
+                raise DataError(f"class folder {folder} has no images; fill it or remove it")
+            candidates += [
+                Candidate(path, split, folder.name, str(path.relative_to(folder))) for path in files
+            ]
+    return candidates
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as cause:
+        raise DataError(f"folder {folder} cannot be read ({os_reason(cause)})") from cause
+
+
+def _listing_digest(candidates: list[Candidate], val_share: float, seed: int) -> str:
+    """A digest of names, sizes and times: equal means that nothing has to be looked at again."""
+    lines = []
+    for item in candidates:
+        facts = item.path.stat()
+        lines.append(f"{item.path}\t{item.split}\t{facts.st_size}\t{facts.st_mtime_ns}")
+    return sha256_of_text(f"{val_share}\t{seed}", *lines)
+
+
+def _already_staged(out: Path, listing: str) -> Dataset | None:
+    if not (out / DATASET_NAME).exists():
+        return None
+    facts = read_json(out / DATASET_NAME)
+    if not facts.get("complete") or facts.get("listing") != listing:
+        return None
+    dataset = open_dataset(out)
+    whole = all(
+        (out / path).exists() for name in dataset.counts for path in dataset.split(name).paths
+    )
+    return dataset if whole else None
+
+
+def _verify_all(
+    candidates: list[Candidate], out: Path, val_share: float, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Look into every file; give the rows of usable ones and the reasons of the others."""
+    rows, rejected = [], []
+    with ThreadPoolExecutor(len(available_cores())) as pool:
+        results = pool.map(lambda item: _verify(item, out, val_share, seed), candidates)
+        for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
+            if isinstance(result, str):
+                rejected.append({"path": str(item.path), "reason": result})
+            else:
+                rows.append(result)
+            if done % EVENT_EVERY == 0 or done == len(candidates):
+                emit(Event(STAGE, done=done, total=len(candidates)))
+    return rows, rejected
+
+
+def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str, Any] | str:
+    """The manifest row of a usable image, which is then in place, or the reason against it."""
+    try:
+        content = item.path.read_bytes()
+        image = decode_image(content)
+    except ImageProblem as problem:
+        if item.path.suffix.lower() not in IMAGE_SUFFIXES and str(problem) == "not an image":
+            return "not an image (by name and by content)"
+        return str(problem)
+    except OSError as cause:
+        return os_reason(cause)
+    digest = hashlib.sha256(content).hexdigest()
+    split = item.split or ("val" if _in_val(digest, val_share, seed) else "train")
+    relative = f"images/{split}/{item.class_name}/{item.inner}"
+    target = out / relative
+    if image.format in TRAINABLE_FORMATS:
+        if not target.exists() or sha256_of_file(target) != digest:
+            target.unlink(missing_ok=True)
+            link_or_copy(item.path, target)
+    else:
+        target = target.with_name(target.name + ".png")
+        relative += ".png"
+        with atomic_path(target) as temporary:
+            to_rgb(image).save(temporary, format="PNG")
+        digest = sha256_of_file(target)
+    return {
+        "image_id": image_id(relative),
+        "path": relative,
+        "split": split,
+        "class_name": item.class_name,
+        "size_bytes": target.stat().st_size,
+        "sha256": digest,
+        "width": image.width,
+        "height": image.height,
+    }
+
+
+def _in_val(digest: str, val_share: float, seed: int) -> bool:
+    position = int(sha256_of_text(str(seed), digest)[:12], 16) / 16**12
+    return position < val_share
+
+
+def _refuse_if_too_many(rejected: list[dict[str, str]], total: int, limit: float) -> None:
+    share = len(rejected) / total
+    if rejected and (share > limit or len(rejected) == total):
+        first = rejected[0]
+        raise DataError(
+            f"{len(rejected)} of {total} files ({share:.1%}) cannot be used, more than the allowed "
+            f"{limit:.1%} (--max-rejected-share); the first: {first['path']}: {first['reason']}"
+        )
+
+
+def _class_names(candidates: list[Candidate], rows: list[dict[str, Any]]) -> list[str]:
+    """Class names of the training split, sorted; every class found must have images there."""
+    names = sorted({row["class_name"] for row in rows if row["split"] == "train"})
+    missing = sorted({item.class_name for item in candidates} - set(names))
+    if missing:
+        raise DataError(
+            f"{len(missing)} class(es) have no usable training image: {', '.join(missing[:10])}; "
+            "add images to the training split or remove the class"
+        )
+    if len(names) < 2:
+        raise DataError(
+            f"only one class, {names[0]!r}: a classifier needs at least two class folders"
+        )
+    return names
+
+
+def _remove_strays(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Take away files of an earlier staging that are not in the new manifest."""
+    wanted = {out / row["path"] for row in rows}
+    for path in sorted((out / "images").rglob("*"), reverse=True):
+        if path.is_file() and path not in wanted:
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            shutil.rmtree(path)
+
+
+def _write_rejected(path: Path, rejected: list[dict[str, str]]) -> None:
+    path.write_text("", encoding="utf-8")
+    for row in rejected:
+        append_jsonl(path, row)
+
+
+def _describe(dataset: Dataset) -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in dataset.counts.items())
+    return f"{dataset.num_classes} classes, {counts}, {dataset.rejected} set aside"

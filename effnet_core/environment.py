@@ -1,0 +1,54 @@
+"""What MindSpore must find in its process's environment before it first runs.
+
+Standard library only, so that every entry path can call it before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping, Sequence
+
+ONEDNN_ISA = "ONEDNN_MAX_CPU_ISA"
+ONEDNN_ISA_DEFAULT = "AVX2"
+"""On CPUs with AVX-512 the bundled oneDNN falls to its reference convolution for every kernel larger
+than 1x1, 10-100 times slower; below AVX-512 it does not. Other processors ignore the setting."""
+
+LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "critical": 4}
+"""MindSpore's own log levels, by the names that ``runtime.mindspore_log`` takes."""
+
+
+def prepare(environment: MutableMapping[str, str] | None = None) -> MutableMapping[str, str]:
+    """Set what speed depends on, where the user has not set it.
+
+    Args:
+        environment: changed in place; this process's own by default.
+
+    Returns:
+        The same mapping.
+    """
+    environment = os.environ if environment is None else environment
+    environment.setdefault(ONEDNN_ISA, ONEDNN_ISA_DEFAULT)
+    return environment
+
+
+def set_log_level(environment: MutableMapping[str, str], level: str) -> None:
+    """Let MindSpore print messages of ``level`` and above, unless ``GLOG_v`` is set already."""
+    environment.setdefault("GLOG_v", str(LOG_LEVELS[level]))
+
+
+def available_cores() -> list[int]:
+    """The processors that this process may run on, in order."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cores_of_rank(cores: Sequence[int], rank: int, ranks: int) -> list[int]:
+    """The share of ``cores`` that belongs to one of ``ranks`` processes on this machine.
+
+    Two processes that fight for the same cores are slower than two that keep to their own; with
+    more processes than cores they have to share.
+    """
+    if ranks > len(cores):
+        return [cores[rank % len(cores)]]
+    return list(cores[rank * len(cores) // ranks : (rank + 1) * len(cores) // ranks])

@@ -1,0 +1,94 @@
+"""Everything that can go wrong, as types; each says whether trying again can help.
+
+    EffnetError
+    |-- ConfigError            a setting is unknown, of the wrong type or out of range
+    |-- DataError              a data set, image folder or manifest cannot be used
+    |-- CheckpointError        a checkpoint is missing, damaged or of another model
+    |-- StoreError             the model store refuses or misses something
+    |   `-- GateRefused        a version is not good enough to be promoted
+    |-- OutputExists           an output folder already holds something else
+    |-- TrainingDiverged       the loss stopped being a number
+    `-- JobError               a child process failed
+        |-- WorkerLost         a rank died without an answer (retryable)
+        |-- JobTimeout         a job ran out of its time (retryable)
+        `-- Interrupted        a job was asked to stop; it can be resumed (retryable)
+
+A message says what is wrong, the values, what is allowed and what to change, in one sentence or
+two, because it is shown to people as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EffnetError(Exception):
+    """Base of every error that a user can meet."""
+
+    retryable: bool = False
+    """Whether the same call may succeed later without any change."""
+
+
+class ConfigError(EffnetError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(EffnetError):
+    """A data set, image folder or manifest cannot be used."""
+
+
+class CheckpointError(EffnetError):
+    """A checkpoint is missing, damaged or belongs to another model."""
+
+
+class StoreError(EffnetError):
+    """The model store refuses or misses something."""
+
+
+class GateRefused(StoreError):
+    """A version is not good enough to be promoted."""
+
+
+class OutputExists(EffnetError):
+    """An output folder already holds something else."""
+
+
+class TrainingDiverged(EffnetError):
+    """The loss stopped being a finite number."""
+
+
+class JobError(EffnetError):
+    """A child process failed; its log says more."""
+
+
+class WorkerLost(JobError):
+    """A rank died without leaving an answer."""
+
+    retryable = True
+
+
+class JobTimeout(JobError):
+    """A job ran longer than it was allowed to."""
+
+    retryable = True
+
+
+class Interrupted(JobError):
+    """A job was asked to stop and did; what it had saved can be resumed."""
+
+    retryable = True
+
+
+def error_type(name: str) -> type[EffnetError]:
+    """The class called ``name`` in this module, or ``JobError`` where there is none."""
+    found = globals().get(name)
+    if isinstance(found, type) and issubclass(found, EffnetError):
+        return found
+    return JobError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as ``; did you mean 'digits'?``, or an empty string when nothing is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

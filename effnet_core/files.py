@@ -1,0 +1,162 @@
+"""Files that are either whole or absent: atomic writers, digests, readable refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from effnet_core.errors import DataError, EffnetError, OutputExists
+
+CHUNK_BYTES = 1 << 20
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_text(*parts: str) -> str:
+    """Hexadecimal SHA-256 of several strings, kept apart by a byte that none of them holds."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its name once the block ends without error.
+
+    The content is flushed to the disk before the rename, so a reader meets the old file or the new
+    one, never a part. After an error nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` atomically, as indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise DataError(f"{path} does not exist") from cause
+    except ValueError as cause:
+        raise DataError(f"{path} is not valid JSON ({cause})") from cause
+
+
+def append_jsonl(path: Path, row: dict[str, Any]) -> None:
+    """Add one line to a JSON Lines file, in one write."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file; a last line that was cut while being written is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put ``source`` at ``target`` as a hard link where the file system allows it, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def make_folder(path: Path, *, what: str) -> Path:
+    """Create ``path`` and make sure that it can be written to.
+
+    Raises:
+        DataError: it cannot be created or written to; the message names it as ``what``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as cause:
+        raise DataError(
+            f"{what} {path} cannot be written to ({os_reason(cause)}); choose another folder or mend its rights"
+        ) from cause
+    return path
+
+
+def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:
+    """Refuse a folder that has content but not our ``marker`` file.
+
+    Raises:
+        OutputExists: the folder holds something that we did not write.
+    """
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+        raise OutputExists(
+            f"{what} {path} already holds files that are not ours (no {marker} there); choose an empty folder"
+        )
+
+
+def os_reason(error: OSError) -> str:
+    """The system's own words for an error, in lower case, without number and path."""
+    return (error.strerror or str(error)).lower()
+
+
+def human_bytes(count: float) -> str:
+    """A size for people, such as ``21.4 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def refuse_os_errors(what: str) -> Callable[[OSError], EffnetError]:
+    """A function that turns an ``OSError`` met while doing ``what`` into a sentence."""
+
+    def convert(error: OSError) -> EffnetError:
+        place = f" ({error.filename})" if error.filename else ""
+        return DataError(f"{what} failed: {os_reason(error)}{place}")
+
+    return convert

@@ -1,0 +1,89 @@
+"""A job: work for one or more ranks in child processes, described by files in a folder.
+
+RUN_DIR/
+  config.yaml       settings; every rank reads this file
+  job.json          what to do and with which inputs
+  events.jsonl      what rank 0 has to tell while it works
+  metrics.jsonl     one line a log interval (training)
+  checkpoints/      training checkpoints (training)
+  model.ckpt/.json  the finished model (training)
+  result.json       the answer, or
+  error.json        why there is none
+  logs/             one log a rank, process ids
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from effnet_core.errors import EffnetError, JobError, error_type
+from effnet_core.files import read_json, write_json
+
+JOB_NAME = "job.json"
+EVENTS_NAME = "events.jsonl"
+METRICS_NAME = "metrics.jsonl"
+RESULT_NAME = "result.json"
+ERROR_NAME = "error.json"
+LOGS_NAME = "logs"
+CHECKPOINTS_NAME = "checkpoints"
+
+Kind = Literal["train", "evaluate", "predict"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a child process is asked to do."""
+
+    kind: Kind
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """JSON-ready arguments of the kind's function."""
+
+    def write(self, run_dir: Path) -> None:
+        """Leave the job in its folder for the ranks."""
+        write_json(run_dir / JOB_NAME, asdict(self))
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Job:
+        """The job that lies in a folder."""
+        return cls(**read_json(run_dir / JOB_NAME))
+
+
+def write_error(run_dir: Path, error: BaseException, *, rank: int) -> None:
+    """Leave an error for the parent; the first one stays."""
+    path = run_dir / ERROR_NAME
+    known = isinstance(error, EffnetError)
+    text = str(error) if known else f"{type(error).__name__}: {_first_line(error)}"
+    if not path.exists():
+        write_json(
+            path,
+            {
+                "type": type(error).__name__ if known else JobError.__name__,
+                "message": text,
+                "rank": rank,
+                "known": known,
+            },
+        )
+
+
+def read_error(run_dir: Path) -> EffnetError | None:
+    """The error that a rank left, as one of our types, or None."""
+    path = run_dir / ERROR_NAME
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return JobError(f"{path} is unreadable")
+    message = values["message"]
+    if not values["known"]:
+        log = run_dir / LOGS_NAME / f"worker_{values['rank']}.log"
+        message = f"rank {values['rank']} failed ({message}); the whole story is in {log}"
+    return error_type(values["type"])(message)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no message"

@@ -1,0 +1,253 @@
+"""The parent's side of a job: start the ranks, listen, and never leave one behind.
+
+Several ranks are started by MindSpore's own ``msrun``, one rank directly; both under ``supervise.py``.
+The answer is ``result.json`` or ``error.json``, not an exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from effnet_core import environment, supervise
+from effnet_core.config import RunConfig, RuntimeConfig, write_config
+from effnet_core.errors import ConfigError, JobTimeout, WorkerLost
+from effnet_core.events import Event, emit
+from effnet_core.files import make_folder, read_json
+from effnet_core.job import (
+    ERROR_NAME,
+    EVENTS_NAME,
+    LOGS_NAME,
+    RESULT_NAME,
+    Job,
+    read_error,
+)
+
+POLL_S = 0.2
+LAST_LINES = 5
+
+
+def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
+    """Run a job to its end in child processes.
+
+    Events of rank 0 are emitted again in this process while the job runs. Whatever ends this call, an
+    exception or a signal included, no process of the job is left.
+
+    Args:
+        job: what to do.
+        config: settings; ``runtime`` says with how many processes.
+        run_dir: the job's folder; an answer that lies there is replaced.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        EffnetError: the error that a rank left, with its own type.
+        WorkerLost: a rank died without an answer.
+        JobTimeout: the job took longer than ``runtime.timeout_s``.
+    """
+    _check_processes(config.runtime)
+    make_folder(run_dir, what="run folder")
+    make_folder(run_dir / LOGS_NAME, what="log folder")
+    for stale in (RESULT_NAME, ERROR_NAME, EVENTS_NAME):
+        (run_dir / stale).unlink(missing_ok=True)
+    for stale_pid in (run_dir / LOGS_NAME).glob("rank_*.pid"):
+        stale_pid.unlink()
+    write_config(config, run_dir)
+    job.write(run_dir)
+    with _supervised(_command(config.runtime, run_dir), config.runtime, run_dir) as process:
+        _wait(process, config.runtime, run_dir)
+    if (run_dir / RESULT_NAME).exists():
+        result: dict[str, Any] = read_json(run_dir / RESULT_NAME)
+        return result
+    raise read_error(run_dir) or _lost(run_dir, "the job ended without an answer")
+
+
+def _check_processes(runtime: RuntimeConfig) -> None:
+    cores = len(environment.available_cores())
+    if runtime.device == "CPU" and runtime.world_size > cores:
+        emit(
+            Event(
+                "launch",
+                f"runtime.world_size={runtime.world_size} processes share {cores} cores; "
+                f"{cores} would be faster",
+            )
+        )
+    if runtime.world_size > 1 and runtime.master_port and not _is_free(runtime.master_port):
+        raise ConfigError(
+            f"runtime.master_port={runtime.master_port} is in use on this machine; "
+            "choose another, or 0 for a free one"
+        )
+
+
+def _command(runtime: RuntimeConfig, run_dir: Path) -> list[str]:
+    worker = ["-m", "effnet_core.worker", str(run_dir.resolve())]
+    if runtime.world_size == 1:
+        return [sys.executable, *worker]
+    port = runtime.master_port or _free_port()
+    return [
+        str(Path(sys.executable).with_name("msrun")),
+        f"--worker_num={runtime.world_size}",
+        f"--local_worker_num={runtime.world_size}",
+        "--master_addr=127.0.0.1",
+        f"--master_port={port}",
+        f"--log_dir={(run_dir / LOGS_NAME).resolve()}",
+        f"--cluster_time_out={runtime.startup_timeout_s}",
+        "--join=True",
+        "--tail_worker_log=0",
+        "python",
+        *worker,
+    ]
+
+
+def _child_environment(runtime: RuntimeConfig) -> dict[str, str]:
+    child = dict(os.environ)
+    environment.prepare(child)
+    environment.set_log_level(child, runtime.mindspore_log)
+    # msrun starts "python" from PATH, which must be the interpreter that runs this.
+    child["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{child.get('PATH', '')}"
+    root = str(Path(__file__).resolve().parent.parent)
+    child["PYTHONPATH"] = os.pathsep.join(filter(None, [root, child.get("PYTHONPATH")]))
+    return child
+
+
+@contextmanager
+def _supervised(
+    command: list[str], runtime: RuntimeConfig, run_dir: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command below a supervisor, in a session of its own; ended with the block."""
+    single = runtime.world_size == 1
+    log = run_dir / LOGS_NAME / ("worker_0.log" if single else "launcher.log")
+    argv = [
+        sys.executable,
+        supervise.__file__,
+        "--grace",
+        str(runtime.stop_grace_s),
+        "--",
+        *command,
+    ]
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=_child_environment(runtime),
+            start_new_session=True,
+        )
+    try:
+        yield process
+    except (WorkerLost, JobTimeout):
+        raise
+    except BaseException:
+        process.terminate()  # asks the ranks to save and leave
+        _wait_for_end(process, runtime.stop_grace_s + 5)
+        raise
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()  # the supervisor ends everything that is left
+        _wait_for_end(process, supervise.EOF_GRACE_S + 5)
+
+
+def _wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], runtime: RuntimeConfig, run_dir: Path) -> None:
+    """Repeat events until the job has answered or ended."""
+    events = _EventTail(run_dir / EVENTS_NAME)
+    deadline = time.monotonic() + runtime.timeout_s if runtime.timeout_s else None
+    lost_since: float | None = None
+    while process.poll() is None:
+        events.repeat()
+        if _answered(run_dir):
+            break
+        lost = _dead_rank(run_dir)
+        lost_since = (lost_since or time.monotonic()) if lost is not None else None
+        if lost_since is not None and time.monotonic() - lost_since > 1:
+            raise _lost(run_dir, f"rank {lost} died without an answer", rank=lost or 0)
+        if deadline is not None and time.monotonic() > deadline:
+            raise JobTimeout(
+                f"the job in {run_dir} was stopped after runtime.timeout_s={runtime.timeout_s} s; "
+                "raise it, or run again to go on from the last checkpoint"
+            )
+        time.sleep(POLL_S)
+    events.repeat()
+
+
+def _answered(run_dir: Path) -> bool:
+    return (run_dir / RESULT_NAME).exists() or (run_dir / ERROR_NAME).exists()
+
+
+def _dead_rank(run_dir: Path) -> int | None:
+    """A rank that had started and is gone, or None."""
+    for path in (run_dir / LOGS_NAME).glob("rank_*.pid"):
+        text = path.read_text()
+        if text and not _is_alive(int(text)):
+            return int(path.stem.partition("_")[2])
+    return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _lost(run_dir: Path, what: str, *, rank: int = 0) -> WorkerLost:
+    log = run_dir / LOGS_NAME / f"worker_{rank}.log"
+    lines: list[str] = []
+    if log.exists():
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    last = f"; its last lines: {' | '.join(lines[-LAST_LINES:])}" if lines else ""
+    return WorkerLost(f"{what} (was it killed, or out of memory?); see {log}{last}")
+
+
+class _EventTail:
+    """Reads lines that are added to ``events.jsonl`` and emits them in this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.offset = path, 0
+
+    def repeat(self) -> None:
+        """Emit what has come since the last call; an unfinished line waits."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            stream.seek(self.offset)
+            content = stream.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        for line in whole.splitlines():
+            emit(Event(**json.loads(line)))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""The network family: tables, scaling rules, layers and cells."""

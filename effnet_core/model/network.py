@@ -1,0 +1,141 @@
+"""The network as MindSpore cells, built from the table in ``spec.py``."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from effnet_core.model.layers import ConvNormAct, SqueezeExcite
+from effnet_core.model.scaling import Architecture, Block, expand
+from effnet_core.model.spec import variant as variant_row
+
+
+class MBConv(nn.Cell):
+    """Inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1."""
+
+    def __init__(self, block: Block, *, bn_momentum: float, bn_eps: float) -> None:
+        super().__init__()
+        norm = {"bn_momentum": bn_momentum, "bn_eps": bn_eps}
+        hidden = block.hidden_channels
+        self.expands = block.expands
+        self.residual = block.residual
+        if block.expands:
+            self.expand = ConvNormAct(block.in_channels, hidden, 1, **norm)
+        self.depthwise = ConvNormAct(
+            hidden, hidden, block.kernel, stride=block.stride, groups=hidden, **norm
+        )
+        self.se = SqueezeExcite(hidden, block.squeeze_channels)
+        self.project = ConvNormAct(hidden, block.out_channels, 1, activate=False, **norm)
+
+    def construct(self, x: Tensor, branch_scale: Tensor | None = None) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H/s, W/s); ``branch_scale`` (N, 1, 1, 1) multiplies the branch."""
+        y = x
+        if self.expands:
+            y = self.expand(y)  # (N, hidden, H, W)
+        y = self.project(self.se(self.depthwise(y)))  # (N, C', H/s, W/s)
+        if self.residual:
+            if branch_scale is not None:
+                y = y * branch_scale
+            y = y + x
+        return y
+
+
+class EfficientNet(nn.Cell):
+    """Stem, blocks, head and classifier of one variant."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        num_classes: int,
+        bn_momentum: float,
+        bn_eps: float,
+    ) -> None:
+        super().__init__()
+        norm = {"bn_momentum": bn_momentum, "bn_eps": bn_eps}
+        self.stem = ConvNormAct(3, architecture.stem_channels, 3, stride=2, **norm)
+        self.blocks = nn.CellList([MBConv(block, **norm) for block in architecture.blocks])
+        last = architecture.blocks[-1].out_channels
+        self.head = ConvNormAct(last, architecture.head_channels, 1, **norm)
+        self.classifier = nn.Dense(architecture.head_channels, num_classes)
+
+    def features(self, x: Tensor, path_scale: Tensor | None = None) -> Tensor:
+        """Pooled features, (N, head_channels), of images (N, 3, H, W)."""
+        x = self.stem(x)  # (N, stem, H/2, W/2)
+        for index, block in enumerate(self.blocks):
+            x = block(x, None if path_scale is None else path_scale[index])
+        x = self.head(x)  # (N, head, H/32, W/32)
+        return x.mean((2, 3))  # (N, head)
+
+    def construct(
+        self, x: Tensor, path_scale: Tensor | None = None, feature_scale: Tensor | None = None
+    ) -> Tensor:
+        """Logits of images.
+
+        Args:
+            x: (N, 3, H, W) float32, normalised.
+            path_scale: (blocks, N, 1, 1, 1) factors of the residual branches, in training.
+            feature_scale: (N, head_channels) factors of the classifier's inputs, in training.
+
+        Returns:
+            (N, num_classes) float32.
+        """
+        x = self.features(x, path_scale)
+        if feature_scale is not None:
+            x = x * feature_scale
+        return self.classifier(x)
+
+
+def initialise(network: EfficientNet, seed: int) -> None:
+    """Draw all weights anew, the same for the same seed on every rank.
+
+    Convolutions are normal with variance 2 / fan-out, the classifier is uniform within
+    1 / sqrt(classes), biases are zero: the initialisation of the released TensorFlow code.
+    """
+    rng = np.random.default_rng([seed, 0])
+    for parameter in network.trainable_params():
+        shape, name = parameter.shape, parameter.name
+        if len(shape) == 4:
+            groups = shape[0] if shape[1] == 1 else 1
+            fan_out = shape[0] * shape[2] * shape[3] // groups
+            value = rng.normal(0.0, math.sqrt(2.0 / fan_out), shape)
+        elif name == "classifier.weight":
+            bound = 1.0 / math.sqrt(shape[0])
+            value = rng.uniform(-bound, bound, shape)
+        elif name.endswith("norm.gamma"):
+            value = np.ones(shape)
+        else:
+            value = np.zeros(shape)
+        parameter.set_data(Tensor(value.astype(np.float32)))
+
+
+def create_model(
+    variant: str,
+    *,
+    num_classes: int,
+    bn_momentum: float = 0.99,
+    bn_eps: float = 1e-3,
+    seed: int = 0,
+) -> EfficientNet:
+    """A freshly initialised network of the family.
+
+    Args:
+        variant: a name of ``spec.VARIANTS``.
+        num_classes: outputs of the classifier.
+        bn_momentum: share of the old running statistics that an update keeps.
+        bn_eps: added to the variance inside BatchNorm.
+        seed: of the initial weights.
+
+    Raises:
+        ConfigError: no such variant.
+    """
+    network = EfficientNet(
+        expand(variant_row(variant)),
+        num_classes=num_classes,
+        bn_momentum=bn_momentum,
+        bn_eps=bn_eps,
+    )
+    initialise(network, seed)
+    return network

@@ -1,0 +1,205 @@
+"""What people and tasks call: train, evaluate and label, each as a job in child processes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from effnet_core import checkpoint as checkpoints
+from effnet_core import predictions
+from effnet_core.config import CONFIG_NAME, RunConfig, read_config
+from effnet_core.data.manifest import open_dataset
+from effnet_core.errors import ConfigError, DataError, OutputExists
+from effnet_core.events import Event, emit
+from effnet_core.files import make_folder, read_json
+from effnet_core.job import JOB_NAME, RESULT_NAME, Job
+from effnet_core.launch import run_job
+from effnet_core.predictions import Plan, Shard
+from effnet_core.results import EvalResult, ShardResult, TrainResult
+
+RUNTIME_ONLY = ("runtime", "infer", "storage")
+"""Sections that may change between a run and its resumption."""
+
+
+def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
+    """Train a model, or go on with the run that lies in ``run_dir``.
+
+    A finished run of the same settings and data is not repeated; its result is returned.
+
+    Raises:
+        OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files.
+        EffnetError: as the training loop and the launcher.
+    """
+    dataset = open_dataset(data_dir)
+    _require_images(config, dataset.counts)
+    make_folder(run_dir, what="run folder")
+    inputs = {"data_dir": str(data_dir.resolve()), "data_digest": dataset.digest}
+    if (run_dir / JOB_NAME).exists():
+        _require_same_run(config, inputs, run_dir)
+        if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+            result = TrainResult.from_dict(read_json(run_dir / RESULT_NAME))
+            emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
+            return result
+    elif any(run_dir.iterdir()):
+        raise OutputExists(f"run folder {run_dir} is not empty and holds no run; choose another")
+    result = TrainResult.from_dict(run_job(Job("train", inputs), config, run_dir))
+    return result
+
+
+def evaluate(
+    checkpoint: Path,
+    data_dir: Path,
+    *,
+    split: str | None = None,
+    config: RunConfig | None = None,
+    work_dir: Path | None = None,
+) -> EvalResult:
+    """Evaluate a checkpoint on a split of a staged data set.
+
+    Args:
+        checkpoint: a ``.ckpt`` with its sidecar.
+        data_dir: a staged data set with the same class names.
+        split: ``data.eval_split`` by default.
+        config: processes, batch size and workers; the model comes from the sidecar.
+        work_dir: where the job's files go; a temporary folder by default.
+
+    Raises:
+        EffnetError: as ``evaluate_checkpoint`` and the launcher.
+    """
+    config = config or RunConfig()
+    chosen = split or config.data.eval_split
+    checkpoints.read_sidecar(checkpoint)
+    images = len(open_dataset(data_dir).split(chosen))
+    if config.runtime.world_size > images:
+        raise ConfigError(
+            f"runtime.world_size={config.runtime.world_size} is more than the {images} images of "
+            f"split {chosen!r}; lower runtime.world_size"
+        )
+    job = Job(
+        "evaluate",
+        {
+            "checkpoint": str(checkpoint.resolve()),
+            "data_dir": str(data_dir.resolve()),
+            "split": chosen,
+        },
+    )
+    with tempfile.TemporaryDirectory(prefix="effnet-evaluate-") as temporary:
+        folder = work_dir or Path(temporary)
+        return EvalResult.from_dict(run_job(job, config, folder))
+
+
+def plan_inference(
+    checkpoint: Path, input_root: Path, output: Path, *, config: RunConfig | None = None
+) -> Plan:
+    """List the input and claim the output folder; see ``predictions.plan``.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        DataError, OutputExists: input or output cannot be used.
+    """
+    config = config or RunConfig()
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    return predictions.plan(input_root, output, model_sha256=sidecar.sha256, infer=config.infer)
+
+
+def infer_shards(
+    planned: Plan,
+    shards: Sequence[Shard],
+    checkpoint: Path,
+    *,
+    config: RunConfig | None = None,
+) -> list[ShardResult]:
+    """Label some shards of a planned inference in one child process.
+
+    Raises:
+        EffnetError: as the engine and the launcher; finished shards stay.
+    """
+    config = config or RunConfig()
+    if not shards:
+        return []
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    single = config.runtime.model_copy(update={"world_size": 1})
+    job = Job(
+        "predict",
+        {
+            "checkpoint": str(checkpoint.resolve()),
+            "model_sha256": sidecar.sha256,
+            "output": str(planned.output.resolve()),
+            "input_root": str(planned.input_root.resolve()),
+            "shards": [vars(shard) for shard in shards],
+        },
+    )
+    folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
+    result = run_job(job, config.model_copy(update={"runtime": single}), folder)
+    return [ShardResult.from_dict(item) for item in result["shards"]]
+
+
+def infer_folder(
+    checkpoint: Path, input_root: Path, output: Path, *, config: RunConfig | None = None
+) -> dict[str, Any]:
+    """Label every image of a folder, or what an earlier run of the same left undone.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        DataError: the input cannot be used, or too many files could not be read.
+        OutputExists: the output folder holds another run.
+        CheckpointError: the checkpoint cannot be used.
+    """
+    config = config or RunConfig()
+    planned = plan_inference(checkpoint, input_root, output, config=config)
+    missing = planned.missing()
+    if len(missing) < len(planned.shards):
+        kept = len(planned.shards) - len(missing)
+        emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
+    infer_shards(planned, missing, checkpoint, config=config)
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    return predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
+
+
+def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
+    """Refuse what cannot make a single step, before any process is started."""
+    images = counts.get(config.data.train_split, 0)
+    if images and config.runtime.world_size > images:
+        raise ConfigError(
+            f"runtime.world_size={config.runtime.world_size} is more than the {images} training images; "
+            "lower runtime.world_size"
+        )
+    if images and config.data.global_batch_size > images:
+        raise DataError(
+            f"data.global_batch_size={config.data.global_batch_size} is more than the {images} images of "
+            f"split {config.data.train_split!r}; lower it"
+        )
+
+
+def _require_same_run(config: RunConfig, inputs: dict[str, Any], run_dir: Path) -> None:
+    before = read_config(run_dir / CONFIG_NAME).model_dump(mode="json")
+    now = config.model_dump(mode="json")
+    changed = [
+        f"{section}.{key}"
+        for section, values in now.items()
+        if section not in RUNTIME_ONLY
+        for key, value in values.items()
+        if before[section][key] != value
+    ]
+    if before["runtime"]["world_size"] != now["runtime"]["world_size"]:
+        changed.append("runtime.world_size")
+    if Job.read(run_dir).inputs.get("data_digest") != inputs["data_digest"]:
+        changed.append("the data set")
+    if changed:
+        raise OutputExists(
+            f"run folder {run_dir} holds another run (differs in {', '.join(changed)}); "
+            "choose another folder, or give the settings of that run to go on with it"
+        )
+
+
+def run_config_text(run_dir: Path) -> str:
+    """The settings of a run as YAML, for a report."""
+    return yaml.safe_dump(
+        read_config(run_dir / CONFIG_NAME).model_dump(mode="json"), sort_keys=False
+    )

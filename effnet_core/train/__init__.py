@@ -1,0 +1,1 @@
+"""Training: schedule, optimizer, compiled step and the one loop."""

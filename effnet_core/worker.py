@@ -1,0 +1,137 @@
+"""One rank of a job: ``python -m effnet_core.worker RUN_DIR``. Started by ``launch.py``, not by people.
+
+MindSpore is imported here and in what this module imports, nowhere on the parent's side.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from effnet_core import environment
+from effnet_core.config import CONFIG_NAME, RunConfig, read_config
+from effnet_core.errors import EffnetError, Interrupted
+from effnet_core.events import Event, listen
+from effnet_core.files import append_jsonl, write_json
+from effnet_core.interrupts import EXIT_INTERRUPTED, listen_as_first, listen_as_other
+from effnet_core.job import (
+    ERROR_NAME,
+    EVENTS_NAME,
+    LOGS_NAME,
+    RESULT_NAME,
+    Job,
+    write_error,
+)
+
+SCHEDULER_ROLE = "MS_SCHED"
+
+
+def main(run_dir: Path) -> int:
+    """Do this rank's share of the job in ``run_dir``.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 75 stopped on request.
+    """
+    config = read_config(run_dir / CONFIG_NAME)
+    job = Job.read(run_dir)
+    rank = int(os.environ.get("MS_NODE_ID", "0"))
+    scheduler = os.environ.get("MS_ROLE") == SCHEDULER_ROLE
+    if rank == 0 and not scheduler:
+        listen_as_first()
+    else:
+        listen_as_other([run_dir / ERROR_NAME, run_dir / RESULT_NAME])
+    if not scheduler:
+        (run_dir / LOGS_NAME / f"rank_{rank}.pid").write_text(str(os.getpid()))
+        _take_cores(config, rank)
+    try:
+        if rank == 0 and not scheduler:
+            with listen(lambda event: _write_event(run_dir, event)):
+                return _run(job, config, run_dir)
+        return _run(job, config, run_dir)
+    except Interrupted as stopped:
+        write_error(run_dir, stopped, rank=rank)
+        return EXIT_INTERRUPTED
+    except EffnetError as error:
+        write_error(run_dir, error, rank=rank)
+        print(error, file=sys.stderr)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        if not scheduler:
+            write_error(run_dir, error, rank=rank)
+        return 1
+
+
+def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
+    from effnet_core.collective import join_group
+
+    group = join_group(config.runtime)
+    result = _KINDS[job.kind](job, config, group, run_dir)
+    if group.is_first:
+        write_json(run_dir / RESULT_NAME, result)
+    return 0
+
+
+def _train(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+    from effnet_core.train.loop import train
+
+    data_dir = Path(job.inputs["data_dir"])
+    return train(config, group, data_dir=data_dir, run_dir=run_dir).to_dict()
+
+
+def _evaluate(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+    from effnet_core.evaluate import evaluate_checkpoint
+
+    return evaluate_checkpoint(
+        config,
+        group,
+        checkpoint=Path(job.inputs["checkpoint"]),
+        data_dir=Path(job.inputs["data_dir"]),
+        split=job.inputs["split"],
+    ).to_dict()
+
+
+def _predict(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+    from effnet_core.engines import MindSporePredictor
+    from effnet_core.predict_job import predict_shards
+
+    checkpoint = Path(job.inputs["checkpoint"])
+    predictor = MindSporePredictor(checkpoint, batch_size=config.infer.batch_size)
+    return predict_shards(predictor, job.inputs, config.infer)
+
+
+_KINDS: dict[str, Callable[[Job, RunConfig, Any, Path], dict[str, Any]]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+}
+
+
+def _take_cores(config: RunConfig, rank: int) -> None:
+    """Keep to this rank's own cores, so that ranks on one machine do not fight."""
+    runtime = config.runtime
+    if runtime.device == "CPU" and runtime.world_size > 1 and runtime.pin_cores:
+        cores = environment.available_cores()
+        os.sched_setaffinity(0, environment.cores_of_rank(cores, rank, runtime.world_size))
+
+
+def _write_event(run_dir: Path, event: Event) -> None:
+    append_jsonl(run_dir / EVENTS_NAME, event.to_dict())
+    if event.message:
+        print(event.message, flush=True)
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    environment.prepare()
+    code = main(Path(sys.argv[1]))
+    # Cells that are still referenced when the interpreter has torn down its modules complain from
+    # __del__; everything above ended with its function, and this collects what cycles still hold.
+    gc.collect()
+    sys.exit(code)
