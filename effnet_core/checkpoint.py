@@ -63,6 +63,22 @@ def sidecar_path(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".json")
 
 
+def find(weights: Path) -> Path:
+    """The checkpoint that a person means: the file itself, or the model of a run folder.
+
+    Raises:
+        CheckpointError: the folder holds no finished model.
+    """
+    if not weights.is_dir():
+        return weights
+    if not (weights / MODEL_NAME).exists():
+        raise CheckpointError(
+            f"folder {weights} holds no finished model ({MODEL_NAME}); is it the folder of a "
+            "training run, and has the run ended?"
+        )
+    return weights / MODEL_NAME
+
+
 def read_sidecar(checkpoint: Path) -> Sidecar:
     """The sidecar of a checkpoint, after the checkpoint's bytes were checked against it.
 

@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from effnet_core.errors import ConfigError, nearest
-from effnet_core.files import write_text
+from effnet_core.files import os_reason, write_text
 from effnet_core.model.spec import DROP_PATH_RATE
 from effnet_core.model.spec import variant as variant_row
 
@@ -29,7 +37,18 @@ REFERENCE_BATCH_SIZE = 256
 class Section(BaseModel):
     """A frozen group of settings that knows its own keys and no others."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse ``train.epochs=true``, which pydantic would read as 1."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            raise ValueError(f"must not be a boolean; got {value}")
+        return value
 
 
 class ModelConfig(Section):
@@ -355,6 +374,8 @@ def _read_recipe(recipe: str | Path) -> Mapping[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise ConfigError(f"recipe file {path} does not exist") from cause
+    except OSError as cause:
+        raise ConfigError(f"recipe file {path} cannot be read ({os_reason(cause)})") from cause
     except (yaml.YAMLError, UnicodeDecodeError) as cause:
         raise ConfigError(f"recipe file {path} is not valid YAML: {_one_line(cause)}") from cause
     if not isinstance(content, Mapping):

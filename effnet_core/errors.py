@@ -5,6 +5,7 @@
     |-- DataError              a data set, image folder or manifest cannot be used
     |-- CheckpointError        a checkpoint is missing, damaged or of another model
     |-- StoreError             the model store refuses or misses something
+    |   |-- Conflict           somebody else created or changed the same thing first
     |   `-- GateRefused        a version is not good enough to be promoted
     |-- OutputExists           an output folder already holds something else
     |-- TrainingDiverged       the loss stopped being a number
@@ -44,6 +45,10 @@ class CheckpointError(EffnetError):
 
 class StoreError(EffnetError):
     """The model store refuses or misses something."""
+
+
+class Conflict(StoreError):
+    """Somebody else created or changed the same thing first; look again before the next try."""
 
 
 class GateRefused(StoreError):

@@ -30,7 +30,7 @@ def sha256_of_text(*parts: str) -> str:
     """Hexadecimal SHA-256 of several strings, kept apart by a byte that none of them holds."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode() + b"\0")
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
 
 
@@ -58,8 +58,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
+    # Names of files that are no valid UTF-8 hold surrogates; as escapes they stay the same in JSON.
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -83,7 +84,7 @@ def read_json(path: Path) -> Any:
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     """Add one line to a JSON Lines file, in one write."""
-    with path.open("a", encoding="utf-8") as stream:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -91,12 +92,22 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON Lines file; a last line that was cut while being written is left out."""
     rows = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for line in filter(None, text.split("\n")):  # splitlines() would also split at U+2028
             try:
                 rows.append(json.loads(line))
             except ValueError:
                 break
     return rows
+
+
+def is_unicode(name: str) -> bool:
+    """Whether a file name is valid UTF-8, so that it can be put into tables and shown."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def link_or_copy(source: Path, target: Path) -> None:

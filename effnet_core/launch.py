@@ -141,6 +141,7 @@ def _supervised(
             stdout=stream,
             stderr=subprocess.STDOUT,
             env=_child_environment(runtime),
+            cwd=log.parent,  # MindSpore leaves its dumps in the current folder
             start_new_session=True,
         )
     try:

@@ -12,12 +12,12 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageOps
 
 from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.environment import available_cores
+from effnet_core.files import is_unicode
 
 FloatArray = NDArray[np.float32]
 
@@ -109,9 +109,11 @@ def _decode_ahead(
 
 
 def _decode(root: Path, path: str, spec: PreprocessSpec) -> FloatArray | Rejection:
+    if not is_unicode(path):
+        return Rejection(path, "file name is not valid UTF-8")
     try:
         image = read_image(root / path)
-        return preprocess(ImageOps.exif_transpose(image), spec)
+        return preprocess(image, spec)
     except ImageProblem as problem:
         return Rejection(path, str(problem))
 

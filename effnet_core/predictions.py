@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -92,14 +93,39 @@ class Plan:
         return self.output / SHARDS_NAME / f"{shard.part}.json"
 
 
-def list_inputs(folder: Path) -> tuple[str, ...]:
-    """Every visible file below a folder, relative to it, sorted.
+def list_inputs(inputs: Sequence[Path], output: Path) -> tuple[Path, tuple[str, ...]]:
+    """What there is to label.
+
+    Args:
+        inputs: one folder, of which every visible file at any depth counts, or files.
+        output: where answers will go; must not lie inside the folder.
+
+    Returns:
+        A folder, and paths relative to it, sorted.
 
     Raises:
-        DataError: the folder is missing, unreadable or has no files.
+        DataError: the input is missing, unreadable or empty.
+        OutputExists: the output lies inside the input folder.
     """
-    if not folder.is_dir():
-        raise DataError(f"input folder {folder} does not exist")
+    missing = [path for path in inputs if not path.exists()]
+    if missing:
+        raise DataError(f"input {missing[0]} does not exist")
+    folders = [path for path in inputs if path.is_dir()]
+    if not folders:
+        root = Path(os.path.commonpath([path.absolute().parent for path in inputs]))
+        return root, tuple(sorted({str(path.absolute().relative_to(root)) for path in inputs}))
+    if len(inputs) > 1:
+        raise DataError(
+            f"give one folder or several files, not {len(inputs)} inputs with {folders[0]}"
+        )
+    if output.resolve().is_relative_to(folders[0].resolve()):
+        raise OutputExists(
+            f"output folder {output} lies inside the input folder {folders[0]}; choose another"
+        )
+    return folders[0], _list_folder(folders[0])
+
+
+def _list_folder(folder: Path) -> tuple[str, ...]:
     try:
         paths = sorted(
             str(path.relative_to(folder))
@@ -114,20 +140,29 @@ def list_inputs(folder: Path) -> tuple[str, ...]:
     return tuple(paths)
 
 
-def plan(input_root: Path, output: Path, *, model_sha256: str, infer: InferConfig) -> Plan:
-    """List the input, cut it into shards and claim the output folder.
+def plan(
+    input_root: Path,
+    paths: tuple[str, ...],
+    output: Path,
+    *,
+    model_sha256: str,
+    infer: InferConfig,
+) -> Plan:
+    """Cut an input list into shards and claim the output folder.
 
     A folder that holds the same run is continued: only what is missing will be done.
 
+    Args:
+        input_root: folder that ``paths`` are relative to.
+        paths: the files, in the order of the answers.
+        output: where answers go.
+        model_sha256: digest of the checkpoint.
+        infer: shard size, top-k and form.
+
     Raises:
-        DataError: the input cannot be used, or the output cannot be written to.
-        OutputExists: the output folder holds another run or foreign files, or lies inside the input.
+        DataError: the output cannot be written to.
+        OutputExists: the output folder holds another run or foreign files.
     """
-    paths = list_inputs(input_root)
-    if output.resolve().is_relative_to(input_root.resolve()):
-        raise OutputExists(
-            f"output folder {output} lies inside the input folder {input_root}; choose another"
-        )
     inputs_digest = sha256_of_text(*paths)
     identity = {
         "model_sha256": model_sha256,
@@ -249,7 +284,8 @@ def read_parts(output: Path) -> list[dict[str, Any]]:
         if path.suffix == ".parquet":
             rows += pq.read_table(path).to_pylist()
         elif path.suffix == ".jsonl":
-            rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            text = path.read_text(encoding="utf-8")
+            rows += [json.loads(line) for line in text.split("\n") if line]
         else:
             with path.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):

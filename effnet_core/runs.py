@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from effnet_core import checkpoint as checkpoints
 from effnet_core import predictions
 from effnet_core.config import CONFIG_NAME, RunConfig, read_config
@@ -36,22 +34,35 @@ def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
     """
     dataset = open_dataset(data_dir)
     _require_images(config, dataset.counts)
+    config = _with_absolute_paths(config)
     make_folder(run_dir, what="run folder")
     inputs = {"data_dir": str(data_dir.resolve()), "data_digest": dataset.digest}
     if (run_dir / JOB_NAME).exists():
         _require_same_run(config, inputs, run_dir)
         if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
-            result = TrainResult.from_dict(read_json(run_dir / RESULT_NAME))
+            result = training_result(run_dir)
             emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
             return result
     elif any(run_dir.iterdir()):
         raise OutputExists(f"run folder {run_dir} is not empty and holds no run; choose another")
-    result = TrainResult.from_dict(run_job(Job("train", inputs), config, run_dir))
-    return result
+    return TrainResult.from_dict(run_job(Job("train", inputs), config, run_dir))
+
+
+def training_result(run_dir: Path) -> TrainResult:
+    """The result of a finished training run.
+
+    Raises:
+        DataError: the folder holds no run, or one that is not finished.
+    """
+    if not (run_dir / JOB_NAME).exists():
+        raise DataError(f"{run_dir} holds no training run")
+    if not (run_dir / RESULT_NAME).exists():
+        raise DataError(f"the training run in {run_dir} is not finished; run effnet train again")
+    return TrainResult.from_dict(read_json(run_dir / RESULT_NAME))
 
 
 def evaluate(
-    checkpoint: Path,
+    weights: Path,
     data_dir: Path,
     *,
     split: str | None = None,
@@ -61,7 +72,7 @@ def evaluate(
     """Evaluate a checkpoint on a split of a staged data set.
 
     Args:
-        checkpoint: a ``.ckpt`` with its sidecar.
+        weights: a ``.ckpt`` with its sidecar, or the folder of a training run.
         data_dir: a staged data set with the same class names.
         split: ``data.eval_split`` by default.
         config: processes, batch size and workers; the model comes from the sidecar.
@@ -72,6 +83,7 @@ def evaluate(
     """
     config = config or RunConfig()
     chosen = split or config.data.eval_split
+    checkpoint = checkpoints.find(weights)
     checkpoints.read_sidecar(checkpoint)
     images = len(open_dataset(data_dir).split(chosen))
     if config.runtime.world_size > images:
@@ -93,7 +105,7 @@ def evaluate(
 
 
 def plan_inference(
-    checkpoint: Path, input_root: Path, output: Path, *, config: RunConfig | None = None
+    weights: Path, inputs: Sequence[Path], output: Path, *, config: RunConfig | None = None
 ) -> Plan:
     """List the input and claim the output folder; see ``predictions.plan``.
 
@@ -102,14 +114,15 @@ def plan_inference(
         DataError, OutputExists: input or output cannot be used.
     """
     config = config or RunConfig()
-    sidecar = checkpoints.read_sidecar(checkpoint)
-    return predictions.plan(input_root, output, model_sha256=sidecar.sha256, infer=config.infer)
+    sidecar = checkpoints.read_sidecar(checkpoints.find(weights))
+    root, paths = predictions.list_inputs(inputs, output)
+    return predictions.plan(root, paths, output, model_sha256=sidecar.sha256, infer=config.infer)
 
 
 def infer_shards(
     planned: Plan,
     shards: Sequence[Shard],
-    checkpoint: Path,
+    weights: Path,
     *,
     config: RunConfig | None = None,
 ) -> list[ShardResult]:
@@ -121,6 +134,7 @@ def infer_shards(
     config = config or RunConfig()
     if not shards:
         return []
+    checkpoint = checkpoints.find(weights)
     sidecar = checkpoints.read_sidecar(checkpoint)
     single = config.runtime.model_copy(update={"world_size": 1})
     job = Job(
@@ -138,10 +152,16 @@ def infer_shards(
     return [ShardResult.from_dict(item) for item in result["shards"]]
 
 
-def infer_folder(
-    checkpoint: Path, input_root: Path, output: Path, *, config: RunConfig | None = None
+def infer(
+    weights: Path, inputs: Sequence[Path], output: Path, *, config: RunConfig | None = None
 ) -> dict[str, Any]:
     """Label every image of a folder, or what an earlier run of the same left undone.
+
+    Args:
+        weights: checkpoint or run folder.
+        inputs: one folder, or image files.
+        output: folder of predictions.
+        config: settings of inference.
 
     Returns:
         The content of ``summary.json``.
@@ -152,14 +172,24 @@ def infer_folder(
         CheckpointError: the checkpoint cannot be used.
     """
     config = config or RunConfig()
-    planned = plan_inference(checkpoint, input_root, output, config=config)
+    planned = plan_inference(weights, inputs, output, config=config)
     missing = planned.missing()
     if len(missing) < len(planned.shards):
         kept = len(planned.shards) - len(missing)
         emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
-    infer_shards(planned, missing, checkpoint, config=config)
-    sidecar = checkpoints.read_sidecar(checkpoint)
+    infer_shards(planned, missing, weights, config=config)
+    sidecar = checkpoints.read_sidecar(checkpoints.find(weights))
     return predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same settings for a child process, which works in another folder."""
+    model, train = config.model, config.train
+    if model.weights is not None:
+        model = model.model_copy(update={"weights": model.weights.absolute()})
+    if train.resume_from is not None:
+        train = train.model_copy(update={"resume_from": train.resume_from.absolute()})
+    return config.model_copy(update={"model": model, "train": train})
 
 
 def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
@@ -196,10 +226,3 @@ def _require_same_run(config: RunConfig, inputs: dict[str, Any], run_dir: Path) 
             f"run folder {run_dir} holds another run (differs in {', '.join(changed)}); "
             "choose another folder, or give the settings of that run to go on with it"
         )
-
-
-def run_config_text(run_dir: Path) -> str:
-    """The settings of a run as YAML, for a report."""
-    return yaml.safe_dump(
-        read_config(run_dir / CONFIG_NAME).model_dump(mode="json"), sort_keys=False
-    )

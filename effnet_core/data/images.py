@@ -8,24 +8,41 @@ it throughout.
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from effnet_core.files import os_reason
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: they are bombs or belong in a tile server."""
 
+MAX_SIDE_RATIO = 100
+"""Narrower strips are refused: with the shorter side enlarged to the network's, they would be bombs."""
+
 IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm"]
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".webp",
+        ".ppm",
+        ".pgm",
+    ]
 )
 """Names by which a file claims to be an image, in lower case."""
 
-TRAINABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP", "TIFF"})
-"""Formats that MindSpore's C++ decoder reads; others are re-encoded at staging."""
+TRAINABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP"})
+"""Formats that MindSpore's C++ decoder reads to the same pixels as Pillow; others are re-encoded at
+staging. Its TIFF decoder refuses 32-bit samples and mixes transparency and other colour spaces in its
+own way."""
 
 
 class ImageProblem(Exception):
@@ -36,7 +53,8 @@ def read_image(path: Path) -> Image.Image:
     """The first frame of an image file, decoded in full.
 
     Returns:
-        The image in its own mode, with ``format`` kept.
+        The image in its own mode and upright. Its ``format`` is kept, unless the EXIF orientation asked
+        for a turn: then it is None, because the file does not hold these pixels.
 
     Raises:
         ImageProblem: the file is empty, unreadable, no image, damaged or too large.
@@ -57,14 +75,9 @@ def decode_image(content: bytes) -> Image.Image:
     if not content:
         raise ImageProblem("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content))
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageProblem(
-                    f"too large: {image.width}x{image.height} px, more than {MAX_PIXELS:,} in all"
-                )
-            image.load()
+        image: Image.Image = Image.open(io.BytesIO(content))
+        _refuse_size(image.width, image.height)
+        image.load()
     except ImageProblem:
         raise
     except UnidentifiedImageError as cause:
@@ -75,17 +88,46 @@ def decode_image(content: bytes) -> Image.Image:
         text = " ".join(str(cause).split()) or type(cause).__name__
         reason = "truncated" if "truncated" in text.lower() else f"damaged ({text})"
         raise ImageProblem(reason) from cause
-    return image
+    return _upright(image)
+
+
+def _refuse_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageProblem(f"too large: {width}x{height} px, more than {MAX_PIXELS:,} in all")
+    if max(width, height) > MAX_SIDE_RATIO * min(width, height):
+        raise ImageProblem(f"too narrow: {width}x{height} px, more than {MAX_SIDE_RATIO} to 1")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+    except Exception:  # broken EXIF raises nearly anything and says nothing
+        return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image as 8-bit RGB: transparency is dropped, 16-bit values keep their upper byte."""
+    """The image as 8-bit RGB: transparency is dropped, 16-bit values keep their upper byte.
+
+    Raises:
+        ImageProblem: the colours cannot be told.
+    """
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        scale = 1.0 if values.max(initial=0.0) <= 255 and image.mode in ("F", "I") else 1 / 256
-        image = Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8))
-    elif image.mode == "P":
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
+        pixels = np.clip(values * _scale(image.mode, values.max(initial=0.0)), 0, 255)
+        return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    try:
+        if image.mode == "P":
+            image = image.convert("RGBA")
+        return image.convert("RGB")
+    except Exception as cause:
+        raise ImageProblem(f"colours of mode {image.mode} cannot be converted") from cause
+
+
+def _scale(mode: str, largest: float) -> float:
+    """What brings samples of more than 8 bits into 0-255."""
+    if mode == "F" and largest <= 1:
+        return 255.0
+    return 1.0 if mode in ("F", "I") and largest <= 255 else 1 / 256

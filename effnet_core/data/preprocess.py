@@ -71,7 +71,10 @@ def resize_and_crop(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
         width, height = short, int(short * height / width)
     else:
         width, height = int(short * width / height), short
-    image = image.resize((width, height), _FILTERS[spec.interpolation])
+    # In two passes: since version 13 Pillow by itself takes tall images the other way round, which
+    # gives other pixels than before and than MindSpore's pipeline.
+    filter = _FILTERS[spec.interpolation]
+    image = image.resize((width, image.height), filter).resize((width, height), filter)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))
 

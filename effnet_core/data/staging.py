@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,10 +39,12 @@ from effnet_core.events import Event, emit
 from effnet_core.files import (
     append_jsonl,
     atomic_path,
+    is_unicode,
     link_or_copy,
     make_folder,
     os_reason,
     read_json,
+    refuse_os_errors,
     require_empty_or_own,
     sha256_of_file,
     sha256_of_text,
@@ -50,6 +53,8 @@ from effnet_core.files import (
 
 STAGE = "stage"
 EVENT_EVERY = 200
+CONVERTED_SUFFIX = ".converted.png"
+"""Added to the names of images that are re-encoded; ``.png`` alone could be another file's name."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,10 @@ def stage_dataset(
         emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}"))
         return reused, True
     write_json(out / DATASET_NAME, {"complete": False})
-    rows, rejected = _verify_all(candidates, out, val_share, seed)
+    try:
+        rows, rejected = _verify_all(candidates, out, val_share, seed)
+    except OSError as cause:
+        raise refuse_os_errors(f"staging into {out}")(cause) from cause
     _refuse_if_too_many(rejected, len(candidates), max_rejected_share)
     class_names = _class_names(candidates, rows)
     labels = {name: label for label, name in enumerate(class_names)}
@@ -196,7 +204,8 @@ def _verify_all(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Look into every file; give the rows of usable ones and the reasons of the others."""
     rows, rejected = [], []
-    with ThreadPoolExecutor(len(available_cores())) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(len(available_cores())) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, about odd metadata
         results = pool.map(lambda item: _verify(item, out, val_share, seed), candidates)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
             if isinstance(result, str):
@@ -210,9 +219,12 @@ def _verify_all(
 
 def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str, Any] | str:
     """The manifest row of a usable image, which is then in place, or the reason against it."""
+    if not is_unicode(f"{item.class_name}/{item.inner}"):
+        return "file name is not valid UTF-8"
     try:
         content = item.path.read_bytes()
         image = decode_image(content)
+        converted = None if image.format in TRAINABLE_FORMATS else to_rgb(image)
     except ImageProblem as problem:
         if item.path.suffix.lower() not in IMAGE_SUFFIXES and str(problem) == "not an image":
             return "not an image (by name and by content)"
@@ -223,15 +235,15 @@ def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str
     split = item.split or ("val" if _in_val(digest, val_share, seed) else "train")
     relative = f"images/{split}/{item.class_name}/{item.inner}"
     target = out / relative
-    if image.format in TRAINABLE_FORMATS:
+    if converted is None:
         if not target.exists() or sha256_of_file(target) != digest:
             target.unlink(missing_ok=True)
             link_or_copy(item.path, target)
     else:
-        target = target.with_name(target.name + ".png")
-        relative += ".png"
+        target = target.with_name(target.name + CONVERTED_SUFFIX)
+        relative += CONVERTED_SUFFIX
         with atomic_path(target) as temporary:
-            to_rgb(image).save(temporary, format="PNG")
+            converted.save(temporary, format="PNG")
         digest = sha256_of_file(target)
     return {
         "image_id": image_id(relative),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 from mindspore.dataset import vision
 from mindspore.dataset.vision import Inter
+from numpy.typing import NDArray
 
 from effnet_core.config import DataConfig
-from effnet_core.data.preprocess import PreprocessSpec
+from effnet_core.data.images import decode_image
+from effnet_core.data.preprocess import PreprocessSpec, preprocess
 
-# PILCUBIC gives Pillow's bicubic pixels to the last bit; plain BICUBIC is OpenCV's and does not.
-_INTERPOLATION = {"bicubic": Inter.PILCUBIC, "bilinear": Inter.LINEAR}
 _CROP_INTERPOLATION = {"bicubic": Inter.BICUBIC, "bilinear": Inter.LINEAR}
 
 
@@ -30,13 +32,23 @@ def train_transforms(spec: PreprocessSpec, data: DataConfig) -> list[Any]:
 
 
 def eval_transforms(spec: PreprocessSpec) -> list[Any]:
-    """Encoded bytes to (3, S, S) float32: resize, centre crop, normalised."""
+    """Encoded bytes to (3, S, S) float32: resize, centre crop, normalised.
+
+    The pixels are those of ``preprocess``: PILCUBIC is Pillow's bicubic to the last bit. MindSpore has
+    no such bilinear, its own does not smooth when it shrinks, so there the reference itself is used.
+    """
+    if spec.interpolation == "bilinear":
+        return [partial(_reference, spec=spec)]
     return [
         vision.Decode(),
-        vision.Resize(spec.resize_size, interpolation=_INTERPOLATION[spec.interpolation]),
+        vision.Resize(spec.resize_size, interpolation=Inter.PILCUBIC),
         vision.CenterCrop(spec.image_size),
         *_to_network_input(spec),
     ]
+
+
+def _reference(content: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
+    return preprocess(decode_image(content.tobytes()), spec)
 
 
 def _to_network_input(spec: PreprocessSpec) -> list[Any]:

@@ -316,8 +316,11 @@ def _log_step(run: Run, values: list[float], losses: list[float], seconds: float
     message = (
         f"epoch {epoch}/{config.train.epochs} step {step_in_epoch}/{run.steps_per_epoch} "
         f"loss {row['loss']:.3f} (mean {row['loss_mean']:.3f}) lr {row['lr']:.5f} "
-        f"{1000 * seconds / len(values):.0f} ms/step {speed:.1f} images/s"
     )
+    if run.step == run.resumed_from + 1:
+        message += f"({seconds:.0f} s with the compilation of the graph)"
+    else:
+        message += f"{1000 * seconds / len(values):.0f} ms/step {speed:.1f} images/s"
     emit(Event(STAGE, message, run.step, run.total_steps, row))
 
 

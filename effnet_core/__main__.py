@@ -1,0 +1,6 @@
+"""``python -m effnet_core``: the library's commands, without Prefect."""
+
+from effnet_core.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The library's commands: ``python -m effnet_core`` and, with those that need Prefect, ``effnet``.
+
+Nothing heavy is imported before a command is chosen, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from effnet_core import __version__
+from effnet_core.commands import guarded
+from effnet_core.config import RunConfig, load_config, recipe_names
+
+if TYPE_CHECKING:
+    from effnet_core.results import EvalResult
+
+app = typer.Typer(
+    name="effnet",
+    help="EfficientNet on MindSpore: stage data, train, evaluate, publish and label images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", help=f"Recipe ({', '.join(recipe_names())}) or a .yaml file."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--override", "-o", metavar="SECTION.KEY=VALUE", help="A setting; repeatable."),
+]
+Data = Annotated[Path, typer.Option("--data", help="Folder of a staged data set.")]
+Weights = Annotated[
+    Path, typer.Option("--weights", "-w", help="Checkpoint (.ckpt) or folder of a training run.")
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"effnet-flows {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
+
+
+@app.command()
+@guarded
+def models(
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Also variants that exist for tests.")
+    ] = False,
+) -> None:
+    """List the family: parameters, cost, sizes and published accuracy."""
+    from effnet_core.tables import family_table
+    from effnet_core.terminal import console
+
+    console.print(family_table(show_all=show_all))
+
+
+@app.command()
+@guarded
+def recipes() -> None:
+    """List the recipes and what each one changes."""
+    from effnet_core.tables import recipe_table
+    from effnet_core.terminal import console
+
+    console.print(recipe_table())
+
+
+@app.command()
+@guarded
+def stage(
+    source: Annotated[
+        Path, typer.Argument(help="Folder with train/CLASS/* and val/CLASS/*, or with CLASS/*.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the staged data set.")],
+    val_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Validation share where there are no splits.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Changes which images those are.")] = 0,
+    max_rejected_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unusable files that is tolerated.")
+    ] = 0.1,
+) -> None:
+    """Verify a folder of class folders and bring it into a staged data set."""
+    from effnet_core.data.staging import stage_dataset
+    from effnet_core.terminal import console, show_events
+
+    with show_events():
+        dataset, reused = stage_dataset(
+            source, out, val_share=val_share, seed=seed, max_rejected_share=max_rejected_share
+        )
+    counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
+    console.print(
+        f"{'reused' if reused else 'staged'} {out}: {dataset.num_classes} classes, {counts}"
+    )
+    if dataset.rejected:
+        console.print(f"{dataset.rejected} files set aside, see {out / 'rejected.jsonl'}")
+
+
+@app.command()
+@guarded
+def train(
+    data: Data,
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Folder of the run; goes on if cut.")],
+    recipe: Recipe = None,
+    override: Overrides = None,
+    processes: Processes = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", "-w", help="Checkpoint to start from.")
+    ] = None,
+) -> None:
+    """Train a model on a staged data set."""
+    from effnet_core import runs
+    from effnet_core.terminal import console, show_events
+
+    config = _config(recipe, override, processes, weights)
+    with show_events():
+        result = runs.train(config, data, run_dir)
+    _print_evaluation(result.evaluation)
+    console.print(f"{result.images_per_s:.1f} images/s on {result.world_size} process(es)")
+    console.print(f"model: {result.checkpoint}", soft_wrap=True)
+
+
+@app.command()
+@guarded
+def evaluate(
+    weights: Weights,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "val",
+    override: Overrides = None,
+    processes: Processes = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole result as JSON.")
+    ] = False,
+) -> None:
+    """Measure a checkpoint on a split, exact to the last image."""
+    import json
+
+    from effnet_core import runs
+    from effnet_core.terminal import show_events
+
+    config = _config(None, override, processes)
+    with show_events():
+        result = runs.evaluate(weights, data, split=split, config=config)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+    else:
+        _print_evaluation(result)
+
+
+@app.command()
+@guarded
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="A folder of images, or image files.")],
+    weights: Weights,
+    output: Annotated[Path, typer.Option("--output", help="Folder of predictions.")],
+    top_k: Annotated[int | None, typer.Option(min=1, help="Short for infer.top_k.")] = None,
+    override: Overrides = None,
+) -> None:
+    """Label images; the input is never written to."""
+    from effnet_core import runs
+    from effnet_core.predictions import read_parts
+    from effnet_core.terminal import console, show_events
+
+    extra = [f"infer.top_k={top_k}"] if top_k else []
+    config = load_config(None, [*(override or []), *extra])
+    with show_events():
+        summary = runs.infer(weights, inputs, output, config=config)
+    if summary["labelled"] == 1:
+        best = read_parts(output)[0]
+        typer.echo(str({best["class_ids"][0]: best["class_names"][0]}))
+    console.print(
+        f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
+        f"{summary['images_per_s']:.1f} images/s: {output}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+@guarded
+def publish(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
+    store: Annotated[str | None, typer.Option(help="Short for storage.root.")] = None,
+    name: Annotated[str | None, typer.Option(help="Short for storage.name.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version; made from time and digest.")] = None,
+    promote: Annotated[bool, typer.Option(help="Move 'production' if good enough.")] = True,
+    override: Overrides = None,
+) -> None:
+    """Put a run's model into the store as an immutable version."""
+    from effnet_core import runs
+    from effnet_core.config import CONFIG_NAME
+    from effnet_core.publish import publish_model
+    from effnet_core.terminal import console, show_events
+
+    result = runs.training_result(run_dir)
+    short = {"storage.root": store, "storage.name": name}
+    extra = [f"{key}={value}" for key, value in short.items() if value]
+    config = load_config(run_dir / CONFIG_NAME, [*(override or []), *extra])
+    with show_events():
+        published = publish_model(
+            run_dir,
+            evaluation=result.evaluation,
+            storage=config.storage,
+            gate=config.evaluate,
+            version=version,
+            promote=promote,
+        )
+    state = "is production" if published.promoted else "not promoted"
+    reason = f" ({published.reason})" if published.reason else ""
+    console.print(f"{published.name} {published.version}: {published.uri}", soft_wrap=True)
+    console.print(f"{state}{reason}", soft_wrap=True)
+
+
+def _config(
+    recipe: str | None,
+    overrides: list[str] | None,
+    processes: int | None,
+    weights: Path | None = None,
+) -> RunConfig:
+    """Settings of recipe and overrides; the short options come last and win."""
+    short = {"runtime.world_size": processes, "model.weights": weights}
+    extra = [f"{key}={value}" for key, value in short.items() if value is not None]
+    return load_config(recipe, [*(overrides or []), *extra])
+
+
+def _print_evaluation(result: EvalResult) -> None:
+    from effnet_core.terminal import console
+
+    top5 = "" if result.top5 is None else f", top-5 {result.top5:.2%}"
+    console.print(
+        f"top-1 {result.top1:.2%}{top5}, loss {result.loss:.4f} "
+        f"on {result.seen:,} images of split {result.split}"
+    )
+
+
+def main() -> None:
+    """Run the library's commands."""
+    app(prog_name="effnet")

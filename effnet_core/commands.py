@@ -1,0 +1,54 @@
+"""What every command does alike: errors as sentences, the right exit codes, no tracebacks.
+
+0 done, 1 failed, 2 wrong usage or setting, 130 interrupted. ``EFFNET_TRACEBACK=1`` shows tracebacks to
+those who look for a fault in the program.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from effnet_core.errors import ConfigError, EffnetError, OutputExists
+from effnet_core.files import os_reason
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+TRACEBACK_VARIABLE = "EFFNET_TRACEBACK"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Let ``command`` end with a sentence and an exit code instead of an exception."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+        except (ConfigError, OutputExists) as error:
+            _end(str(error), EXIT_USAGE)
+        except EffnetError as error:
+            _end(str(error), EXIT_FAILED)
+        except OSError as error:
+            place = f": {error.filename}" if error.filename else ""
+            _end(f"{os_reason(error)}{place}", EXIT_FAILED)
+        raise AssertionError("unreachable")
+
+    return wrapper
+
+
+def _end(message: str, code: int) -> None:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.write(f"effnet: {message}\n")
+    raise SystemExit(code)

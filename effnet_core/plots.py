@@ -1,0 +1,328 @@
+"""Charts of a run as PNG bytes, in light and dark, in colours that colour-blind people tell apart.
+
+Figures are made through matplotlib's objects, never through ``pyplot``, whose state is shared by
+all threads of a process.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+DPI = 160
+CURVE_INCHES = (4.0, 2.9)
+MAX_MARKED_POINTS = 40
+"""Lines with more points than this are drawn without markers."""
+MAX_NUMBERED_CLASSES = 20
+"""A confusion matrix of more classes has no numbers in its cells."""
+MAX_MATRIX_CLASSES = 40
+"""A confusion matrix of more classes shows only those that are confused most."""
+MAX_LABEL_CHARACTERS = 20
+INCHES_PER_CHARACTER = 0.08
+"""Of a label's font, roughly."""
+
+FALLBACK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Arial Unicode MS",
+)
+"""Fonts for class names that DejaVu Sans cannot write, used where they are installed."""
+
+Metrics = Sequence[dict[str, Any]]
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one chart; the series are from Okabe and Ito's palette."""
+
+    surface: str
+    ink: str
+    muted: str
+    grid: str
+    first: str
+    second: str
+    ramp: tuple[str, ...]
+    """From no share to the whole."""
+    ink_on_ramp: tuple[str, str]
+    """Text on the lower and on the upper part of the ramp."""
+
+
+LIGHT = Theme(
+    surface="#ffffff",
+    ink="#1b2430",
+    muted="#5b6676",
+    grid="#e3e7ec",
+    first="#0072b2",
+    second="#d55e00",
+    ramp=("#ffffff", "#cfe3f2", "#6aaed6", "#0072b2", "#003a63"),
+    ink_on_ramp=("#1b2430", "#ffffff"),
+)
+DARK = Theme(
+    surface="#171d26",
+    ink="#e6ebf2",
+    muted="#9aa7b8",
+    grid="#2b3441",
+    first="#56b4e9",
+    second="#e69f00",
+    ramp=("#171d26", "#173a57", "#1f6ea3", "#56b4e9", "#d3ecfb"),
+    ink_on_ramp=("#e6ebf2", "#0d1218"),
+)
+
+
+def loss_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
+    """PNG of training and validation loss over the steps of a run."""
+    figure, axes = _create_axes(theme, "step (optimizer updates)", "loss (cross-entropy, nats)")
+    logged = select_points(metrics, "train", x="step", y="loss")
+    axes.plot(*_columns(logged), color=theme.first, alpha=0.3, linewidth=1)
+    means = _last_of_epochs(metrics)
+    _draw_line(axes, means, color=theme.first, label="training, mean of the epoch")
+    evaluated = select_points(metrics, "eval", x="step", y="loss")
+    _draw_line(axes, evaluated, color=theme.second, label="validation", marker="s")
+    return _finish_curve(figure, axes, theme=theme, empty=not (logged or evaluated))
+
+
+def learning_rate_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
+    """PNG of the learning rate over the steps of a run."""
+    figure, axes = _create_axes(theme, "step (optimizer updates)", "learning rate (per update)")
+    points = select_points(metrics, "train", x="step", y="lr")
+    axes.plot(*_columns(points), color=theme.first, linewidth=2)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    axes.yaxis.get_offset_text().set_color(theme.muted)
+    if points:
+        axes.set_ylim(bottom=0)
+    return _finish_curve(figure, axes, theme=theme, empty=not points)
+
+
+def accuracy_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
+    """PNG of top-1 and, where it is known, top-5 accuracy over the epochs of a run."""
+    figure, axes = _create_axes(theme, "epoch", "accuracy (% of images)")
+    top1 = select_points(metrics, "eval", x="epoch", y="top1")
+    top5 = select_points(metrics, "eval", x="epoch", y="top5")
+    _draw_line(axes, top5, color=theme.second, label="top-5", marker="s")
+    _draw_line(axes, top1, color=theme.first, label="top-1")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if top1:
+        low, _ = axes.get_ylim()
+        axes.set_ylim(max(0.0, low), 1.01)
+    return _finish_curve(figure, axes, theme=theme, empty=not top1)
+
+
+def confusion_matrix(
+    confusion: Sequence[Sequence[int]], class_names: Sequence[str], *, theme: Theme = LIGHT
+) -> bytes:
+    """PNG of a confusion matrix, each row coloured by its shares.
+
+    Args:
+        confusion: counts, rows true class, columns predicted class.
+        class_names: one name for each row.
+        theme: colours of the chart.
+
+    Returns:
+        Up to 20 classes with counts in the cells; up to 40 without; of more classes only those
+        that ``select_matrix_classes`` names.
+    """
+    kept = select_matrix_classes(confusion)
+    counts = np.asarray(confusion, dtype=np.int64).reshape(len(confusion), -1)
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    counts, shares = counts[np.ix_(kept, kept)], (counts / totals)[np.ix_(kept, kept)]
+    numbered = len(kept) <= MAX_NUMBERED_CLASSES
+    side = min(9.0, max(2.2, (0.42 if numbered else 0.24) * len(kept)))
+    figure, axes = _create_axes(
+        theme, "predicted class", "true class", inches=(side, side), layout=None
+    )
+    axes.set_position((0, 0, 1, 1))  # labels lie outside, and the file is cropped around all
+    ramp = LinearSegmentedColormap.from_list("shares", theme.ramp)
+    image = axes.imshow(shares, cmap=ramp, norm=PowerNorm(0.5, vmin=0, vmax=1))
+    labels = [shorten_label(class_names[i], number=i) for i in kept]
+    text: dict[str, Any] = {"parse_math": False, "fontfamily": _font_families()}
+    size = 9 if numbered else 7
+    fits = max(map(len, labels)) * INCHES_PER_CHARACTER < side / len(kept)
+    axes.set_xticks(range(len(kept)), labels, rotation=0 if fits else 90, size=size, **text)
+    axes.set_yticks(range(len(kept)), labels, size=size, **text)
+    axes.tick_params(which="both", length=0)
+    axes.grid(visible=False)
+    axes.set_xticks(np.arange(1, len(kept)) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, len(kept)) - 0.5, minor=True)
+    axes.grid(which="minor", color=theme.grid, linewidth=0.8)
+    axes.spines[:].set(visible=True, color=theme.grid)
+    if numbered:
+        _write_counts(axes, counts, shares=shares, theme=theme)
+    _add_colour_bar(figure, axes, image=image, theme=theme)
+    return _render(figure, crop=True)
+
+
+def png_data_uri(content: bytes) -> str:
+    """The address that embeds a PNG in a page."""
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+
+
+def rank_confusions(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+    """True class, predicted class and count of each confused pair, most frequent first."""
+    if not confusion:
+        return []
+    counts = np.array(confusion, dtype=np.int64)
+    np.fill_diagonal(counts, 0)
+    rows, columns = np.nonzero(counts)
+    order = np.argsort(-counts[rows, columns], kind="stable")
+    return [
+        (int(r), int(c), int(counts[r, c]))
+        for r, c in zip(rows[order], columns[order], strict=True)
+    ]
+
+
+def select_matrix_classes(confusion: Sequence[Sequence[int]]) -> list[int]:
+    """Classes that a matrix of readable size shows, in order.
+
+    Returns:
+        All classes up to 40, else the 40 of the most frequent confusions.
+    """
+    classes = len(confusion)
+    if classes <= MAX_MATRIX_CLASSES:
+        return list(range(classes))
+    kept: dict[int, None] = {}
+    for true, predicted, _ in rank_confusions(confusion):
+        for index in (true, predicted):
+            if len(kept) < MAX_MATRIX_CLASSES:
+                kept.setdefault(index)
+    for index in range(classes):
+        if len(kept) < MAX_MATRIX_CLASSES:
+            kept.setdefault(index)
+    return sorted(kept)
+
+
+def select_points(metrics: Metrics, kind: str, *, x: str, y: str) -> Points:
+    """Finite values of ``y`` over ``x`` in the rows of one kind, in the order of ``x``."""
+    found = [
+        (float(row[x]), float(row[y]))
+        for row in metrics
+        if row.get("kind") == kind and row.get(x) is not None and row.get(y) is not None
+    ]
+    return sorted(point for point in found if all(math.isfinite(value) for value in point))
+
+
+def shorten_label(name: str, *, number: int) -> str:
+    """A class name that fits beside a chart; its number where no font can write it."""
+    label = " ".join(unicodedata.normalize("NFC", name).split())
+    if not label or not all(_is_drawable(character) for character in label):
+        return f"class {number}"
+    if len(label) > MAX_LABEL_CHARACTERS:
+        label = label[: MAX_LABEL_CHARACTERS - 1].rstrip() + "…"
+    return label
+
+
+def _last_of_epochs(metrics: Metrics) -> Points:
+    """The mean loss of each epoch, at the epoch's last logged step."""
+    rows = [row for row in metrics if row.get("kind") == "train"]
+    ends = {row.get("epoch"): row for row in sorted(rows, key=lambda row: float(row["step"]))}
+    return select_points(list(ends.values()), "train", x="step", y="loss_mean")
+
+
+def _create_axes(
+    theme: Theme,
+    x_label: str,
+    y_label: str,
+    *,
+    inches: tuple[float, float] = CURVE_INCHES,
+    layout: Literal["constrained"] | None = "constrained",
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=inches, dpi=DPI, facecolor=theme.surface, layout=layout)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(facecolor=theme.surface)
+    axes.set_xlabel(x_label, color=theme.muted, size=10)
+    axes.set_ylabel(y_label, color=theme.muted, size=10)
+    axes.tick_params(colors=theme.grid, labelcolor=theme.ink, labelsize=10)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure, axes
+
+
+def _draw_line(axes: Axes, points: Points, *, color: str, label: str, marker: str = "o") -> None:
+    if points:
+        shown = marker if len(points) <= MAX_MARKED_POINTS else ""
+        axes.plot(
+            *_columns(points), color=color, label=label, linewidth=2, marker=shown, markersize=4
+        )
+
+
+def _finish_curve(figure: Figure, axes: Axes, *, theme: Theme, empty: bool) -> bytes:
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if empty:
+        axes.text(
+            0.5, 0.5, "nothing recorded", color=theme.muted, ha="center", transform=axes.transAxes
+        )
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=10, labelcolor=theme.ink)
+    return _render(figure)
+
+
+def _add_colour_bar(figure: Figure, axes: Axes, *, image: AxesImage, theme: Theme) -> None:
+    """Explain the shares, right of the upper half of a matrix."""
+    side = figure.get_figwidth()
+    height = max(0.5, min(1.0, 2.0 / side))
+    place = axes.inset_axes((1 + 0.15 / side, 1 - height, 0.13 / side, height))
+    bar = figure.colorbar(image, cax=place, ticks=[0, 0.1, 0.25, 0.5, 1])
+    place.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    place.tick_params(labelsize=8, labelcolor=theme.muted, length=0)
+    bar.set_label("share of the true class", color=theme.muted, size=9)
+    bar.outline.set_visible(False)
+
+
+def _write_counts(
+    axes: Axes, counts: NDArray[np.int64], *, shares: NDArray[np.float64], theme: Theme
+) -> None:
+    """Counts in the cells that have any, in an ink that their colour allows."""
+    longest = len(str(counts.max(initial=0)))
+    size = max(5.0, min(10.0, 26.0 / longest))
+    for row, column in np.argwhere(counts > 0):
+        ink = theme.ink_on_ramp[int(math.sqrt(shares[row, column]) > 0.55)]
+        axes.text(
+            column, row, str(counts[row, column]), color=ink, size=size, ha="center", va="center"
+        )
+
+
+def _columns(points: Points) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _render(figure: Figure, *, crop: bool = False) -> bytes:
+    stream = io.BytesIO()
+    box = "tight" if crop else None
+    figure.savefig(stream, format="png", bbox_inches=box, metadata={"Software": None})
+    return stream.getvalue()
+
+
+@functools.cache
+def _font_families() -> list[str]:
+    """DejaVu Sans, which comes with matplotlib, and what is installed of the others."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
+
+
+@functools.cache
+def _is_drawable(character: str) -> bool:
+    """Whether one of the fonts has the character; matplotlib warns about others and draws boxes."""
+    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in _font_families())
+    return any(font.get_char_index(ord(character)) for font in fonts)

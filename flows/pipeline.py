@@ -1,0 +1,89 @@
+"""The main job: stage, train, evaluate, publish, label, report. ``python -m flows.pipeline --help``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.context import FlowRunContext
+
+from effnet_core.checkpoint import MODEL_NAME
+from effnet_core.config import load_config
+from flows.batch_infer import batch_infer_flow
+from flows.evaluate import evaluate_flow
+from flows.publish import publish_flow
+from flows.stage import stage_flow
+from flows.train import train_flow
+from tasks.report import write_report
+
+
+@flow(name="pipeline", flow_run_name="pipeline-{recipe}", persist_result=False)
+def pipeline_flow(
+    source: str,
+    folder: str,
+    out: str,
+    data: str | None = None,
+    recipe: str = "digits",
+    overrides: list[str] | None = None,
+    version: str | None = None,
+) -> dict[str, Any]:
+    """Stage a data set, train, evaluate, publish, label a folder and write a report.
+
+    Args:
+        source: Folder of labelled images, with train/CLASS/* and val/CLASS/*.
+        folder: Folder of images to label with the new model.
+        out: Folder of the run; a run that was cut goes on where it stopped.
+        data: Folder of the staged data set; OUT/data by default.
+        recipe: Name of a recipe, or path of a YAML file.
+        overrides: Settings as section.key=value.
+        version: Name of the published version; made from time and digest by default.
+    """
+    config = load_config(recipe, overrides or [])
+    data = data or str(Path(out) / "data")
+    run_dir, predictions = str(Path(out) / "train"), str(Path(out) / "predictions")
+    seconds: dict[str, float] = {}
+
+    with _timed(seconds, "stage"):
+        stage_flow(source, data)
+    with _timed(seconds, "train"):
+        trained = train_flow(data, run_dir, recipe, overrides)
+    weights = str(Path(run_dir) / MODEL_NAME)
+    with _timed(seconds, "evaluate"):
+        work_dir = str(Path(out) / "evaluate")
+        split = config.data.eval_split
+        evaluation = evaluate_flow(weights, data, split, work_dir, recipe, overrides)
+    with _timed(seconds, "publish"):
+        published = publish_flow(run_dir, version, True, overrides, evaluation)
+    with _timed(seconds, "infer"):
+        inference = batch_infer_flow(folder, weights, predictions, recipe, overrides)
+    context = FlowRunContext.get()
+    flow_run_id = str(context.flow_run.id) if context and context.flow_run else ""
+    return write_report(
+        config,
+        out,
+        data=data,
+        folder=folder,
+        trained=trained,
+        evaluation=evaluation,
+        published=published,
+        inference=inference,
+        seconds=seconds,
+        flow_run_id=flow_run_id,
+    )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - started, 2)
+
+
+if __name__ == "__main__":
+    from flows.command import run_as_command
+
+    run_as_command("flows.pipeline:pipeline_flow")

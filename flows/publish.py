@@ -1,0 +1,41 @@
+"""Publish a trained model: ``python -m flows.publish --help``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from effnet_core.config import CONFIG_NAME, load_config
+from effnet_core.publish import Published
+from effnet_core.results import EvalResult
+from effnet_core.runs import training_result
+from tasks.publish import publish
+
+
+@flow(name="publish", flow_run_name="publish-{run_dir}", persist_result=False)
+def publish_flow(
+    run_dir: str,
+    version: str | None = None,
+    promote: bool = True,
+    overrides: list[str] | None = None,
+    evaluation: EvalResult | None = None,
+) -> Published:
+    """Put the model of a finished run into the store, and promote it if it is good enough.
+
+    Args:
+        run_dir: Folder of a finished training run.
+        version: Name of the version; made from time and digest by default.
+        promote: Whether to move the production pointer, through the gate.
+        overrides: Settings as section.key=value, such as storage.root=store.
+        evaluation: Result that the gate decides on; the run's own by default.
+    """
+    config = load_config(Path(run_dir) / CONFIG_NAME, overrides or [])
+    result = evaluation or training_result(Path(run_dir)).evaluation
+    return publish(config, run_dir, result, version=version, promote=promote)
+
+
+if __name__ == "__main__":
+    from flows.command import run_as_command
+
+    run_as_command("flows.publish:publish_flow", leave_out=("evaluation",))

@@ -1,0 +1,43 @@
+"""Stage a data set: ``python -m flows.stage --help``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from effnet_core.data.manifest import Dataset
+from tasks.stage_data import stage
+
+
+@flow(name="stage", flow_run_name="stage-{out}", persist_result=False)
+def stage_flow(
+    source: str,
+    out: str,
+    val_share: float = 0.2,
+    seed: int = 0,
+    max_rejected_share: float = 0.1,
+) -> Dataset:
+    """Bring a folder of class folders into a verified, staged data set.
+
+    Args:
+        source: Folder with train/CLASS/* and val/CLASS/*, or with CLASS/*.
+        out: Folder of the staged data set.
+        val_share: Share of images for validation where the source has no splits.
+        seed: Changes which images those are.
+        max_rejected_share: Share of unusable files above which staging is refused.
+    """
+    dataset, _ = stage(
+        source,
+        str(Path(out)),
+        val_share=val_share,
+        seed=seed,
+        max_rejected_share=max_rejected_share,
+    )
+    return dataset
+
+
+if __name__ == "__main__":
+    from flows.command import run_as_command
+
+    run_as_command("flows.stage:stage_flow")

@@ -1,0 +1,26 @@
+"""Train a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from effnet_core import runs
+from effnet_core.config import RunConfig
+from effnet_core.results import TrainResult
+from tasks import policies
+from tasks.reporting import on_dashboard
+
+STAGE = "train"
+
+
+@task(name="train-model", task_run_name="train-{config.model.variant}", **policies.TRAIN)
+def train_model(config: RunConfig, data: str, run_dir: str) -> TrainResult:
+    """Train in child processes; a retry goes on from the last checkpoint.
+
+    Call it directly, not with ``.submit()``: only in the main thread does a cancellation reach it.
+    """
+    title = f"steps of {config.model.variant}"
+    with on_dashboard("train-progress", STAGE, description=title):
+        return runs.train(config, Path(data), Path(run_dir))

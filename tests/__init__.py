@@ -1,0 +1,1 @@
+"""The test suite; run each folder as a pytest process of its own, or all with ``make test``."""

@@ -1,0 +1,34 @@
+"""What every layer of tests shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from effnet_core.data.staging import stage_dataset
+from effnet_core.events import Event, listen
+from tests.images import source_with_splits
+
+
+@pytest.fixture
+def events() -> Iterator[list[Event]]:
+    """Every event that the core emits during the test."""
+    seen: list[Event] = []
+    with listen(seen.append):
+        yield seen
+
+
+@pytest.fixture(scope="session")
+def source_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 classes with 8 training and 4 validation images each, 40x32 JPEG; read only."""
+    return source_with_splits(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def data_dir(source_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``source_dir`` as a staged data set: 24 training and 12 validation images; read only."""
+    out = tmp_path_factory.mktemp("staged")
+    stage_dataset(source_dir, out)
+    return out
