@@ -139,7 +139,8 @@ def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> NDA
     """Negative log-likelihood of each row's label, (N,)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
-    return log_sum - shifted[np.arange(len(labels)), labels]
+    loss: NDArray[np.float64] = log_sum - shifted[np.arange(len(labels)), labels]
+    return loss
 
 
 def _first_names(names: tuple[str, ...]) -> str:

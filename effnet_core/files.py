@@ -132,7 +132,8 @@ def make_folder(path: Path, *, what: str) -> Path:
             pass
     except OSError as cause:
         raise DataError(
-            f"{what} {path} cannot be written to ({os_reason(cause)}); choose another folder or mend its rights"
+            f"{what} {path} cannot be written to ({os_reason(cause)}); "
+            "choose another folder or mend its rights"
         ) from cause
     return path
 

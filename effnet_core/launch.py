@@ -32,6 +32,8 @@ from effnet_core.job import (
 )
 
 POLL_S = 0.2
+ANSWER_GRACE_S = 1.0
+"""How long an answer may still come after a rank has gone."""
 LAST_LINES = 5
 
 
@@ -170,15 +172,15 @@ def _wait(process: subprocess.Popen[bytes], runtime: RuntimeConfig, run_dir: Pat
     """Repeat events until the job has answered or ended."""
     events = _EventTail(run_dir / EVENTS_NAME)
     deadline = time.monotonic() + runtime.timeout_s if runtime.timeout_s else None
-    lost_since: float | None = None
+    lost: tuple[int, float] | None = None  # the first rank seen dead, and when
     while process.poll() is None:
         events.repeat()
         if _answered(run_dir):
             break
-        lost = _dead_rank(run_dir)
-        lost_since = (lost_since or time.monotonic()) if lost is not None else None
-        if lost_since is not None and time.monotonic() - lost_since > 1:
-            raise _lost(run_dir, f"rank {lost} died without an answer", rank=lost or 0)
+        if lost is None and (dead := _dead_rank(run_dir)) is not None:
+            lost = dead, time.monotonic()
+        if lost is not None and time.monotonic() - lost[1] > ANSWER_GRACE_S:
+            raise _lost(run_dir, f"rank {lost[0]} died without an answer", rank=lost[0])
         if deadline is not None and time.monotonic() > deadline:
             raise JobTimeout(
                 f"the job in {run_dir} was stopped after runtime.timeout_s={runtime.timeout_s} s; "

@@ -17,7 +17,7 @@ from effnet_core.config import CONFIG_NAME, EvaluateConfig, StorageConfig, read_
 from effnet_core.errors import Conflict, GateRefused, OutputExists, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.files import atomic_path, human_bytes, make_folder, os_reason, sha256_of_file
-from effnet_core.job import EVENTS_NAME, METRICS_NAME, RESULT_NAME
+from effnet_core.job import METRICS_NAME, RESULT_NAME
 from effnet_core.results import EvalResult
 from effnet_core.shelf import (
     CLAIM_NAME,
@@ -40,7 +40,7 @@ from effnet_core.storage import require_key
 STAGE = "publish"
 
 REQUIRED = (sidecar_path(Path(MODEL_NAME)).name, CONFIG_NAME)
-OPTIONAL = (METRICS_NAME, RESULT_NAME, EVENTS_NAME)
+OPTIONAL = (METRICS_NAME, RESULT_NAME)
 """Files of a run folder that are published beside the checkpoint."""
 
 NOT_ASKED = "promotion was not asked for"
@@ -326,7 +326,7 @@ def _upload(
         f"published {shelf.uri(version)}, top-1 {evaluation.top1:.2%} on {evaluation.seen} images "
         f"of {evaluation.split}"
     )
-    emit(Event(STAGE, text, len(files) + 1, len(files) + 1))
+    emit(Event(STAGE, text, len(files), len(files)))
     return manifest, False
 
 
@@ -364,10 +364,10 @@ def _claim(shelf: Shelf, version: str, sha256: str) -> None:
 
 
 def _put_files(shelf: Shelf, manifest: Manifest, run_dir: Path, texts: dict[str, bytes]) -> None:
-    total = len(manifest.files) + 1
+    total = len(manifest.files)
     for done, file in enumerate(manifest.files):
         size = human_bytes(file.size_bytes)
-        emit(Event(STAGE, f"storing {file.path} ({size}) of {manifest.version}", done, total))
+        emit(Event(STAGE, "", done, total, {"file": file.path, "size": size}))
         key = shelf.key(manifest.version, file.path)
         if file.path in texts:
             shelf.store.put_bytes(key, texts[file.path])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image, ImageOps
+from PIL import Image
 
 from effnet_core import plots
 from effnet_core.data.images import ImageProblem, read_image, to_rgb
@@ -324,7 +324,7 @@ def _read_picture(row: dict[str, Any], root: Path) -> Picture:
     """A row with its thumbnail; one that cannot be read must not cost the report."""
     answers = list(zip(row["class_names"], row["probs"], strict=True))[:MAX_ANSWERS]
     try:
-        image = to_rgb(ImageOps.exif_transpose(read_image(root / row["path"])))
+        image = to_rgb(read_image(root / row["path"]))
     except ImageProblem as problem:
         return Picture(row["path"], answers, problem=str(problem))
     except Exception as error:  # a strange path or strange metadata

@@ -120,13 +120,17 @@ def open_store(uri: str) -> Store:
             ) from cause
     shown = re.sub(r"//[^/]*@", "//***@", uri)
     if scheme[1].lower() == "file":
-        host, slash, path = uri[scheme.end() - 1 :].removeprefix("//").partition("/")
-        if host in ("", "localhost") and slash:
-            return LocalStore(Path("/" + unquote(path)))
-        raise ConfigError(
-            f"storage.root={shown!r} names the machine {host!r}; this version reads local folders "
-            "only: give a path, or file:/// and an absolute path"
-        )
+        host, _, path = uri[scheme.end() - 1 :].removeprefix("//").partition("/")
+        if host not in ("", "localhost"):
+            raise ConfigError(
+                f"storage.root={shown!r} names the machine {host!r}, and this version supports "
+                "local folders only; give a path such as store, or file:///srv/models"
+            )
+        if not path.strip("/"):
+            raise ConfigError(
+                f"storage.root={shown!r} is no absolute path; give one such as file:///srv/models"
+            )
+        return LocalStore(Path("/" + unquote(path)))
     if scheme[1].lower() == "s3":
         raise ConfigError(
             f"storage.root={shown!r} is a bucket, and this version supports local folders only; "

@@ -7,10 +7,11 @@ from typing import Any
 from prefect import flow
 
 from effnet_core.config import load_config
+from flows.names import named
 from tasks.infer import finish_inference, plan_inference, predict_shard
 
 
-@flow(name="batch-infer", flow_run_name="batch-infer-{folder}", persist_result=False)
+@flow(name="batch-infer", flow_run_name=named("batch-infer", "folder"), persist_result=False)
 def batch_infer_flow(
     folder: str,
     weights: str,

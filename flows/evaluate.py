@@ -6,10 +6,11 @@ from prefect import flow
 
 from effnet_core.config import load_config
 from effnet_core.results import EvalResult
+from flows.names import named
 from tasks.evaluate import evaluate_checkpoint
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{split}", persist_result=False)
+@flow(name="evaluate", flow_run_name=named("evaluate", "split"), persist_result=False)
 def evaluate_flow(
     weights: str,
     data: str,

@@ -15,13 +15,14 @@ from effnet_core.checkpoint import MODEL_NAME
 from effnet_core.config import load_config
 from flows.batch_infer import batch_infer_flow
 from flows.evaluate import evaluate_flow
+from flows.names import named
 from flows.publish import publish_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
 from tasks.report import write_report
 
 
-@flow(name="pipeline", flow_run_name="pipeline-{recipe}", persist_result=False)
+@flow(name="pipeline", flow_run_name=named("pipeline", "recipe"), persist_result=False)
 def pipeline_flow(
     source: str,
     folder: str,

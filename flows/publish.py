@@ -10,10 +10,11 @@ from effnet_core.config import CONFIG_NAME, load_config
 from effnet_core.publish import Published
 from effnet_core.results import EvalResult
 from effnet_core.runs import training_result
+from flows.names import named
 from tasks.publish import publish
 
 
-@flow(name="publish", flow_run_name="publish-{run_dir}", persist_result=False)
+@flow(name="publish", flow_run_name=named("publish", "run_dir"), persist_result=False)
 def publish_flow(
     run_dir: str,
     version: str | None = None,

@@ -7,10 +7,11 @@ from pathlib import Path
 from prefect import flow
 
 from effnet_core.data.manifest import Dataset
+from flows.names import named
 from tasks.stage_data import stage
 
 
-@flow(name="stage", flow_run_name="stage-{out}", persist_result=False)
+@flow(name="stage", flow_run_name=named("stage", "out"), persist_result=False)
 def stage_flow(
     source: str,
     out: str,

@@ -6,10 +6,11 @@ from prefect import flow
 
 from effnet_core.config import load_config
 from effnet_core.results import TrainResult
+from flows.names import named
 from tasks.train import train_model
 
 
-@flow(name="train", flow_run_name="train-{recipe}", persist_result=False)
+@flow(name="train", flow_run_name=named("train", "recipe"), persist_result=False)
 def train_flow(
     data: str, run_dir: str, recipe: str = "digits", overrides: list[str] | None = None
 ) -> TrainResult:

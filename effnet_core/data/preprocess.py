@@ -87,5 +87,5 @@ def preprocess(image: Image.Image, spec: PreprocessSpec) -> FloatArray:
     """
     square = resize_and_crop(to_rgb(image), spec)
     pixels = np.asarray(square, dtype=np.float32) / 255.0  # (H, W, 3)
-    normalised = (pixels - np.float32(spec.mean)) / np.float32(spec.std)
+    normalised = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32)

@@ -6,7 +6,19 @@ of the old value (0.99 here is 0.01 in PyTorch); ``x += y`` and adaptive pooling
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mindspore import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Settings of every BatchNorm in a network."""
+
+    momentum: float = 0.99
+    """Share of the old running statistics that a step keeps."""
+    eps: float = 1e-3
+    """Added to the variance."""
 
 
 class ConvNormAct(nn.Cell):
@@ -21,11 +33,10 @@ class ConvNormAct(nn.Cell):
         out_channels: int,
         kernel: int,
         *,
+        norm: Norm,
         stride: int = 1,
         groups: int = 1,
         activate: bool = True,
-        bn_momentum: float,
-        bn_eps: float,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
@@ -38,7 +49,7 @@ class ConvNormAct(nn.Cell):
             group=groups,
             has_bias=False,
         )
-        self.norm = nn.BatchNorm2d(out_channels, eps=bn_eps, momentum=bn_momentum)
+        self.norm = nn.BatchNorm2d(out_channels, eps=norm.eps, momentum=norm.momentum)
         self.act = nn.SiLU() if activate else nn.Identity()
 
     def construct(self, x: Tensor) -> Tensor:

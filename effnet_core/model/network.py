@@ -7,7 +7,7 @@ import math
 import numpy as np
 from mindspore import Tensor, nn
 
-from effnet_core.model.layers import ConvNormAct, SqueezeExcite
+from effnet_core.model.layers import ConvNormAct, Norm, SqueezeExcite
 from effnet_core.model.scaling import Architecture, Block, expand
 from effnet_core.model.spec import variant as variant_row
 
@@ -15,19 +15,18 @@ from effnet_core.model.spec import variant as variant_row
 class MBConv(nn.Cell):
     """Inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1."""
 
-    def __init__(self, block: Block, *, bn_momentum: float, bn_eps: float) -> None:
+    def __init__(self, block: Block, *, norm: Norm) -> None:
         super().__init__()
-        norm = {"bn_momentum": bn_momentum, "bn_eps": bn_eps}
         hidden = block.hidden_channels
         self.expands = block.expands
         self.residual = block.residual
         if block.expands:
-            self.expand = ConvNormAct(block.in_channels, hidden, 1, **norm)
+            self.expand = ConvNormAct(block.in_channels, hidden, 1, norm=norm)
         self.depthwise = ConvNormAct(
-            hidden, hidden, block.kernel, stride=block.stride, groups=hidden, **norm
+            hidden, hidden, block.kernel, stride=block.stride, groups=hidden, norm=norm
         )
         self.se = SqueezeExcite(hidden, block.squeeze_channels)
-        self.project = ConvNormAct(hidden, block.out_channels, 1, activate=False, **norm)
+        self.project = ConvNormAct(hidden, block.out_channels, 1, activate=False, norm=norm)
 
     def construct(self, x: Tensor, branch_scale: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C', H/s, W/s); ``branch_scale`` (N, 1, 1, 1) multiplies the branch."""
@@ -45,20 +44,12 @@ class MBConv(nn.Cell):
 class EfficientNet(nn.Cell):
     """Stem, blocks, head and classifier of one variant."""
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        *,
-        num_classes: int,
-        bn_momentum: float,
-        bn_eps: float,
-    ) -> None:
+    def __init__(self, architecture: Architecture, *, num_classes: int, norm: Norm) -> None:
         super().__init__()
-        norm = {"bn_momentum": bn_momentum, "bn_eps": bn_eps}
-        self.stem = ConvNormAct(3, architecture.stem_channels, 3, stride=2, **norm)
-        self.blocks = nn.CellList([MBConv(block, **norm) for block in architecture.blocks])
+        self.stem = ConvNormAct(3, architecture.stem_channels, 3, stride=2, norm=norm)
+        self.blocks = nn.CellList([MBConv(block, norm=norm) for block in architecture.blocks])
         last = architecture.blocks[-1].out_channels
-        self.head = ConvNormAct(last, architecture.head_channels, 1, **norm)
+        self.head = ConvNormAct(last, architecture.head_channels, 1, norm=norm)
         self.classifier = nn.Dense(architecture.head_channels, num_classes)
 
     def features(self, x: Tensor, path_scale: Tensor | None = None) -> Tensor:
@@ -131,11 +122,8 @@ def create_model(
     Raises:
         ConfigError: no such variant.
     """
-    network = EfficientNet(
-        expand(variant_row(variant)),
-        num_classes=num_classes,
-        bn_momentum=bn_momentum,
-        bn_eps=bn_eps,
-    )
+    architecture = expand(variant_row(variant))
+    norm = Norm(bn_momentum, bn_eps)
+    network = EfficientNet(architecture, num_classes=num_classes, norm=norm)
     initialise(network, seed)
     return network

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
+from numpy.typing import NDArray
 
 from effnet_core import checkpoint as checkpoints
 from effnet_core.checkpoint import Sidecar
@@ -58,13 +59,13 @@ class Run:
     spec: PreprocessSpec
     network: EfficientNet
     optimizer: nn.Optimizer
-    rates: np.ndarray
+    rates: NDArray[np.float32]
     steps_per_epoch: int
     step: int = 0
     """Finished updates since scratch."""
     resumed_from: int = 0
     latest: EvalResult | None = None
-    clock: Clock = field(default_factory=lambda: Clock())
+    clock: Clock = field(default_factory=lambda: Clock())  # noqa: PLW0108 - defined below
 
     @property
     def total_steps(self) -> int:
@@ -250,11 +251,11 @@ def _train_epoch(run: Run, step_cell: TrainStep) -> None:
             )
 
 
-def _epoch_batches(run: Run, indices: np.ndarray, epoch: int) -> Iterator[Batch]:
+def _epoch_batches(run: Run, indices: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
     seed = np.random.SeedSequence([run.config.train.seed, epoch, run.group.rank])
     return batches(
         run.split,
-        indices,
+        indices.tolist(),
         transforms=train_transforms(run.spec, run.config.data),
         batch_size=run.config.per_device_batch_size,
         workers=run.config.data.workers,

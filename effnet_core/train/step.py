@@ -10,17 +10,16 @@ from mindspore.ops.auto_generate import SplitWithSize
 
 from effnet_core.model.network import EfficientNet
 
-
 _flatten = ops.MultitypeFuncGraph("flatten")
 _reshape_like = ops.MultitypeFuncGraph("reshape_like")
 
 
-@_flatten.register("Tensor")
+@_flatten.register("Tensor")  # type: ignore[untyped-decorator]
 def _flatten_tensor(grad: Tensor) -> Tensor:
     return ops.reshape(grad, (-1,))
 
 
-@_reshape_like.register("Tensor", "Tensor")
+@_reshape_like.register("Tensor", "Tensor")  # type: ignore[untyped-decorator]
 def _reshape_tensor(piece: Tensor, like: Tensor) -> Tensor:
     return ops.reshape(piece, ops.shape(like))
 
@@ -42,9 +41,10 @@ class MeanOverRanks(nn.Cell):
         self.map = ops.HyperMap()
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """This rank's gradients in, the mean of all ranks' out, in the same order."""
         flat = self.concat(self.map(_flatten, grads))  # (all elements,)
         mean = self.all_reduce(flat) * self.scale
-        return self.map(_reshape_like, self.split(mean, self.sizes, 0), grads)
+        return self.map(_reshape_like, self.split(mean, self.sizes, 0), grads)  # type: ignore[no-any-return]
 
 
 class TrainStep(nn.Cell):
@@ -77,6 +77,7 @@ class TrainStep(nn.Cell):
         path_scale: Tensor | None,
         feature_scale: Tensor | None,
     ) -> Tensor:
+        """Mean loss of one batch."""
         return self.loss(self.network(images, path_scale, feature_scale), labels)
 
     def construct(

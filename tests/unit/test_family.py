@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from effnet_core.errors import ConfigError
@@ -82,7 +84,7 @@ def test_blocks_are_chained(name: str) -> None:
     architecture = expand(variant(name))
     blocks = architecture.blocks
     assert blocks[0].in_channels == architecture.stem_channels
-    assert all(a.out_channels == b.in_channels for a, b in zip(blocks, blocks[1:], strict=False))
+    assert all(a.out_channels == b.in_channels for a, b in itertools.pairwise(blocks))
 
 
 @pytest.mark.parametrize(

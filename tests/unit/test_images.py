@@ -26,7 +26,9 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
@@ -64,6 +66,7 @@ def test_a_jpeg_cut_anywhere_is_an_image_problem(cut: int) -> None:
     assert problem(encode(draw(), "JPEG")[:cut])
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(20_000, 20_000), (12_000, 9_000), (65_535, 65_535)])
 def test_bombs_are_refused_by_their_header(size: tuple[int, int]) -> None:
     assert problem(png_header(*size)).startswith("too large: ")
@@ -104,7 +107,9 @@ def test_transparency_is_dropped_not_blended() -> None:
 def test_a_palette_with_transparency(tmp_path: Path) -> None:
     image = draw().convert("P", palette=Image.Palette.ADAPTIVE)
     content = encode(image, "PNG", transparency=bytes(range(256)))
-    assert np.array_equal(np.asarray(to_rgb(decode_image(content))), np.asarray(image.convert("RGB")))
+    assert np.array_equal(
+        np.asarray(to_rgb(decode_image(content))), np.asarray(image.convert("RGB"))
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -140,6 +145,7 @@ def test_images_come_upright(orientation: int) -> None:
     assert image.format == ("PNG" if orientation == 1 else None)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 @pytest.mark.parametrize("exif", [b"Exif\0\0junk", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
 def test_broken_exif_does_not_matter(exif: bytes) -> None:
     assert decode_image(encode(draw(), "JPEG", exif=exif)).size == (40, 32)

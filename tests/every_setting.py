@@ -1,0 +1,104 @@
+"""Proof that every setting does something: the table of who proves what, and what a proof is.
+
+A setting that is read by nobody is worse than none. Each key of ``RunConfig`` belongs to one of three
+layers; ``tests/LAYER/test_every_setting.py`` holds its proof, and the first of them fails when a key
+belongs to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effnet_core.config import RunConfig, load_config
+
+UNIT = (
+    "model.variant",
+    "data.image_size",
+    "data.crop_pct",
+    "data.interpolation",
+    "data.mean",
+    "data.std",
+    "data.global_batch_size",
+    "optim.base_lr",
+    "schedule.name",
+    "schedule.warmup_epochs",
+    "schedule.min_lr",
+    "schedule.decay_factor",
+    "schedule.decay_epochs",
+    "train.epochs",
+    "evaluate.min_top1",
+    "evaluate.promote_margin",
+    "infer.batch_size",
+    "infer.top_k",
+    "infer.shard_images",
+    "infer.max_error_share",
+    "infer.format",
+    "storage.root",
+    "storage.name",
+    "runtime.world_size",
+    "runtime.pin_cores",
+    "runtime.master_port",
+    "runtime.startup_timeout_s",
+    "runtime.timeout_s",
+    "runtime.stop_grace_s",
+    "runtime.mindspore_log",
+)
+"""Proved without MindSpore."""
+
+CELLS = (
+    "model.num_classes",
+    "model.drop_rate",
+    "model.drop_path_rate",
+    "model.bn_momentum",
+    "model.bn_eps",
+    "model.weights",
+    "data.train_split",
+    "data.eval_split",
+    "data.crop_scale",
+    "data.crop_ratio",
+    "data.flip_rate",
+    "data.workers",
+    "optim.name",
+    "optim.momentum",
+    "optim.decay",
+    "optim.epsilon",
+    "optim.weight_decay",
+    "train.label_smoothing",
+    "train.seed",
+    "train.resume_from",
+    "evaluate.per_device_batch_size",
+)
+"""Proved with MindSpore in the test's process."""
+
+JOBS = (
+    "train.log_every_steps",
+    "train.evaluate_every_epochs",
+    "train.checkpoint_every_epochs",
+    "train.keep_checkpoints",
+    "runtime.device",
+)
+"""Proved by running a job."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is seen of a setting's effect."""
+
+    value: str
+    """Another value than the default."""
+    observe: Callable[[RunConfig, Path], Any]
+    """Something real that follows from a configuration; gets an empty folder to work in."""
+    given: tuple[str, ...] = ()
+    """Other settings without which this one has no effect."""
+
+    def check(self, key: str, folder: Path) -> None:
+        """Fail unless the other value changes what is seen, and the same value does not."""
+        seen = []
+        for name, overrides in (("a", ()), ("b", ()), ("c", (f"{key}={self.value}",))):
+            (folder / name).mkdir()
+            seen.append(self.observe(load_config(None, [*self.given, *overrides]), folder / name))
+        assert seen[0] == seen[1], f"{key}: what is observed changes by itself"
+        assert seen[0] != seen[2], f"{key}={self.value} changes nothing"

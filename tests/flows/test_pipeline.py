@@ -1,0 +1,120 @@
+"""The flows on a dozen images, in Prefect's test harness, with real child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from effnet_core.errors import DataError
+from effnet_core.events import Event
+from effnet_core.files import read_json
+from flows.pipeline import pipeline_flow
+from flows.stage import stage_flow
+from tests.images import class_folders, draw, encode
+from tests.tiny import TINY
+
+pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
+
+
+@pytest.fixture(scope="module")
+def inbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images and one file that is none."""
+    folder = tmp_path_factory.mktemp("inbox")
+    for index in range(3):
+        (folder / f"{index}.png").write_bytes(encode(draw(seed=index, label=index)))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, inbox: Path) -> tuple[Path, dict[str, Any]]:
+    """A whole pipeline run on a dozen images: its folder and summary."""
+    source = tmp_path_factory.mktemp("source")
+    class_folders(source / "train", {"cat": 4, "dog": 4})
+    class_folders(source / "val", {"cat": 2, "dog": 2}, seed=9)
+    out = tmp_path_factory.mktemp("pipeline") / "run"
+    settings = [*TINY, "infer.max_error_share=0.5", f"storage.root={out.parent / 'store'}"]
+    summary = pipeline_flow(
+        str(source),
+        str(inbox),
+        str(out),
+        recipe="digits",
+        overrides=[*settings, "runtime.world_size=1"],
+    )
+    return out, summary
+
+
+def test_the_pipeline_gives_every_result(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = finished
+    assert read_json(out / "summary.json") == summary
+    assert 0 <= summary["top1"] <= 1
+    assert summary["top5"] is None
+    assert (summary["images"], summary["labelled"], summary["rejected"]) == (4, 3, 1)
+    assert list(summary["seconds"]) == ["stage", "train", "evaluate", "publish", "infer"]
+    assert summary["promoted"] is True
+    assert Path(summary["report"]).read_text().lower().startswith("<!doctype html>")
+    table = pq.read_table(summary["predictions"])
+    assert table["path"].to_pylist() == ["0.png", "1.png", "2.png"]
+    rejected = (out / "predictions" / "errors.jsonl").read_text()
+    assert json.loads(rejected)["path"] == "notes.txt"
+
+
+async def read_run(flow_run_id: str) -> tuple[Any, list[Any], list[str], list[Any]]:
+    async with get_client() as client:
+        run = await client.read_flow_run(flow_run_id)  # type: ignore[arg-type]
+        tasks = await client.read_task_runs()
+        logs = [log.message for log in await client.read_logs()]
+        key = ArtifactFilterKey(any_=["train-progress", "pipeline-report"])
+        artifacts = await client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
+        return run, tasks, logs, artifacts
+
+
+def test_the_dashboard_has_runs_lines_and_progress(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    _, summary = finished
+    run, tasks, logs, artifacts = asyncio.run(read_run(summary["flow_run_id"]))
+    assert run.name == "pipeline-digits"
+    assert run.state is not None
+    assert run.state.is_completed()
+    names = {task.name for task in tasks}
+    assert {"train-efficientnet_tiny", "evaluate-val", "predict-shard-0"} <= names
+    assert any("epoch 2/2 step 1/1 loss" in line for line in logs)
+    progress = [item.data for item in artifacts if item.key == "train-progress"]
+    assert progress == [100.0]
+    cards = [str(item.data) for item in artifacts if item.key == "pipeline-report"]
+    assert f"top-1 **{summary['top1']:.2%}**" in cards[0]
+
+
+def test_a_second_run_reuses_what_is_there(
+    finished: tuple[Path, dict[str, Any]], inbox: Path, events: list[Event]
+) -> None:
+    out, first = finished
+    source = read_json(out / "data" / "dataset.json")["source"]
+    settings = [*TINY, "infer.max_error_share=0.5", f"storage.root={out.parent / 'store'}"]
+    again = pipeline_flow(
+        source, str(inbox), str(out), recipe="digits", overrides=[*settings, "runtime.world_size=1"]
+    )
+    said = " | ".join(event.message for event in events)
+    assert "is up to date" in said
+    assert "finished already" in said
+    assert again["model_version"] == first["model_version"]
+    assert again["top1"] == first["top1"]
+
+
+def test_a_failed_stage_leaves_later_ones_unrun(tmp_path: Path, inbox: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        pipeline_flow(str(tmp_path / "nowhere"), str(inbox), str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "train").exists()
+
+
+def test_stage_flow_alone(source_dir: Path, tmp_path: Path) -> None:
+    dataset = stage_flow(str(source_dir), str(tmp_path / "data"))
+    assert dataset.counts == {"train": 24, "val": 12}

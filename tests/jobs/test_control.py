@@ -1,0 +1,165 @@
+"""Stopping, losing and resuming jobs; nothing may be left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from effnet_core import checkpoint, runs
+from effnet_core.errors import JobTimeout, WorkerLost
+from effnet_core.events import Event, listen
+from effnet_core.files import read_jsonl
+from effnet_core.job import METRICS_NAME
+from tests.tiny import TINY, tiny_config
+
+pytestmark = pytest.mark.mindspore
+
+LONG = ("train.epochs=4000", "runtime.stop_grace_s=20")
+
+
+def wait_for(condition: Callable[[], object], *, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def processes_of(run_dir: Path) -> list[int]:
+    """Process ids whose command line names the run folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if str(run_dir) in (entry / "cmdline").read_text():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def start_training(data_dir: Path, run_dir: Path, *, processes: int) -> subprocess.Popen[str]:
+    settings = [part for setting in (*TINY, *LONG) for part in ("-o", setting)]
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "effnet_core", "train"),
+            *("--data", str(data_dir), "--run-dir", str(run_dir), "-n", str(processes), *settings),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def steps_done(run_dir: Path) -> int:
+    rows = read_jsonl(run_dir / METRICS_NAME)
+    return rows[-1]["step"] if rows else 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_saves_leaves_no_process_and_can_be_resumed(
+    processes: int, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    process = start_training(data_dir, run_dir, processes=processes)
+    wait_for(lambda: steps_done(run_dir) >= 4)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "effnet: interrupted; run the same command again to go on"
+    assert processes_of(run_dir) == []
+    saved = checkpoint.newest(run_dir / "checkpoints")
+    assert saved is not None
+    step = checkpoint.read_sidecar(saved).step
+    assert step >= 4
+
+    process = start_training(data_dir, run_dir, processes=processes)
+    wait_for(lambda: (run_dir / "events.jsonl").exists() and steps_done(run_dir) > step)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    messages = [row.get("message", "") for row in read_jsonl(run_dir / "events.jsonl")]
+    assert any(f"resuming from {saved}, step {step} of" in message for message in messages)
+    steps = [row["step"] for row in read_jsonl(run_dir / METRICS_NAME) if row["kind"] == "train"]
+    assert steps == sorted(set(steps))
+    assert processes_of(run_dir) == []
+
+
+def test_a_killed_parent_takes_everything_along(data_dir: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start_training(data_dir, run_dir, processes=2)
+    wait_for(lambda: steps_done(run_dir) >= 1)
+    assert len(processes_of(run_dir)) >= 4
+    process.kill()
+    process.communicate()
+    wait_for(lambda: processes_of(run_dir) == [], seconds=15)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_job_within_seconds(
+    rank: int, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    killed: list[float] = []
+
+    def kill_once(event: Event) -> None:
+        if not killed and event.metrics.get("step", 0) >= 2:
+            os.kill(int((run_dir / "logs" / f"rank_{rank}.pid").read_text()), signal.SIGKILL)
+            killed.append(time.monotonic())
+
+    with listen(kill_once), pytest.raises(WorkerLost, match=f"rank {rank} died"):
+        runs.train(tiny_config("runtime.world_size=2", *LONG), data_dir, run_dir)
+    assert time.monotonic() - killed[0] < 20
+    assert processes_of(run_dir) == []
+
+
+def test_a_job_that_takes_too_long_is_stopped(data_dir: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(JobTimeout, match=r"runtime\.timeout_s=5"):
+        runs.train(tiny_config("runtime.timeout_s=5", *LONG), data_dir, run_dir)
+    assert processes_of(run_dir) == []
+
+
+def test_a_resumed_run_ends_like_a_straight_one(data_dir: Path, tmp_path: Path) -> None:
+    """Cut after the first of two epochs: same losses, nearly the same weights."""
+    settings = ("train.epochs=2", "train.log_every_steps=1", "runtime.mindspore_log=error")
+    straight = tmp_path / "straight"
+    runs.train(tiny_config(*settings), data_dir, straight)
+    resumed = tmp_path / "resumed"
+    runs.train(tiny_config(*settings), data_dir, resumed)
+    last = checkpoint.newest(resumed / "checkpoints")
+    assert last is not None
+    for path in (last, checkpoint.sidecar_path(last), resumed / "result.json"):
+        path.unlink()
+    result = runs.train(tiny_config(*settings), data_dir, resumed)
+    assert result.resumed_from_step == 3
+    losses = [
+        [row["loss"] for row in read_jsonl(folder / METRICS_NAME) if row["kind"] == "train"]
+        for folder in (straight, resumed)
+    ]
+    assert len(losses[0]) == len(losses[1]) == 6
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_the_same_call_on_a_finished_run_does_nothing(
+    one_rank: tuple[Path, object], data_dir: Path, events: list[Event]
+) -> None:
+    run_dir, first = one_rank
+    before = (run_dir / "model.ckpt").stat().st_mtime_ns
+    assert runs.train(tiny_config(), data_dir, run_dir) == first
+    assert (run_dir / "model.ckpt").stat().st_mtime_ns == before
+    assert "finished already" in events[-1].message
+
+
+def test_settings_reach_the_ranks_by_file(one_rank: tuple[Path, object]) -> None:
+    run_dir, _ = one_rank
+    sidecar = json.loads((run_dir / "model.json").read_text())
+    assert sidecar["variant"] == "efficientnet_tiny"
+    assert sidecar["preprocess"]["image_size"] == 32
+    assert sidecar["training_state"] is False

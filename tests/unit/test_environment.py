@@ -1,0 +1,52 @@
+"""What MindSpore must find in its environment, and who gets which cores."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from effnet_core import environment
+
+
+def test_the_instruction_set_is_limited_where_the_user_has_not_said_otherwise() -> None:
+    assert environment.prepare({})["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert environment.prepare({"ONEDNN_MAX_CPU_ISA": "ALL"}) == {"ONEDNN_MAX_CPU_ISA": "ALL"}
+
+
+def test_the_processs_own_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    assert environment.prepare() is os.environ
+    assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+
+
+@pytest.mark.parametrize(("level", "number"), [("debug", "0"), ("error", "3"), ("critical", "4")])
+def test_log_levels(level: str, number: str) -> None:
+    values: dict[str, str] = {}
+    environment.set_log_level(values, level)
+    assert values == {"GLOG_v": number}
+    environment.set_log_level(values, "warning")
+    assert values == {"GLOG_v": number}
+
+
+def test_available_cores() -> None:
+    assert environment.available_cores() == sorted(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("cores", "ranks"), [(2, 1), (2, 2), (8, 3), (7, 7), (16, 5)])
+def test_ranks_share_all_cores_without_overlap(cores: int, ranks: int) -> None:
+    numbers = [10 + i for i in range(cores)]
+    shares = [environment.cores_of_rank(numbers, rank, ranks) for rank in range(ranks)]
+    assert [core for share in shares for core in share] == numbers
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert min(map(len, shares)) >= 1
+
+
+def test_more_ranks_than_cores_take_turns() -> None:
+    assert [environment.cores_of_rank([4, 5], rank, 5) for rank in range(5)] == [
+        [4],
+        [5],
+        [4],
+        [5],
+        [4],
+    ]

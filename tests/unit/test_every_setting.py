@@ -1,0 +1,217 @@
+"""Every setting does something: those whose effect shows without MindSpore."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from effnet_core import launch, worker
+from effnet_core.config import RunConfig, leaf_keys
+from effnet_core.data.order import train_indices
+from effnet_core.data.preprocess import PreprocessSpec, preprocess
+from effnet_core.errors import DataError, JobTimeout
+from effnet_core.files import write_json
+from effnet_core.job import Job
+from effnet_core.launch import run_job
+from effnet_core.model.scaling import cost
+from effnet_core.model.spec import variant
+from effnet_core.predict_job import predict_shards
+from effnet_core.predictions import Plan, finish, plan, read_parts, write_part
+from effnet_core.publish import publish_model
+from effnet_core.results import ShardResult
+from effnet_core.train.schedule import lr_schedule
+from tests import every_setting
+from tests.every_setting import Proof
+from tests.images import draw, encode
+from tests.unit.fakes import BrightnessPredictor
+from tests.unit.test_publish import make_run
+
+
+def pixels(config: RunConfig, _: Path) -> bytes:
+    """An image as the network would see it."""
+    return preprocess(draw(90, 60), PreprocessSpec.from_config(config)).tobytes()
+
+
+def rates(config: RunConfig, _: Path) -> bytes:
+    """The learning rate of every step."""
+    return lr_schedule(
+        config.schedule, config.peak_lr, steps_per_epoch=10, epochs=config.train.epochs
+    ).tobytes()
+
+
+def network_size(config: RunConfig, _: Path) -> tuple[Any, int, float]:
+    return cost(variant(config.model.variant)), config.image_size, config.drop_rate
+
+
+def batch_of_rank_1(config: RunConfig, _: Path) -> list[int]:
+    return train_indices(
+        np.arange(1000),
+        rank=1,
+        world_size=config.runtime.world_size,
+        per_device_batch_size=config.per_device_batch_size,
+    ).tolist()
+
+
+def planned(config: RunConfig, folder: Path) -> Plan:
+    paths = tuple(f"{index}.png" for index in range(6))
+    for path in paths:
+        (folder / path).write_bytes(encode(draw(seed=len(path))))
+    return plan(folder, paths, folder / "out", model_sha256="m", infer=config.infer)
+
+
+def parts(config: RunConfig, folder: Path) -> list[str]:
+    return [shard.part.partition(".")[2] for shard in planned(config, folder).shards]
+
+
+def answers(config: RunConfig, folder: Path) -> tuple[list[tuple[int, ...]], list[dict[str, Any]]]:
+    """Batches that the engine was called with, and the rows that came out."""
+    result = planned(config, folder)
+    engine = BrightnessPredictor()
+    inputs = {
+        "output": str(result.output),
+        "input_root": str(folder),
+        "model_sha256": "m",
+        "shards": [vars(shard) for shard in result.shards],
+    }
+    predict_shards(engine, inputs, config.infer)
+    return engine.batches, read_parts(result.output)
+
+
+def end_with_one_error_in_six(config: RunConfig, folder: Path) -> str:
+    result = planned(config, folder)
+    [shard] = result.shards
+    write_part(result.part_path(shard), [], model_sha256="m")
+    bad = [{"path": "0.png", "reason": "empty file"}]
+    write_json(result.shard_path(shard), ShardResult(shard.part, 0, 6, 5, bad).to_dict())
+    try:
+        finish(result, infer=config.infer, model_sha256="m")
+    except DataError:
+        return "refused"
+    return "accepted"
+
+
+def published(config: RunConfig, folder: Path) -> list[tuple[str, bool]]:
+    """Where two models land, the second a little worse than the first, and which are promoted."""
+    storage = config.storage.model_copy(update={"root": str(folder / config.storage.root)})
+    seen = []
+    for name, correct in (("good", 80), ("worse", 75)):
+        evaluation = make_run(folder / name, name, correct=correct)
+        result = publish_model(
+            folder / name,
+            evaluation=evaluation,
+            storage=storage,
+            gate=config.evaluate,
+            version=name,
+        )
+        place = Path(result.uri.removeprefix("file://")).relative_to(folder)
+        seen.append((str(place), result.promoted))
+    return seen
+
+
+def command(config: RunConfig, folder: Path) -> list[str]:
+    """The command line of a job's ranks, without the port that was free and the folder."""
+    line = launch._command(config.runtime, folder)
+    return [
+        item.replace(str(folder), "RUN_DIR")
+        for item in line
+        if config.runtime.master_port or not item.startswith("--master_port")
+    ]
+
+
+def cores_of_rank_0(config: RunConfig, _: Path) -> list[Any]:
+    with (
+        mock.patch("os.sched_setaffinity") as pin,
+        mock.patch("effnet_core.environment.available_cores", return_value=[0, 1, 2, 3]),
+    ):
+        worker._take_cores(config, rank=0)
+    return [call.args for call in pin.call_args_list]
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def end_of_a_job_of_two_seconds(config: RunConfig, folder: Path) -> str:
+    clock = Clock()
+    process = mock.Mock(poll=lambda: None if clock.now < 2 else 0)
+    with mock.patch.object(launch, "time", clock):
+        try:
+            launch._wait(process, config.runtime, folder)
+        except JobTimeout:
+            return "stopped"
+    return "ended"
+
+
+def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | None]:
+    """The supervisor's command line, and the environment of a job."""
+    process = mock.Mock(stdin=mock.Mock(), **{"poll.return_value": 0})
+    with (
+        mock.patch.object(launch.subprocess, "Popen", return_value=process) as popen,
+        mock.patch.dict(os.environ),
+        pytest.raises(launch.WorkerLost),
+    ):
+        os.environ.pop("GLOG_v", None)
+        run_job(Job("train"), config, folder)
+    argv = [item.replace(str(folder), "RUN_DIR") for item in popen.call_args.args[0]]
+    return argv, popen.call_args.kwargs["env"].get("GLOG_v")
+
+
+EXPONENTIAL = ("schedule.name=exponential",)
+TWO_RANKS = ("runtime.world_size=2",)
+
+PROOFS = {
+    "model.variant": Proof("efficientnet_b4", network_size),
+    "data.image_size": Proof("192", pixels),
+    "data.crop_pct": Proof("0.6", pixels),
+    "data.interpolation": Proof("bilinear", pixels),
+    "data.mean": Proof("[0.5, 0.5, 0.5]", pixels),
+    "data.std": Proof("[0.5, 0.5, 0.5]", pixels),
+    "data.global_batch_size": Proof("128", batch_of_rank_1, TWO_RANKS),
+    "optim.base_lr": Proof("0.1", rates),
+    "schedule.name": Proof("exponential", rates),
+    "schedule.warmup_epochs": Proof("1", rates),
+    "schedule.min_lr": Proof("0.001", rates),
+    "schedule.decay_factor": Proof("0.5", rates, EXPONENTIAL),
+    "schedule.decay_epochs": Proof("1", rates, EXPONENTIAL),
+    "train.epochs": Proof("10", rates),
+    "evaluate.min_top1": Proof("0.9", published),
+    "evaluate.promote_margin": Proof("0.1", published),
+    "infer.batch_size": Proof("4", answers),
+    "infer.top_k": Proof("1", answers),
+    "infer.shard_images": Proof("2", parts),
+    "infer.max_error_share": Proof("0.5", end_with_one_error_in_six),
+    "infer.format": Proof("csv", parts),
+    "storage.root": Proof("elsewhere", published),
+    "storage.name": Proof("animals", published),
+    "runtime.world_size": Proof("4", command),
+    "runtime.pin_cores": Proof("false", cores_of_rank_0, TWO_RANKS),
+    "runtime.master_port": Proof("23456", command, TWO_RANKS),
+    "runtime.startup_timeout_s": Proof("77", command, TWO_RANKS),
+    "runtime.timeout_s": Proof("1", end_of_a_job_of_two_seconds),
+    "runtime.stop_grace_s": Proof("3", started_process),
+    "runtime.mindspore_log": Proof("info", started_process),
+}
+
+
+def test_every_setting_has_a_proof() -> None:
+    named = [*every_setting.UNIT, *every_setting.CELLS, *every_setting.JOBS]
+    assert sorted(named) == sorted(leaf_keys())
+    assert sorted(PROOFS) == sorted(every_setting.UNIT)
+
+
+@pytest.mark.parametrize("key", PROOFS)
+def test_another_value_changes_something(key: str, tmp_path: Path) -> None:
+    PROOFS[key].check(key, tmp_path)

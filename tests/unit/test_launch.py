@@ -1,0 +1,155 @@
+"""The parent's side of a job, as far as it can be seen without starting one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from effnet_core import launch
+from effnet_core.config import RunConfig, RuntimeConfig, load_config
+from effnet_core.errors import ConfigError, DataError, WorkerLost
+from effnet_core.events import Event
+from effnet_core.files import append_jsonl, write_json
+from effnet_core.job import ERROR_NAME, EVENTS_NAME, LOGS_NAME, RESULT_NAME, Job, write_error
+from effnet_core.launch import run_job
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    (tmp_path / LOGS_NAME).mkdir()
+    return tmp_path
+
+
+def dead_pid() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_one_process_is_started_directly(run_dir: Path) -> None:
+    line = launch._command(RuntimeConfig(), run_dir)
+    assert line == [sys.executable, "-m", "effnet_core.worker", str(run_dir)]
+
+
+def test_several_are_started_by_msrun(run_dir: Path) -> None:
+    line = launch._command(RuntimeConfig(world_size=3), run_dir)
+    assert Path(line[0]).name == "msrun"
+    assert Path(line[0]).is_file()
+    assert "--worker_num=3" in line
+    assert "--local_worker_num=3" in line
+    assert line[-4:] == ["python", "-m", "effnet_core.worker", str(run_dir)]
+
+
+def test_children_find_the_library_and_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    child = launch._child_environment(RuntimeConfig())
+    assert child["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert child["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    root, elsewhere = child["PYTHONPATH"].split(os.pathsep)
+    assert (Path(root) / "effnet_core").is_dir()
+    assert elsewhere == "/elsewhere"
+    assert "ONEDNN_MAX_CPU_ISA" not in os.environ
+
+
+def test_more_processes_than_cores_are_told_not_refused(events: list[Event]) -> None:
+    with mock.patch("effnet_core.environment.available_cores", return_value=[0, 1]):
+        launch._check_processes(RuntimeConfig(world_size=2))
+        assert events == []
+        launch._check_processes(RuntimeConfig(world_size=3))
+    assert events[0].message == ("runtime.world_size=3 processes share 2 cores; 2 would be faster")
+
+
+def test_a_port_in_use_is_refused_before_anything_is_started() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"runtime.master_port={port} is in use"):
+            launch._check_processes(RuntimeConfig(world_size=2, master_port=port))
+        launch._check_processes(RuntimeConfig(world_size=1, master_port=port))
+
+
+def test_a_rank_that_died_without_an_answer_is_noticed(run_dir: Path) -> None:
+    logs = run_dir / LOGS_NAME
+    (logs / "rank_0.pid").write_text(str(os.getpid()))
+    (logs / "rank_1.pid").write_text("")
+    assert launch._dead_rank(run_dir) is None
+    (logs / "rank_1.pid").write_text(str(dead_pid()))
+    assert launch._dead_rank(run_dir) == 1
+
+
+def test_a_lost_rank_shows_its_last_words(run_dir: Path) -> None:
+    log = run_dir / LOGS_NAME / "worker_2.log"
+    log.write_text("\n\n".join(f"line {index}" for index in range(9)))
+    error = launch._lost(run_dir, "rank 2 died", rank=2)
+    assert isinstance(error, WorkerLost)
+    assert str(error) == (
+        f"rank 2 died (was it killed, or out of memory?); see {log}; "
+        "its last lines: line 4 | line 5 | line 6 | line 7 | line 8"
+    )
+
+
+def test_events_are_repeated_once_and_whole(run_dir: Path, events: list[Event]) -> None:
+    path = run_dir / EVENTS_NAME
+    tail = launch._EventTail(path)
+    tail.repeat()
+    append_jsonl(path, Event("train", "ü \u2028 one", 1, 2).to_dict())
+    tail.repeat()
+    tail.repeat()
+    with path.open("ab") as stream:
+        stream.write(b'{"stage": "train", "me')
+    tail.repeat()
+    with path.open("ab") as stream:
+        stream.write(b'ssage": "two"}\n')
+    tail.repeat()
+    assert [event.message for event in events] == ["ü \u2028 one", "two"]
+
+
+# --- the answer ----------------------------------------------------------------------------------
+
+
+def run_with(run_dir: Path, answer: object) -> dict[str, object]:
+    """``run_job`` with a process that only calls ``answer``."""
+
+    def start(*_: object, **__: object) -> mock.Mock:
+        if callable(answer):
+            answer()
+        return mock.Mock(stdin=mock.Mock(), **{"poll.return_value": 0})
+
+    with mock.patch.object(launch.subprocess, "Popen", side_effect=start):
+        return run_job(Job("train", {"a": 1}), RunConfig(), run_dir)
+
+
+def test_the_answer_is_the_result_file(run_dir: Path) -> None:
+    result = run_with(run_dir, lambda: write_json(run_dir / RESULT_NAME, {"top1": 1}))
+    assert result == {"top1": 1}
+    assert Job.read(run_dir) == Job("train", {"a": 1})
+    assert load_config(run_dir / "config.yaml") == RunConfig()
+
+
+def test_the_answer_is_the_error_that_a_rank_left(run_dir: Path) -> None:
+    with pytest.raises(DataError, match="no such image"):
+        run_with(run_dir, lambda: write_error(run_dir, DataError("no such image"), rank=1))
+
+
+def test_no_answer_is_a_lost_worker(run_dir: Path) -> None:
+    with pytest.raises(WorkerLost, match="ended without an answer"):
+        run_with(run_dir, None)
+
+
+def test_answers_of_an_earlier_try_do_not_count(run_dir: Path) -> None:
+    write_json(run_dir / RESULT_NAME, {"old": True})
+    write_error(run_dir, DataError("old"), rank=0)
+    (run_dir / EVENTS_NAME).write_text('{"stage": "old"}\n')
+    (run_dir / LOGS_NAME / "rank_0.pid").write_text(str(dead_pid()))
+    with pytest.raises(WorkerLost):
+        run_with(run_dir, None)
+    assert not (run_dir / RESULT_NAME).exists()
+    assert not (run_dir / ERROR_NAME).exists()

@@ -1,0 +1,222 @@
+"""From image files to probabilities, with an engine that needs no network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effnet_core.config import InferConfig
+from effnet_core.data.images import decode_image
+from effnet_core.data.manifest import image_id
+from effnet_core.data.preprocess import preprocess
+from effnet_core.errors import Interrupted
+from effnet_core.events import Event
+from effnet_core.predict import Prediction, Rejection, iter_predictions, softmax
+from effnet_core.predict_job import predict_shards
+from effnet_core.predictions import list_inputs, plan, read_parts
+from tests.images import draw, encode
+from tests.unit.fakes import SPEC, BrightnessPredictor
+
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Seven images, ``0-red.png`` to ``6-red.png``, whose names tell their colour."""
+    root = tmp_path / "input"
+    root.mkdir()
+    for index in range(7):
+        name = COLOURS[index % 3]
+        (root / f"{index}-{name}.png").write_bytes(encode(Image.new("RGB", (40, 30), name)))
+    return root
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 50])
+def test_answers_come_in_the_order_of_the_questions(folder: Path, batch_size: int) -> None:
+    predictor = BrightnessPredictor()
+    paths = names(folder)[::-1]
+    chunks = list(iter_predictions(predictor, folder, paths, batch_size=batch_size, top_k=1))
+    answers = [answer for chunk in chunks for answer in chunk]
+    assert [answer.path for answer in answers] == paths
+    assert all(isinstance(answer, Prediction) for answer in answers)
+    assert all(f"-{answer.class_names[0]}." in answer.path for answer in answers)
+    assert [shape[0] for shape in predictor.batches] == [len(chunk) for chunk in chunks]
+    assert {len(chunk) for chunk in chunks[:-1]} <= {batch_size}
+    assert len(chunks[-1]) == (7 % batch_size or batch_size)
+
+
+def test_an_answer_in_full(folder: Path) -> None:
+    [[answer]] = iter_predictions(
+        BrightnessPredictor(), folder, ["1-green.png"], batch_size=4, top_k=2
+    )
+    assert isinstance(answer, Prediction)
+    assert answer.image_id == image_id("1-green.png")
+    assert answer.class_ids[0] == 1
+    assert answer.class_names[0] == "green"
+    assert answer.probs == sorted(answer.probs, reverse=True)
+    assert len(answer.class_ids) == len(answer.class_names) == len(answer.probs) == 2
+    assert all(type(value) is int for value in answer.class_ids)
+    assert all(type(value) is float for value in answer.probs)
+
+
+def test_top_k_beyond_the_classes_gives_them_all(folder: Path) -> None:
+    [[answer]] = iter_predictions(
+        BrightnessPredictor(), folder, ["0-red.png"], batch_size=1, top_k=9
+    )
+    assert isinstance(answer, Prediction)
+    assert sorted(answer.class_ids) == [0, 1, 2]
+    assert sum(answer.probs) == pytest.approx(1)
+
+
+def test_no_paths(folder: Path) -> None:
+    assert list(iter_predictions(BrightnessPredictor(), folder, [], batch_size=4, top_k=1)) == []
+
+
+def test_bad_files_keep_their_place_and_never_reach_the_engine(folder: Path) -> None:
+    (folder / "1-empty.png").write_bytes(b"")
+    (folder / "2-text.jpg").write_bytes(b"hello")
+    (folder / "3-cut.jpg").write_bytes(encode(draw(), "JPEG")[:120])
+    (folder / "4-lab.tif").write_bytes(encode(draw().convert("LAB"), "TIFF"))
+    paths = [*names(folder), "gone.png"]
+    predictor = BrightnessPredictor()
+    chunks = list(iter_predictions(predictor, folder, paths, batch_size=4, top_k=1))
+    answers = [answer for chunk in chunks for answer in chunk]
+    assert [answer.path for answer in answers] == paths
+    assert {answer.path: answer.reason for answer in answers if isinstance(answer, Rejection)} == {
+        "1-empty.png": "empty file",
+        "2-text.jpg": "not an image",
+        "3-cut.jpg": "truncated",
+        "gone.png": "no such file or directory",
+    }
+    assert sum(shape[0] for shape in predictor.batches) == 8
+
+
+def test_a_batch_without_one_good_image_does_not_call_the_engine(folder: Path) -> None:
+    predictor = BrightnessPredictor()
+    [chunk] = iter_predictions(predictor, folder, ["gone.png"], batch_size=4, top_k=1)
+    assert isinstance(chunk[0], Rejection)
+    assert predictor.batches == []
+
+
+def test_a_name_that_is_not_utf8(folder: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (folder / name).write_bytes(encode(draw()))
+    [[answer]] = iter_predictions(BrightnessPredictor(), folder, [name], batch_size=1, top_k=1)
+    assert answer == Rejection(name, "file name is not valid UTF-8")
+
+
+def test_a_turned_photo_is_seen_upright(folder: Path) -> None:
+    """As at staging; otherwise a model would meet photos that it was not trained on."""
+    upright = draw(30, 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (folder / "phone.png").write_bytes(
+        encode(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif.tobytes())
+    )
+    seen: list[np.ndarray] = []
+
+    class Recorder(BrightnessPredictor):
+        def logits(self, images: np.ndarray) -> np.ndarray:
+            seen.append(images)
+            return super().logits(images)
+
+    list(iter_predictions(Recorder(), folder, ["phone.png"], batch_size=1, top_k=1))
+    assert np.array_equal(seen[0][0], preprocess(upright, SPEC))
+
+
+def test_softmax_of_large_logits() -> None:
+    probs = softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]], dtype=np.float32))
+    assert probs.tolist() == [[1.0, 0.0], [0.5, 0.5]]
+    assert probs.dtype == np.float32
+
+
+# --- preprocessing -------------------------------------------------------------------------------
+
+
+def test_preprocess_gives_a_normalised_square() -> None:
+    pixels = preprocess(Image.new("RGB", (40, 30), (255, 0, 0)), SPEC)
+    assert pixels.shape == (3, 32, 32)
+    assert pixels.dtype == np.float32
+    assert pixels[0] == pytest.approx((1 - 0.485) / 0.229)
+    assert pixels[1] == pytest.approx((0 - 0.456) / 0.224)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (1, 1), (500, 33), (33, 500), (10, 10)])
+def test_preprocess_takes_every_shape(size: tuple[int, int]) -> None:
+    assert preprocess(draw(*size), SPEC).shape == (3, 32, 32)
+
+
+def test_the_centre_is_cut_out() -> None:
+    image = Image.new("RGB", (90, 36), "red")
+    image.paste(Image.new("RGB", (36, 36), "blue"), (27, 0))
+    pixels = preprocess(image, SPEC)
+    assert pixels[2].min() > 1.5  # blue throughout
+
+
+def test_a_tall_image_is_the_transposed_wide_one_up_to_rounding() -> None:
+    """Pillow 13 resizes tall images in another order than wide ones."""
+    image = draw(64, 300, seed=4)
+    upright = preprocess(image, SPEC)
+    lying = preprocess(image.transpose(Image.Transpose.TRANSPOSE), SPEC)
+    assert np.abs(upright - lying.transpose(0, 2, 1)).mean() * 255 * 0.226 < 0.5
+
+
+def test_formats_do_not_matter(tmp_path: Path) -> None:
+    image = draw()
+    expected = preprocess(image, SPEC)
+    for format in ("PNG", "BMP", "TIFF", "PPM"):
+        assert np.array_equal(preprocess(decode_image(encode(image, format)), SPEC), expected)
+
+
+# --- shards --------------------------------------------------------------------------------------
+
+
+def inputs_of(folder: Path, output: Path, infer: InferConfig) -> dict[str, object]:
+    root, paths = list_inputs([folder], output)
+    planned = plan(root, paths, output, model_sha256="m", infer=infer)
+    return {
+        "output": str(output),
+        "input_root": str(root),
+        "model_sha256": "m",
+        "shards": [vars(shard) for shard in planned.shards],
+    }
+
+
+def test_predict_shards_writes_parts_and_counts(
+    folder: Path, tmp_path: Path, events: list[Event]
+) -> None:
+    (folder / "3-bad.png").write_bytes(b"")
+    infer = InferConfig(shard_images=3, batch_size=2, top_k=2)
+    output = tmp_path / "out"
+    result = predict_shards(BrightnessPredictor(), inputs_of(folder, output, infer), infer)
+    assert [(shard["start"], shard["stop"]) for shard in result["shards"]] == [
+        (0, 3),
+        (3, 6),
+        (6, 8),
+    ]
+    assert [shard["labelled"] for shard in result["shards"]] == [3, 2, 2]
+    assert result["shards"][1]["rejected"] == [{"path": "3-bad.png", "reason": "empty file"}]
+    assert result["shards"][0]["histogram"] == {"red": 1, "green": 1, "blue": 1}
+    assert len(read_parts(output)) == 7
+    assert [event.done for event in events if not event.message] == [2, 3, 5, 6, 8]
+    assert events[-1].message.startswith("labelled 2 images, set aside 0, wrote part-00002-")
+
+
+def test_predict_shards_stops_when_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infer = InferConfig(shard_images=2, batch_size=2)
+    inputs = inputs_of(folder, tmp_path / "out", infer)
+    answers = iter([False, True])
+    monkeypatch.setattr("effnet_core.predict_job.stop_requested", lambda: next(answers))
+    with pytest.raises(Interrupted, match="stopped after 2 of 7 images"):
+        predict_shards(BrightnessPredictor(), inputs, infer)
+    assert len(read_parts(tmp_path / "out")) == 2
