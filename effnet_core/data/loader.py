@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
+from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.data.manifest import Split
 from effnet_core.environment import available_cores
 from effnet_core.errors import DataError
@@ -95,7 +96,19 @@ def batches(
             yield Batch(images, labels, min(left, batch_size))
             left -= batch_size
     except RuntimeError as cause:
-        raise source.problem or DataError(_pipeline_reason(cause)) from cause
+        problem = source.problem or _first_damaged(source, count - left)
+        raise problem or DataError(_pipeline_reason(cause)) from cause
+
+
+def _first_damaged(source: FileSource, start: int) -> DataError | None:
+    """What is wrong with the first bad file from ``start`` on; MindSpore does not say which it is."""
+    for name in source.paths[start:]:
+        try:
+            read_image(source.root / name)
+        except ImageProblem as problem:
+            path = source.root / name
+            return DataError(f"image {path} is no longer good ({problem}); stage the data set again")
+    return None
 
 
 def _pipeline_reason(error: RuntimeError) -> str:
