@@ -1,0 +1,45 @@
+"""The folder for what can be made or fetched again: engine files, downloaded weights."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from effnet_core.files import make_folder
+
+CACHE_VARIABLE = "EFFNET_CACHE_DIR"
+
+
+def cache_dir(name: str) -> Path:
+    """A folder of the cache, made if it is not there.
+
+    The cache is ``$EFFNET_CACHE_DIR``, else ``$XDG_CACHE_HOME/effnet``, else ``~/.cache/effnet``.
+
+    Args:
+        name: what is kept there, such as ``engines``.
+
+    Raises:
+        DataError: it cannot be written to.
+    """
+    root = os.environ.get(CACHE_VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(root or f"{base}/effnet").expanduser().absolute() / name
+    return make_folder(folder, what=f"cache folder (set {CACHE_VARIABLE} for another)")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process of this machine makes ``path``, and keep others waiting meanwhile.
+
+    Only saves work: files are renamed into place, so two that make the same one do no harm. Where the
+    file system knows no locks, nobody waits.
+    """
+    with path.with_name(f".{path.name}.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield

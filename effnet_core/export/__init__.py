@@ -1,0 +1,1 @@
+"""Models in other programs' formats, checked against MindSpore before anybody gets them."""

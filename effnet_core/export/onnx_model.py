@@ -1,0 +1,246 @@
+"""A checkpoint as an ONNX graph, built from its numbers alone, without MindSpore.
+
+Every BatchNorm is folded into the convolution before it, in float64, so the graph is convolutions,
+activations, squeeze-excite and one dense layer. The batch is a free dimension of input and outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from effnet_core import __version__
+from effnet_core.checkpoint import OPTIMIZER_PREFIXES, Sidecar
+from effnet_core.ckpt_file import read_ckpt
+from effnet_core.errors import CheckpointError
+from effnet_core.files import atomic_path
+from effnet_core.model.scaling import Block, expand
+from effnet_core.model.spec import variant as variant_row
+
+Array = NDArray[Any]
+
+OPSET = 17
+IR_VERSION = 8
+INPUT = "images"
+LOGITS = "logits"
+FEATURES = "features"
+
+GRAPH_VERSION = 1
+"""Raised with every change of the graph, so that engines cached from an older one are made anew."""
+
+
+def write_onnx(checkpoint: Path, sidecar: Sidecar, out: Path, *, features: bool = False) -> None:
+    """Write a checkpoint as an ONNX file, atomically.
+
+    Args:
+        checkpoint: its bytes were checked by ``read_sidecar`` before.
+        sidecar: what belongs to it.
+        out: the file.
+        features: also give the pooled features, a second output.
+
+    Raises:
+        CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
+    """
+    model = build_model(read_ckpt(checkpoint), sidecar, features=features)
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+
+
+def build_model(
+    parameters: Mapping[str, Array], sidecar: Sidecar, *, features: bool = False
+) -> onnx.ModelProto:
+    """The graph of a network.
+
+    Input ``images`` is (batch, 3, S, S) float32, normalised as the metadata's ``preprocess`` says;
+    output ``logits`` is (batch, num_classes), and ``features``, where asked for, (batch, head).
+
+    Args:
+        parameters: by name; optimizer state may be among them, nothing else that is left over.
+        sidecar: variant, classes, preprocessing and digest.
+        features: whether to have the second output.
+
+    Raises:
+        CheckpointError: a parameter is missing, left over or of another shape.
+    """
+    architecture = expand(variant_row(sidecar.variant))
+    graph = _Graph(parameters, sidecar)
+    x = graph.conv_norm(INPUT, "stem", 3, architecture.stem_channels, kernel=3, stride=2)
+    for index, block in enumerate(architecture.blocks):
+        x = graph.block(x, f"blocks.{index}", block)
+    last, head = architecture.blocks[-1].out_channels, architecture.head_channels
+    x = graph.conv_norm(x, "head", last, head, kernel=1)
+    x = graph.op("GlobalAveragePool", x)  # (N, head, 1, 1)
+    x = graph.op("Flatten", x, name=FEATURES, axis=1)  # (N, head)
+    graph.dense(x, "classifier", head, sidecar.num_classes, name=LOGITS)
+    graph.require_all_used()
+    outputs = {LOGITS: sidecar.num_classes, **({FEATURES: head} if features else {})}
+    return graph.finish(outputs)
+
+
+class _Graph:
+    """Nodes and constants as they come; takes parameters by name and knows which are left."""
+
+    def __init__(self, parameters: Mapping[str, Array], sidecar: Sidecar) -> None:
+        self.left = {
+            name: value
+            for name, value in parameters.items()
+            if not name.startswith(OPTIMIZER_PREFIXES)
+        }
+        self.sidecar = sidecar
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def take(self, name: str, shape: Sequence[int]) -> Array:
+        """A parameter, in float64."""
+        if name not in self.left:
+            raise CheckpointError(f"the checkpoint is of another model: {name} is missing")
+        value = self.left.pop(name)
+        if value.shape != tuple(shape):
+            raise CheckpointError(
+                f"the checkpoint is of another model: {name} has shape {value.shape}, "
+                f"wanted is {tuple(shape)}"
+            )
+        return value.astype(np.float64)
+
+    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add a node; returns the name of its output."""
+        output = name or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, value: Array) -> str:
+        """Add a float32 constant; returns its name."""
+        self.constants.append(numpy_helper.from_array(value.astype(np.float32), name))
+        return name
+
+    def conv_norm(
+        self,
+        x: str,
+        name: str,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        activate: bool = True,
+    ) -> str:
+        """Convolution with its BatchNorm folded in, and the activation."""
+        shape = (out_channels, in_channels // groups, kernel, kernel)
+        weight = self.take(f"{name}.conv.weight", shape)
+        gamma, beta, mean, variance = (
+            self.take(f"{name}.norm.{part}", [out_channels])
+            for part in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        scale = gamma / np.sqrt(variance + self.sidecar.bn_eps)
+        padding = (kernel - 1) // 2
+        x = self.op(
+            "Conv",
+            x,
+            self.constant(f"{name}.weight", weight * scale[:, None, None, None]),
+            self.constant(f"{name}.bias", beta - mean * scale),
+            name=name,
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[padding] * 4,
+            group=groups,
+        )
+        return self.silu(x) if activate else x
+
+    def silu(self, x: str) -> str:
+        """``x * sigmoid(x)``."""
+        return self.op("Mul", x, self.op("Sigmoid", x))
+
+    def block(self, x: str, name: str, block: Block) -> str:
+        """One inverted-residual block."""
+        hidden, out = block.hidden_channels, block.out_channels
+        y = x
+        if block.expands:
+            y = self.conv_norm(y, f"{name}.expand", block.in_channels, hidden, kernel=1)
+        y = self.conv_norm(
+            y,
+            f"{name}.depthwise",
+            hidden,
+            hidden,
+            kernel=block.kernel,
+            stride=block.stride,
+            groups=hidden,
+        )
+        y = self.squeeze_excite(y, f"{name}.se", hidden, block.squeeze_channels)
+        y = self.conv_norm(y, f"{name}.project", hidden, out, kernel=1, activate=False)
+        return self.op("Add", y, x) if block.residual else y
+
+    def squeeze_excite(self, x: str, name: str, channels: int, squeezed: int) -> str:
+        """Channels scaled by a gate computed from their means."""
+        gate = self.op("GlobalAveragePool", x)  # (N, channels, 1, 1)
+        gate = self.silu(self.conv(gate, f"{name}.reduce", channels, squeezed))
+        gate = self.op("Sigmoid", self.conv(gate, f"{name}.expand", squeezed, channels))
+        return self.op("Mul", x, gate)
+
+    def conv(self, x: str, name: str, in_channels: int, out_channels: int) -> str:
+        """1x1 convolution with its bias."""
+        weight = self.take(f"{name}.weight", (out_channels, in_channels, 1, 1))
+        bias = self.take(f"{name}.bias", [out_channels])
+        return self.op(
+            "Conv",
+            x,
+            self.constant(f"{name}.weight", weight),
+            self.constant(f"{name}.bias", bias),
+            name=name,
+            kernel_shape=[1, 1],
+        )
+
+    def dense(self, x: str, kind: str, inputs: int, outputs: int, *, name: str) -> str:
+        """The classifier."""
+        weight = self.constant(f"{kind}.weight", self.take(f"{kind}.weight", (outputs, inputs)))
+        bias = self.constant(f"{kind}.bias", self.take(f"{kind}.bias", [outputs]))
+        return self.op("Gemm", x, weight, bias, name=name, transB=1)
+
+    def require_all_used(self) -> None:
+        """Refuse parameters that nothing took."""
+        if self.left:
+            names = ", ".join(sorted(self.left)[:10])
+            raise CheckpointError(
+                f"the checkpoint is of another model: {len(self.left)} parameters left over ({names})"
+            )
+
+    def finish(self, outputs: Mapping[str, int]) -> onnx.ModelProto:
+        """The whole model, with its metadata, after ONNX's own checks."""
+        side = self.sidecar.preprocess.image_size
+        graph = helper.make_graph(
+            self.nodes,
+            self.sidecar.variant,
+            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, side, side])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+                for name, size in outputs.items()
+            ],
+            self.constants,
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="effnet-flows",
+            producer_version=__version__,
+        )
+        helper.set_model_props(model, metadata(self.sidecar))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def metadata(sidecar: Sidecar) -> dict[str, str]:
+    """What a file says of its model, in whatever format: all that its user must know."""
+    return {
+        "variant": sidecar.variant,
+        "class_names": json.dumps(sidecar.class_names, ensure_ascii=False),
+        "preprocess": json.dumps(sidecar.preprocess.to_dict()),
+        "checkpoint_sha256": sidecar.sha256,
+    }
