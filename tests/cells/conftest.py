@@ -12,7 +12,7 @@ import pytest
 from effnet_core import environment
 
 environment.prepare()
-os.environ["GLOG_v"] = "3"
+environment.set_log_level(os.environ, "error")
 
 import mindspore as ms  # noqa: E402
 

@@ -143,7 +143,7 @@ class Linear(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.classifier = nn.Dense(4, 3, has_bias=False)
+        self.classifier = nn.Dense(4, 3, bias_init="zeros")
 
     def construct(self, x: Tensor, _path: Tensor | None, _feature: Tensor | None) -> Tensor:
         return self.classifier(x)

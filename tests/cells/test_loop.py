@@ -176,7 +176,7 @@ def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) 
     run.step = 5  # the second of the second epoch
     loop._log_step(run, [1.0, 2.0], [1.0, 2.0, 3.0], seconds=0.5)
     assert events[-1].message == (
-        "epoch 2/2 step 2/3 loss 2.000 (mean 2.000) lr 0.00025 250 ms/step 32.0 images/s"
+        "epoch 2/2 step 2/3 loss 2.000 (mean 2.000) lr 0.00038 250 ms/step 32.0 images/s"
     )
     [row] = read_jsonl(run.run_dir / METRICS_NAME)
     assert {"epoch": 2, "step": 5, "loss": 2.0, "loss_mean": 2.0}.items() <= row.items()
