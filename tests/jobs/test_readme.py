@@ -49,7 +49,13 @@ def test_the_tour_works_as_written(tmp_path: Path) -> None:
     for index in range(3):
         (tmp_path / "photos" / f"{index}.png").write_bytes(encode(draw(seed=index, label=index)))
     lines = commands(tour=True)
-    assert [line.split()[1] for line in lines] == ["stage", "train", "evaluate", "publish", "predict"]
+    assert [line.split()[1] for line in lines] == [
+        "stage",
+        "train",
+        "evaluate",
+        "publish",
+        "predict",
+    ]
     for line in lines:
         done = run(line, tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
@@ -69,7 +75,9 @@ def test_there_are_other_commands() -> None:
 def test_other_commands_and_their_options_exist(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)
     if words[0] == "make":
-        targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        targets = re.findall(
+            r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE
+        )
         assert words[1] in targets
         return
     options = [word for word in words if word.startswith("-") and word != "-m"]
