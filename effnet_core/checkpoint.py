@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from effnet_core.data.preprocess import PreprocessSpec
@@ -128,18 +129,17 @@ def save(path: Path, parameters: Iterable[Parameter], sidecar: Sidecar) -> Sidec
 
     rows = [{"name": p.name, "data": p} for p in parameters]
     try:
-        with atomic_path(path) as temporary:
-            fresh = temporary.with_name(temporary.name + SUFFIX)
-            try:
+        with atomic_path(sidecar_path(path)) as beside, atomic_path(path) as temporary:
+            # In a folder of its own: when it fails, MindSpore leaves a part under another name.
+            with TemporaryDirectory(prefix=".saving-", dir=path.parent) as folder:
+                fresh = Path(folder) / path.name
                 ms.save_checkpoint(rows, str(fresh))
                 fresh.chmod(0o644)
                 fresh.replace(temporary)
-            finally:
-                fresh.unlink(missing_ok=True)
             written = {"sha256": sha256_of_file(temporary), "size_bytes": temporary.stat().st_size}
+            complete = Sidecar(**{**vars(sidecar), **written, "libraries": library_versions()})
+            write_json(beside, complete.to_dict())
             sidecar_path(path).unlink(missing_ok=True)
-        complete = Sidecar(**{**vars(sidecar), **written, "libraries": library_versions()})
-        write_json(sidecar_path(path), complete.to_dict())
     except (OSError, RuntimeError) as cause:
         needed = sum(p.nbytes for p in (row["data"] for row in rows))
         reason = os_reason(cause) if isinstance(cause, OSError) else str(cause).splitlines()[0]
@@ -149,7 +149,14 @@ def save(path: Path, parameters: Iterable[Parameter], sidecar: Sidecar) -> Sidec
     return complete
 
 
-OPTIMIZER_PREFIXES = ("mean_square.", "moment.", "moments.", "global_step", "learning_rate")
+OPTIMIZER_PREFIXES = (
+    "mean_square.",
+    "moment.",
+    "moments.",
+    "momentum",
+    "global_step",
+    "learning_rate",
+)
 """Names of optimizer state, which a checkpoint may hold beside the weights."""
 
 

@@ -85,6 +85,21 @@ def recipes() -> None:
 
 @app.command()
 @guarded
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the page in docs/.")] = False,
+) -> None:
+    """List every setting with its default and meaning."""
+    from effnet_core.tables import settings_markdown, settings_table
+    from effnet_core.terminal import console
+
+    if markdown:
+        typer.echo(settings_markdown(), nl=False)
+    else:
+        console.print(settings_table())
+
+
+@app.command()
+@guarded
 def stage(
     source: Annotated[
         Path, typer.Argument(help="Folder with train/CLASS/* and val/CLASS/*, or with CLASS/*.")

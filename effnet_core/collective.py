@@ -12,12 +12,16 @@ from mindspore import Parameter, Tensor, communication, ops
 from numpy.typing import NDArray
 
 from effnet_core.config import RuntimeConfig
+from effnet_core.environment import available_cores
 from effnet_core.errors import ConfigError, JobError
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 DIGIT_BITS = 12
+
+LARGEST_DRIFT = 1e-2
+"""How far ranks may be apart at the end of an epoch, relative to the largest value."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +72,49 @@ class Group:
             parameter.set_data(Tensor(piece.astype(np.float32)))
             start += parameter.size
 
+    def keep_equal(self, parameters: Iterable[Parameter]) -> float:
+        """Make sure that all ranks hold the same parameters to the last bit.
+
+        All ranks apply the same updates, but with several threads a rank MindSpore may split a loop in
+        another place than its neighbour does and round the last bit differently. Then every rank takes
+        over rank 0's values.
+
+        Returns:
+            The largest difference to rank 0 that was found here, 0.0 where all were equal.
+
+        Raises:
+            JobError: the difference is more than rounding.
+        """
+        parameters = list(parameters)
+        if self.world_size == 1 or self._all_equal(parameters_digest(parameters)):
+            return 0.0
+        mine = np.concatenate([p.asnumpy().astype(np.float32).reshape(-1) for p in parameters])
+        first = self.sum_floats(mine if self.is_first else np.zeros_like(mine))
+        drift = float(np.abs(mine - first).max())
+        if drift > LARGEST_DRIFT * max(1.0, float(np.abs(first).max())):
+            raise JobError(
+                f"rank {self.rank} differs from rank 0 by {drift:.2g}, more than rounding can explain; "
+                "please report this"
+            )
+        start = 0
+        for parameter in parameters:
+            piece = first[start : start + parameter.size].reshape(parameter.shape)
+            parameter.set_data(Tensor(piece, parameter.dtype))
+            start += parameter.size
+        return drift
+
+    def _all_equal(self, digest: str) -> bool:
+        """Whether all ranks gave the same digest."""
+        mine = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8).astype(np.int64)
+        return bool((self.sum_counts(mine) == mine * self.world_size).all())
+
     def require_equal(self, digest: str, *, what: str) -> None:
         """Make sure that all ranks hold the same ``digest``.
 
         Raises:
             JobError: they do not.
         """
-        if self.world_size == 1:
-            return
-        mine = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8).astype(np.int64)
-        if (self.sum_counts(mine) != mine * self.world_size).any():
+        if self.world_size > 1 and not self._all_equal(digest):
             raise JobError(
                 f"{what} differ between ranks, which must never happen; please report this"
             )
@@ -98,6 +135,10 @@ def join_group(runtime: RuntimeConfig) -> Group:
         ConfigError: this machine cannot offer the device.
     """
     ms.set_context(mode=ms.GRAPH_MODE)
+    if runtime.device == "CPU":
+        # MindSpore counts the machine's cores, not those that this rank may use; threads that share a
+        # core spin against each other.
+        ms.set_context(runtime_num_threads=len(available_cores()))
     try:
         ms.set_device(runtime.device)
     except (RuntimeError, ValueError) as cause:

@@ -252,18 +252,6 @@ class RunConfig(Section):
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> RunConfig:
-        batch, world = self.data.global_batch_size, self.runtime.world_size
-        if batch % world:
-            lower = batch // world * world
-            choices = " or ".join(str(n) for n in (lower, lower + world) if n > 0)
-            raise ValueError(
-                f"global_batch_size={batch} does not divide by world_size={world}; "
-                f"use {choices} (data.global_batch_size)"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _warmup_fits(self) -> RunConfig:
         warmup, epochs = self.schedule.warmup_epochs, self.train.epochs
         if warmup >= epochs:
@@ -296,8 +284,21 @@ class RunConfig(Section):
 
     @property
     def per_device_batch_size(self) -> int:
-        """One rank's share of the global batch."""
-        return self.data.global_batch_size // self.runtime.world_size
+        """One rank's share of the global batch.
+
+        Raises:
+            ConfigError: the batch does not divide by the number of ranks. Evaluation and inference have
+                batches of their own, so this is no rule of the tree as a whole.
+        """
+        batch, world = self.data.global_batch_size, self.runtime.world_size
+        if batch % world:
+            lower = batch // world * world
+            choices = " or ".join(str(n) for n in (lower, lower + world) if n > 0)
+            raise ConfigError(
+                f"global_batch_size={batch} does not divide by world_size={world}; "
+                f"use {choices} (data.global_batch_size)"
+            )
+        return batch // world
 
 
 def leaf_keys() -> dict[str, Any]:

@@ -182,16 +182,6 @@ def infer(
     return predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
 
 
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same settings for a child process, which works in another folder."""
-    model, train = config.model, config.train
-    if model.weights is not None:
-        model = model.model_copy(update={"weights": model.weights.absolute()})
-    if train.resume_from is not None:
-        train = train.model_copy(update={"resume_from": train.resume_from.absolute()})
-    return config.model_copy(update={"model": model, "train": train})
-
-
 def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
     """Refuse what cannot make a single step, before any process is started."""
     images = counts.get(config.data.train_split, 0)
@@ -200,11 +190,24 @@ def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
             f"runtime.world_size={config.runtime.world_size} is more than the {images} training images; "
             "lower runtime.world_size"
         )
-    if images and config.data.global_batch_size > images:
+    if images and config.per_device_batch_size * config.runtime.world_size > images:
         raise DataError(
             f"data.global_batch_size={config.data.global_batch_size} is more than the {images} images of "
             f"split {config.data.train_split!r}; lower it"
         )
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Ranks run in another folder, so paths that people gave must not be relative."""
+    weights, resume = config.model.weights, config.train.resume_from
+    model = {"weights": checkpoints.find(weights).resolve()} if weights else {}
+    train = {"resume_from": resume.resolve()} if resume else {}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update=model),
+            "train": config.train.model_copy(update=train),
+        }
+    )
 
 
 def _require_same_run(config: RunConfig, inputs: dict[str, Any], run_dir: Path) -> None:

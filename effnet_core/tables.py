@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
+from rich.markup import escape
 from rich.table import Table
 
-from effnet_core.config import RECIPES_DIR, recipe_names
+from effnet_core.config import RECIPES_DIR, RunConfig, recipe_names
 from effnet_core.model.scaling import cost
 from effnet_core.model.spec import VARIANTS
 
@@ -54,6 +56,51 @@ def recipe_table() -> Table:
         content = yaml.safe_load((RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
         table.add_row(name, "  ".join(_flatten(content)))
     return table
+
+
+def settings_table() -> Table:
+    """One row a setting: key, default, meaning."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("default")
+    table.add_column("meaning")
+    for key, default, meaning in _settings():
+        table.add_row(key, escape(default), escape(meaning))
+    return table
+
+
+def settings_markdown() -> str:
+    """``docs/configuration.md``: how settings are read, and a table for each section."""
+    lines = [
+        "# Settings",
+        "",
+        "Made by `make docs` from `effnet_core/config.py`; a test keeps it true.",
+        "",
+        "A run's settings are the defaults below, overlaid by a recipe (`--recipe NAME` or a `.yaml` file),",
+        "overlaid by `-o section.key=value`. Values are read as YAML: `-o data.crop_scale=[0.5,1]`,",
+        "`-o model.num_classes=null`. Unknown names are refused. `effnet recipes` lists the recipes; the",
+        "whole tree of a run is in its folder as `config.yaml`.",
+    ]
+    section = ""
+    for key, default, meaning in _settings():
+        if key.partition(".")[0] != section:
+            section = key.partition(".")[0]
+            about = RunConfig.model_fields[section].annotation
+            lines += ["", f"## {section}", "", (about.__doc__ or "").strip(), ""]
+            lines += ["| setting | default | meaning |", "|---|---|---|"]
+        lines.append(f"| `{key}` | {f'`{default}`' if default else ''} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _settings() -> list[tuple[str, str, str]]:
+    """Key, default and meaning of every setting."""
+    rows = []
+    for section, part in RunConfig.model_fields.items():
+        fields: dict[str, FieldInfo] = part.annotation.model_fields  # type: ignore[union-attr]
+        for name, field in fields.items():
+            default = "" if field.default is None else str(field.default)
+            rows.append((f"{section}.{name}", default, " ".join((field.description or "").split())))
+    return rows
 
 
 def _flatten(tree: dict[str, dict[str, Any]]) -> list[str]:

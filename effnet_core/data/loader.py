@@ -107,7 +107,9 @@ def _first_damaged(source: FileSource, start: int) -> DataError | None:
             read_image(source.root / name)
         except ImageProblem as problem:
             path = source.root / name
-            return DataError(f"image {path} is no longer good ({problem}); stage the data set again")
+            return DataError(
+                f"image {path} is no longer good ({problem}); stage the data set again"
+            )
     return None
 
 

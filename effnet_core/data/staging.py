@@ -44,6 +44,7 @@ from effnet_core.files import (
     make_folder,
     os_reason,
     read_json,
+    read_jsonl,
     refuse_os_errors,
     require_empty_or_own,
     sha256_of_file,
@@ -102,6 +103,7 @@ def stage_dataset(
     require_empty_or_own(out, DATASET_NAME, what="output folder")
     listing = _listing_digest(candidates, val_share, seed)
     if (reused := _already_staged(out, listing)) is not None:
+        _refuse_if_too_many(read_jsonl(out / REJECTED_NAME), len(candidates), max_rejected_share)
         emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}"))
         return reused, True
     write_json(out / DATASET_NAME, {"complete": False})

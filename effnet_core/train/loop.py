@@ -332,6 +332,12 @@ def _finish_epoch(run: Run) -> None:
     saves = last or run.epoch % config.train.checkpoint_every_epochs == 0
     if evaluates or saves:
         run.group.average_statistics(run.network.get_parameters())
+        drift = run.group.keep_equal(_all_parameters(run))
+        if drift:
+            print(
+                f"rank {run.group.rank}: took over rank 0's values, apart by {drift:.1e}",
+                flush=True,
+            )
     if evaluates:
         _evaluate(run)
     if saves:

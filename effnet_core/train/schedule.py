@@ -14,7 +14,7 @@ def lr_schedule(
 ) -> NDArray[np.float32]:
     """Learning rate of every optimizer step in a run.
 
-    Rises linearly from zero during warm-up. Then ``cosine`` falls to ``min_lr`` at the last step, and
+    Rises linearly from zero during warm-up. Then ``cosine`` falls towards ``min_lr`` until the end, and
     ``exponential`` is multiplied by ``decay_factor`` every ``decay_epochs``, counted from the start of
     the run, and never falls below ``min_lr``.
 

@@ -210,8 +210,12 @@ def test_text_may_hold_an_equals_sign() -> None:
     ("batch", "world", "choices"), [(250, 8, "248 or 256"), (3, 4, "4"), (257, 2, "256 or 258")]
 )
 def test_the_batch_divides_by_the_ranks(batch: int, world: int, choices: str) -> None:
-    message = refusal(f"data.global_batch_size={batch}", f"runtime.world_size={world}")
-    assert message == (
+    config = load_config(
+        overrides=[f"data.global_batch_size={batch}", f"runtime.world_size={world}"]
+    )
+    with pytest.raises(ConfigError) as refused:
+        _ = config.per_device_batch_size
+    assert str(refused.value) == (
         f"global_batch_size={batch} does not divide by world_size={world}; "
         f"use {choices} (data.global_batch_size)"
     )

@@ -73,7 +73,6 @@ def make_run(folder: Path, content: str, *, correct: int = 90, split: str = "val
     write_config(RunConfig(), folder)
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
     (folder / "result.json").write_text("{}\n")
-    (folder / "events.jsonl").write_text('{"stage": "train"}\n')
     (folder / "job.json").write_text("{}\n")
     return EvalResult(
         seen=100,
@@ -135,7 +134,6 @@ def test_the_whole_story(tmp_path: Path, storage: StorageConfig, name_folder: Pa
     )
     assert sorted(path.name for path in Path(first.uri).iterdir()) == [
         "config.yaml",
-        "events.jsonl",
         "manifest.json",
         "metrics.jsonl",
         "model.ckpt",
@@ -197,7 +195,7 @@ def test_progress_is_told(tmp_path: Path, storage: StorageConfig) -> None:
         fetch_model(storage, "v1", tmp_path / "out")
     assert {event.stage for event in events} == {"publish"}
     counts = [(event.done, event.total) for event in events if event.total]
-    assert counts == [*((n, 6) for n in range(7)), *((n, 7) for n in range(8))]
+    assert counts == [*((n, 5) for n in range(6)), *((n, 6) for n in range(7))]
     assert any("published " in event.message and "90.00%" in event.message for event in events)
 
 
@@ -372,7 +370,7 @@ def test_incomplete_run_folders_are_refused(tmp_path: Path, storage: StorageConf
         again()
     (run_dir / "config.yaml").rmdir()
     (run_dir / "away").rename(run_dir / "config.yaml")
-    for name in ("metrics.jsonl", "events.jsonl", "result.json"):
+    for name in ("metrics.jsonl", "result.json"):
         (run_dir / name).unlink()
     assert not Path(storage.root).exists()
     assert again().promoted  # what is not needed to use a model may be absent

@@ -329,6 +329,16 @@ def test_a_second_staging_does_nothing_and_says_so(
     ]
 
 
+def test_a_stricter_limit_holds_for_a_data_set_that_is_there_already(
+    source: Path, tmp_path: Path
+) -> None:
+    put(source / "train/cat", "bad.jpg", b"")
+    stage_dataset(source, tmp_path / "out")
+    with pytest.raises(DataError, match=r"1 of 13 files \(7.7%\) cannot be used, more than"):
+        stage_dataset(source, tmp_path / "out", max_rejected_share=0.05)
+    assert stage_dataset(source, tmp_path / "out")[1]
+
+
 def test_a_changed_source_is_staged_anew_and_strays_are_removed(
     source: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,109 @@
+"""The mean of B0's gradients over two ranks: one collective over a long vector or one a gradient.
+
+Both are timed alternately in the same two processes, so their ratio does not depend on the machine's
+mood. Run it directly; it starts msrun and itself twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RANKS = 2
+ROUNDS = 15
+OURS, THEIRS = "one collective (effnet_core.train.step.MeanOverRanks)", "nn.DistributedGradReducer"
+
+
+def worker(out: Path) -> None:
+    """Time both on this rank; rank 0 leaves the seconds of every round."""
+    from effnet_core import environment
+
+    environment.prepare()
+    cores = environment.available_cores()
+    rank = int(os.environ.get("MS_NODE_ID", "0"))
+    os.sched_setaffinity(0, environment.cores_of_rank(cores, rank, RANKS))
+    import mindspore as ms
+    import numpy as np
+    from mindspore import nn
+
+    from effnet_core.collective import join_group
+    from effnet_core.config import RuntimeConfig
+    from effnet_core.model.network import create_model
+    from effnet_core.train.step import MeanOverRanks
+
+    group = join_group(RuntimeConfig(world_size=RANKS))
+    parameters = list(create_model("efficientnet_b0", num_classes=1000).trainable_params())
+    rng = np.random.default_rng(group.rank)
+    grads = tuple(ms.Tensor(rng.random(p.shape).astype(np.float32)) for p in parameters)
+    cells = {
+        OURS: MeanOverRanks(parameters, world_size=RANKS),
+        THEIRS: nn.DistributedGradReducer(parameters, mean=True, degree=RANKS),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in cells}
+    for _ in range(ROUNDS + 1):
+        for name, cell in cells.items():
+            started = time.perf_counter()
+            cell(grads)[-1].asnumpy()
+            seconds[name].append(time.perf_counter() - started)
+    if group.is_first:
+        answer = {name: times[1:] for name, times in seconds.items()}  # the first round compiles
+        out.write_text(json.dumps({"gradients": len(grads), "seconds": answer}))
+
+
+def main() -> None:
+    """Start the ranks and write the note."""
+    from machine import write_note
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "seconds.json"
+        subprocess.run(
+            [
+                str(Path(sys.executable).with_name("msrun")),
+                f"--worker_num={RANKS}",
+                f"--local_worker_num={RANKS}",
+                "--master_port=18118",
+                f"--log_dir={folder}/logs",
+                "--join=True",
+                __file__,
+                str(out),
+            ],
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "GLOG_v": "3",
+            },
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        answer = json.loads(out.read_text())
+    ours, theirs = answer["seconds"][OURS], answer["seconds"][THEIRS]
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    rows = [
+        f"Mean of EfficientNet-B0's {answer['gradients']} gradients over {RANKS} ranks, {ROUNDS} "
+        "alternating rounds, milliseconds:",
+        "",
+        "| | median | range |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {1000 * statistics.median(times):.1f} | "
+            f"{1000 * min(times):.1f} - {1000 * max(times):.1f} |"
+            for name, times in ((OURS, ours), (THEIRS, theirs))
+        ),
+        "",
+        f"Median of the ratios, round by round: **{statistics.median(ratios):.2f}** "
+        f"({min(ratios):.2f} - {max(ratios):.2f}).",
+    ]
+    write_note(__file__, "Gradient mean over ranks", rows)
+
+
+if __name__ == "__main__":
+    if "MS_ROLE" in os.environ:
+        worker(Path(sys.argv[1]))
+    else:
+        main()

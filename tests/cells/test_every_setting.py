@@ -1,0 +1,224 @@
+"""Every setting does something: those whose effect shows with MindSpore in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import mindspore as ms
+import mindspore.dataset as ds
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from effnet_core import checkpoint
+from effnet_core.collective import Group, parameters_digest
+from effnet_core.config import RunConfig, load_config
+from effnet_core.data.loader import Batch
+from effnet_core.data.order import epoch_order
+from effnet_core.data.preprocess import PreprocessSpec
+from effnet_core.data.staging import stage_dataset
+from effnet_core.data.transforms import train_transforms
+from effnet_core.errors import ConfigError
+from effnet_core.train import loop
+from effnet_core.train.loop import Run
+from effnet_core.train.optim import create_optimizer, set_learning_rate
+from effnet_core.train.step import TrainStep
+from tests import every_setting
+from tests.cells.test_evaluate import BrightnessNetwork
+from tests.cells.test_training import parameters
+from tests.cells.test_transforms import in_pipeline
+from tests.every_setting import Proof
+from tests.images import draw, encode, source_with_splits
+from tests.tiny import TINY
+
+
+def prepared(config: RunConfig, folder: Path) -> Run:
+    """A run before its first step, over 12 training and 4 validation images of 2 classes."""
+    source = source_with_splits(folder / "source", train=6, val=2, classes=("cat", "dog"))
+    stage_dataset(source, folder / "data")
+    (folder / "run").mkdir(exist_ok=True)
+    return loop._prepare(config, Group(0, 1), data_dir=folder / "data", run_dir=folder / "run")
+
+
+def outcome(config: RunConfig, folder: Path) -> str:
+    try:
+        prepared(config, folder)
+    except ConfigError as error:
+        return str(error).split()[0]
+    return "prepared"
+
+
+def masks(config: RunConfig, folder: Path) -> list[bytes | None]:
+    """What one step gives the network beside images and labels."""
+    run, seen = prepared(config, folder), []
+
+    def step(_images: Tensor, _labels: Tensor, *scales: Tensor | None) -> Tensor:
+        seen.extend(None if scale is None else scale.asnumpy().tobytes() for scale in scales)
+        return Tensor(0.0)
+
+    nothing = Tensor(np.zeros(1, np.float32))
+    loop._one_step(run, step, Batch(nothing, nothing, 8))
+    return seen
+
+
+def stem_output(config: RunConfig, folder: Path) -> bytes:
+    stem = prepared(config, folder).network.stem
+    stem.set_train(False)
+    return stem(noise()).asnumpy().tobytes()
+
+
+def stem_statistics(config: RunConfig, folder: Path) -> bytes:
+    """BatchNorm's running mean after one training step of the stem."""
+    stem = prepared(config, folder).network.stem
+    stem.set_train(True)
+    stem(noise())
+    return stem.norm.moving_mean.asnumpy().tobytes()
+
+
+def noise() -> Tensor:
+    return Tensor(np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32))
+
+
+def start(config: RunConfig, folder: Path) -> tuple[int, str]:
+    """Step and weights that a run starts from, where ``other.ckpt`` is another run's checkpoint."""
+    run = prepared(config, folder)
+    for parameter in run.network.get_parameters():
+        parameter.set_data(ms.ops.ones_like(parameter))
+    run.step = 2
+    path = folder / "other.ckpt"
+    checkpoint.save(path, loop._all_parameters(run), loop._sidecar(run, training_state=True))
+    changes: dict[str, Any] = {}
+    if config.model.weights:
+        changes["model"] = config.model.model_copy(update={"weights": path})
+    if config.train.resume_from:
+        changes["train"] = config.train.model_copy(update={"resume_from": path})
+    fresh = prepared(config.model_copy(update=changes), folder)
+    loop._resume(fresh)
+    return fresh.step, parameters_digest(fresh.network.get_parameters())
+
+
+def training_images(config: RunConfig, folder: Path) -> tuple[str, ...]:
+    return prepared(config, folder).split.paths
+
+
+def evaluated(config: RunConfig, folder: Path) -> tuple[str, int, list[tuple[int, ...]]]:
+    run = prepared(config, folder)
+    run.network = network = BrightnessNetwork()
+    loop._evaluate(run)
+    return run.latest.split, run.latest.seen, network.shapes
+
+
+def augmented(config: RunConfig, _: Path) -> bytes:
+    spec = PreprocessSpec.from_config(config)
+    content = encode(draw(90, 70), "JPEG")
+    return in_pipeline([content] * 4, train_transforms(spec, config.data)).tobytes()
+
+
+def decoding_threads(config: RunConfig, folder: Path) -> int:
+    """How many threads MindSpore is asked for, on a machine with four cores."""
+    run = prepared(config, folder)
+    with (
+        mock.patch.object(ds.GeneratorDataset, "map", side_effect=InterruptedError) as apply,
+        mock.patch("effnet_core.data.loader.available_cores", return_value=[0, 1, 2, 3]),
+        pytest.raises(InterruptedError),
+    ):
+        next(loop._epoch_batches(run, np.arange(8), 0))
+    return apply.call_args.kwargs["num_parallel_workers"]
+
+
+def updated(config: RunConfig, _: Path) -> list[bytes]:
+    """Some parameters after two updates."""
+    mine = parameters()
+    optimizer = create_optimizer(mine, config.optim)
+    for gradient in (0.3, -0.1):
+        set_learning_rate(optimizer, 0.1)
+        optimizer(tuple(Tensor(np.full(5, gradient, np.float32)) for _ in mine))
+    return [parameter.asnumpy().tobytes() for parameter in mine]
+
+
+class Linear(nn.Cell):
+    """The smallest network that a training step takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Dense(4, 3, bias_init="zeros")
+
+    def construct(self, x: Tensor, _path: Tensor | None, _feature: Tensor | None) -> Tensor:
+        return self.classifier(x)
+
+
+def loss(config: RunConfig, _: Path) -> float:
+    network = Linear()
+    network.classifier.weight.set_data(Tensor(np.eye(3, 4, dtype=np.float32)))
+    step = TrainStep(
+        network,
+        create_optimizer(network.trainable_params(), config.optim),
+        label_smoothing=config.train.label_smoothing,
+        world_size=1,
+    )
+    images = Tensor(np.ones((2, 4), np.float32) * np.arange(4, dtype=np.float32))
+    return float(step(images, Tensor(np.array([0, 0], np.int32))))
+
+
+def drawn(config: RunConfig, folder: Path) -> tuple[Any, ...]:
+    """Initial weights, order, augmentation seed and masks: each must follow the seed."""
+    run = prepared(config, folder)
+    seeds = []
+    with mock.patch.object(loop, "batches", side_effect=lambda *_, seed, **__: seeds.append(seed)):
+        loop._epoch_batches(run, np.arange(8), 0)
+    return (
+        parameters_digest(run.network.get_parameters()),
+        epoch_order(12, seed=config.train.seed, epoch=0).tobytes(),
+        tuple(seeds),
+        tuple(masks(config, folder)),
+    )
+
+
+PROOFS = {
+    "model.num_classes": Proof("5", outcome, TINY),
+    "model.drop_rate": Proof("0.5", masks, TINY),
+    "model.drop_path_rate": Proof("0", masks, TINY),
+    "model.bn_momentum": Proof("0.5", stem_statistics, TINY),
+    "model.bn_eps": Proof("0.1", stem_output, TINY),
+    "model.weights": Proof("other.ckpt", start, TINY),
+    "data.train_split": Proof("val", training_images, (*TINY, "data.global_batch_size=4")),
+    "data.eval_split": Proof("train", evaluated, TINY),
+    "data.crop_scale": Proof("[0.9, 1.0]", augmented, TINY),
+    "data.crop_ratio": Proof("[0.3, 0.4]", augmented, TINY),
+    "data.flip_rate": Proof("1.0", augmented, TINY),
+    "data.workers": Proof("3", decoding_threads, TINY),
+    "optim.name": Proof("sgd", updated),
+    "optim.momentum": Proof("0.5", updated),
+    "optim.decay": Proof("0.5", updated),
+    "optim.epsilon": Proof("0.1", updated),
+    "optim.weight_decay": Proof("0.1", updated),
+    "train.label_smoothing": Proof("0.3", loss),
+    "train.seed": Proof("7", drawn, TINY),
+    "train.resume_from": Proof("other.ckpt", start, TINY),
+    "evaluate.per_device_batch_size": Proof("3", evaluated, TINY),
+}
+
+
+def test_every_setting_of_this_layer_has_a_proof() -> None:
+    assert sorted(PROOFS) == sorted(every_setting.CELLS)
+
+
+@pytest.mark.parametrize("key", PROOFS)
+def test_another_value_changes_something(key: str, tmp_path: Path) -> None:
+    PROOFS[key].check(key, tmp_path)
+
+
+def test_the_seed_reaches_everything_that_is_drawn(tmp_path: Path) -> None:
+    seen = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        seen.append(drawn(load_config(None, [*TINY, f"train.seed={seed}"]), folder))
+    assert all(first != second for first, second in zip(*seen, strict=True))
+
+
+def test_no_masks_at_rate_zero(tmp_path: Path) -> None:
+    off = load_config(None, [*TINY, "model.drop_rate=0", "model.drop_path_rate=0"])
+    assert masks(off, tmp_path) == [None, None]

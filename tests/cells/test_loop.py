@@ -1,0 +1,183 @@
+"""Parts of the training loop: what a run starts from, and when it refuses to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from effnet_core import checkpoint
+from effnet_core.checkpoint import Sidecar
+from effnet_core.collective import Group
+from effnet_core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from effnet_core.events import Event
+from effnet_core.files import append_jsonl, read_jsonl
+from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
+from effnet_core.train import loop
+from effnet_core.train.loop import Run
+from tests.tiny import tiny_config
+
+
+def prepared(data_dir: Path, run_dir: Path, *overrides: str) -> Run:
+    """A run of 2 epochs of 3 steps, before its first."""
+    run_dir.mkdir(exist_ok=True)
+    return loop._prepare(tiny_config(*overrides), Group(0, 1), data_dir=data_dir, run_dir=run_dir)
+
+
+def fill(run: Run, value: float) -> None:
+    for parameter in run.network.get_parameters():
+        parameter.set_data(Tensor(np.full(parameter.shape, value, np.float32)))
+
+
+def value_of(run: Run) -> float:
+    return float(run.network.classifier.bias.asnumpy()[0])
+
+
+def save(run: Run, path: Path, *, value: float, step: int, state: bool = True, **facts: object):
+    """Leave a checkpoint whose weights are all ``value``."""
+    fill(run, value)
+    run.step = step
+    parameters = loop._all_parameters(run) if state else run.network.get_parameters()
+    sidecar = loop._sidecar(run, training_state=state)
+    checkpoint.save(path, parameters, Sidecar(**{**vars(sidecar), **facts}))
+    return path
+
+
+@pytest.fixture
+def sources(data_dir: Path, tmp_path: Path) -> dict[str, str]:
+    """Something to start from, by setting."""
+    run = prepared(data_dir, tmp_path / "earlier")
+    resume = save(run, tmp_path / "resume.ckpt", value=2, step=4)
+    weights = save(run, tmp_path / "weights.ckpt", value=3, step=6, state=False)
+    return {"train.resume_from": str(resume), "model.weights": str(weights)}
+
+
+def test_the_order_in_which_starting_points_count(
+    data_dir: Path, tmp_path: Path, sources: dict[str, str]
+) -> None:
+    """Last checkpoint of the run > train.resume_from > model.weights > scratch."""
+    run_dir = tmp_path / "run"
+    run = prepared(data_dir, run_dir)
+    loop._resume(run)
+    scratch = value_of(run)
+    assert (run.step, run.resumed_from, scratch) == (0, 0, 0.0)
+
+    only_weights = [f"model.weights={sources['model.weights']}"]
+    both = [*only_weights, f"train.resume_from={sources['train.resume_from']}"]
+    seen = []
+    for overrides in (only_weights, both):
+        run = prepared(data_dir, run_dir, *overrides)
+        loop._resume(run)
+        seen.append((run.step, value_of(run)))
+    assert seen == [(0, 3.0), (4, 2.0)]
+
+    folder = run_dir / CHECKPOINTS_NAME
+    save(run, checkpoint.step_path(folder, 5), value=9, step=5)
+    newest = save(run, checkpoint.step_path(folder, 6), value=8, step=6)
+    newest.write_bytes(b"cut")
+    run = prepared(data_dir, run_dir, *both)
+    loop._resume(run)
+    assert (run.step, run.resumed_from, value_of(run)) == (5, 5, 9.0)
+
+
+def test_optimizer_state_is_resumed_too(data_dir: Path, tmp_path: Path) -> None:
+    first = prepared(data_dir, tmp_path / "a")
+    states = [p for p in first.optimizer.get_parameters() if p.name.startswith("mean_square.")]
+    assert len(states) == len(first.network.trainable_params())
+    for parameter in states:
+        parameter.set_data(Tensor(np.full(parameter.shape, 0.5, np.float32)))
+    path = save(first, tmp_path / "s.ckpt", value=1, step=3)
+    second = prepared(data_dir, tmp_path / "b", f"train.resume_from={path}")
+    loop._resume(second)
+    found = [p for p in second.optimizer.get_parameters() if p.name.startswith("mean_square.")]
+    assert all((p.asnumpy() == 0.5).all() for p in found)
+
+
+def test_starting_points_that_do_not_fit(
+    data_dir: Path, tmp_path: Path, sources: dict[str, str]
+) -> None:
+    run = prepared(data_dir, tmp_path / "earlier")
+    cases = [
+        (f"train.resume_from={sources['model.weights']}", CheckpointError, "holds weights only"),
+        (
+            f"train.resume_from={save(run, tmp_path / 'far.ckpt', value=1, step=7)}",
+            ConfigError,
+            "is at step 7, beyond the 6 steps of this run; raise train.epochs",
+        ),
+        (
+            f"model.weights={save(run, tmp_path / 'b0.ckpt', value=1, step=1, variant='efficientnet_b0')}",
+            CheckpointError,
+            "is of variant efficientnet_b0, the run trains efficientnet_tiny",
+        ),
+        (
+            f"model.weights={save(run, tmp_path / 'c.ckpt', value=1, step=1, class_names=('a', 'b', 'c'))}",
+            CheckpointError,
+            "or their names differ",
+        ),
+        (f"model.weights={tmp_path / 'gone.ckpt'}", CheckpointError, "does not exist"),
+    ]
+    for override, kind, message in cases:
+        fresh = prepared(data_dir, tmp_path / "run", override)
+        with pytest.raises(kind) as caught:
+            loop._resume(fresh)
+        assert message in str(caught.value)
+
+
+def test_lines_of_steps_that_will_be_done_again_are_dropped(
+    data_dir: Path, tmp_path: Path, sources: dict[str, str]
+) -> None:
+    run = prepared(data_dir, tmp_path / "run", f"train.resume_from={sources['train.resume_from']}")
+    path = run.run_dir / METRICS_NAME
+    for step in (3, 4, 5, 6):
+        append_jsonl(path, {"kind": "train", "step": step})
+    loop._resume(run)
+    assert [row["step"] for row in read_jsonl(path)] == [3, 4]
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "kind", "message"),
+    [
+        ("model.num_classes=4", ConfigError, "model.num_classes=4 but the data set"),
+        ("data.global_batch_size=25", DataError, "global_batch_size=25 is more than the 24 images"),
+        ("data.train_split=trian", DataError, "did you mean 'train'?"),
+        ("data.eval_split=test", DataError, "no images in split 'test'"),
+        ("schedule.min_lr=1", ConfigError, "schedule.min_lr=1 is above the peak rate"),
+    ],
+)
+def test_data_and_settings_that_do_not_fit(
+    data_dir: Path, tmp_path: Path, override: str, kind: type, message: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        prepared(data_dir, tmp_path / "run", override)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
+    data_dir: Path, tmp_path: Path, bad: float
+) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    run.step = 5
+    with pytest.raises(TrainingDiverged) as caught:
+        loop._finite(run, [Tensor(1.0), Tensor(bad), Tensor(2.0)])
+    message = str(caught.value)
+    assert f"the loss became {bad} at step 4 of 6 (checked in steps 3-5)" in message
+    assert f"learning rate of {run.rates[3]:.3g}" in message
+    assert not caught.value.retryable
+
+
+def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    run.step = 5  # the second of the second epoch
+    loop._log_step(run, [1.0, 2.0], [1.0, 2.0, 3.0], seconds=0.5)
+    assert events[-1].message == (
+        "epoch 2/2 step 2/3 loss 2.000 (mean 2.000) lr 0.00038 250 ms/step 32.0 images/s"
+    )
+    [row] = read_jsonl(run.run_dir / METRICS_NAME)
+    assert {"epoch": 2, "step": 5, "loss": 2.0, "loss_mean": 2.0}.items() <= row.items()
+    assert (events[-1].done, events[-1].total) == (5, 6)

@@ -1,0 +1,72 @@
+"""What ranks do together, in two real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effnet_core import launch
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).with_name("collective_script.py")
+
+pytestmark = pytest.mark.mindspore
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "GLOG_v": "3",
+    }
+    done = subprocess.run(
+        [
+            *(str(Path(sys.executable).with_name("msrun")), "--worker_num=2"),
+            *("--local_worker_num=2", f"--master_port={launch._free_port()}"),
+            *(f"--log_dir={folder}", "--join=True", str(SCRIPT), str(folder)),
+        ],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_counts_are_exact(answers: list[dict[str, Any]]) -> None:
+    expected = [1, 3, 8191, 8193, 2**32 + 3, 2**36 + 15]
+    assert [answer["counts"] for answer in answers] == [expected, expected]
+
+
+def test_floats_are_summed(answers: list[dict[str, Any]]) -> None:
+    assert [answer["floats"] for answer in answers] == [[2.0], [2.0]]
+
+
+def test_statistics_are_averaged(answers: list[dict[str, Any]]) -> None:
+    assert [answer["average"] for answer in answers] == [[2.0, 4.0], [2.0, 4.0]]
+
+
+def test_rounding_apart_ranks_take_over_rank_0(answers: list[dict[str, Any]]) -> None:
+    assert [answer["no_drift"] for answer in answers] == [0.0, 0.0]
+    assert answers[0]["drift"] == 0.0
+    assert answers[1]["drift"] == pytest.approx(1e-6, rel=0.5)
+    assert [answer["after"] for answer in answers] == [[[1.0, 2.0], 7], [[1.0, 2.0], 7]]
+    assert all(answer["equal_after"] for answer in answers)
+
+
+def test_more_than_rounding_is_refused(answers: list[dict[str, Any]]) -> None:
+    assert all(answer["different_refused"] for answer in answers)
+    assert answers[1]["far"] is True

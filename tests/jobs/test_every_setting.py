@@ -1,0 +1,93 @@
+"""Every setting does something: those whose effect shows only when a job runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effnet_core import runs
+from effnet_core.data.staging import stage_dataset
+from effnet_core.errors import ConfigError
+from effnet_core.files import read_jsonl
+from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
+from tests import every_setting
+from tests.images import source_with_splits
+from tests.tiny import tiny_config
+
+EPOCHS, STEPS = 6, 2
+"""Of every run here: twelve steps in all."""
+
+CHANGED = {
+    "train.log_every_steps": 2,
+    "train.evaluate_every_epochs": 4,
+    "train.checkpoint_every_epochs": 2,
+    "train.keep_checkpoints": 2,
+}
+PROVED = (*CHANGED, "runtime.device")
+
+
+@pytest.fixture(scope="module")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 training and 2 validation images of 2 classes, staged."""
+    folder = tmp_path_factory.mktemp("few")
+    source_with_splits(folder / "source", train=4, val=1, classes=("cat", "dog"))
+    stage_dataset(folder / "source", folder / "data")
+    return folder / "data"
+
+
+def traces(few_images: Path, run_dir: Path, *overrides: str) -> dict[str, Any]:
+    """What a run leaves: steps logged, epochs evaluated, checkpoints kept."""
+    config = tiny_config(f"train.epochs={EPOCHS}", "data.global_batch_size=4", *overrides)
+    runs.train(config, few_images, run_dir)
+    rows = read_jsonl(run_dir / METRICS_NAME)
+    return {
+        "logged": [row["step"] for row in rows if row["kind"] == "train"],
+        "evaluated": [row["epoch"] for row in rows if row["kind"] == "eval"],
+        "kept": sorted(
+            int(path.stem.removeprefix("step-"))
+            for path in (run_dir / CHECKPOINTS_NAME).glob("*.ckpt")
+        ),
+    }
+
+
+def test_every_setting_of_this_layer_has_a_proof() -> None:
+    assert sorted(PROVED) == sorted(every_setting.JOBS)
+
+
+def test_how_often_a_run_logs_evaluates_and_saves(few_images: Path, tmp_path: Path) -> None:
+    """Two runs that differ in four settings; each has a trace that no other one has."""
+    every_step = traces(few_images, tmp_path / "a", "train.log_every_steps=1")
+    assert every_step == {
+        "logged": list(range(1, 13)),
+        "evaluated": [1, 2, 3, 4, 5, 6],
+        "kept": [8, 10, 12],  # one an epoch, the three newest
+    }
+    overrides = [f"{key}={value}" for key, value in CHANGED.items()]
+    seldom = traces(few_images, tmp_path / "b", *overrides)
+    assert seldom == {
+        "logged": [1, 2, 4, 6, 8, 10, 12],  # the first of a process shows that it moves
+        "evaluated": [4, 6],  # the last epoch is always evaluated
+        "kept": [8, 12],  # every second epoch's, the two newest
+    }
+
+
+def test_logging_seldom_still_logs_the_end_of_an_epoch(few_images: Path, tmp_path: Path) -> None:
+    seen = traces(
+        few_images,
+        tmp_path / "run",
+        "train.log_every_steps=1000",
+        "train.checkpoint_every_epochs=1000",
+        "train.evaluate_every_epochs=1000",
+    )
+    assert seen == {"logged": [1, 2, 4, 6, 8, 10, 12], "evaluated": [6], "kept": [12]}
+
+
+def test_a_device_that_is_not_there_is_refused_by_name(few_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        traces(few_images, tmp_path / "run", "runtime.device=Ascend")
+    assert str(caught.value) == (
+        "runtime.device=Ascend is not available on this machine; "
+        "use CPU, or install the driver and MindSpore's libraries for it"
+    )

@@ -1,0 +1,88 @@
+"""The README's commands: the tour is run as it stands, the others must at least exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.images import class_folders, draw, encode
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"(<!-- tour[^>]*-->\n)?```shell\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(*, tour: bool) -> list[str]:
+    """Lines of the README's shell blocks, comments taken off."""
+    lines = [line for mark, block in BLOCKS if bool(mark) == tour for line in block.splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "120",
+    }
+    return subprocess.run(
+        shlex.split(line),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+@pytest.mark.mindspore
+def test_the_tour_works_as_written(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", {"cat": 40, "dog": 40}, width=64, height=48)
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        (tmp_path / "photos" / f"{index}.png").write_bytes(encode(draw(seed=index, label=index)))
+    lines = commands(tour=True)
+    assert [line.split()[1] for line in lines] == [
+        "stage",
+        "train",
+        "evaluate",
+        "publish",
+        "predict",
+    ]
+    for line in lines:
+        done = run(line, tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        assert not done.stderr, f"{line} wrote to standard error: {done.stderr}"
+    assert (tmp_path / "labels" / "summary.json").exists()
+    assert (tmp_path / "store" / "pets" / "production.json").exists()
+
+
+OTHERS = commands(tour=False)
+
+
+def test_there_are_other_commands() -> None:
+    assert any(line.startswith("make demo") for line in OTHERS)
+
+
+@pytest.mark.parametrize("line", OTHERS)
+def test_other_commands_and_their_options_exist(line: str, tmp_path: Path) -> None:
+    words = shlex.split(line)
+    if words[0] == "make":
+        targets = re.findall(
+            r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE
+        )
+        assert words[1] in targets
+        return
+    options = [word for word in words if word.startswith("-") and word != "-m"]
+    command = words[:3] if words[0] == "python" else words[:2]
+    done = run(shlex.join([*command, "--help"]), tmp_path)
+    assert done.returncode == 0, done.stderr
+    for option in options:
+        assert option in done.stdout, f"{option} is not in the help of {shlex.join(command)}"

@@ -1,0 +1,81 @@
+"""The ``effnet`` command: quick to answer, complete, documented."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from effnet_core import __version__
+from effnet_core.config import leaf_keys, recipe_names
+from effnet_core.model.spec import VARIANTS
+from effnet_core.tables import settings_markdown
+from flows.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = {
+    *("models", "recipes", "settings", "stage", "train", "evaluate", "predict", "publish"),
+    *("demo", "dashboard"),
+}
+
+
+def effnet(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "140"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_help_names_every_command() -> None:
+    text = effnet("--help")
+    for command in COMMANDS:
+        assert command in text
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(command: str) -> None:
+    text = effnet(command, "--help")
+    assert f"effnet {command}" in text or f"root {command}" in text
+    assert len(text.splitlines()) > 5
+
+
+def test_version() -> None:
+    assert effnet("--version").strip() == f"effnet-flows {__version__}"
+
+
+def test_models_lists_the_family() -> None:
+    text = effnet("models")
+    for variant in VARIANTS.values():
+        assert (variant.name in text) is not variant.hidden
+    assert "5,288,548" in text
+    assert "efficientnet_tiny" in effnet("models", "--all")
+
+
+def test_recipes_and_settings_are_listed() -> None:
+    text = effnet("recipes")
+    for name in recipe_names():
+        assert name in text
+    text = effnet("settings")
+    for key in leaf_keys():
+        assert key in text
+
+
+def test_the_settings_page_is_current() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == settings_markdown(), "run: make docs"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What makes it answer at once; the seconds themselves depend on the machine."""
+    code = (
+        "import sys; sys.argv = ['effnet', '--help']\n"
+        "from flows.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'mindspore', 'prefect', 'pyarrow', 'matplotlib', 'boto3', 'sklearn'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
