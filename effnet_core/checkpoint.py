@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import CheckpointError
 from effnet_core.files import atomic_path, os_reason, read_json, sha256_of_file, write_json
+from effnet_core.model.spec import DEFAULT_PADDING, Padding
 
 if TYPE_CHECKING:
     from mindspore import Parameter
@@ -42,6 +43,10 @@ class Sidecar:
     """Finished updates since scratch."""
     training_state: bool
     """Whether optimizer state is inside, so that training can go on."""
+    padding: Padding = DEFAULT_PADDING
+    """Of convolutions: ``symmetric`` or TensorFlow's ``same``."""
+    source: str = ""
+    """Where imported weights came from, in words."""
     data_digest: str = ""
     """Digest of the data set that it was trained on."""
     metrics: dict[str, Any] = field(default_factory=dict)

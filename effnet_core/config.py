@@ -24,7 +24,7 @@ from pydantic import (
 
 from effnet_core.errors import ConfigError, nearest
 from effnet_core.files import os_reason, write_text
-from effnet_core.model.spec import DROP_PATH_RATE
+from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, DROP_PATH_RATE, Padding, Variant
 from effnet_core.model.spec import variant as variant_row
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
@@ -64,10 +64,12 @@ class ModelConfig(Section):
     """Probability of dropping the deepest residual branch; grows linearly from 0."""
     bn_momentum: float = Field(0.99, ge=0, lt=1)
     """Share of the old running statistics that one step keeps (MindSpore's convention)."""
-    bn_eps: float = Field(1e-3, gt=0)
-    """Added to the variance inside BatchNorm."""
-    weights: Path | None = None
-    """Checkpoint to start from instead of random weights; must be of the same variant."""
+    bn_eps: float | None = Field(None, gt=0)
+    """Added to the variance inside BatchNorm; that of the weights, else 1e-3, when absent."""
+    padding: Padding | None = None
+    """symmetric, or same: TensorFlow's; that of the weights, else symmetric, when absent."""
+    weights: str | None = None
+    """What to start from instead of random weights: file, run folder, URL or name; same variant."""
 
     @field_validator("variant")
     @classmethod
@@ -90,12 +92,12 @@ class DataConfig(Section):
     """Side of the square input, px; the variant's own when absent."""
     crop_pct: float | None = Field(None, gt=0, le=1)
     """Share of the resized side that evaluation's centre crop keeps; the variant's when absent."""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    """How images are resized."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean of R, G, B in 0-1 units, subtracted."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Standard deviation of R, G, B in 0-1 units, divided by."""
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+    """How images are resized; as for the weights, else the variant's own, when absent."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of R, G, B in 0-1 units, subtracted; as interpolation when absent."""
+    std: tuple[float, float, float] | None = None
+    """Deviation of R, G, B in 0-1 units, divided by; as interpolation when absent."""
     global_batch_size: int = Field(256, ge=1)
     """Images per update, all ranks together."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -109,8 +111,10 @@ class DataConfig(Section):
 
     @field_validator("std")
     @classmethod
-    def _positive_std(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(value) <= 0:
+    def _positive_std(
+        cls, value: tuple[float, float, float] | None
+    ) -> tuple[float, float, float] | None:
+        if value is not None and min(value) <= 0:
             raise ValueError(f"must be positive, all three; got {value}")
         return value
 
@@ -144,6 +148,8 @@ class OptimConfig(Section):
     """Added to rmsprop's mean square before the root."""
     weight_decay: float = Field(1e-5, ge=0)
     """L2 penalty on convolution and dense weights; norms and biases have none."""
+    backbone_lr_scale: float = Field(1.0, gt=0, le=1)
+    """Learning rate of everything but the classifier, as a share of the classifier's."""
 
 
 class ScheduleConfig(Section):
@@ -166,6 +172,8 @@ class TrainConfig(Section):
 
     epochs: int = Field(350, ge=1)
     """Full passes over the training split."""
+    freeze_epochs: int = Field(0, ge=0)
+    """First epochs in which only the classifier learns, with the weights' BatchNorm statistics."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Probability mass moved from the true class to all."""
     seed: int = Field(0, ge=0)
@@ -196,6 +204,10 @@ class EvaluateConfig(Section):
 class InferConfig(Section):
     """Batch inference over a folder."""
 
+    engine: Literal["auto", "mindspore", "onnxruntime"] = "auto"
+    """What computes; auto is onnxruntime on a CPU, several times faster there, else mindspore."""
+    engine_threads: int = Field(0, ge=0)
+    """Threads of onnxruntime; 0 means one for each core that the process may use."""
     batch_size: int = Field(64, ge=1)
     """Images per forward pass."""
     top_k: int = Field(5, ge=1)
@@ -261,21 +273,71 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _freezing_fits(self) -> RunConfig:
+        frozen, epochs = self.train.freeze_epochs, self.train.epochs
+        if frozen > epochs:
+            raise ValueError(
+                f"freeze_epochs={frozen} is more than the run has (epochs={epochs}); "
+                "lower train.freeze_epochs or raise train.epochs"
+            )
+        if frozen and self.model.weights is None:
+            raise ValueError(
+                f"freeze_epochs={frozen} needs weights to start from: a random backbone must learn; "
+                "set model.weights or leave out train.freeze_epochs"
+            )
+        return self
+
+    @property
+    def row(self) -> Variant:
+        """The variant's row of the table."""
+        return variant_row(self.model.variant)
+
     @property
     def image_size(self) -> int:
         """Side of the input, px: the setting or the variant's own."""
-        return self.data.image_size or variant_row(self.model.variant).image_size
+        return self.data.image_size or self.row.image_size
+
+    @property
+    def train_image_size(self) -> int:
+        """Side of the input in training, px: the setting or the variant's own."""
+        return self.data.image_size or self.row.train_size or self.row.image_size
 
     @property
     def crop_pct(self) -> float:
         """Share kept by the centre crop: the setting or the variant's own."""
-        return self.data.crop_pct or variant_row(self.model.variant).crop_pct
+        return self.data.crop_pct or self.row.crop_pct
+
+    @property
+    def interpolation(self) -> Literal["bicubic", "bilinear"]:
+        """How images are resized: the setting or the variant's own."""
+        return self.data.interpolation or self.row.interpolation
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean of R, G, B: the setting or the variant's own."""
+        return self.data.mean or self.row.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Deviation of R, G, B: the setting or the variant's own."""
+        return self.data.std or self.row.std
+
+    @property
+    def bn_eps(self) -> float:
+        """Added to the variance inside BatchNorm."""
+        return self.model.bn_eps or DEFAULT_BN_EPS
+
+    @property
+    def padding(self) -> Padding:
+        """Of convolutions."""
+        return self.model.padding or DEFAULT_PADDING
 
     @property
     def drop_rate(self) -> float:
         """Dropout of the classifier: the setting or the variant's own."""
         rate = self.model.drop_rate
-        return variant_row(self.model.variant).drop_rate if rate is None else rate
+        return self.row.drop_rate if rate is None else rate
 
     @property
     def peak_lr(self) -> float:

@@ -115,6 +115,7 @@ def evaluate_checkpoint(
         num_classes=sidecar.num_classes,
         bn_momentum=sidecar.bn_momentum,
         bn_eps=sidecar.bn_eps,
+        padding=sidecar.padding,
     )
     checkpoints.load(checkpoint, network.get_parameters())
     result = evaluate_network(

@@ -54,6 +54,7 @@ CELLS = (
     "model.drop_path_rate",
     "model.bn_momentum",
     "model.bn_eps",
+    "model.padding",
     "model.weights",
     "data.train_split",
     "data.eval_split",
@@ -66,8 +67,10 @@ CELLS = (
     "optim.decay",
     "optim.epsilon",
     "optim.weight_decay",
+    "optim.backbone_lr_scale",
     "train.label_smoothing",
     "train.seed",
+    "train.freeze_epochs",
     "train.resume_from",
     "evaluate.per_device_batch_size",
 )

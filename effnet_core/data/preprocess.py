@@ -57,9 +57,9 @@ class PreprocessSpec:
         return cls(
             config.image_size,
             config.crop_pct,
-            config.data.interpolation,
-            config.data.mean,
-            config.data.std,
+            config.interpolation,
+            config.mean,
+            config.std,
         )
 
 

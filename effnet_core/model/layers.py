@@ -7,24 +7,39 @@ of the old value (0.99 here is 0.01 in PyTorch); ``x += y`` and adaptive pooling
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mindspore import Tensor, nn
 
+from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
+
+Activation = Literal["silu", "relu6", "none"]
+
 
 @dataclass(frozen=True)
-class Norm:
-    """Settings of every BatchNorm in a network."""
+class LayerSettings:
+    """What all layers of a network have in common."""
 
     momentum: float = 0.99
     """Share of the old running statistics that a step keeps."""
-    eps: float = 1e-3
+    eps: float = DEFAULT_BN_EPS
     """Added to the variance."""
+    padding: Padding = DEFAULT_PADDING
+    """``symmetric``: (kernel - 1) // 2 on each side. ``same``: TensorFlow's, which depends on the input:
+    as much as makes the output ceil(input / stride) wide, the odd pixel right and below."""
+    activation: Activation = "silu"
+
+
+def activation(name: Activation) -> nn.Cell:
+    """A layer without parameters."""
+    cells = {"silu": nn.SiLU, "relu6": nn.ReLU6, "none": nn.Identity}
+    return cells[name]()
 
 
 class ConvNormAct(nn.Cell):
-    """Convolution without bias, BatchNorm, and SiLU unless ``activate`` is false.
+    """Convolution without bias, BatchNorm, and the activation unless ``activate`` is false.
 
-    Pads symmetrically by ``(kernel - 1) // 2``, so stride 1 keeps the size and stride 2 halves it.
+    Either padding keeps the size at stride 1 and halves it, rounded up, at stride 2.
     """
 
     def __init__(
@@ -33,24 +48,25 @@ class ConvNormAct(nn.Cell):
         out_channels: int,
         kernel: int,
         *,
-        norm: Norm,
+        settings: LayerSettings,
         stride: int = 1,
         groups: int = 1,
         activate: bool = True,
     ) -> None:
         super().__init__()
+        same = settings.padding == "same"
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
             kernel,
             stride=stride,
-            pad_mode="pad",
-            padding=(kernel - 1) // 2,
+            pad_mode="same" if same else "pad",
+            padding=0 if same else (kernel - 1) // 2,
             group=groups,
             has_bias=False,
         )
-        self.norm = nn.BatchNorm2d(out_channels, eps=norm.eps, momentum=norm.momentum)
-        self.act = nn.SiLU() if activate else nn.Identity()
+        self.norm = nn.BatchNorm2d(out_channels, eps=settings.eps, momentum=settings.momentum)
+        self.act = activation(settings.activation if activate else "none")
 
     def construct(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))

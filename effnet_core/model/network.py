@@ -7,33 +7,25 @@ import math
 import numpy as np
 from mindspore import Tensor, nn
 
-from effnet_core.model.layers import ConvNormAct, Norm, SqueezeExcite
+from effnet_core.model.layers import ConvNormAct, LayerSettings, SqueezeExcite
 from effnet_core.model.scaling import Architecture, Block, expand
+from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
 from effnet_core.model.spec import variant as variant_row
 
 
-class MBConv(nn.Cell):
-    """Inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1."""
+class Residual(nn.Cell):
+    """What both kinds of block share: the shortcut around the branch."""
 
-    def __init__(self, block: Block, *, norm: Norm) -> None:
+    def __init__(self, block: Block) -> None:
         super().__init__()
-        hidden = block.hidden_channels
-        self.expands = block.expands
         self.residual = block.residual
-        if block.expands:
-            self.expand = ConvNormAct(block.in_channels, hidden, 1, norm=norm)
-        self.depthwise = ConvNormAct(
-            hidden, hidden, block.kernel, stride=block.stride, groups=hidden, norm=norm
-        )
-        self.se = SqueezeExcite(hidden, block.squeeze_channels)
-        self.project = ConvNormAct(hidden, block.out_channels, 1, activate=False, norm=norm)
+
+    def branch(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def construct(self, x: Tensor, branch_scale: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C', H/s, W/s); ``branch_scale`` (N, 1, 1, 1) multiplies the branch."""
-        y = x
-        if self.expands:
-            y = self.expand(y)  # (N, hidden, H, W)
-        y = self.project(self.se(self.depthwise(y)))  # (N, C', H/s, W/s)
+        y = self.branch(x)  # (N, C', H/s, W/s)
         if self.residual:
             if branch_scale is not None:
                 y = y * branch_scale
@@ -41,15 +33,72 @@ class MBConv(nn.Cell):
         return y
 
 
+class MBConv(Residual):
+    """Inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1."""
+
+    def __init__(self, block: Block, *, settings: LayerSettings) -> None:
+        super().__init__(block)
+        hidden = block.hidden_channels
+        self.expands = block.expands
+        self.gated = block.squeeze_channels > 0
+        if block.expands:
+            self.expand = ConvNormAct(block.in_channels, hidden, 1, settings=settings)
+        self.depthwise = ConvNormAct(
+            hidden, hidden, block.kernel, stride=block.stride, groups=hidden, settings=settings
+        )
+        if self.gated:
+            self.se = SqueezeExcite(hidden, block.squeeze_channels)
+        self.project = ConvNormAct(hidden, block.out_channels, 1, activate=False, settings=settings)
+
+    def branch(self, x: Tensor) -> Tensor:
+        if self.expands:
+            x = self.expand(x)  # (N, hidden, H, W)
+        x = self.depthwise(x)  # (N, hidden, H/s, W/s)
+        if self.gated:
+            x = self.se(x)
+        return self.project(x)
+
+
+class FusedMBConv(Residual):
+    """Inverted residual with one full convolution in place of expansion and depthwise convolution.
+
+    Without expansion that convolution is all there is. Source: "EfficientNetV2" (arXiv 2104.00298),
+    section 3.2, with the released code's shapes.
+    """
+
+    def __init__(self, block: Block, *, settings: LayerSettings) -> None:
+        super().__init__(block)
+        self.expands = block.expands
+        hidden = block.hidden_channels if block.expands else block.out_channels
+        self.fused = ConvNormAct(
+            block.in_channels, hidden, block.kernel, stride=block.stride, settings=settings
+        )
+        if block.expands:
+            self.project = ConvNormAct(
+                hidden, block.out_channels, 1, activate=False, settings=settings
+            )
+
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.fused(x)  # (N, hidden, H/s, W/s)
+        return self.project(x) if self.expands else x
+
+
+_BLOCKS = {"mb": MBConv, "fused": FusedMBConv}
+
+
 class EfficientNet(nn.Cell):
     """Stem, blocks, head and classifier of one variant."""
 
-    def __init__(self, architecture: Architecture, *, num_classes: int, norm: Norm) -> None:
+    def __init__(
+        self, architecture: Architecture, *, num_classes: int, settings: LayerSettings
+    ) -> None:
         super().__init__()
-        self.stem = ConvNormAct(3, architecture.stem_channels, 3, stride=2, norm=norm)
-        self.blocks = nn.CellList([MBConv(block, norm=norm) for block in architecture.blocks])
+        self.stem = ConvNormAct(3, architecture.stem_channels, 3, stride=2, settings=settings)
+        self.blocks = nn.CellList(
+            [_BLOCKS[block.op](block, settings=settings) for block in architecture.blocks]
+        )
         last = architecture.blocks[-1].out_channels
-        self.head = ConvNormAct(last, architecture.head_channels, 1, norm=norm)
+        self.head = ConvNormAct(last, architecture.head_channels, 1, settings=settings)
         self.classifier = nn.Dense(architecture.head_channels, num_classes)
 
     def features(self, x: Tensor, path_scale: Tensor | None = None) -> Tensor:
@@ -107,7 +156,8 @@ def create_model(
     *,
     num_classes: int,
     bn_momentum: float = 0.99,
-    bn_eps: float = 1e-3,
+    bn_eps: float = DEFAULT_BN_EPS,
+    padding: Padding = DEFAULT_PADDING,
     seed: int = 0,
 ) -> EfficientNet:
     """A freshly initialised network of the family.
@@ -117,13 +167,15 @@ def create_model(
         num_classes: outputs of the classifier.
         bn_momentum: share of the old running statistics that an update keeps.
         bn_eps: added to the variance inside BatchNorm.
+        padding: of convolutions; ``same`` is TensorFlow's, for weights that came from there.
         seed: of the initial weights.
 
     Raises:
         ConfigError: no such variant.
     """
-    architecture = expand(variant_row(variant))
-    norm = Norm(bn_momentum, bn_eps)
-    network = EfficientNet(architecture, num_classes=num_classes, norm=norm)
+    row = variant_row(variant)
+    architecture = expand(row)
+    settings = LayerSettings(bn_momentum, bn_eps, padding, row.activation)
+    network = EfficientNet(architecture, num_classes=num_classes, settings=settings)
     initialise(network, seed)
     return network

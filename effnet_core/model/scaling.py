@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from effnet_core.model.spec import SE_RATIO, Variant
 
@@ -18,18 +19,23 @@ CHANNEL_DIVISOR = 8
 class Block:
     """One inverted-residual block, with all sizes final."""
 
+    op: Literal["mb", "fused"]
+    stage: int
+    """Position of its stage in the table, from 0."""
+    index_in_stage: int
+    """Position in its stage, from 0."""
     in_channels: int
     hidden_channels: int
-    """Channels of the depthwise convolution."""
+    """Channels of the inner part."""
     out_channels: int
     squeeze_channels: int
-    """Channels of the squeeze-excite bottleneck."""
+    """Channels of the squeeze-excite bottleneck; 0 where there is no gate."""
     kernel: int
     stride: int
 
     @property
     def expands(self) -> bool:
-        """Whether a 1x1 convolution widens the input first."""
+        """Whether the inner part is wider than the input."""
         return self.hidden_channels != self.in_channels
 
     @property
@@ -73,23 +79,34 @@ def round_repeats(repeats: int, depth_mult: float) -> int:
 
 def expand(variant: Variant) -> Architecture:
     """The blocks of a variant, first to last."""
+    ends = 1.0 if variant.fixed_ends else variant.width_mult
+    in_channels = stem = round_channels(variant.stem, ends)
     blocks = []
-    in_channels = stem = round_channels(variant.stem, variant.width_mult)
-    for stage in variant.stages:
+    for number, stage in enumerate(variant.stages):
         out_channels = round_channels(stage.channels, variant.width_mult)
-        for index in range(round_repeats(stage.repeats, variant.depth_mult)):
+        gated = variant.squeeze_excite and stage.op == "mb"
+        for index in range(_repeats(variant, number)):
             blocks.append(
                 Block(
+                    op=stage.op,
+                    stage=number,
+                    index_in_stage=index,
                     in_channels=in_channels,
                     hidden_channels=in_channels * stage.expand_ratio,
                     out_channels=out_channels,
-                    squeeze_channels=max(1, int(in_channels * SE_RATIO)),
+                    squeeze_channels=max(1, int(in_channels * SE_RATIO)) if gated else 0,
                     kernel=stage.kernel,
                     stride=stage.stride if index == 0 else 1,
                 )
             )
             in_channels = out_channels
-    return Architecture(stem, tuple(blocks), round_channels(variant.head, variant.width_mult))
+    return Architecture(stem, tuple(blocks), round_channels(variant.head, ends))
+
+
+def _repeats(variant: Variant, stage: int) -> int:
+    """Blocks of a stage; the first and the last stay as they are where the ends are fixed."""
+    fixed = variant.fixed_ends and stage in (0, len(variant.stages) - 1)
+    return round_repeats(variant.stages[stage].repeats, 1.0 if fixed else variant.depth_mult)
 
 
 def drop_path_rates(num_blocks: int, rate: float) -> tuple[float, ...]:
@@ -114,18 +131,31 @@ def cost(variant: Variant, *, num_classes: int = 1000, image_size: int | None = 
     parameters = 3 * 9 * stem + 2 * stem
     work = 3 * 9 * stem * side * side
     for block in architecture.blocks:
-        hidden, out = block.hidden_channels, block.out_channels
-        if block.expands:
-            parameters += block.in_channels * hidden + 2 * hidden
-            work += block.in_channels * hidden * side * side
-        side = math.ceil(side / block.stride)
-        depthwise = hidden * block.kernel**2
-        squeeze = 2 * hidden * block.squeeze_channels
-        project = hidden * out
-        parameters += depthwise + 2 * hidden + project + 2 * out
-        parameters += squeeze + hidden + block.squeeze_channels
-        work += (depthwise + project) * side * side + squeeze
+        after = math.ceil(side / block.stride)
+        for weights, norms, at_input in _convolutions(block):
+            parameters += weights + 2 * norms
+            work += weights * (side if at_input else after) ** 2
+        squeeze = 2 * block.hidden_channels * block.squeeze_channels
+        if squeeze:
+            parameters += squeeze + block.hidden_channels + block.squeeze_channels
+        work += squeeze
+        side = after
     last, head = architecture.blocks[-1].out_channels, architecture.head_channels
     parameters += last * head + 2 * head + (head + 1) * num_classes
     work += last * head * side * side + head * num_classes
     return Cost(parameters, work)
+
+
+def _convolutions(block: Block) -> list[tuple[int, int, bool]]:
+    """Weights, output channels and "works at the input's size" of a block's convolutions."""
+    wide, hidden, out = (
+        block.in_channels * block.hidden_channels,
+        block.hidden_channels,
+        block.out_channels,
+    )
+    if block.op == "mb":
+        widen = [(wide, hidden, True)] if block.expands else []
+        return [*widen, (hidden * block.kernel**2, hidden, False), (hidden * out, out, False)]
+    if block.expands:
+        return [(wide * block.kernel**2, hidden, False), (hidden * out, out, False)]
+    return [(block.in_channels * out * block.kernel**2, out, False)]

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ def _prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) 
         config.model.variant,
         num_classes=dataset.num_classes,
         bn_momentum=config.model.bn_momentum,
-        bn_eps=config.model.bn_eps,
+        bn_eps=config.bn_eps,
+        padding=config.padding,
         seed=config.train.seed,
     )
     rates = lr_schedule(
@@ -185,7 +186,7 @@ def _resume(run: Run) -> None:
             )
         _tell(run, f"resuming from {source}, step {run.step} of {run.total_steps}")
     elif run.config.model.weights is not None:
-        source = run.config.model.weights
+        source = Path(run.config.model.weights)
         _require_same_model(run, source, checkpoints.read_sidecar(source))
         checkpoints.load(source, run.network.get_parameters())
         _tell(run, f"starting from the weights of {source}")
@@ -256,7 +257,9 @@ def _epoch_batches(run: Run, indices: NDArray[np.int64], epoch: int) -> Iterator
     return batches(
         run.split,
         indices.tolist(),
-        transforms=train_transforms(run.spec, run.config.data),
+        transforms=train_transforms(
+            replace(run.spec, image_size=run.config.train_image_size), run.config.data
+        ),
         batch_size=run.config.per_device_batch_size,
         workers=run.config.data.workers,
         seed=int(seed.generate_state(1)[0] >> 1),
@@ -420,7 +423,8 @@ def _sidecar(run: Run, *, training_state: bool) -> Sidecar:
         class_names=run.dataset.class_names,
         preprocess=run.spec,
         bn_momentum=run.config.model.bn_momentum,
-        bn_eps=run.config.model.bn_eps,
+        bn_eps=run.config.bn_eps,
+        padding=run.config.padding,
         epoch=run.epoch,
         step=run.step,
         training_state=training_state,

@@ -195,7 +195,7 @@ def test_lists_paths_and_nothing() -> None:
         overrides=["data.mean=[0.1, 0.2, 0.3]", "model.weights=a/b.ckpt", "model.num_classes=null"]
     )
     assert config.data.mean == (0.1, 0.2, 0.3)
-    assert config.model.weights == Path("a/b.ckpt")
+    assert config.model.weights == "a/b.ckpt"
     assert config.model.num_classes is None
 
 

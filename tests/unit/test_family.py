@@ -45,9 +45,65 @@ def test_the_table_of_the_paper(name: str) -> None:
     ) == B0_TO_B7[name]
 
 
-def test_the_family_is_the_table_and_one_hidden_row() -> None:
-    assert [row.name for row in VARIANTS.values() if not row.hidden] == list(B0_TO_B7)
-    assert [row.name for row in VARIANTS.values() if row.hidden] == ["efficientnet_tiny"]
+RELATIVES = {
+    # image_size, drop_rate, crop_pct, blocks, head, trainable parameters, giga multiply-adds
+    "efficientnet_lite0": (224, 0.2, 0.875, 16, 1280, 4_652_008, 0.385),
+    "efficientnet_lite1": (240, 0.2, 0.882, 21, 1280, 5_416_680, 0.600),
+    "efficientnet_lite2": (260, 0.3, 0.890, 21, 1280, 6_092_072, 0.860),
+    "efficientnet_lite3": (280, 0.3, 0.897, 24, 1280, 8_197_096, 1.383),
+    "efficientnet_lite4": (300, 0.3, 0.904, 30, 1280, 13_006_568, 2.553),
+    # torchvision states 8.366, 24.582 and 56.080 for these three
+    "efficientnet_v2_s": (384, 0.2, 1.0, 40, 1280, 21_458_488, 8.366),
+    "efficientnet_v2_m": (480, 0.3, 1.0, 57, 1280, 54_139_356, 24.582),
+    "efficientnet_v2_l": (480, 0.4, 1.0, 79, 1280, 118_515_272, 56.080),
+}
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_the_tables_of_lite_and_v2(name: str) -> None:
+    row = variant(name)
+    architecture, size = expand(row), cost(row)
+    assert (
+        row.image_size,
+        row.drop_rate,
+        row.crop_pct,
+        len(architecture.blocks),
+        architecture.head_channels,
+        size.parameters,
+        round(size.multiply_adds / 1e9, 3),
+    ) == RELATIVES[name]
+
+
+def test_lite_has_no_gates_and_fixed_ends() -> None:
+    row = variant("efficientnet_lite4")
+    architecture = expand(row)
+    assert {block.squeeze_channels for block in architecture.blocks} == {0}
+    assert architecture.stem_channels == 32  # 1.4 times 32 would be 48
+    assert [block.stage for block in architecture.blocks].count(0) == 1
+    assert [block.stage for block in architecture.blocks].count(6) == 1
+    assert row.activation == "relu6"
+    assert row.mean == pytest.approx((127 / 255,) * 3)
+    assert row.std == pytest.approx((128 / 255,) * 3)
+
+
+def test_v2_gates_only_what_is_not_fused() -> None:
+    architecture = expand(variant("efficientnet_v2_s"))
+    assert architecture.stem_channels == 24
+    assert [block.op for block in architecture.blocks] == ["fused"] * 10 + ["mb"] * 30
+    assert all((block.squeeze_channels > 0) == (block.op == "mb") for block in architecture.blocks)
+    assert architecture.blocks[10].squeeze_channels == 64 // 4
+    sizes = [variant(f"efficientnet_v2_{size}").train_size for size in "sml"]
+    assert sizes == [300, 384, 384]
+
+
+def test_the_family_is_the_tables_and_hidden_rows_for_tests() -> None:
+    public = [row.name for row in VARIANTS.values() if not row.hidden]
+    assert public == [*B0_TO_B7, *RELATIVES]
+    assert [row.name for row in VARIANTS.values() if row.hidden] == [
+        "efficientnet_tiny",
+        "efficientnet_tiny_lite",
+        "efficientnet_tiny_v2",
+    ]
 
 
 @pytest.mark.parametrize(
