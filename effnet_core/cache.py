@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from effnet_core.files import make_folder
@@ -38,8 +38,6 @@ def alone(path: Path) -> Iterator[None]:
     file system knows no locks, nobody waits.
     """
     with path.with_name(f".{path.name}.lock").open("w") as stream:
-        try:
+        with suppress(OSError):
             fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError:
-            pass
         yield

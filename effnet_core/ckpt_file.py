@@ -219,7 +219,7 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _packed(message: memoryview) -> list[int]:
-    values = []
+    values: list[int] = []
     position = 0
     while position < len(message) and len(values) <= MAX_DIMS:
         value, position = _varint(message, position)

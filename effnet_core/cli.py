@@ -210,6 +210,31 @@ def predict(
 
 @app.command()
 @guarded
+def export(
+    weights: Weights,
+    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    format: Annotated[str, typer.Option("--format", help="onnx, mindir or safetensors.")] = "onnx",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="A picture to compare on, besides others; repeatable."),
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Pooled features as a second output (onnx).")
+    ] = False,
+) -> None:
+    """Write a model in another format and compare it with MindSpore."""
+    from effnet_core.export.commands import export as export_model
+    from effnet_core.terminal import console, show_events
+
+    with show_events():
+        agreement = export_model(
+            weights, out, format=format, pictures=image or (), features=features
+        )
+    console.print(f"{out}: {agreement}", soft_wrap=True)
+
+
+@app.command()
+@guarded
 def publish(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
     store: Annotated[str | None, typer.Option(help="Short for storage.root.")] = None,

@@ -4,6 +4,7 @@
     |-- ConfigError            a setting is unknown, of the wrong type or out of range
     |-- DataError              a data set, image folder or manifest cannot be used
     |-- CheckpointError        a checkpoint is missing, damaged or of another model
+    |-- ExportError            an exported file cannot be used or does not agree with MindSpore
     |-- StoreError             the model store refuses or misses something
     |   |-- Conflict           somebody else created or changed the same thing first
     |   `-- GateRefused        a version is not good enough to be promoted
@@ -41,6 +42,10 @@ class DataError(EffnetError):
 
 class CheckpointError(EffnetError):
     """A checkpoint is missing, damaged or belongs to another model."""
+
+
+class ExportError(EffnetError):
+    """An exported file cannot be used or does not agree with MindSpore."""
 
 
 class StoreError(EffnetError):

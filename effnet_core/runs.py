@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core import checkpoint as checkpoints
-from effnet_core import predictions
+from effnet_core import engines, predictions
 from effnet_core.config import CONFIG_NAME, RunConfig, read_config
 from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import ConfigError, DataError, OutputExists
@@ -145,6 +145,7 @@ def infer_shards(
             "output": str(planned.output.resolve()),
             "input_root": str(planned.input_root.resolve()),
             "shards": [vars(shard) for shard in shards],
+            **engines.prepare(checkpoint, config),
         },
     )
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"

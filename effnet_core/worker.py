@@ -1,6 +1,6 @@
 """One rank of a job: ``python -m effnet_core.worker RUN_DIR``. Started by ``launch.py``, not by people.
 
-MindSpore is imported here and in what this module imports, nowhere on the parent's side.
+MindSpore is imported below here, where a job needs it, and nowhere on the parent's side.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ def main(run_dir: Path) -> int:
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
+    if job.kind == "predict" and job.inputs["engine"] != "mindspore":
+        write_json(run_dir / RESULT_NAME, _predict(job, config, None, run_dir))
+        return 0  # without the seconds and the memory that MindSpore's import takes
     from effnet_core.collective import join_group
 
     group = join_group(config.runtime)
@@ -98,18 +101,36 @@ def _evaluate(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[st
 
 
 def _predict(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
-    from effnet_core.engines import MindSporePredictor
+    from effnet_core.engines import load
     from effnet_core.predict_job import predict_shards
 
-    checkpoint = Path(job.inputs["checkpoint"])
-    predictor = MindSporePredictor(checkpoint, batch_size=config.infer.batch_size)
-    return predict_shards(predictor, job.inputs, config.infer)
+    return predict_shards(load(job.inputs, config.infer), job.inputs, config.infer)
+
+
+def _verify(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+    from effnet_core.export.verify import compare
+
+    return compare(
+        Path(job.inputs["checkpoint"]),
+        Path(job.inputs["file"]),
+        job.inputs["format"],
+        [Path(path) for path in job.inputs["pictures"]],
+    )
+
+
+def _mindir(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+    from effnet_core.export.verify import write_mindir
+
+    write_mindir(Path(job.inputs["checkpoint"]), Path(job.inputs["file"]))
+    return {}
 
 
 _KINDS: dict[str, Callable[[Job, RunConfig, Any, Path], dict[str, Any]]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "verify": _verify,
+    "mindir": _mindir,
 }
 
 

@@ -1,4 +1,4 @@
-"""Predictors: the engines that turn images into logits. Import only in a child process."""
+"""MindSpore as an engine, on any device. Import only in a child process."""
 
 from __future__ import annotations
 
@@ -9,9 +9,33 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 
 from effnet_core import checkpoint as checkpoints
-from effnet_core.model.network import create_model
+from effnet_core.checkpoint import Sidecar
+from effnet_core.imagenet import readable
+from effnet_core.model.network import EfficientNet, create_model
 
 FloatArray = NDArray[np.float32]
+
+
+def load_network(checkpoint: Path, sidecar: Sidecar) -> EfficientNet:
+    """The network of a checkpoint, for inference.
+
+    Args:
+        checkpoint: its bytes were checked by ``read_sidecar`` before.
+        sidecar: what belongs to it.
+
+    Raises:
+        CheckpointError: the checkpoint does not hold exactly the network's parameters.
+    """
+    network = create_model(
+        sidecar.variant,
+        num_classes=sidecar.num_classes,
+        bn_momentum=sidecar.bn_momentum,
+        bn_eps=sidecar.bn_eps,
+        padding=sidecar.padding,
+    )
+    checkpoints.load(checkpoint, network.get_parameters())
+    network.set_train(False)
+    return network
 
 
 class MindSporePredictor:
@@ -25,16 +49,9 @@ class MindSporePredictor:
         """
         sidecar = checkpoints.read_sidecar(checkpoint)
         self.preprocess = sidecar.preprocess
-        self.class_names = sidecar.class_names
+        self.class_names = readable(sidecar.class_names)
         self.batch_size = batch_size
-        self.network = create_model(
-            sidecar.variant,
-            num_classes=sidecar.num_classes,
-            bn_momentum=sidecar.bn_momentum,
-            bn_eps=sidecar.bn_eps,
-        )
-        checkpoints.load(checkpoint, self.network.get_parameters())
-        self.network.set_train(False)
+        self.network = load_network(checkpoint, sidecar)
 
     def logits(self, images: FloatArray) -> FloatArray:
         """Map (N, 3, S, S) to (N, num_classes); N is at most the batch size.

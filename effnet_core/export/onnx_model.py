@@ -7,6 +7,7 @@ activations, squeeze-excite and one dense layer. The batch is a free dimension o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from effnet_core import __version__
 from effnet_core.checkpoint import OPTIMIZER_PREFIXES, Sidecar
 from effnet_core.ckpt_file import read_ckpt
 from effnet_core.errors import CheckpointError
-from effnet_core.files import atomic_path
 from effnet_core.model.scaling import Block, expand
 from effnet_core.model.spec import variant as variant_row
 
@@ -37,7 +37,7 @@ GRAPH_VERSION = 1
 
 
 def write_onnx(checkpoint: Path, sidecar: Sidecar, out: Path, *, features: bool = False) -> None:
-    """Write a checkpoint as an ONNX file, atomically.
+    """Write a checkpoint as an ONNX file.
 
     Args:
         checkpoint: its bytes were checked by ``read_sidecar`` before.
@@ -49,8 +49,7 @@ def write_onnx(checkpoint: Path, sidecar: Sidecar, out: Path, *, features: bool 
         CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
     """
     model = build_model(read_ckpt(checkpoint), sidecar, features=features)
-    with atomic_path(out) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    out.write_bytes(model.SerializeToString())
 
 
 def build_model(
@@ -69,13 +68,14 @@ def build_model(
     Raises:
         CheckpointError: a parameter is missing, left over or of another shape.
     """
-    architecture = expand(variant_row(sidecar.variant))
-    graph = _Graph(parameters, sidecar)
+    row = variant_row(sidecar.variant)
+    architecture = expand(row)
+    graph = _Graph(parameters, sidecar, row.activation)
     x = graph.conv_norm(INPUT, "stem", 3, architecture.stem_channels, kernel=3, stride=2)
     for index, block in enumerate(architecture.blocks):
         x = graph.block(x, f"blocks.{index}", block)
     last, head = architecture.blocks[-1].out_channels, architecture.head_channels
-    x = graph.conv_norm(x, "head", last, head, kernel=1)
+    x = graph.conv_norm(x, "head", last, head)
     x = graph.op("GlobalAveragePool", x)  # (N, head, 1, 1)
     x = graph.op("Flatten", x, name=FEATURES, axis=1)  # (N, head)
     graph.dense(x, "classifier", head, sidecar.num_classes, name=LOGITS)
@@ -84,16 +84,25 @@ def build_model(
     return graph.finish(outputs)
 
 
+def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding before and after an axis of ``side`` px: the odd pixel goes after."""
+    total = max(0, (math.ceil(side / stride) - 1) * stride + kernel - side)
+    return total // 2, total - total // 2
+
+
 class _Graph:
     """Nodes and constants as they come; takes parameters by name and knows which are left."""
 
-    def __init__(self, parameters: Mapping[str, Array], sidecar: Sidecar) -> None:
+    def __init__(self, parameters: Mapping[str, Array], sidecar: Sidecar, activation: str) -> None:
         self.left = {
             name: value
             for name, value in parameters.items()
             if not name.startswith(OPTIMIZER_PREFIXES)
         }
         self.sidecar = sidecar
+        self.activation = activation
+        self.side = sidecar.preprocess.image_size
+        """Height and width where the graph ends so far."""
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
@@ -127,7 +136,7 @@ class _Graph:
         in_channels: int,
         out_channels: int,
         *,
-        kernel: int,
+        kernel: int = 1,
         stride: int = 1,
         groups: int = 1,
         activate: bool = True,
@@ -140,7 +149,10 @@ class _Graph:
             for part in ("gamma", "beta", "moving_mean", "moving_variance")
         )
         scale = gamma / np.sqrt(variance + self.sidecar.bn_eps)
-        padding = (kernel - 1) // 2
+        before = after = (kernel - 1) // 2
+        if self.sidecar.padding == "same":
+            before, after = same_padding(self.side, kernel, stride)
+        self.side = math.ceil(self.side / stride)
         x = self.op(
             "Conv",
             x,
@@ -149,32 +161,47 @@ class _Graph:
             name=name,
             kernel_shape=[kernel, kernel],
             strides=[stride, stride],
-            pads=[padding] * 4,
+            pads=[before, before, after, after],
             group=groups,
         )
-        return self.silu(x) if activate else x
+        return self.activate(x) if activate else x
+
+    def activate(self, x: str) -> str:
+        """The activation of the variant."""
+        if self.activation == "silu":
+            return self.silu(x)
+        return self.op("Clip", x, "zero", "six")  # ReLU6
 
     def silu(self, x: str) -> str:
         """``x * sigmoid(x)``."""
         return self.op("Mul", x, self.op("Sigmoid", x))
 
     def block(self, x: str, name: str, block: Block) -> str:
-        """One inverted-residual block."""
+        """One inverted-residual block, of either kind."""
         hidden, out = block.hidden_channels, block.out_channels
+        kernel, stride = block.kernel, block.stride
         y = x
-        if block.expands:
-            y = self.conv_norm(y, f"{name}.expand", block.in_channels, hidden, kernel=1)
-        y = self.conv_norm(
-            y,
-            f"{name}.depthwise",
-            hidden,
-            hidden,
-            kernel=block.kernel,
-            stride=block.stride,
-            groups=hidden,
-        )
-        y = self.squeeze_excite(y, f"{name}.se", hidden, block.squeeze_channels)
-        y = self.conv_norm(y, f"{name}.project", hidden, out, kernel=1, activate=False)
+        if block.op == "fused":
+            wide = hidden if block.expands else out
+            y = self.conv_norm(
+                y, f"{name}.fused", block.in_channels, wide, kernel=kernel, stride=stride
+            )
+        else:
+            if block.expands:
+                y = self.conv_norm(y, f"{name}.expand", block.in_channels, hidden)
+            y = self.conv_norm(
+                y,
+                f"{name}.depthwise",
+                hidden,
+                hidden,
+                kernel=kernel,
+                stride=stride,
+                groups=hidden,
+            )
+            if block.squeeze_channels:
+                y = self.squeeze_excite(y, f"{name}.se", hidden, block.squeeze_channels)
+        if block.op == "mb" or block.expands:
+            y = self.conv_norm(y, f"{name}.project", hidden, out, activate=False)
         return self.op("Add", y, x) if block.residual else y
 
     def squeeze_excite(self, x: str, name: str, channels: int, squeezed: int) -> str:
@@ -214,6 +241,9 @@ class _Graph:
     def finish(self, outputs: Mapping[str, int]) -> onnx.ModelProto:
         """The whole model, with its metadata, after ONNX's own checks."""
         side = self.sidecar.preprocess.image_size
+        if self.activation == "relu6":
+            self.constant("zero", np.array(0.0))
+            self.constant("six", np.array(6.0))
         graph = helper.make_graph(
             self.nodes,
             self.sidecar.variant,
