@@ -8,13 +8,16 @@ there. MindSpore's own ``save_checkpoint`` deletes the old file before it writes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from effnet_core.ckpt_file import write_ckpt
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import CheckpointError
 from effnet_core.files import atomic_path, os_reason, read_json, sha256_of_file, write_json
@@ -154,6 +157,29 @@ def save(path: Path, parameters: Iterable[Parameter], sidecar: Sidecar) -> Sidec
     return complete
 
 
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], sidecar: Sidecar) -> Sidecar:
+    """As ``save``, from numpy arrays and without MindSpore.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        with atomic_path(sidecar_path(path)) as beside, atomic_path(path) as temporary:
+            write_ckpt(temporary, arrays)
+            written = {"sha256": sha256_of_file(temporary), "size_bytes": temporary.stat().st_size}
+            complete = Sidecar(**{**vars(sidecar), **written, "libraries": library_versions()})
+            write_json(beside, complete.to_dict())
+            sidecar_path(path).unlink(missing_ok=True)
+    except OSError as cause:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written ({os_reason(cause)})"
+        ) from cause
+    return complete
+
+
+CLASSIFIER = ("classifier.weight", "classifier.bias")
+"""Names of the head, which fine-tuning on other classes starts anew."""
+
 OPTIMIZER_PREFIXES = (
     "mean_square.",
     "moment.",
@@ -165,12 +191,13 @@ OPTIMIZER_PREFIXES = (
 """Names of optimizer state, which a checkpoint may hold beside the weights."""
 
 
-def load(path: Path, parameters: Iterable[Parameter]) -> None:
+def load(path: Path, parameters: Iterable[Parameter], *, skip: Collection[str] = ()) -> None:
     """Fill parameters from a checkpoint, every one of them and by its exact name.
 
     Args:
         path: its bytes were checked by ``read_sidecar`` before.
         parameters: the ones to fill; the checkpoint may hold optimizer state besides, nothing else.
+        skip: names in the checkpoint that are left out on purpose.
 
     Raises:
         CheckpointError: a parameter is missing, left over or of another shape; nothing was changed.
@@ -185,7 +212,7 @@ def load(path: Path, parameters: Iterable[Parameter]) -> None:
     wanted = {p.name for p in parameters}
     missing = sorted(wanted - set(stored))
     unknown = sorted(
-        name for name in set(stored) - wanted if not name.startswith(OPTIMIZER_PREFIXES)
+        name for name in set(stored) - wanted - set(skip) if not name.startswith(OPTIMIZER_PREFIXES)
     )
     if missing or unknown:
         raise CheckpointError(

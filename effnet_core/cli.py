@@ -13,6 +13,7 @@ import typer
 from effnet_core import __version__
 from effnet_core.commands import guarded
 from effnet_core.config import RunConfig, load_config, recipe_names
+from effnet_core.weights.commands import app as weights_commands
 
 if TYPE_CHECKING:
     from effnet_core.results import EvalResult
@@ -37,7 +38,12 @@ Overrides = Annotated[
 ]
 Data = Annotated[Path, typer.Option("--data", help="Folder of a staged data set.")]
 Weights = Annotated[
-    Path, typer.Option("--weights", "-w", help="Checkpoint (.ckpt) or folder of a training run.")
+    str,
+    typer.Option(
+        "--weights",
+        "-w",
+        help="Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL or name.",
+    ),
 ]
 Processes = Annotated[
     int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
@@ -138,14 +144,21 @@ def train(
     override: Overrides = None,
     processes: Processes = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="Checkpoint to start from.")
+        str | None,
+        typer.Option("--weights", "-w", help="What to start from: file, run folder, URL or name."),
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Short for model.num_classes: a new head if the weights' differs."
+        ),
     ] = None,
 ) -> None:
-    """Train a model on a staged data set."""
+    """Train a model on a staged data set, anew or from weights."""
     from effnet_core import runs
     from effnet_core.terminal import console, show_events
 
-    config = _config(recipe, override, processes, weights)
+    config = _config(recipe, override, processes, weights, num_classes)
     with show_events():
         result = runs.train(config, data, run_dir)
     _print_evaluation(result.evaluation)
@@ -233,6 +246,9 @@ def export(
     console.print(f"{out}: {agreement}", soft_wrap=True)
 
 
+app.add_typer(weights_commands, name="weights")
+
+
 @app.command()
 @guarded
 def publish(
@@ -272,10 +288,15 @@ def _config(
     recipe: str | None,
     overrides: list[str] | None,
     processes: int | None,
-    weights: Path | None = None,
+    weights: str | None = None,
+    num_classes: int | None = None,
 ) -> RunConfig:
     """Settings of recipe and overrides; the short options come last and win."""
-    short = {"runtime.world_size": processes, "model.weights": weights}
+    short = {
+        "runtime.world_size": processes,
+        "model.weights": weights,
+        "model.num_classes": num_classes,
+    }
     extra = [f"{key}={value}" for key, value in short.items() if value is not None]
     return load_config(recipe, [*(overrides or []), *extra])
 

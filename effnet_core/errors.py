@@ -5,6 +5,7 @@
     |-- DataError              a data set, image folder or manifest cannot be used
     |-- CheckpointError        a checkpoint is missing, damaged or of another model
     |-- ExportError            an exported file cannot be used or does not agree with MindSpore
+    |-- DownloadFailed         a file cannot be fetched from its address (retryable)
     |-- StoreError             the model store refuses or misses something
     |   |-- Conflict           somebody else created or changed the same thing first
     |   `-- GateRefused        a version is not good enough to be promoted
@@ -46,6 +47,12 @@ class CheckpointError(EffnetError):
 
 class ExportError(EffnetError):
     """An exported file cannot be used or does not agree with MindSpore."""
+
+
+class DownloadFailed(EffnetError):
+    """A file cannot be fetched from its address."""
+
+    retryable = True
 
 
 class StoreError(EffnetError):

@@ -18,6 +18,7 @@ from effnet_core.job import JOB_NAME, RESULT_NAME, Job
 from effnet_core.launch import run_job
 from effnet_core.predictions import Plan, Shard
 from effnet_core.results import EvalResult, ShardResult, TrainResult
+from effnet_core.weights.resolve import resolve
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
@@ -62,7 +63,7 @@ def training_result(run_dir: Path) -> TrainResult:
 
 
 def evaluate(
-    weights: Path,
+    weights: str | Path,
     data_dir: Path,
     *,
     split: str | None = None,
@@ -72,7 +73,7 @@ def evaluate(
     """Evaluate a checkpoint on a split of a staged data set.
 
     Args:
-        weights: a ``.ckpt`` with its sidecar, or the folder of a training run.
+        weights: as ``weights.resolve.resolve`` takes them: checkpoint, run folder, file, URL or name.
         data_dir: a staged data set with the same class names.
         split: ``data.eval_split`` by default.
         config: processes, batch size and workers; the model comes from the sidecar.
@@ -83,7 +84,7 @@ def evaluate(
     """
     config = config or RunConfig()
     chosen = split or config.data.eval_split
-    checkpoint = checkpoints.find(weights)
+    checkpoint = resolve(weights)
     checkpoints.read_sidecar(checkpoint)
     images = len(open_dataset(data_dir).split(chosen))
     if config.runtime.world_size > images:
@@ -105,7 +106,7 @@ def evaluate(
 
 
 def plan_inference(
-    weights: Path, inputs: Sequence[Path], output: Path, *, config: RunConfig | None = None
+    weights: str | Path, inputs: Sequence[Path], output: Path, *, config: RunConfig | None = None
 ) -> Plan:
     """List the input and claim the output folder; see ``predictions.plan``.
 
@@ -114,7 +115,7 @@ def plan_inference(
         DataError, OutputExists: input or output cannot be used.
     """
     config = config or RunConfig()
-    sidecar = checkpoints.read_sidecar(checkpoints.find(weights))
+    sidecar = checkpoints.read_sidecar(resolve(weights))
     root, paths = predictions.list_inputs(inputs, output)
     return predictions.plan(root, paths, output, model_sha256=sidecar.sha256, infer=config.infer)
 
@@ -122,7 +123,7 @@ def plan_inference(
 def infer_shards(
     planned: Plan,
     shards: Sequence[Shard],
-    weights: Path,
+    weights: str | Path,
     *,
     config: RunConfig | None = None,
 ) -> list[ShardResult]:
@@ -134,7 +135,7 @@ def infer_shards(
     config = config or RunConfig()
     if not shards:
         return []
-    checkpoint = checkpoints.find(weights)
+    checkpoint = resolve(weights)
     sidecar = checkpoints.read_sidecar(checkpoint)
     single = config.runtime.model_copy(update={"world_size": 1})
     job = Job(
@@ -154,12 +155,12 @@ def infer_shards(
 
 
 def infer(
-    weights: Path, inputs: Sequence[Path], output: Path, *, config: RunConfig | None = None
+    weights: str | Path, inputs: Sequence[Path], output: Path, *, config: RunConfig | None = None
 ) -> dict[str, Any]:
     """Label every image of a folder, or what an earlier run of the same left undone.
 
     Args:
-        weights: checkpoint or run folder.
+        weights: as ``weights.resolve.resolve`` takes them: checkpoint, run folder, file, URL or name.
         inputs: one folder, or image files.
         output: folder of predictions.
         config: settings of inference.
@@ -179,7 +180,7 @@ def infer(
         kept = len(planned.shards) - len(missing)
         emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
     infer_shards(planned, missing, weights, config=config)
-    sidecar = checkpoints.read_sidecar(checkpoints.find(weights))
+    sidecar = checkpoints.read_sidecar(resolve(weights))
     return predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
 
 
@@ -200,13 +201,29 @@ def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Ranks run in another folder, so paths that people gave must not be relative."""
-    weights, resume = config.model.weights, config.train.resume_from
-    model = {"weights": checkpoints.find(weights).resolve()} if weights else {}
+    resume = config.train.resume_from
     train = {"resume_from": resume.resolve()} if resume else {}
+    config = config.model_copy(update={"train": config.train.model_copy(update=train)})
+    return config if config.model.weights is None else _starting_from(config, config.model.weights)
+
+
+def _starting_from(config: RunConfig, weights: str) -> RunConfig:
+    """Settings that were left open follow the weights: padding, eps and what images are made of.
+
+    Image size and crop stay the run's own, because a network takes images of any size.
+    """
+    checkpoint = resolve(weights).resolve()
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    own = sidecar.preprocess
+    model: dict[str, Any] = {"bn_eps": sidecar.bn_eps, "padding": sidecar.padding}
+    data = {"interpolation": own.interpolation, "mean": own.mean, "std": own.std}
+    open_model = {key: value for key, value in model.items() if getattr(config.model, key) is None}
+    open_data = {key: value for key, value in data.items() if getattr(config.data, key) is None}
+    open_model["weights"] = str(checkpoint)
     return config.model_copy(
         update={
-            "model": config.model.model_copy(update=model),
-            "train": config.train.model_copy(update=train),
+            "model": config.model.model_copy(update=open_model),
+            "data": config.data.model_copy(update=open_data),
         }
     )
 

@@ -103,6 +103,23 @@ def _settings() -> list[tuple[str, str, str]]:
     return rows
 
 
+def weights_lines() -> list[str]:
+    """One line a published file of weights; lines, not a table, so that addresses stay whole."""
+    from effnet_core.weights.catalogue import PUBLISHED
+
+    form = "{:<20}{:>6}{:>7}{:>10}  {}"
+    lines = [form.format("name", "top-1", "top-5", "TF top-1", "from")]
+    for entry in PUBLISHED.values():
+        row = entry.row
+        accuracies = map(_percent, (row.top1, row.top5, row.reference_top1))
+        lines.append(form.format(entry.name, *accuracies, entry.place))
+    return [
+        *lines,
+        "ImageNet, 1000 classes, %, as published. --weights takes these names, any address, and files of",
+        "MindVision, mindcv, torchvision, timm and lukemelas (.ckpt, .safetensors, .pth).",
+    ]
+
+
 def _flatten(tree: dict[str, dict[str, Any]]) -> list[str]:
     return [
         f"{section}.{key}={value}" for section, keys in tree.items() for key, value in keys.items()

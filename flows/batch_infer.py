@@ -23,7 +23,7 @@ def batch_infer_flow(
 
     Args:
         folder: Folder of images, searched recursively; never written to.
-        weights: Checkpoint with its sidecar, or the folder of a training run.
+        weights: Checkpoint, folder of a training run, file of another publisher, URL or known name.
         output: Folder of predictions, errors and summary.
         recipe: Name of a recipe.
         overrides: Settings as section.key=value, such as infer.top_k=3.

@@ -22,7 +22,7 @@ def evaluate_flow(
     """Accuracy of a checkpoint over every image of a split, exact on any number of processes.
 
     Args:
-        weights: Checkpoint with its sidecar, or the folder of a training run.
+        weights: Checkpoint, folder of a training run, file of another publisher, URL or known name.
         data: Folder of the staged data set.
         split: Split to evaluate.
         work_dir: Folder for logs and result; a temporary one by default.

@@ -22,7 +22,7 @@ def evaluate_checkpoint(
     """Accuracy of a checkpoint over every image of a split."""
     with on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"):
         return runs.evaluate(
-            Path(checkpoint),
+            checkpoint,
             Path(data),
             split=split,
             config=config,

@@ -19,6 +19,7 @@ from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.files import make_folder, put_in_place
 from effnet_core.job import Job
 from effnet_core.launch import run_job
+from effnet_core.weights.resolve import resolve
 
 Format = Literal["onnx", "mindir", "safetensors"]
 
@@ -52,7 +53,7 @@ class Agreement:
 
 
 def export(
-    weights: Path,
+    weights: str | Path,
     out: Path,
     *,
     format: str,
@@ -63,7 +64,7 @@ def export(
     """Write a checkpoint in another format; ``out`` appears only once it was compared.
 
     Args:
-        weights: checkpoint or run folder.
+        weights: as ``weights.resolve.resolve`` takes them: checkpoint, run folder, file, URL or name.
         out: the file; what lies there is replaced.
         format: ``onnx``, ``mindir`` or ``safetensors``.
         pictures: images that are compared besides random ones and a packaged photograph.
@@ -78,7 +79,7 @@ def export(
     _check_options(out, format, features)
     for picture in pictures:
         _require_image(picture)
-    checkpoint = checkpoints.find(weights)
+    checkpoint = resolve(weights)
     sidecar = checkpoints.read_sidecar(checkpoint)
     make_folder(out.parent, what="folder of the exported file")
     config = config or RunConfig()

@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
 from effnet_core import checkpoint as checkpoints
-from effnet_core.checkpoint import Sidecar
+from effnet_core.checkpoint import CLASSIFIER, Sidecar
 from effnet_core.collective import Group, parameters_digest
 from effnet_core.config import RunConfig
 from effnet_core.data.loader import Batch, batches
@@ -40,7 +40,7 @@ from effnet_core.model.regularisation import drop_path_scale, dropout_scale, mas
 from effnet_core.model.scaling import drop_path_rates, expand
 from effnet_core.model.spec import variant
 from effnet_core.results import EvalResult, TrainResult
-from effnet_core.train.optim import create_optimizer, set_learning_rate
+from effnet_core.train.optim import create_optimizer, of_head, set_learning_rate
 from effnet_core.train.schedule import lr_schedule
 from effnet_core.train.step import TrainStep
 
@@ -64,6 +64,10 @@ class Run:
     step: int = 0
     """Finished updates since scratch."""
     resumed_from: int = 0
+    frozen_steps: int = 0
+    """First updates in which only the classifier learns."""
+    frozen: bool = False
+    """Whether that is so now."""
     latest: EvalResult | None = None
     clock: Clock = field(default_factory=lambda: Clock())  # noqa: PLW0108 - defined below
 
@@ -112,14 +116,12 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     started = time.perf_counter()
     run = _prepare(config, group, data_dir=data_dir, run_dir=run_dir)
     _resume(run)
-    step_cell = TrainStep(
-        run.network,
-        run.optimizer,
-        label_smoothing=config.train.label_smoothing,
-        world_size=group.world_size,
-    )
+    step_cell = _step_cell(run)
     _tell(run, f"training {config.model.variant}: {_describe(run)}")
     while run.step < run.total_steps:
+        if run.frozen and run.step >= run.frozen_steps:
+            _thaw(run)
+            step_cell = _step_cell(run)
         _train_epoch(run, step_cell)
         _finish_epoch(run)
     weights = list(run.network.get_parameters())
@@ -158,10 +160,45 @@ def _prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) 
         steps_per_epoch=steps_per_epoch,
         epochs=config.train.epochs,
     )
-    optimizer = create_optimizer(network.trainable_params(), config.optim)
+    frozen_steps = config.train.freeze_epochs * steps_per_epoch
+    optimizer = create_optimizer(_learning(network, frozen=frozen_steps > 0), config.optim)
     spec = PreprocessSpec.from_config(config)
     return Run(
-        config, group, run_dir, dataset, split, spec, network, optimizer, rates, steps_per_epoch
+        config,
+        group,
+        run_dir,
+        dataset,
+        split,
+        spec,
+        network,
+        optimizer,
+        rates,
+        steps_per_epoch,
+        frozen_steps=frozen_steps,
+        frozen=frozen_steps > 0,
+    )
+
+
+def _learning(network: EfficientNet, *, frozen: bool) -> list[Parameter]:
+    """The parameters that learn: all, or the classifier's where the backbone is frozen."""
+    parameters = list(network.trainable_params())
+    return [p for p in parameters if of_head(p.name)] if frozen else parameters
+
+
+def _thaw(run: Run) -> None:
+    """Let the backbone learn from here on, with fresh optimizer state."""
+    run.frozen = False
+    run.optimizer = create_optimizer(_learning(run.network, frozen=False), run.config.optim)
+    if 0 < run.frozen_steps < run.total_steps:
+        _tell(run, f"the whole network learns from step {run.frozen_steps + 1} on")
+
+
+def _step_cell(run: Run) -> TrainStep:
+    return TrainStep(
+        run.network,
+        run.optimizer,
+        label_smoothing=run.config.train.label_smoothing,
+        world_size=run.group.world_size,
     )
 
 
@@ -177,6 +214,10 @@ def _resume(run: Run) -> None:
                 f"checkpoint {source} holds weights only, so training cannot go on from it; "
                 "use it as model.weights, or give a checkpoints/step-*.ckpt"
             )
+        if (
+            run.frozen and sidecar.step > run.frozen_steps
+        ):  # its optimizer state is of all parameters
+            _thaw(run)
         checkpoints.load(source, _all_parameters(run))
         run.step = run.resumed_from = sidecar.step
         if run.step > run.total_steps:
@@ -187,23 +228,45 @@ def _resume(run: Run) -> None:
         _tell(run, f"resuming from {source}, step {run.step} of {run.total_steps}")
     elif run.config.model.weights is not None:
         source = Path(run.config.model.weights)
-        _require_same_model(run, source, checkpoints.read_sidecar(source))
-        checkpoints.load(source, run.network.get_parameters())
-        _tell(run, f"starting from the weights of {source}")
+        sidecar = checkpoints.read_sidecar(source)
+        new_head = _starts_new_head(run, sidecar)
+        _require_same_model(run, source, sidecar, classes=not new_head)
+        weights = [p for p in run.network.get_parameters() if not (new_head and of_head(p.name))]
+        skipped = CLASSIFIER if new_head else ()
+        checkpoints.load(source, weights, skip=skipped)
+        head = (
+            f"; its {sidecar.num_classes} classes are replaced by a new head of {run.dataset.num_classes}"
+            if new_head
+            else ""
+        )
+        _tell(run, f"starting from the weights of {source}{head}")
     if run.group.is_first:
         _forget_later_metrics(run.run_dir / METRICS_NAME, run.step)
 
 
-def _require_same_model(run: Run, source: Path, sidecar: Sidecar) -> None:
+def _starts_new_head(run: Run, sidecar: Sidecar) -> bool:
+    """Whether the weights' classes are others, and the caller said how many the new ones are."""
+    return (
+        sidecar.class_names != run.dataset.class_names and run.config.model.num_classes is not None
+    )
+
+
+def _require_same_model(run: Run, source: Path, sidecar: Sidecar, *, classes: bool = True) -> None:
     if sidecar.variant != run.config.model.variant:
         raise CheckpointError(
             f"checkpoint {source} is of variant {sidecar.variant}, the run trains "
             f"{run.config.model.variant}; change model.variant or the checkpoint"
         )
-    if sidecar.class_names != run.dataset.class_names:
+    if (sidecar.bn_eps, sidecar.padding) != (run.config.bn_eps, run.config.padding):
+        raise CheckpointError(
+            f"checkpoint {source} has eps {sidecar.bn_eps:g} and {sidecar.padding} padding, the run "
+            f"{run.config.bn_eps:g} and {run.config.padding}; leave out model.bn_eps and model.padding"
+        )
+    if classes and sidecar.class_names != run.dataset.class_names:
         raise CheckpointError(
             f"checkpoint {source} knows {sidecar.num_classes} classes, the data set has "
-            f"{run.dataset.num_classes}, or their names differ; use a checkpoint of the same classes"
+            f"{run.dataset.num_classes}, or their names differ; use a checkpoint of the same classes, or "
+            f"set model.num_classes={run.dataset.num_classes} to start a new head on its backbone"
         )
 
 
@@ -226,8 +289,9 @@ def _train_epoch(run: Run, step_cell: TrainStep) -> None:
         f"{len(ids)} images, first {' '.join(ids[:3])}",
         flush=True,
     )
-    run.network.set_train(True)
-    step_cell.set_train(True)
+    # A frozen backbone keeps its statistics too: BatchNorm uses them and does not change them.
+    run.network.set_train(not run.frozen)
+    step_cell.set_train(not run.frozen)
     pending: list[Tensor] = []
     losses: list[float] = []
     since = time.perf_counter()
@@ -271,13 +335,17 @@ def _one_step(run: Run, step_cell: TrainStep, batch: Batch) -> Tensor:
     rng = mask_generator(config.train.seed, step=run.step, rank=run.group.rank)
     path_scale = feature_scale = None
     architecture = expand(variant(config.model.variant))
-    if config.model.drop_path_rate > 0:
+    if config.model.drop_path_rate > 0 and not run.frozen:
         rates = drop_path_rates(len(architecture.blocks), config.model.drop_path_rate)
         path_scale = Tensor(drop_path_scale(rng, rates, size))
     if config.drop_rate > 0:
         shape = (size, architecture.head_channels)
         feature_scale = Tensor(dropout_scale(rng, config.drop_rate, shape))
-    set_learning_rate(run.optimizer, float(run.rates[run.step]))
+    set_learning_rate(
+        run.optimizer,
+        float(run.rates[run.step]),
+        backbone_scale=config.optim.backbone_lr_scale,
+    )
     return step_cell(batch.images, batch.labels, path_scale, feature_scale)
 
 
