@@ -1,0 +1,134 @@
+"""The engines behind one protocol, against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from effnet_core import checkpoint as checkpoints
+from effnet_core.engines.mindspore import MindSporePredictor
+from effnet_core.engines.onnxruntime import OnnxRuntimePredictor
+from effnet_core.export.onnx_model import write_onnx
+from effnet_core.export.verify import compare, write_mindir
+from effnet_core.model.network import create_model
+from effnet_core.model.spec import VARIANTS, Padding
+from effnet_core.predict import Predictor
+from tests.images import draw, encode
+from tests.weights import make_checkpoint, make_sidecar, parameter_shapes, random_parameters
+
+TINIES = [name for name, row in VARIANTS.items() if row.hidden]
+TOLERANCE = 1e-4
+
+
+def mindspore_engine(checkpoint: Path) -> Predictor:
+    return MindSporePredictor(checkpoint, batch_size=4)
+
+
+def onnxruntime_engine(checkpoint: Path) -> Predictor:
+    file = checkpoint.with_suffix(".onnx")
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    write_onnx(checkpoint, sidecar, file)
+    return OnnxRuntimePredictor(file, sidecar)
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Without graphs to compile, and as other tests expect it afterwards."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+ENGINES = [mindspore_engine, onnxruntime_engine]
+
+
+def images(count: int, side: int = 32) -> np.ndarray:
+    return np.random.default_rng(count).normal(size=(count, 3, side, side)).astype(np.float32)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_keeps_the_protocol(engine: Callable[[Path], Predictor], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "a.ckpt", class_names=("n02123159", "n07920052"))
+    predictor = engine(checkpoint)
+    assert predictor.preprocess == checkpoints.read_sidecar(checkpoint).preprocess
+    assert predictor.class_names == ("tiger cat", "espresso")
+    whole = predictor.logits(images(4))
+    assert whole.shape == (4, 2) and whole.dtype == np.float32
+    np.testing.assert_allclose(predictor.logits(images(4)[:1]), whole[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_checkpoints_give_two_answers(
+    engine: Callable[[Path], Predictor], tmp_path: Path
+) -> None:
+    answers = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        checkpoint = make_checkpoint(tmp_path / str(seed) / "a.ckpt", seed=seed)
+        answers.append(engine(checkpoint).logits(images(2)))
+    assert np.abs(answers[0] - answers[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_drawn_checkpoints_have_exactly_the_networks_parameters(variant: str) -> None:
+    if VARIANTS[variant].width_mult > 1.2 or variant.endswith(("_m", "_l")):
+        return  # the same stages, hundreds of megabytes
+    network = create_model(variant, num_classes=3)
+    assert parameter_shapes(variant, 3) == {p.name: p.shape for p in network.get_parameters()}
+
+
+def calibrated_checkpoint(path: Path, variant: str, side: int, padding: Padding) -> Path:
+    """Drawn weights with the BatchNorm statistics of some images, so that no layer of a deep network
+    explodes or dies: logits spread by about 1, within an image and between images."""
+    network = create_model(variant, num_classes=10, bn_momentum=0.0, padding=padding)
+    drawn = random_parameters(variant, 10)
+    for parameter in network.get_parameters():
+        parameter.set_data(ms.Tensor(drawn[parameter.name]))
+    network.set_train(True)
+    network(ms.Tensor(images(16, side)))
+    network.set_train(False)
+    sidecar = make_sidecar(variant, 10, image_size=side, padding=padding)
+    checkpoints.save(path, network.get_parameters(), sidecar)
+    return path
+
+
+@pytest.mark.parametrize("padding", get_args(Padding))
+@pytest.mark.parametrize("variant", [*TINIES, "efficientnet_b0"])
+def test_onnxruntime_agrees_with_mindspore(
+    variant: str, padding: Padding, tmp_path: Path, eagerly: None
+) -> None:
+    side = 64 if variant == "efficientnet_b0" else 33
+    checkpoint = calibrated_checkpoint(tmp_path / "a.ckpt", variant, side, padding)
+    theirs = MindSporePredictor(checkpoint, batch_size=7)
+    ours = onnxruntime_engine(checkpoint)
+    for count in (1, 7):
+        batch = images(count, side)
+        wanted = theirs.logits(batch)
+        np.testing.assert_allclose(ours.logits(batch), wanted, rtol=0, atol=TOLERANCE)
+    assert 0.1 < wanted.std() < 10
+    assert (
+        wanted.std(axis=0).min() > 100 * TOLERANCE
+    )  # images differ: the comparison says something
+
+
+@pytest.mark.parametrize("variant", TINIES)
+def test_a_mindir_file_agrees(variant: str, tmp_path: Path, eagerly: None) -> None:
+    checkpoint = make_checkpoint(tmp_path / "a.ckpt", variant)
+    (tmp_path / "picture.png").write_bytes(encode(draw(50, 60)))
+    write_mindir(checkpoint, tmp_path / "a.mindir")
+    found = compare(checkpoint, tmp_path / "a.mindir", "mindir", [tmp_path / "picture.png"])
+    assert found["images"] == 3
+    assert found["difference"] <= TOLERANCE < found["spread"]
+
+
+def test_a_file_of_other_weights_is_found_out(tmp_path: Path, eagerly: None) -> None:
+    checkpoint = make_checkpoint(tmp_path / "a.ckpt")
+    other = make_checkpoint(tmp_path / "b.ckpt", seed=1)
+    write_onnx(other, checkpoints.read_sidecar(other), tmp_path / "b.onnx")
+    found = compare(checkpoint, tmp_path / "b.onnx", "onnx", [])
+    assert found["difference"] > 0.1

@@ -1,0 +1,206 @@
+"""Choosing an engine, making its file once, and ONNX Runtime itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from effnet_core import checkpoint as checkpoints
+from effnet_core import engines
+from effnet_core.cache import CACHE_VARIABLE, cache_dir
+from effnet_core.config import RunConfig, load_config
+from effnet_core.engines.onnxruntime import OnnxRuntimePredictor
+from effnet_core.errors import ConfigError, DataError, ExportError
+from effnet_core.export import commands
+from effnet_core.export.onnx_model import write_onnx
+from effnet_core.files import read_json, write_json
+from tests.weights import make_checkpoint
+
+ONNX = load_config(None, ["infer.engine=onnxruntime"])
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / engines.CACHE_NAME
+
+
+@pytest.fixture
+def agreement() -> Iterator[mock.Mock]:
+    """In place of the comparison with MindSpore."""
+    with mock.patch.object(commands, "require_agreement") as stub:
+        yield stub
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "model.ckpt")
+
+
+@pytest.fixture
+def predictor(checkpoint: Path, tmp_path: Path) -> OnnxRuntimePredictor:
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    write_onnx(checkpoint, sidecar, tmp_path / "engine.onnx")
+    return OnnxRuntimePredictor(tmp_path / "engine.onnx", sidecar, threads=2)
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(count).normal(size=(count, 3, 32, 32)).astype(np.float32)
+
+
+def test_auto_is_onnxruntime_on_a_cpu_that_has_it() -> None:
+    assert engines.choose(RunConfig()) == "onnxruntime"
+    assert engines.choose(load_config(None, ["runtime.device=Ascend"])) == "mindspore"
+    with mock.patch.object(engines, "find_spec", return_value=None):
+        assert engines.choose(RunConfig()) == "mindspore"
+
+
+def test_what_was_asked_for_is_used_or_refused() -> None:
+    assert engines.choose(load_config(None, ["infer.engine=mindspore"])) == "mindspore"
+    with pytest.raises(ConfigError, match=r"runtime\.device=GPU"):
+        engines.choose(load_config(None, ["infer.engine=onnxruntime", "runtime.device=GPU"]))
+    with (
+        mock.patch.object(engines, "find_spec", return_value=None),
+        pytest.raises(ConfigError, match="pip install onnx onnxruntime"),
+    ):
+        engines.choose(ONNX)
+    with pytest.raises(ConfigError, match=r"infer\.engine='tensorrt' is not allowed"):
+        load_config(None, ["infer.engine=tensorrt"])
+
+
+def test_an_engine_is_made_once(checkpoint: Path, cache: Path, agreement: mock.Mock) -> None:
+    first = engines.prepare(checkpoint, ONNX)
+    made = Path(first["engine_file"])
+    assert made.parent == cache
+    assert engines.prepare(checkpoint, ONNX) == first
+    assert agreement.call_count == 1
+    assert [path.name for path in cache.glob("[!.]*")] == [made.name]
+    assert engines.prepare(checkpoint, load_config(None, ["infer.engine=mindspore"])) == {
+        "engine": "mindspore"
+    }
+
+
+def test_another_model_or_sidecar_is_another_engine(
+    checkpoint: Path, cache: Path, agreement: mock.Mock, tmp_path: Path
+) -> None:
+    paths = {engines.engine_file(checkpoint, ONNX)}
+    paths.add(engines.engine_file(make_checkpoint(tmp_path / "other.ckpt", seed=1), ONNX))
+    sidecar = checkpoints.sidecar_path(checkpoint)
+    for change in ({"bn_eps": 1e-5}, {"padding": "same"}, {"class_names": ["x", "y", "z"]}):
+        write_json(sidecar, {**read_json(sidecar), **change})
+        paths.add(engines.engine_file(checkpoint, ONNX))
+    assert len(paths) == 5
+
+
+def test_a_damaged_engine_is_made_again(
+    checkpoint: Path, cache: Path, agreement: mock.Mock
+) -> None:
+    path = engines.engine_file(checkpoint, ONNX)
+    whole = path.read_bytes()
+    for damage in (b"", b"nonsense", whole[: len(whole) // 2]):
+        path.write_bytes(damage)
+        assert engines.engine_file(checkpoint, ONNX) == path
+        assert path.read_bytes() == whole
+
+
+def test_an_engine_that_disagrees_is_not_kept(
+    checkpoint: Path, cache: Path, agreement: mock.Mock
+) -> None:
+    agreement.side_effect = ExportError("differ by up to 3")
+    with pytest.raises(ExportError, match="differ by up to 3"):
+        engines.engine_file(checkpoint, ONNX)
+    assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_two_processes_make_an_engine_once(checkpoint: Path, cache: Path, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    code = f"""
+import time
+from pathlib import Path
+from effnet_core import engines
+from effnet_core.config import RunConfig
+from effnet_core.export import commands
+def agree(*arguments, **options):
+    with open({str(count)!r}, "a") as stream:
+        stream.write("x")
+    time.sleep(0.5)
+commands.require_agreement = agree
+print(engines.engine_file(Path({str(checkpoint)!r}), RunConfig()))
+"""
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    printed = {process.communicate()[0] for process in started}
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert len(printed) == 1
+    assert count.read_text() == "x"
+
+
+def test_the_cache_lies_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir("engines") == tmp_path / "xdg" / "effnet" / "engines"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir("engines") == tmp_path / ".cache" / "effnet" / "engines"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(DataError, match=CACHE_VARIABLE):
+        cache_dir("engines")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 33])
+def test_a_batch_of_any_size_is_cut_and_put_together(
+    count: int, predictor: OnnxRuntimePredictor
+) -> None:
+    batch = images(count)
+    alone = np.concatenate([predictor.logits(image[None]) for image in batch])
+    np.testing.assert_array_equal(predictor.logits(batch), alone)
+    assert predictor.logits(batch).dtype == np.float32
+
+
+def test_threads_are_those_asked_for(checkpoint: Path, predictor: OnnxRuntimePredictor) -> None:
+    assert predictor.pool._max_workers == 2
+    inputs = {
+        "checkpoint": str(checkpoint),
+        "engine": "onnxruntime",
+        "engine_file": str(checkpoint.with_name("engine.onnx")),
+    }
+    for setting, threads in ((0, len(os.sched_getaffinity(0))), (5, 5)):
+        infer = load_config(None, [f"infer.engine_threads={setting}"]).infer
+        assert engines.load(inputs, infer).threads == threads  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense"])
+def test_a_bad_engine_file_is_one_sentence(
+    content: bytes | None, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"engine file .*bad\.onnx cannot be loaded") as caught:
+        OnnxRuntimePredictor(path, checkpoints.read_sidecar(checkpoint))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_parent_loads_no_mindspore(checkpoint: Path, cache: Path, agreement: mock.Mock) -> None:
+    engines.prepare(checkpoint, ONNX)
+    code = (
+        "import sys, json; from pathlib import Path; from effnet_core import engines; "
+        "from effnet_core.config import RunConfig; "
+        f"engines.prepare(Path({str(checkpoint)!r}), RunConfig()); "
+        "print(json.dumps(sorted({'mindspore', 'onnxruntime'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
