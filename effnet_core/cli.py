@@ -200,6 +200,7 @@ def predict(
     weights: Weights,
     output: Annotated[Path, typer.Option("--output", help="Folder of predictions.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Short for infer.top_k.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Short for infer.engine.")] = None,
     override: Overrides = None,
 ) -> None:
     """Label images; the input is never written to."""
@@ -207,7 +208,8 @@ def predict(
     from effnet_core.predictions import read_parts
     from effnet_core.terminal import console, show_events
 
-    extra = [f"infer.top_k={top_k}"] if top_k else []
+    short = {"infer.top_k": top_k, "infer.engine": engine}
+    extra = [f"{key}={value}" for key, value in short.items() if value is not None]
     config = load_config(None, [*(override or []), *extra])
     with show_events():
         summary = runs.infer(weights, inputs, output, config=config)

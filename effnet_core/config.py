@@ -208,8 +208,8 @@ class InferConfig(Section):
     """What computes; auto is onnxruntime on a CPU, several times faster there, else mindspore."""
     engine_threads: int = Field(0, ge=0)
     """Threads of onnxruntime; 0 means one for each core that the process may use."""
-    batch_size: int = Field(64, ge=1)
-    """Images per forward pass."""
+    batch_size: int = Field(32, ge=1)
+    """Images that the engine gets at a time; it does not change the answers."""
     top_k: int = Field(5, ge=1)
     """Classes kept for each image, best first."""
     shard_images: int = Field(4096, ge=1)

@@ -31,6 +31,8 @@ UNIT = (
     "train.epochs",
     "evaluate.min_top1",
     "evaluate.promote_margin",
+    "infer.engine",
+    "infer.engine_threads",
     "infer.batch_size",
     "infer.top_k",
     "infer.shard_images",

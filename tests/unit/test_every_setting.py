@@ -10,11 +10,13 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from effnet_core import launch, worker
+from effnet_core import engines, launch, worker
+from effnet_core.checkpoint import read_sidecar
 from effnet_core.config import RunConfig, leaf_keys
 from effnet_core.data.order import train_indices
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.errors import DataError, JobTimeout
+from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import write_json
 from effnet_core.job import Job
 from effnet_core.launch import run_job
@@ -30,6 +32,7 @@ from tests.every_setting import Proof
 from tests.images import draw, encode
 from tests.unit.fakes import BrightnessPredictor
 from tests.unit.test_publish import make_run
+from tests.weights import make_checkpoint
 
 
 def pixels(config: RunConfig, _: Path) -> bytes:
@@ -80,6 +83,15 @@ def answers(config: RunConfig, folder: Path) -> tuple[list[tuple[int, ...]], lis
     }
     predict_shards(engine, inputs, config.infer)
     return engine.batches, read_parts(result.output)
+
+
+def threads_of_the_engine(config: RunConfig, folder: Path) -> int:
+    checkpoint = make_checkpoint(folder / "a.ckpt")
+    engine_file = folder / "a.onnx"
+    write_onnx(checkpoint, read_sidecar(checkpoint), engine_file)
+    inputs = {"checkpoint": checkpoint, "engine": "onnxruntime", "engine_file": engine_file}
+    engine: Any = engines.load(inputs, config.infer)
+    return int(engine.threads)
 
 
 def end_with_one_error_in_six(config: RunConfig, folder: Path) -> str:
@@ -189,6 +201,8 @@ PROOFS = {
     "train.epochs": Proof("10", rates),
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
+    "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
+    "infer.engine_threads": Proof("7", threads_of_the_engine),
     "infer.batch_size": Proof("4", answers),
     "infer.top_k": Proof("1", answers),
     "infer.shard_images": Proof("2", parts),
