@@ -38,6 +38,7 @@ dist: $(STAMP) ## wheel and source archive in dist/
 bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its script
 	$(BIN)/python benchmarks/gradient_mean.py
 	$(BIN)/python benchmarks/onednn_isa.py
+	$(BIN)/python benchmarks/infer_engines.py
 
 dashboard: $(STAMP) ## the Prefect dashboard over the runs of the demo
 	@$(BIN)/effnet dashboard
