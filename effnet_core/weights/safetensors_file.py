@@ -75,7 +75,7 @@ def _tensor(name: str, entry: Any, data: memoryview, previous_end: int) -> tuple
         sizes = [int(size) for size in shape]
     except (TypeError, KeyError, ValueError) as cause:
         raise Malformed(f"{name[:80]!r} is described wrongly") from cause
-    if kind not in DTYPES:
+    if not isinstance(kind, str) or kind not in DTYPES:
         raise Malformed(f"{name[:80]!r} has the unknown type {str(kind)[:40]!r}")
     if not (isinstance(begin, int) and isinstance(end, int)) or len(sizes) > MAX_DIMS:
         raise Malformed(f"{name[:80]!r} is described wrongly")

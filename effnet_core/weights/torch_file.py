@@ -248,7 +248,7 @@ def _view(name: str, tensor: Tensor, elements: Array) -> Array:
         strides = [stride * item for stride in tensor.stride]
         part = elements[tensor.offset :]
         array = np.array(
-            np.lib.stride_tricks.as_strided(part, tensor.shape, strides, writeable=False)
+            np.lib.stride_tricks.as_strided(part, tensor.shape, strides, writeable=False), order="C"
         )
     if tensor.storage.kind == "BFloat16Storage":
         return (array.astype(np.uint32) << 16).view(np.float32)

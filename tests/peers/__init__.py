@@ -1,0 +1,1 @@
+"""The full comparison with torchvision, timm and lukemelas (``make peers``)."""
