@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types dist bench dashboard docs lock clean
+.PHONY: help demo test check lint format types dist peers bench dashboard docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -34,6 +34,9 @@ types: $(STAMP) ## static types
 
 dist: $(STAMP) ## wheel and source archive in dist/
 	$(BIN)/python -m build --no-isolation
+
+peers: $(STAMP) ## compare with torchvision, timm and lukemelas (EFFNET_PEERS_PYTHON: a Python that has them)
+	$(BIN)/pytest -s tests/peers
 
 bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its script
 	$(BIN)/python benchmarks/gradient_mean.py

@@ -91,12 +91,24 @@ def start(config: RunConfig, folder: Path) -> tuple[int, str]:
     checkpoint.save(path, loop._all_parameters(run), loop._sidecar(run, training_state=True))
     changes: dict[str, Any] = {}
     if config.model.weights:
-        changes["model"] = config.model.model_copy(update={"weights": path})
+        changes["model"] = config.model.model_copy(update={"weights": str(path)})
     if config.train.resume_from:
         changes["train"] = config.train.model_copy(update={"resume_from": path})
     fresh = prepared(config.model_copy(update=changes), folder)
     loop._resume(fresh)
     return fresh.step, parameters_digest(fresh.network.get_parameters())
+
+
+def learning(config: RunConfig, folder: Path) -> list[str]:
+    """What learns in the first steps, and the rate of each in a step with rate 1."""
+    run = prepared(config, folder)
+    set_learning_rate(run.optimizer, 1.0, backbone_scale=config.optim.backbone_lr_scale)
+    rates = run.optimizer.learning_rate
+    shared = [rates] * len(run.optimizer.parameters) if isinstance(rates, ms.Parameter) else rates
+    return [
+        f"{parameter.name} {float(rate):.3f}"
+        for parameter, rate in zip(run.optimizer.parameters, shared, strict=True)
+    ]
 
 
 def training_images(config: RunConfig, folder: Path) -> tuple[str, ...]:
@@ -182,6 +194,7 @@ PROOFS = {
     "model.drop_path_rate": Proof("0", masks, TINY),
     "model.bn_momentum": Proof("0.5", stem_statistics, TINY),
     "model.bn_eps": Proof("0.1", stem_output, TINY),
+    "model.padding": Proof("same", stem_output, TINY),
     "model.weights": Proof("other.ckpt", start, TINY),
     "data.train_split": Proof("val", training_images, (*TINY, "data.global_batch_size=4")),
     "data.eval_split": Proof("train", evaluated, TINY),
@@ -194,6 +207,8 @@ PROOFS = {
     "optim.decay": Proof("0.5", updated),
     "optim.epsilon": Proof("0.1", updated),
     "optim.weight_decay": Proof("0.1", updated),
+    "optim.backbone_lr_scale": Proof("0.1", learning, TINY),
+    "train.freeze_epochs": Proof("1", learning, (*TINY, "model.weights=w.ckpt")),
     "train.label_smoothing": Proof("0.3", loss),
     "train.seed": Proof("7", drawn, TINY),
     "train.resume_from": Proof("other.ckpt", start, TINY),

@@ -16,8 +16,10 @@ from effnet_core.events import Event
 from effnet_core.files import write_json
 from effnet_core.job import RESULT_NAME, Job
 from effnet_core.results import EvalResult, ShardResult, TrainResult
+from effnet_core.weights.importing import import_weights
 from tests.tiny import tiny_config
 from tests.unit.test_publish import make_run
+from tests.unit.test_weights_importing import foreign, write
 
 EVALUATION = EvalResult(
     seen=10, correct1=7, correct5=9, loss=0.5, class_names=["a", "b", "c", "d", "e"]
@@ -113,10 +115,20 @@ def test_paths_in_settings_are_made_absolute_because_children_work_elsewhere(
     jobs: Jobs, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = tiny_config("model.weights=a/model.ckpt", "train.resume_from=b/c.ckpt")
+    source = tmp_path / "a" / "tf_efficientnet.ckpt"
+    source.parent.mkdir()
+    arrays = foreign("timm-tf", "efficientnet_tiny", num_classes=3)
+    own = import_weights(write(source, arrays), tmp_path / "a" / "model.ckpt").checkpoint
+    config = tiny_config(
+        "model.weights=a/model.ckpt", "train.resume_from=b/c.ckpt", "data.std=[1,1,1]"
+    )
     runs.train(config, data_dir, Path("run"))
     job, given, _ = jobs[0]
-    assert given.model.weights == tmp_path / "a/model.ckpt"
+    assert given.model.weights == str(own)
+    # What was left open follows the weights; what was said stays.
+    assert (given.model.padding, given.model.bn_eps) == ("same", 1e-3)
+    assert given.data.mean == (0.485, 0.456, 0.406)
+    assert given.data.std == (1, 1, 1)
     assert given.train.resume_from == tmp_path / "b/c.ckpt"
     assert job.inputs["data_dir"] == str(data_dir)
     assert runs.train(config, data_dir, Path("run")) == RESULT

@@ -19,6 +19,7 @@ from effnet_core.weights.importing import convert, import_weights
 from effnet_core.weights.layouts import LAYOUTS
 from effnet_core.weights.layouts.base import family, shapes
 from effnet_core.weights.safetensors_file import read_safetensors, write_safetensors
+from effnet_core.weights.torch_file import Malformed
 from tests.golden import recipe
 
 TINY = {"b": "efficientnet_tiny", "lite": "efficientnet_tiny_lite", "v2": "efficientnet_tiny_v2"}
@@ -118,8 +119,14 @@ def test_mindcvs_names() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size", "resize"),
-    [("efficientnet_b0", 224, 256), ("efficientnet_b3", 300, 320), ("efficientnet_b4", 380, 384)]
-    + [("efficientnet_b2", 288, 288), ("efficientnet_b1", 240, 256)],
+    [
+        ("efficientnet_b0", 224, 256),
+        ("efficientnet_b1", 240, 256),
+        ("efficientnet_b2", 288, 288),
+        ("efficientnet_b3", 300, 320),
+        ("efficientnet_b4", 380, 384),
+        ("efficientnet_v2_s", 384, 384),
+    ],
 )
 def test_torchvisions_sizes(name: str, size: int, resize: int) -> None:
     spec = LAYOUTS["torchvision"].spec(variant(name))
@@ -266,7 +273,7 @@ def test_a_damaged_safetensors_header(header: bytes, reason: str, tmp_path: Path
     path = tmp_path / "x.safetensors"
     if not header.startswith(b"{"):
         path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-        with pytest.raises(Exception, match="JSON|mapping"):
+        with pytest.raises(Malformed, match=r"JSON|mapping"):
             read_safetensors(path)
         return
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
