@@ -92,7 +92,9 @@ def load(inputs: dict[str, Any], infer: InferConfig) -> Predictor:
     if inputs["engine"] == "mindspore":
         from effnet_core.engines.mindspore import MindSporePredictor
 
-        return MindSporePredictor(checkpoint, batch_size=infer.batch_size)
+        # Short batches are filled up, so a few images should not pay for a large one.
+        images = sum(shard["stop"] - shard["start"] for shard in inputs["shards"])
+        return MindSporePredictor(checkpoint, batch_size=min(infer.batch_size, images))
     from effnet_core.engines.onnxruntime import OnnxRuntimePredictor
 
     sidecar = checkpoints.read_sidecar(checkpoint)
