@@ -7,12 +7,11 @@ from urllib.parse import urlsplit
 
 from effnet_core import checkpoint as checkpoints
 from effnet_core.cache import alone, cache_dir
-from effnet_core.checkpoint import MODEL_NAME, read_sidecar, sidecar_path
+from effnet_core.checkpoint import MODEL_NAME, SUFFIX, read_sidecar, sidecar_path
 from effnet_core.errors import CheckpointError, nearest
 from effnet_core.events import Event, emit
 from effnet_core.files import sha256_of_file, sha256_of_text
 from effnet_core.weights.catalogue import PUBLISHED, Published, installed_file
-from effnet_core.weights.containers import recognise
 from effnet_core.weights.fetch import download
 from effnet_core.weights.importing import import_weights
 
@@ -68,7 +67,7 @@ def locate(weights: str) -> tuple[Path, str, str | None]:
 
 def _of_file(path: Path) -> Path:
     """A checkpoint as it is; a file of another publisher through the cache."""
-    if sidecar_path(path).is_file() and recognise(path) == "MindSpore .ckpt":
+    if path.suffix == SUFFIX and sidecar_path(path).is_file():
         return path
     if path.name == MODEL_NAME:
         read_sidecar(path)  # ours, so its sidecar is missing: says so
