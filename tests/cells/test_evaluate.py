@@ -13,7 +13,7 @@ from effnet_core import checkpoint
 from effnet_core.checkpoint import Sidecar
 from effnet_core.collective import Group, parameters_digest
 from effnet_core.data.manifest import open_dataset
-from effnet_core.engines import MindSporePredictor
+from effnet_core.engines.mindspore import MindSporePredictor
 from effnet_core.errors import CheckpointError, DataError, Interrupted
 from effnet_core.evaluate import count_top_k, cross_entropy, evaluate_checkpoint, evaluate_network
 from effnet_core.events import Event
