@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 
-IMAGE_SIZE, BATCH, STEPS, ROUNDS = 96, 8, 4, 2
+IMAGE_SIZE, BATCH, STEPS, ROUNDS = 224, 8, 2, 2
 SETTINGS = ("AVX2", "DEFAULT")
 
 

@@ -31,8 +31,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+        except KeyboardInterrupt as stop:
+            _end(str(stop) or "interrupted; run the same command again to go on", EXIT_INTERRUPTED)
         except (ConfigError, OutputExists) as error:
             _end(str(error), EXIT_USAGE)
         except EffnetError as error:

@@ -152,12 +152,19 @@ def _supervised(
         raise
     except BaseException:
         process.terminate()  # asks the ranks to save and leave
-        _wait_for_end(process, runtime.stop_grace_s + 5)
+        _wait_for_ranks(process, run_dir, runtime.stop_grace_s)
         raise
     finally:
         assert process.stdin is not None
         process.stdin.close()  # the supervisor ends everything that is left
         _wait_for_end(process, supervise.EOF_GRACE_S + 5)
+
+
+def _wait_for_ranks(process: subprocess.Popen[bytes], run_dir: Path, seconds: float) -> None:
+    """Wait until every rank has left; MindSpore's scheduler would stay longer than it is needed."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline and _living_ranks(run_dir):
+        time.sleep(POLL_S)
 
 
 def _wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -194,13 +201,23 @@ def _answered(run_dir: Path) -> bool:
     return (run_dir / RESULT_NAME).exists() or (run_dir / ERROR_NAME).exists()
 
 
+def _ranks(run_dir: Path) -> dict[int, bool]:
+    """Every rank that has started, and whether it is alive."""
+    found = {}
+    for path in sorted((run_dir / LOGS_NAME).glob("rank_*.pid")):
+        if text := path.read_text():
+            found[int(path.stem.partition("_")[2])] = _is_alive(int(text))
+    return found
+
+
 def _dead_rank(run_dir: Path) -> int | None:
     """A rank that had started and is gone, or None."""
-    for path in (run_dir / LOGS_NAME).glob("rank_*.pid"):
-        text = path.read_text()
-        if text and not _is_alive(int(text)):
-            return int(path.stem.partition("_")[2])
-    return None
+    return next((rank for rank, alive in _ranks(run_dir).items() if not alive), None)
+
+
+def _living_ranks(run_dir: Path) -> bool:
+    """Whether any rank is still there."""
+    return any(_ranks(run_dir).values())
 
 
 def _is_alive(pid: int) -> bool:

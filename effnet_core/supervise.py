@@ -81,15 +81,27 @@ def reap(child: int) -> int | None:
 
 
 def end_all(grace_s: float) -> None:
-    """Ask every descendant to end, wait, then kill what is left, until nothing is."""
+    """Ask every descendant to end, wait, then kill what is left, until nothing is.
+
+    Standard input that closes meanwhile means that the parent has what it waited for, or is gone.
+    """
     signal_all(descendants(os.getpid()), signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while descendants(os.getpid()):
         reap(-1)
         if time.monotonic() > deadline:
             signal_all(descendants(os.getpid()), signal.SIGKILL)
-        time.sleep(POLL_S)
+            time.sleep(POLL_S)
+        elif parent_is_gone():
+            deadline = min(deadline, time.monotonic() + EOF_GRACE_S)
+            time.sleep(POLL_S)
     reap(-1)
+
+
+def parent_is_gone() -> bool:
+    """Whether standard input has closed; waits a moment for it."""
+    readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
+    return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
 
 
 def run(command: list[str], *, grace_s: float) -> int:
@@ -114,8 +126,7 @@ def run(command: list[str], *, grace_s: float) -> int:
             end_all(grace_s)
             process.returncode = EXIT_STOPPED
             return EXIT_STOPPED
-        readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
-        if readable and not os.read(sys.stdin.fileno(), 4096):
+        if parent_is_gone():
             end_all(EOF_GRACE_S)
             process.returncode = EXIT_STOPPED
             return EXIT_STOPPED

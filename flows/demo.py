@@ -50,6 +50,19 @@ def run_demo(out: Path, overrides: list[str]) -> dict[str, Any]:
         f"{config.runtime.world_size} training process(es); everything goes to {run_dir}",
         soft_wrap=True,
     )
+    try:
+        summary = _run(out, run_dir, overrides)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; what was done is in {run_dir}, and the next demo starts a new run"
+        ) from None
+    _point_latest(out, run_dir)
+    _print_summary(summary, run_dir, seconds=time.perf_counter() - started)
+    return summary
+
+
+def _run(out: Path, run_dir: Path, overrides: list[str]) -> dict[str, Any]:
+    """The pipeline on a server of its own, with progress on the terminal."""
     with show_events():
         reused = write_digits(out / "digits")
         emit(
@@ -64,7 +77,7 @@ def run_demo(out: Path, overrides: list[str]) -> dict[str, Any]:
             emit(Event("server", f"Prefect server at {ui_url(url)}", 1, 1))
             from flows.pipeline import pipeline_flow
 
-            summary = pipeline_flow(
+            summary: dict[str, Any] = pipeline_flow(
                 source=str(out / "digits" / "labelled"),
                 folder=str(out / "digits" / "unlabelled"),
                 out=str(run_dir),
@@ -73,8 +86,6 @@ def run_demo(out: Path, overrides: list[str]) -> dict[str, Any]:
                 overrides=overrides,
             )
             emit(Event("server", "stopping the Prefect server", 1, 1))
-    _point_latest(out, run_dir)
-    _print_summary(summary, run_dir, seconds=time.perf_counter() - started)
     return summary
 
 

@@ -129,8 +129,8 @@ def _own_server(home: Path, port: int | None) -> Iterator[str]:
         _wait_until_healthy(process, url, log)
         write_json(home / RECORD_NAME, {"url": url, "pid": process.pid})
         yield url
-        _send_what_waits()
     finally:
+        _send_what_waits()
         (home / RECORD_NAME).unlink(missing_ok=True)
         process.terminate()
         try:

@@ -104,7 +104,8 @@ def stage_dataset(
     listing = _listing_digest(candidates, val_share, seed)
     if (reused := _already_staged(out, listing)) is not None:
         _refuse_if_too_many(read_jsonl(out / REJECTED_NAME), len(candidates), max_rejected_share)
-        emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}"))
+        count = len(candidates)
+        emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}", count, count))
         return reused, True
     write_json(out / DATASET_NAME, {"complete": False})
     try:

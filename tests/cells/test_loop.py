@@ -11,6 +11,7 @@ from mindspore import Tensor
 from effnet_core import checkpoint
 from effnet_core.checkpoint import Sidecar
 from effnet_core.collective import Group
+from effnet_core.data.loader import Batch
 from effnet_core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
 from effnet_core.events import Event
 from effnet_core.files import append_jsonl, read_jsonl
@@ -134,6 +135,30 @@ def test_lines_of_steps_that_will_be_done_again_are_dropped(
         append_jsonl(path, {"kind": "train", "step": step})
     loop._resume(run)
     assert [row["step"] for row in read_jsonl(path)] == [3, 4]
+
+
+def test_masks_and_rate_follow_step_and_rank(data_dir: Path, tmp_path: Path) -> None:
+    """A resumed run draws what the straight run would have drawn; ranks draw apart."""
+    nothing = Tensor(np.zeros(1, np.float32))
+
+    def of(step: int, rank: int) -> tuple[float, list[bytes]]:
+        run = prepared(data_dir, tmp_path / "run", "model.drop_path_rate=0.5")
+        run.step, run.group = step, Group(rank, 2)
+        seen: list[bytes] = []
+
+        def record(_images: Tensor, _labels: Tensor, *scales: Tensor) -> Tensor:
+            seen.extend(scale.asnumpy().tobytes() for scale in scales)
+            return nothing
+
+        loop._one_step(run, record, Batch(nothing, nothing, 8))
+        return float(run.optimizer.learning_rate.asnumpy()), seen
+
+    rate, masks = of(0, 0)
+    assert of(0, 0) == (rate, masks)
+    assert rate == pytest.approx(0.0005 / 3)  # a third of warm-up, 8 images of 256
+    assert of(1, 0)[0] == pytest.approx(2 * rate)
+    for step, rank in ((1, 0), (0, 1)):
+        assert all(a != b for a, b in zip(of(step, rank)[1], masks, strict=True))
 
 
 # --- refusals ------------------------------------------------------------------------------------

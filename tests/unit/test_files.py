@@ -54,6 +54,16 @@ def test_atomic_path_survives_a_block_that_removes_its_file(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_content_reaches_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "f", []
+    monkeypatch.setattr("os.fsync", lambda _: seen.append(path.exists()))
+    with files.atomic_path(path) as temporary:
+        temporary.write_text("x")
+    assert seen == [False]
+
+
 def test_json_round_trip(tmp_path: Path) -> None:
     value = {"text": ODD_TEXT, "list": [1, 2.5, None, True], "nested": {"ü": {}}}
     files.write_json(tmp_path / "v.json", value)

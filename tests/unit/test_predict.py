@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,14 @@ from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import preprocess
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event
-from effnet_core.predict import Prediction, Rejection, iter_predictions, softmax
+from effnet_core.model.spec import VARIANTS
+from effnet_core.predict import (
+    Prediction,
+    Rejection,
+    _decode_ahead,
+    iter_predictions,
+    softmax,
+)
 from effnet_core.predict_job import predict_shards
 from effnet_core.predictions import list_inputs, plan, read_parts
 from tests.images import draw, encode
@@ -138,7 +147,35 @@ def test_softmax_of_large_logits() -> None:
     assert probs.dtype == np.float32
 
 
+def test_decoding_runs_ahead_but_not_away(folder: Path) -> None:
+    """A million images are labelled in constant memory: the list is read as answers are taken."""
+    asked: list[str] = []
+
+    def endless() -> Iterator[str]:
+        while True:
+            asked.append("0-red.png")
+            yield asked[-1]
+
+    decoded = _decode_ahead(folder, endless(), SPEC, ahead=6)
+    next(decoded)
+    assert len(asked) == 6
+    next(decoded)
+    assert len(asked) == 7
+    decoded.close()
+
+
 # --- preprocessing -------------------------------------------------------------------------------
+
+
+def test_the_shorter_side_before_the_crop() -> None:
+    """Of B0 to B7: image_size / crop_pct, rounded down."""
+    sides = [
+        replace(SPEC, image_size=row.image_size, crop_pct=row.crop_pct).resize_size
+        for row in VARIANTS.values()
+        if not row.hidden
+    ]
+    assert sides == [256, 272, 292, 331, 412, 488, 560, 632]
+    assert replace(SPEC, crop_pct=1.0).resize_size == 32
 
 
 def test_preprocess_gives_a_normalised_square() -> None:
