@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.server import STATE_DIR_VARIABLE
+from tests.signals import heed_ctrl_c
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
@@ -35,6 +36,7 @@ def start(folder: Path, *settings: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
 
 

@@ -18,6 +18,7 @@ from effnet_core.errors import JobTimeout, WorkerLost
 from effnet_core.events import Event, listen
 from effnet_core.files import read_jsonl
 from effnet_core.job import METRICS_NAME
+from tests.signals import heed_ctrl_c
 from tests.tiny import TINY, tiny_config
 
 pytestmark = pytest.mark.mindspore
@@ -55,6 +56,7 @@ def start_training(data_dir: Path, run_dir: Path, *, processes: int) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
 
 
