@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types dist peers bench dashboard docs lock clean
+.PHONY: help demo test test-all check lint format types dist peers bench dashboard docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -15,6 +15,10 @@ demo: $(STAMP) ## the whole pipeline on a small real data set: stage, train, eva
 
 # Two processes, because MindSpore may run only in one that Prefect does not use (docs/adr/0003).
 test: $(STAMP) ## the test suite
+	$(BIN)/pytest -m "not slow" tests/cells
+	$(BIN)/pytest -m "not slow" tests/unit tests/jobs tests/flows
+
+test-all: $(STAMP) ## the test suite with its slow tests
 	$(BIN)/pytest tests/cells
 	$(BIN)/pytest tests/unit tests/jobs tests/flows
 

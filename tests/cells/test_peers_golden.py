@@ -34,6 +34,13 @@ MODELS = {
     "lukemelas_lite0": ("efficientnet_lite0", "lukemelas"),
 }
 
+QUICK = ("torchvision_b0", "torchvision_b1", "timm_tf_b0", "timm_tf_lite0", "lukemelas_lite0")
+"""What the ordinary run compares; the others take minutes together (make test-all)."""
+
+CASES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(MODELS)
+]
+
 
 def foreign_shapes(name: str, layout: str) -> dict[str, tuple[int, ...]]:
     """Every name and shape that the publisher's own file has."""
@@ -66,7 +73,7 @@ def test_every_fixture_is_tested() -> None:
     assert made == set(MODELS)
 
 
-@pytest.mark.parametrize("fixture", MODELS)
+@pytest.mark.parametrize("fixture", CASES)
 def test_the_same_weights_give_the_peers_logits(fixture: str, tmp_path: Path) -> None:
     name, layout = MODELS[fixture]
     with np.load(PEERS / f"{fixture}.npz") as golden:

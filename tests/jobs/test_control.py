@@ -56,7 +56,7 @@ def start_training(data_dir: Path, run_dir: Path, *, processes: int) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - before any thread of the child
     )
 
 

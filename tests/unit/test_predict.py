@@ -172,7 +172,7 @@ def test_the_shorter_side_before_the_crop() -> None:
     sides = [
         replace(SPEC, image_size=row.image_size, crop_pct=row.crop_pct).resize_size
         for row in VARIANTS.values()
-        if not row.hidden
+        if row.name.startswith("efficientnet_b")
     ]
     assert sides == [256, 272, 292, 331, 412, 488, 560, 632]
     assert replace(SPEC, crop_pct=1.0).resize_size == 32
