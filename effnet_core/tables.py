@@ -22,7 +22,7 @@ def family_table(*, show_all: bool = False) -> Table:
     """
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("variant", no_wrap=True)
-    headings = ("parameters", "mult-adds", "px", "crop", "drop", "top-1", "top-5", "TF top-1")
+    headings = ("parameters", "MACs", "px", "crop", "drop", "top-1", "top-5", "TF top-1")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in VARIANTS.values():
@@ -32,16 +32,16 @@ def family_table(*, show_all: bool = False) -> Table:
         table.add_row(
             row.name,
             f"{size.parameters:,}",
-            f"{size.multiply_adds / 1e9:.2f} G",
+            f"{size.multiply_adds / 1e9:.2f}G",
             str(row.image_size),
             f"{row.crop_pct:g}",
             f"{row.drop_rate:g}",
             *(_percent(share) for share in (row.top1, row.top5, row.reference_top1)),
         )
     table.caption = (
-        "1000 classes at the variant's own input side (px). crop: crop_pct of evaluation; drop: dropout "
-        "of the classifier; top-1, top-5: ImageNet, %, published with MindVision's checkpoints; "
-        "TF top-1: TensorFlow's."
+        "MACs: multiply-accumulates of one image. 1000 classes at the variant's own input side (px). "
+        "crop: crop_pct of evaluation; drop: dropout of the classifier; top-1, top-5: ImageNet, %, "
+        "published with MindVision's checkpoints; TF top-1: TensorFlow's."
     )
     table.caption_justify = "left"
     return table
