@@ -83,7 +83,7 @@ def test_ctrl_c_ends_everything(folder: Path) -> None:
 
 def test_the_demo(folder: Path) -> None:
     """After the interrupted run above, whose images and staged data it finds again."""
-    process = start(folder, "train.epochs=3", "train.log_every_steps=1")
+    process = start(folder, "train.epochs=4", "train.log_every_steps=1", "optim.base_lr=0.02")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     for bad in ("Traceback", "Exception ignored", "WARNING", "Error", "errors"):
