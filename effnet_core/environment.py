@@ -11,7 +11,8 @@ from collections.abc import MutableMapping, Sequence
 ONEDNN_ISA = "ONEDNN_MAX_CPU_ISA"
 ONEDNN_ISA_DEFAULT = "AVX2"
 """On CPUs with AVX-512 the bundled oneDNN falls to its reference convolution for every kernel larger
-than 1x1, 10-100 times slower; below AVX-512 it does not. Other processors ignore the setting."""
+than 1x1, several times slower (docs/performance.md); below AVX-512 it does not. Other processors
+ignore the setting."""
 
 LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "critical": 4}
 """MindSpore's own log levels, by the names that ``runtime.mindspore_log`` takes."""

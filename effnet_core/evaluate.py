@@ -16,10 +16,11 @@ from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.order import eval_range
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.data.transforms import eval_transforms
+from effnet_core.engines.mindspore import load_network
 from effnet_core.errors import DataError, Interrupted, JobError
 from effnet_core.events import Event, emit
 from effnet_core.interrupts import stop_requested
-from effnet_core.model.network import EfficientNet, create_model
+from effnet_core.model.network import EfficientNet
 from effnet_core.results import EvalResult
 
 STAGE = "evaluate"
@@ -110,16 +111,8 @@ def evaluate_checkpoint(
             f"({_first_names(sidecar.class_names)}), data set {data_dir} has {dataset.num_classes} "
             f"({_first_names(dataset.class_names)}); evaluate on data with the same class names"
         )
-    network = create_model(
-        sidecar.variant,
-        num_classes=sidecar.num_classes,
-        bn_momentum=sidecar.bn_momentum,
-        bn_eps=sidecar.bn_eps,
-        padding=sidecar.padding,
-    )
-    checkpoints.load(checkpoint, network.get_parameters())
     result = evaluate_network(
-        network,
+        load_network(checkpoint, sidecar),
         dataset.split(split),
         sidecar.preprocess,
         config,
