@@ -153,6 +153,7 @@ def _supervised(
     except BaseException:
         process.terminate()  # asks the ranks to save and leave
         _wait_for_ranks(process, run_dir, runtime.stop_grace_s)
+        emit(Event("launch", _how_it_stopped(run_dir, runtime)))
         raise
     finally:
         assert process.stdin is not None
@@ -165,6 +166,18 @@ def _wait_for_ranks(process: subprocess.Popen[bytes], run_dir: Path, seconds: fl
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline and _living_ranks(run_dir):
         time.sleep(POLL_S)
+
+
+def _how_it_stopped(run_dir: Path, runtime: RuntimeConfig) -> str:
+    """What became of a job that was asked to stop."""
+    if error := read_error(run_dir):
+        return str(error)
+    if (run_dir / RESULT_NAME).exists():
+        return "the job had ended before it was stopped"
+    return (
+        f"the job did not save its state within runtime.stop_grace_s={runtime.stop_grace_s} s and was "
+        "ended; what it had saved before counts"
+    )
 
 
 def _wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> None:
