@@ -309,11 +309,7 @@ def _train_epoch(run: Run, step_cell: TrainStep) -> None:
             _log_step(run, values, losses, seconds)
             pending, since = [], time.perf_counter()
         if stop_requested():
-            _save(run)
-            raise Interrupted(
-                f"training was stopped at step {run.step} of {run.total_steps} and saved; "
-                "the same command goes on from there"
-            )
+            raise _saved_stop(run)
 
 
 def _epoch_batches(run: Run, indices: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
@@ -410,7 +406,10 @@ def _finish_epoch(run: Run) -> None:
                 flush=True,
             )
     if evaluates:
-        _evaluate(run)
+        try:
+            _evaluate(run)
+        except Interrupted:
+            raise _saved_stop(run) from None
     if saves:
         _save(run)
 
@@ -452,6 +451,15 @@ def _save(run: Run) -> None:
     path = checkpoints.step_path(folder, run.step)
     checkpoints.save(path, _all_parameters(run), _sidecar(run, training_state=True))
     checkpoints.prune(folder, run.config.train.keep_checkpoints)
+
+
+def _saved_stop(run: Run) -> Interrupted:
+    """Save, and say so: this process was asked to stop."""
+    _save(run)
+    return Interrupted(
+        f"training was stopped at step {run.step} of {run.total_steps} and saved; "
+        "the same command goes on from there"
+    )
 
 
 def _finish(run: Run, digest: str, *, seconds: float) -> TrainResult:

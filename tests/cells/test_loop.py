@@ -12,7 +12,13 @@ from effnet_core import checkpoint
 from effnet_core.checkpoint import Sidecar
 from effnet_core.collective import Group
 from effnet_core.data.loader import Batch
-from effnet_core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from effnet_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    TrainingDiverged,
+)
 from effnet_core.events import Event
 from effnet_core.files import append_jsonl, read_jsonl
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
@@ -206,3 +212,15 @@ def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) 
     [row] = read_jsonl(run.run_dir / METRICS_NAME)
     assert {"epoch": 2, "step": 5, "loss": 2.0, "loss_mean": 2.0}.items() <= row.items()
     assert (events[-1].done, events[-1].total) == (5, 6)
+
+
+def test_a_stop_during_the_evaluation_of_an_epoch_saves_that_epoch(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    run.step = run.steps_per_epoch
+    monkeypatch.setattr("effnet_core.evaluate.stop_requested", lambda: True)
+    with pytest.raises(Interrupted, match=r"training was stopped at step 3 of 6 and saved"):
+        loop._finish_epoch(run)
+    saved = checkpoint.newest(tmp_path / "run" / CHECKPOINTS_NAME)
+    assert saved is not None and checkpoint.read_sidecar(saved).step == 3
