@@ -203,9 +203,11 @@ def predict(
     engine: Annotated[str | None, typer.Option(help="Short for infer.engine.")] = None,
     override: Overrides = None,
 ) -> None:
-    """Label images; the input is never written to."""
+    """Label images; the input is never written to. One picture is also drawn with its labels."""
     from effnet_core import runs
-    from effnet_core.predictions import read_parts
+    from effnet_core.annotate import annotate
+    from effnet_core.files import read_json
+    from effnet_core.predictions import RUN_NAME, read_parts
     from effnet_core.terminal import console, show_events
 
     short = {"infer.top_k": top_k, "infer.engine": engine}
@@ -214,8 +216,11 @@ def predict(
     with show_events():
         summary = runs.infer(weights, inputs, output, config=config)
     if summary["labelled"] == 1:
-        best = read_parts(output)[0]
-        typer.echo(str({best["class_ids"][0]: best["class_names"][0]}))
+        row = read_parts(output)[0]
+        typer.echo(str({row["class_ids"][0]: row["class_names"][0]}))
+        picture = Path(read_json(output / RUN_NAME)["input"], row["path"])
+        copy = annotate(picture, row, output / f"{picture.stem}-labelled.png")
+        console.print(f"drawn on {copy}", soft_wrap=True)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
         f"{summary['images_per_s']:.1f} images/s: {output}",

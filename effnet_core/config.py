@@ -70,6 +70,8 @@ class ModelConfig(Section):
     """symmetric, or same: TensorFlow's; that of the weights, else symmetric, when absent."""
     weights: str | None = None
     """What to start from instead of random weights: file, run folder, URL or name; same variant."""
+    new_head: bool = False
+    """Start a new classifier where the classes of `model.weights` are not those of the data set."""
 
     @field_validator("variant")
     @classmethod

@@ -58,6 +58,7 @@ CELLS = (
     "model.bn_eps",
     "model.padding",
     "model.weights",
+    "model.new_head",
     "data.train_split",
     "data.eval_split",
     "data.crop_scale",
