@@ -196,11 +196,24 @@ def evaluate(
 @app.command()
 @guarded
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="A folder of images, or image files.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="A folder, image files, a pattern in quotes, a list of paths (.txt, .csv, .jsonl, "
+            ".parquet) or s3://bucket/prefix."
+        ),
+    ],
     weights: Weights,
     output: Annotated[Path, typer.Option("--output", help="Folder of predictions.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Short for infer.top_k.")] = None,
     engine: Annotated[str | None, typer.Option(help="Short for infer.engine.")] = None,
+    max_errors: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Short for infer.max_error_share.")
+    ] = None,
+    only_new: Annotated[
+        bool,
+        typer.Option("--only-new", help="Add what earlier runs into the output have not seen."),
+    ] = False,
     override: Overrides = None,
 ) -> None:
     """Label images; the input is never written to. One picture is also drawn with its labels."""
@@ -210,11 +223,15 @@ def predict(
     from effnet_core.predictions import RUN_NAME, read_parts
     from effnet_core.terminal import console, show_events
 
-    short = {"infer.top_k": top_k, "infer.engine": engine}
+    short = {
+        "infer.top_k": top_k,
+        "infer.engine": engine,
+        "infer.max_error_share": max_errors,
+    }
     extra = [f"{key}={value}" for key, value in short.items() if value is not None]
     config = load_config(None, [*(override or []), *extra])
     with show_events():
-        summary = runs.infer(weights, inputs, output, config=config)
+        summary = runs.infer(weights, inputs, output, config=config, only_new=only_new)
     if summary["labelled"] == 1:
         row = read_parts(output)[0]
         typer.echo(str({row["class_ids"][0]: row["class_names"][0]}))

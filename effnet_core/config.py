@@ -204,16 +204,28 @@ class EvaluateConfig(Section):
 
 
 class InferConfig(Section):
-    """Batch inference over a folder."""
+    """Batch inference over a folder, a list or a bucket."""
 
-    engine: Literal["auto", "mindspore", "onnxruntime"] = "auto"
+    engine: Literal["auto", "mindspore", "onnxruntime", "openvino"] = "auto"
     """What computes; auto is onnxruntime on a CPU, several times faster there, else mindspore."""
     engine_threads: int = Field(0, ge=0)
-    """Threads of onnxruntime; 0 means one for each core that the process may use."""
-    batch_size: int = Field(32, ge=1)
-    """Images that the engine gets at a time; it does not change the answers."""
+    """Threads of onnxruntime and openvino; 0 means one for each core that the process may use."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the arithmetic; bf16 (openvino only) is faster where the processor has it, and less exact."""
+    batch_size: int = Field(0, ge=0)
+    """Images in one call of the engine; 0 means the fastest of some, measured once on this machine."""
+    readers: int = Field(0, ge=0)
+    """Threads that read files; 0 means 2 for folders and 16 for buckets."""
+    fast_decode: bool = True
+    """Let the JPEG library reduce large pictures while decoding, to at least twice what is needed."""
+    recursive: bool = True
+    """Whether folders inside the input folder count too."""
     top_k: int = Field(5, ge=1)
     """Classes kept for each image, best first."""
+    probabilities: bool = False
+    """Also keep the probability of every class, as a column `probabilities`."""
+    features: bool = False
+    """Also keep the pooled features, as a column `features`: for search and drift."""
     shard_images: int = Field(4096, ge=1)
     """Images in one part file; the unit that is retried."""
     max_error_share: float = Field(0.1, ge=0, le=1)

@@ -20,9 +20,11 @@ STAGE = "predict"
 
 
 @task(name="plan-inference", **policies.INFER)
-def plan_inference(config: RunConfig, checkpoint: str, folder: str, output: str) -> Plan:
+def plan_inference(
+    config: RunConfig, checkpoint: str, folder: str, output: str, *, only_new: bool = False
+) -> Plan:
     """List the input, cut it into shards and claim the output folder."""
-    return runs.plan_inference(checkpoint, [Path(folder)], Path(output), config=config)
+    return runs.plan_inference(checkpoint, [folder], Path(output), config=config, only_new=only_new)
 
 
 @task(name="predict-shard", task_run_name="predict-shard-{shard.index}", **policies.INFER)

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from effnet_core import engines, launch, worker
+from effnet_core import engines, launch, predict, runs, worker
 from effnet_core.checkpoint import read_sidecar
 from effnet_core.config import RunConfig, leaf_keys
 from effnet_core.data.order import train_indices
@@ -18,6 +18,7 @@ from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.errors import DataError, JobTimeout
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import write_json
+from effnet_core.inputs import list_inputs
 from effnet_core.job import Job
 from effnet_core.launch import run_job
 from effnet_core.model.scaling import cost
@@ -61,37 +62,65 @@ def batch_of_rank_1(config: RunConfig, _: Path) -> list[int]:
 
 
 def planned(config: RunConfig, folder: Path) -> Plan:
-    paths = tuple(f"{index}.png" for index in range(6))
-    for path in paths:
-        (folder / path).write_bytes(encode(draw(seed=len(path))))
-    return plan(folder, paths, folder / "out", model_sha256="m", infer=config.infer)
+    (folder / "in").mkdir()
+    for index in range(6):
+        picture = draw(1200, 900, seed=index)
+        (folder / "in" / f"{index}.jpg").write_bytes(encode(picture, "JPEG"))
+    listed = list_inputs([folder / "in"], folder / "out")
+    return plan(listed, folder / "out", model_sha256="m", infer=config.infer)
 
 
 def parts(config: RunConfig, folder: Path) -> list[str]:
     return [shard.part.partition(".")[2] for shard in planned(config, folder).shards]
 
 
-def answers(config: RunConfig, folder: Path) -> tuple[list[tuple[int, ...]], list[dict[str, Any]]]:
-    """Batches that the engine was called with, and the rows that came out."""
+def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
+    """The rows that come out."""
     result = planned(config, folder)
-    engine = BrightnessPredictor()
     inputs = {
         "output": str(result.output),
-        "input_root": str(folder),
+        "input_root": result.root,
         "model_sha256": "m",
         "shards": [vars(shard) for shard in result.shards],
+        "allowed_errors": 0,
     }
-    predict_shards(engine, inputs, config.infer)
-    return engine.batches, read_parts(result.output)
+    predict_shards(BrightnessPredictor(), inputs, config)
+    return read_parts(result.output)
 
 
-def threads_of_the_engine(config: RunConfig, folder: Path) -> int:
+def reading_threads(config: RunConfig, folder: Path) -> list[int]:
+    with mock.patch.object(predict, "_pool", wraps=predict._pool) as pool:
+        answers(config, folder)
+    return [call.args[0] for call in pool.call_args_list if call.args[1] == "reader"]
+
+
+def images_found(config: RunConfig, folder: Path) -> int:
+    for path in ("in/a.jpg", "in/deep/b.jpg"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"")
+    checkpoint = make_checkpoint(folder / "a.ckpt")
+    return runs.plan_inference(checkpoint, [folder / "in"], folder / "out", config=config).images
+
+
+def engine_of(config: RunConfig, folder: Path) -> Any:
     checkpoint = make_checkpoint(folder / "a.ckpt")
     engine_file = folder / "a.onnx"
-    write_onnx(checkpoint, read_sidecar(checkpoint), engine_file)
-    inputs = {"checkpoint": checkpoint, "engine": "onnxruntime", "engine_file": engine_file}
-    engine: Any = engines.load(inputs, config.infer)
-    return int(engine.threads)
+    write_onnx(checkpoint, read_sidecar(checkpoint), engine_file, features=True, pixels=True)
+    inputs = {
+        "checkpoint": checkpoint,
+        "engine": engines.choose(config),
+        "engine_file": engine_file,
+        "shards": [{"start": 0, "stop": 9}],
+    }
+    return engines.load(inputs, config.infer)
+
+
+def asked_precision(config: RunConfig, folder: Path) -> str:
+    """What OpenVINO is asked for; whether it differs is the processor's matter."""
+    with mock.patch("openvino.Core") as core:
+        engine_of(config, folder)
+    _, _, settings = core.return_value.compile_model.call_args.args
+    return str(list(settings.values()))
 
 
 def end_with_one_error_in_six(config: RunConfig, folder: Path) -> str:
@@ -202,8 +231,14 @@ PROOFS = {
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
-    "infer.engine_threads": Proof("7", threads_of_the_engine),
-    "infer.batch_size": Proof("4", answers),
+    "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).lanes),
+    "infer.precision": Proof("bf16", asked_precision, ("infer.engine=openvino",)),
+    "infer.batch_size": Proof("4", lambda config, folder: engine_of(config, folder).piece),
+    "infer.readers": Proof("7", reading_threads),
+    "infer.fast_decode": Proof("false", answers, ("infer.features=true",)),
+    "infer.recursive": Proof("false", images_found),
+    "infer.probabilities": Proof("true", answers),
+    "infer.features": Proof("true", answers),
     "infer.top_k": Proof("1", answers),
     "infer.shard_images": Proof("2", parts),
     "infer.max_error_share": Proof("0.5", end_with_one_error_in_six),
