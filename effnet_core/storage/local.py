@@ -113,6 +113,12 @@ class LocalStore:
                 with self._lock():
                     path.unlink(missing_ok=True)
 
+    def sweep(self, older_than_s: float = ABANDONED_S) -> int:
+        """Delete what killed writers left, and count it."""
+        folder = self.root / PRIVATE_NAME / "tmp"
+        with _sentence(f"model store {self.root} cannot be swept"):
+            return _sweep(folder, older_than_s) if folder.is_dir() else 0
+
     def _path(self, key: str) -> Path:
         path = self.root / require_key(key)
         with _sentence(f"{key} cannot be used in model store {self.root}"):
@@ -155,7 +161,7 @@ class LocalStore:
         """A file of the store's own file system that is gone after the block."""
         folder = self.root / PRIVATE_NAME / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        _sweep(folder, ABANDONED_S)
         handle, name = tempfile.mkstemp(dir=folder)
         os.close(handle)
         try:
@@ -231,12 +237,15 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: Path, older_than_s: float) -> int:
     """Delete what killed processes left."""
+    count = 0
     for path in folder.iterdir():
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED_S:
+            if time.time() - path.stat().st_mtime >= older_than_s:
                 path.unlink()
+                count += 1
+    return count
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -28,6 +28,10 @@ PART_THREADS = 8
 ABANDONED_S = 24 * 3600
 """Age at which an unfinished upload belongs to a process that is gone."""
 
+_conditions_hold: set[tuple[str, str]] = set()
+"""Servers and buckets whose conditional writes were tried out."""
+_probing = threading.Lock()
+
 
 class S3Store:
     """A store in a bucket. Etags are the server's.
@@ -42,8 +46,6 @@ class S3Store:
         if self.place.key:
             require_key(self.place.key)
         self.access = access
-        self._probe = threading.Lock()
-        self._conditions_hold = False
 
     def __repr__(self) -> str:
         return f"S3Store({self.uri!r})"
@@ -153,7 +155,7 @@ class S3Store:
             self.client.delete_object(Bucket=place.bucket, Key=place.key)
 
     def sweep(self, older_than_s: float = ABANDONED_S) -> int:
-        """Abort uploads in parts that nobody goes on with, and count them; they cost room.
+        """Abort uploads in parts that nobody goes on with, delete lost probes, and count both.
 
         Args:
             older_than_s: younger ones may still be at work.
@@ -161,8 +163,8 @@ class S3Store:
         limit = datetime.now(timezone.utc) - timedelta(seconds=older_than_s)
         start = f"{self.place.key}/" if self.place.key else ""
         count = 0
-        what = f"unfinished uploads of {self.place}"
-        with explained(f"{what} cannot be swept", self.client.meta.endpoint_url):
+        endpoint = self.client.meta.endpoint_url
+        with explained(f"what killed writers left in {self.place} cannot be swept", endpoint):
             pages = self.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.place.bucket, Prefix=start
             )
@@ -171,6 +173,13 @@ class S3Store:
                     self.client.abort_multipart_upload(
                         Bucket=self.place.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
+                    count += 1
+            own = self.client.list_objects_v2(
+                Bucket=self.place.bucket, Prefix=f"{start}{PRIVATE_NAME}/"
+            )
+            for probe in own.get("Contents", ()):
+                if probe["LastModified"] <= limit:
+                    self.client.delete_object(Bucket=self.place.bucket, Key=probe["Key"])
                     count += 1
         return count
 
@@ -220,13 +229,14 @@ class S3Store:
         return facts["ContentLength"] == size and facts["Metadata"].get("sha256") == sha256
 
     def _require_conditions(self) -> None:
-        """Try both conditions out on an object of our own, once for each store.
+        """Try both conditions out on an object of our own, once for each server and bucket.
 
         Raises:
             StoreError: the server does not keep them.
         """
-        with self._probe:
-            if self._conditions_hold:
+        tried = (self.client.meta.endpoint_url, self.place.bucket)
+        with _probing:
+            if tried in _conditions_hold:
                 return
             place = self.place.join(f"{PRIVATE_NAME}/probe-{uuid.uuid4().hex}")
             try:
@@ -242,7 +252,7 @@ class S3Store:
                     f"the server of {self.uri} ignores conditional writes (If-None-Match, If-Match), "
                     "so two publishers could both win; use a server that keeps them, or a folder"
                 )
-            self._conditions_hold = True
+            _conditions_hold.add(tried)
 
     def _is_refused(self, place: S3Url, condition: dict[str, Any]) -> bool:
         try:

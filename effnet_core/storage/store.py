@@ -83,6 +83,14 @@ class Store(Protocol):
         """Remove an object; a missing one is no error."""
         ...
 
+    def sweep(self, older_than_s: float) -> int:
+        """Remove what writers left that were killed, and count it; objects are never touched.
+
+        Args:
+            older_than_s: younger rests may belong to writers at work.
+        """
+        ...
+
 
 def require_key(key: str) -> str:
     """``key`` itself, if it is one that every store accepts and that stays below its root.
