@@ -13,6 +13,7 @@ import typer
 from effnet_core import __version__
 from effnet_core.commands import guarded
 from effnet_core.config import RunConfig, load_config, recipe_names
+from effnet_core.store_commands import app as store_commands
 from effnet_core.weights.commands import app as weights_commands
 
 if TYPE_CHECKING:
@@ -249,6 +250,7 @@ def export(
 
 
 app.add_typer(weights_commands, name="weights")
+app.add_typer(store_commands, name="store")
 
 
 @app.command()

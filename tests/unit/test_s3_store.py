@@ -169,7 +169,7 @@ def test_no_bucket(moto: S3Access, tmp_path: Path) -> None:
         lambda: store.put_bytes("a", b"x", if_none_match=True),
         lambda: store.put_file(tmp_path / "file", "a"),
         lambda: store.list(""),
-        lambda: store.sweep(),
+        store.sweep,
     ):
         with pytest.raises(StoreError, match="the bucket does not exist; create it") as caught:
             call()
@@ -196,7 +196,9 @@ def test_damage_on_the_way_is_noticed_by_the_server(store: S3Store, tmp_path: Pa
 
     def look(request, **_: object) -> None:  # type: ignore[no-untyped-def]
         names = {name.lower() for name in request.headers}
-        seen.extend(names & {"x-amz-checksum-crc32", "x-amz-trailer", "x-amz-sdk-checksum-algorithm"})
+        seen.extend(
+            names & {"x-amz-checksum-crc32", "x-amz-trailer", "x-amz-sdk-checksum-algorithm"}
+        )
 
     store.client.meta.events.register("before-send.s3.PutObject", look)
     (tmp_path / "file").write_bytes(b"x" * 1000)
@@ -232,9 +234,7 @@ def race(endpoint: str, bucket: str, name: str, barrier, wins) -> None:  # type:
 
 
 @pytest.mark.parametrize("threads", [False, True])
-def test_two_race_and_one_wins_each_round(
-    seaweedfs: SeaweedFS, bucket: str, threads: bool
-) -> None:
+def test_two_race_and_one_wins_each_round(seaweedfs: SeaweedFS, bucket: str, threads: bool) -> None:
     store = S3Store(S3Url(bucket, "race"), seaweedfs.access)
     for number in range(ROUNDS):
         store.put_bytes(f"swap/{number}", b"start")
