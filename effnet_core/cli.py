@@ -109,7 +109,10 @@ def settings(
 @guarded
 def stage(
     source: Annotated[
-        Path, typer.Argument(help="Folder with train/CLASS/* and val/CLASS/*, or with CLASS/*.")
+        str,
+        typer.Argument(
+            help="Folder of class folders, archive, tar shards, .csv file, ILSVRC2012, or s3://bucket/prefix."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the staged data set.")],
     val_share: Annotated[
@@ -119,14 +122,21 @@ def stage(
     max_rejected_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of unusable files that is tolerated.")
     ] = 0.1,
+    override: Overrides = None,
 ) -> None:
-    """Verify a folder of class folders and bring it into a staged data set."""
+    """Verify labelled images, wherever they live, and bring them into a staged data set."""
     from effnet_core.data.staging import stage_dataset
     from effnet_core.terminal import console, show_events
 
+    access = load_config(None, override or []).storage.access
     with show_events():
         dataset, reused = stage_dataset(
-            source, out, val_share=val_share, seed=seed, max_rejected_share=max_rejected_share
+            source,
+            out,
+            val_share=val_share,
+            seed=seed,
+            max_rejected_share=max_rejected_share,
+            access=access,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(
@@ -134,6 +144,7 @@ def stage(
     )
     if dataset.rejected:
         console.print(f"{dataset.rejected} files set aside, see {out / 'rejected.jsonl'}")
+    console.print(f"data card: {out / 'data_card.html'}", soft_wrap=True)
 
 
 @app.command()
