@@ -260,6 +260,30 @@ def export(
     console.print(f"{out}: {agreement}", soft_wrap=True)
 
 
+@app.command()
+@guarded
+def copy(
+    source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix.")],
+    target: Annotated[str, typer.Argument(help="The other of the two.")],
+    override: Overrides = None,
+) -> None:
+    """Copy a folder of files to a bucket or back, many at once; goes on where it was cut."""
+    from effnet_core.errors import ConfigError
+    from effnet_core.storage import is_s3, parse_s3
+    from effnet_core.storage.trees import download_tree, upload_tree
+    from effnet_core.terminal import console, show_events
+
+    access = load_config(None, override or []).storage.access
+    if is_s3(source) == is_s3(target):
+        raise ConfigError(f"give one folder and one s3://bucket/prefix, not {source} and {target}")
+    with show_events():
+        if is_s3(source):
+            count = download_tree(parse_s3(source), Path(target), access)
+        else:
+            count = upload_tree(Path(source), parse_s3(target), access)
+    console.print(f"{count:,} file(s) copied", markup=False)
+
+
 app.add_typer(weights_commands, name="weights")
 app.add_typer(store_commands, name="store")
 
