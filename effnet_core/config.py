@@ -26,6 +26,7 @@ from effnet_core.errors import ConfigError, nearest
 from effnet_core.files import os_reason, write_text
 from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, DROP_PATH_RATE, Padding, Variant
 from effnet_core.model.spec import variant as variant_row
+from effnet_core.storage.client import S3Access
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 CONFIG_NAME = "config.yaml"
@@ -235,12 +236,27 @@ class InferConfig(Section):
 
 
 class StorageConfig(Section):
-    """Where models are published."""
+    """Where models are published, and how object stores are reached."""
 
     root: str = "store"
-    """Folder of the model store."""
+    """Folder or s3://bucket/prefix of the model store."""
     name: str = Field("efficientnet", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     """Name under which versions are published: lower-case letters, digits, dot, dash, underscore."""
+    endpoint_url: str | None = None
+    """Address of the S3 server; by AWS_ENDPOINT_URL or the profile, else AWS itself, when absent."""
+    profile: str | None = None
+    """Profile of the AWS configuration files that holds credentials; boto3's own chain when absent."""
+    region: str | None = None
+    """Region of the buckets; by environment or profile, else us-east-1, when absent."""
+    checksums: Literal["when_supported", "when_required"] = "when_supported"
+    """when_required is for S3 servers that do not know the newer checksums of transfers."""
+    credentials_block: str | None = None
+    """Name of the Prefect Secret block that holds S3 credentials as JSON; used by flows only."""
+
+    @property
+    def access(self) -> S3Access:
+        """How object stores are reached."""
+        return S3Access(self.endpoint_url, self.profile, self.region, self.checksums)
 
 
 class RuntimeConfig(Section):

@@ -35,7 +35,7 @@ def pipeline_flow(
     """Stage a data set, train, evaluate, publish, label a folder and write a report.
 
     Args:
-        source: Folder of labelled images, with train/CLASS/* and val/CLASS/*.
+        source: Labelled images: folder of class folders, archive, or s3://bucket/prefix.
         folder: Folder of images to label with the new model.
         out: Folder of the run; a run that was cut goes on where it stopped.
         data: Folder of the staged data set; OUT/data by default.
@@ -49,7 +49,7 @@ def pipeline_flow(
     seconds: dict[str, float] = {}
 
     with _timed(seconds, "stage"):
-        stage_flow(source, data)
+        stage_flow(source, data, recipe=recipe, overrides=overrides)
     with _timed(seconds, "train"):
         trained = train_flow(data, run_dir, recipe, overrides)
     weights = str(Path(run_dir) / MODEL_NAME)

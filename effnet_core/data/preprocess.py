@@ -122,5 +122,5 @@ def preprocess(image: Image.Image, spec: PreprocessSpec) -> FloatArray:
         float32, shape (3, image_size, image_size).
     """
     square = np.asarray(resize_and_crop(to_rgb(image), spec))
-    [one] = normalise(square[None], spec)
+    one: FloatArray = normalise(square[None], spec)[0]
     return one

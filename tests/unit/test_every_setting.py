@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from prefect.blocks.system import Secret
 
 from effnet_core import engines, launch, predict, runs, worker
 from effnet_core.checkpoint import read_sidecar
@@ -27,7 +28,10 @@ from effnet_core.predict_job import predict_shards
 from effnet_core.predictions import Plan, finish, plan, read_parts, write_part
 from effnet_core.publish import publish_model
 from effnet_core.results import ShardResult
+from effnet_core.storage import s3_client
+from effnet_core.storage.credentials import in_use
 from effnet_core.train.schedule import lr_schedule
+from tasks.credentials import credentials_of
 from tests import every_setting
 from tests.every_setting import Proof
 from tests.images import draw, encode
@@ -154,6 +158,38 @@ def published(config: RunConfig, folder: Path) -> list[tuple[str, bool]]:
     return seen
 
 
+def object_store_client(config: RunConfig, folder: Path) -> tuple[Any, ...]:
+    """What a client was made of."""
+    (folder / "config").write_text("[profile lab]\n")
+    (folder / "credentials").write_text(
+        "[default]\naws_access_key_id=a\naws_secret_access_key=b\n"
+        "[lab]\naws_access_key_id=c\naws_secret_access_key=d\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    files = {
+        "AWS_CONFIG_FILE": str(folder / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
+    }
+    with mock.patch.dict(os.environ, {**kept, **files}, clear=True):
+        client = s3_client(config.storage.access)
+        signed = client.generate_presigned_url("get_object", Params={"Bucket": "bbb", "Key": "k"})
+    key_id = signed.partition("X-Amz-Credential=")[2].partition("%2F")[0]
+    meta = client.meta
+    return meta.endpoint_url, meta.region_name, meta.config.request_checksum_calculation, key_id
+
+
+def credentials_in_a_task(config: RunConfig, _: Path) -> str:
+    """The variables that a task's child process would get."""
+    block = mock.Mock()
+    block.get.return_value = {"aws_access_key_id": "id", "aws_secret_access_key": "s"}
+    with (
+        mock.patch.object(Secret, "load", lambda name: block),
+        credentials_of(config.storage),
+    ):
+        given = in_use()
+    return ",".join(given.environment()) if given else "boto3's own chain"
+
+
 def command(config: RunConfig, folder: Path) -> list[str]:
     """The command line of a job's ranks, without the port that was free and the folder."""
     line = launch._command(config.runtime, folder)
@@ -245,6 +281,11 @@ PROOFS = {
     "infer.format": Proof("csv", parts),
     "storage.root": Proof("elsewhere", published),
     "storage.name": Proof("animals", published),
+    "storage.endpoint_url": Proof("http://127.0.0.1:9", object_store_client),
+    "storage.profile": Proof("lab", object_store_client),
+    "storage.region": Proof("eu-west-1", object_store_client),
+    "storage.checksums": Proof("when_required", object_store_client),
+    "storage.credentials_block": Proof("bucket-key", credentials_in_a_task),
     "runtime.world_size": Proof("4", command),
     "runtime.pin_cores": Proof("false", cores_of_rank_0, TWO_RANKS),
     "runtime.master_port": Proof("23456", command, TWO_RANKS),
