@@ -60,7 +60,9 @@ def pipeline_flow(
     with _timed(seconds, "publish"):
         published = publish_flow(run_dir, version, True, overrides, evaluation)
     with _timed(seconds, "infer"):
-        inference = batch_infer_flow(folder, weights, predictions, recipe, overrides)
+        inference = batch_infer_flow(
+            folder, weights, predictions, recipe=recipe, overrides=overrides
+        )
     context = FlowRunContext.get()
     flow_run_id = str(context.flow_run.id) if context and context.flow_run else ""
     return write_report(
