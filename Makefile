@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format types dist peers bench bench-store dashboard docs lock clean
+.PHONY: help demo test test-all check lint format types dist peers bench bench-infer bench-store dashboard docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -45,7 +45,9 @@ peers: $(STAMP) ## compare with torchvision, timm and lukemelas (EFFNET_PEERS_PY
 bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its script
 	$(BIN)/python benchmarks/gradient_mean.py
 	$(BIN)/python benchmarks/onednn_isa.py
-	$(BIN)/python benchmarks/infer_engines.py
+
+bench-infer: $(STAMP) ## labelling files, compared with a torch loop (EFFNET_PEERS_PYTHON: interpreter with torch)
+	$(BIN)/python benchmarks/infer.py --peers "$${EFFNET_PEERS_PYTHON:-$(BIN)/python}"
 
 bench-store: $(STAMP) ## transfers compared with aws s3 sync, rclone and s5cmd (EFFNET_STORE_PEERS: folder of those)
 	$(BIN)/python -m benchmarks.store

@@ -116,7 +116,7 @@ def _page(plan: Plan, summary: dict[str, Any]) -> str:
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     reasons = "".join(
-        f"- {count:,} × {reason}\n" for reason, count in summary["rejected_by_reason"].items()
+        f"- {count:,} files: {reason}\n" for reason, count in summary["rejected_by_reason"].items()
     )
     aside = f"\n### Set aside\n\n{reasons}" if reasons else ""
     return f"| | |\n|---|---|\n{table}{aside}"

@@ -1,0 +1,295 @@
+"""Labelling 2,000 JPEGs with EfficientNet-B0 at 224: files in, Parquet out, beside a torch loop.
+
+All contenders take turns in one run, each in a process of its own, so that whatever else the machine
+does hits all alike. A rate counts from the first file to the finished Parquet file, without imports and
+loading. The torch loop is torchvision's B0 behind a DataLoader with the best of some settings, tried on
+some of the files first. The engines' bound is what decoding alone and computing alone, each on all
+cores, add up to.
+
+    python benchmarks/infer.py [--peers PYTHON] [--images 2000] [--rounds 3]
+
+PYTHON is an interpreter with torch and torchvision (the extra ``peers``); this one by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+SIZE = (500, 375)
+ENGINES = ("onnxruntime", "openvino")
+TRIED = [
+    (threads, workers, batch)
+    for threads, workers in ((2, 0), (1, 1), (2, 1), (1, 2), (2, 2))
+    for batch in (16, 64)
+]
+"""Threads of torch, workers of the DataLoader, batch size."""
+TRIAL_IMAGES = 160
+PURE_S = 6.0
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """Crops of the photographs that scikit-image and scikit-learn carry."""
+    import numpy as np
+    import skimage
+    import sklearn
+    from PIL import Image
+
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+    paths = [Path(skimage.__file__).parent / "data" / name for name in names]
+    paths += [Path(sklearn.__file__).parent / "datasets" / "images" / n for n in ("china.jpg", "flower.jpg")]
+    photographs = [Image.open(path).convert("RGB") for path in paths]
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        whole = photographs[index % len(photographs)]
+        share = rng.uniform(0.5, 1.0)
+        wide = share * min(whole.width, whole.height * SIZE[0] / SIZE[1])
+        high = wide * SIZE[1] / SIZE[0]
+        left, top = rng.uniform(0, whole.width - wide), rng.uniform(0, whole.height - high)
+        crop = whole.resize(SIZE, Image.Resampling.BICUBIC, (left, top, left + wide, top + high))
+        crop.save(folder / f"{index:05d}.jpg", quality=90)
+
+
+def write_checkpoint(path: Path) -> None:
+    """B0 as it is initialised: speed does not depend on what a network has learned."""
+    from effnet_core import checkpoint as checkpoints
+    from effnet_core.checkpoint import Sidecar
+    from effnet_core.config import RunConfig
+    from effnet_core.data.preprocess import PreprocessSpec
+    from effnet_core.model.network import create_model
+
+    network = create_model("efficientnet_b0", num_classes=1000)
+    names = tuple(str(index) for index in range(1000))
+    spec = PreprocessSpec.from_config(RunConfig())
+    sidecar = Sidecar("efficientnet_b0", names, spec, 0.99, 1e-3, 0, 0, False)
+    checkpoints.save(path, network.get_parameters(), sidecar)
+
+
+def ours(engine: str, photographs: Path, checkpoint: Path, output: Path) -> float:
+    """Images/s of ``effnet predict``."""
+    command = [sys.executable, "-m", "effnet_core", "predict", str(photographs)]
+    command += ["--weights", str(checkpoint), "--output", str(output), "--engine", engine]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    rate: float = json.loads((output / "summary.json").read_text())["images_per_s"]
+    return rate
+
+
+def pure(engine: str, photographs: Path, checkpoint: Path) -> dict[str, float]:
+    """Child: images/s of decoding alone and of computing alone, on all cores."""
+    import numpy as np
+
+    from effnet_core import engines
+    from effnet_core.config import RunConfig, load_config
+    from effnet_core.data.preprocess import decode_square
+
+    config = load_config(None, [f"infer.engine={engine}"])
+    inputs = {"checkpoint": str(checkpoint), "shards": [{"start": 0, "stop": 2000}]}
+    predictor: Any = engines.load({**inputs, **engines.prepare(checkpoint, config)}, config.infer)
+    paths = sorted(photographs.iterdir())
+    spec = predictor.preprocess
+    noise = np.random.default_rng(0).integers(0, 256, (predictor.piece, 224, 224, 3), np.uint8)
+    assert RunConfig().image_size == spec.image_size
+
+    def decode(lane: int) -> int:
+        done, deadline = 0, time.perf_counter() + PURE_S
+        while time.perf_counter() < deadline:
+            decode_square(paths[(lane + 2 * done) % len(paths)].read_bytes(), spec, fast=True)
+            done += 1
+        return done
+
+    def compute(_: int) -> int:
+        done, deadline = 0, time.perf_counter() + PURE_S
+        while time.perf_counter() < deadline:
+            predictor.forward(noise)
+            done += len(noise)
+        return done
+
+    found = {"piece": float(predictor.piece)}
+    with ThreadPoolExecutor(predictor.lanes) as lanes:
+        list(lanes.map(lambda _: predictor.forward(noise), range(predictor.lanes)))
+        for name, work in (("decode", decode), ("engine", compute)):
+            started = time.perf_counter()
+            done = sum(lanes.map(work, range(predictor.lanes)))
+            found[name] = done / (time.perf_counter() - started)
+    return found
+
+
+def torch_loop(
+    photographs: Path, output: Path, threads: int, workers: int, batch: int, images: int
+) -> float:
+    """Child, in the peers' interpreter: images/s of a straight loop."""
+    import torch
+    import torchvision
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+
+    class Photographs(Dataset):  # type: ignore[misc, type-arg]
+        def __init__(self) -> None:
+            self.paths = sorted(photographs.iterdir())[:images]
+            weights = torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1
+            self.transform = weights.transforms()
+
+        def __len__(self) -> int:
+            return len(self.paths)
+
+        def __getitem__(self, index: int) -> Any:
+            with Image.open(self.paths[index]) as image:
+                return self.transform(image.convert("RGB")), str(self.paths[index])
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = torchvision.models.efficientnet_b0().eval().to(memory_format=torch.channels_last)
+    loader = DataLoader(Photographs(), batch_size=batch, num_workers=workers)
+    with torch.inference_mode():
+        model(torch.zeros(batch, 3, 224, 224).to(memory_format=torch.channels_last))
+        started = time.perf_counter()
+        rows = []
+        for pixels, paths in loader:
+            logits = model(pixels.to(memory_format=torch.channels_last))
+            shares, ids = logits.softmax(1).topk(5)
+            rows += zip(paths, ids.tolist(), shares.tolist(), strict=True)
+    write_rows(output, rows)
+    return len(rows) / (time.perf_counter() - started)
+
+
+def write_rows(output: Path, rows: list[tuple[str, list[int], list[float]]]) -> None:
+    """Parquet where the interpreter has pyarrow; else JSON, which takes no longer."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        output.write_text(json.dumps(rows))
+        return
+    names = ("path", "class_ids", "probs")
+    pq.write_table(pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), output)
+
+
+def child(python: str, *arguments: object) -> Any:
+    """What a function of this file returns in a process of its own."""
+    command = [python, __file__, "--child", *map(str, arguments)]
+    done = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def serve(name: str, *arguments: str) -> None:
+    """Child: call a function and print what it returns."""
+    if name == "torch":
+        photographs, output, *numbers = arguments
+        answer: Any = torch_loop(Path(photographs), Path(output), *map(int, numbers))
+    elif name == "pure":
+        answer = pure(arguments[0], Path(arguments[1]), Path(arguments[2]))
+    else:
+        from effnet_core import environment
+
+        environment.prepare()
+        answer = write_checkpoint(Path(arguments[0]))
+    print(json.dumps(answer))
+
+
+def draw(rates: dict[str, float], path: Path) -> None:
+    """Bars of images/s."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 0.55 * len(rates) + 1), layout="constrained")
+    bars = axes.barh(list(rates)[::-1], list(rates.values())[::-1], color="#0072b2")
+    axes.bar_label(bars, fmt="%.1f", padding=4)
+    axes.set_xlabel("images/s")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.12)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--peers", default=sys.executable)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--child", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    if options.child:
+        serve(*options.child)
+        return
+    with tempfile.TemporaryDirectory(prefix="effnet-bench-") as temporary:
+        folder = Path(temporary)
+        photographs, checkpoint = folder / "photographs", folder / "b0.ckpt"
+        write_photographs(photographs, options.images)
+        child(sys.executable, "checkpoint", checkpoint)
+        for name in ENGINES:  # makes the engine and measures its piece size, as a first run does
+            ours(name, photographs, checkpoint, folder / f"{name}-first")
+        trials = {
+            setting: child(
+                options.peers, "torch", photographs, folder / "torch", *setting, TRIAL_IMAGES
+            )
+            for setting in TRIED
+        }
+        best = max(trials, key=lambda setting: trials[setting])
+        turns: list[dict[str, Any]] = []
+        for turn in range(options.rounds):
+            found: dict[str, Any] = {}
+            arguments = (photographs, folder / "torch", *best, options.images)
+            found["torch"] = child(options.peers, "torch", *arguments)
+            for name in ENGINES:
+                output = folder / f"{name}-{turn}"
+                found[name] = ours(name, photographs, checkpoint, output)
+                found[f"{name} alone"] = child(
+                    sys.executable, "pure", name, photographs, checkpoint
+                )
+            turns.append(found)
+            print(turn + 1, json.dumps(found), flush=True)
+    _report(turns, best, options.images)
+
+
+def _report(turns: list[dict[str, Any]], best: tuple[int, ...], images: int) -> None:
+    from machine import write_note  # not in a peer's interpreter, which has no effnet_core
+
+    median = statistics.median
+    rows = ["| contender | images/s | times torch | share of its bound |", "|---|---|---|---|"]
+    bars = {"torch loop": median([turn["torch"] for turn in turns])}
+    rows.append(f"| torch loop | {bars['torch loop']:.1f} | 1 | |")
+    parts = []
+    for name in ENGINES:
+        rate = median([turn[name] for turn in turns])
+        ratio = median([turn[name] / turn["torch"] for turn in turns])
+        alone = [turn[f"{name} alone"] for turn in turns]
+        bounds = [1 / (1 / a["decode"] + 1 / a["engine"]) for a in alone]
+        share = median([turn[name] / bound for turn, bound in zip(turns, bounds, strict=True)])
+        rows.append(f"| effnet, {name} | {rate:.1f} | {ratio:.2f} | {share:.2f} |")
+        bars[f"effnet, {name}"] = rate
+        bars[f"bound of {name}"] = median(bounds)
+        parts.append(
+            f"{name}: engine alone {median([a['engine'] for a in alone]):.1f} images/s in pieces of "
+            f"{alone[-1]['piece']:.0f}, decoding alone {median([a['decode'] for a in alone]):.1f}, "
+            f"together at most {median(bounds):.1f}"
+        )
+    threads, workers, batch = best
+    notes = [
+        "",
+        f"{images} JPEGs of {SIZE[0]}x{SIZE[1]}, {len(turns)} rounds in turn, medians; ratios are medians of "
+        "the rounds' ratios.",
+        "",
+        f"torch loop: {threads} threads, {workers} workers, batch {batch}, channels_last: the best of "
+        f"{len(TRIED)} settings. {'. '.join(parts)}.",
+        "",
+        "![images/s](infer.png)",
+    ]
+    draw(bars, HERE / "infer.png")
+    write_note(__file__, "Labelling files with EfficientNet-B0 at 224", [*rows, *notes])
+
+
+if __name__ == "__main__":
+    main()
