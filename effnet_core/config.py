@@ -184,6 +184,10 @@ class TrainConfig(Section):
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_every_epochs: int = Field(1, ge=1)
     """Epochs between checkpoints; the last epoch is always saved."""
+    checkpoint_every_steps: int = Field(0, ge=0)
+    """Steps between checkpoints, besides those of epochs; 0 means none."""
+    checkpoint_every_minutes: float = Field(15, ge=0)
+    """Minutes after the last checkpoint at which another is written; 0 means none."""
     keep_checkpoints: int = Field(3, ge=1)
     """Newest checkpoints that are kept."""
     resume_from: Path | None = None
@@ -246,6 +250,8 @@ class RuntimeConfig(Section):
     """Seconds after which a job is stopped; 0 means never."""
     stop_grace_s: int = Field(30, ge=1)
     """Seconds that a job has to save its state once it is asked to stop."""
+    exact_resume: bool = True
+    """Practise some steps before a cut run goes on, so that CPU kernels round as they did before."""
     mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
     """Least severe message of MindSpore's own log that is written."""
 

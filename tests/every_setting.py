@@ -74,6 +74,7 @@ CELLS = (
     "train.seed",
     "train.freeze_epochs",
     "train.resume_from",
+    "runtime.exact_resume",
     "evaluate.per_device_batch_size",
 )
 """Proved with MindSpore in the test's process."""
@@ -82,6 +83,8 @@ JOBS = (
     "train.log_every_steps",
     "train.evaluate_every_epochs",
     "train.checkpoint_every_epochs",
+    "train.checkpoint_every_steps",
+    "train.checkpoint_every_minutes",
     "train.keep_checkpoints",
     "runtime.device",
 )

@@ -10,6 +10,9 @@ from mindspore.ops.auto_generate import SplitWithSize
 
 from effnet_core.model.network import EfficientNet
 
+SHARED = 2
+"""Numbers that travel with the gradients: the loss, and what rank 0 wants."""
+
 _flatten = ops.MultitypeFuncGraph("flatten")
 _reshape_like = ops.MultitypeFuncGraph("reshape_like")
 
@@ -33,18 +36,20 @@ class MeanOverRanks(nn.Cell):
 
     def __init__(self, parameters: list[Parameter], *, world_size: int) -> None:
         super().__init__(auto_prefix=False)
-        self.sizes = tuple(math.prod(parameter.shape) for parameter in parameters)
+        self.sizes = (*(math.prod(parameter.shape) for parameter in parameters), SHARED)
         self.scale = 1.0 / world_size
         self.all_reduce = ops.AllReduce()
         self.concat = ops.Concat(0)
         self.split = SplitWithSize()
         self.map = ops.HyperMap()
 
-    def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """This rank's gradients in, the mean of all ranks' out, in the same order."""
-        flat = self.concat(self.map(_flatten, grads))  # (all elements,)
-        mean = self.all_reduce(flat) * self.scale
-        return self.map(_reshape_like, self.split(mean, self.sizes, 0), grads)  # type: ignore[no-any-return]
+    def construct(
+        self, grads: tuple[Tensor, ...], shared: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The means of all ranks' gradients, in the same order, and of ``shared`` (SHARED,)."""
+        flat = self.concat((*self.map(_flatten, grads), shared))  # (all elements + SHARED,)
+        pieces = self.split(self.all_reduce(flat) * self.scale, self.sizes, 0)
+        return self.map(_reshape_like, pieces[:-1], grads), pieces[-1]
 
 
 class TrainStep(nn.Cell):
@@ -65,6 +70,7 @@ class TrainStep(nn.Cell):
         self.network = network
         self.optimizer = optimizer
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.concat = ops.Concat(0)
         self.reduces = world_size > 1
         if self.reduces:
             self.reduce = MeanOverRanks(list(optimizer.parameters), world_size=world_size)
@@ -84,12 +90,21 @@ class TrainStep(nn.Cell):
         self,
         images: Tensor,
         labels: Tensor,
+        wish: Tensor,
         path_scale: Tensor | None = None,
         feature_scale: Tensor | None = None,
     ) -> Tensor:
-        """This rank's mean loss before the update; all ranks apply the same update."""
+        """Update the weights, the same way on all ranks.
+
+        Args:
+            wish: (1,) float32; a number by which rank 0 tells the other ranks something.
+
+        Returns:
+            (SHARED,) float32: means over all ranks of the loss before the update, and of ``wish``.
+        """
         loss, grads = self.loss_and_grads(images, labels, path_scale, feature_scale)
+        shared = self.concat((ops.reshape(loss, (1,)), wish))
         if self.reduces:
-            grads = self.reduce(grads)
+            grads, shared = self.reduce(grads, shared)
         self.optimizer(grads)
-        return loss
+        return shared

@@ -21,10 +21,12 @@ from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import train_transforms
 from effnet_core.errors import ConfigError
-from effnet_core.train import loop
-from effnet_core.train.loop import Run
+from effnet_core.train import loop, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
+from effnet_core.train.run import Run, prepare
+from effnet_core.train.start import resume
 from effnet_core.train.step import TrainStep
+from effnet_core.train.update import update
 from tests import every_setting
 from tests.cells.test_evaluate import BrightnessNetwork
 from tests.cells.test_training import parameters
@@ -39,7 +41,7 @@ def prepared(config: RunConfig, folder: Path) -> Run:
     source = source_with_splits(folder / "source", train=6, val=2, classes=("cat", "dog"))
     stage_dataset(source, folder / "data")
     (folder / "run").mkdir(exist_ok=True)
-    return loop._prepare(config, Group(0, 1), data_dir=folder / "data", run_dir=folder / "run")
+    return prepare(config, Group(0, 1), data_dir=folder / "data", run_dir=folder / "run")
 
 
 def outcome(config: RunConfig, folder: Path) -> str:
@@ -54,12 +56,12 @@ def masks(config: RunConfig, folder: Path) -> list[bytes | None]:
     """What one step gives the network beside images and labels."""
     run, seen = prepared(config, folder), []
 
-    def step(_images: Tensor, _labels: Tensor, *scales: Tensor | None) -> Tensor:
+    def step(_images: Tensor, _labels: Tensor, _wish: Tensor, *scales: Tensor | None) -> Tensor:
         seen.extend(None if scale is None else scale.asnumpy().tobytes() for scale in scales)
         return Tensor(0.0)
 
     nothing = Tensor(np.zeros(1, np.float32))
-    loop._one_step(run, step, Batch(nothing, nothing, 8))
+    update(run, step, Batch(nothing, nothing, 8))
     return seen
 
 
@@ -88,15 +90,29 @@ def start(config: RunConfig, folder: Path) -> tuple[int, str]:
         parameter.set_data(ms.ops.ones_like(parameter))
     run.step = 2
     path = folder / "other.ckpt"
-    checkpoint.save(path, loop._all_parameters(run), loop._sidecar(run, training_state=True))
+    checkpoint.save(path, run.parameters(), saving.describe_checkpoint(run, training_state=True))
     changes: dict[str, Any] = {}
     if config.model.weights:
         changes["model"] = config.model.model_copy(update={"weights": str(path)})
     if config.train.resume_from:
         changes["train"] = config.train.model_copy(update={"resume_from": path})
     fresh = prepared(config.model_copy(update=changes), folder)
-    loop._resume(fresh)
+    resume(fresh)
     return fresh.step, parameters_digest(fresh.network.get_parameters())
+
+
+def practised(config: RunConfig, folder: Path) -> int:
+    """How many steps a run practises that goes on from step 2."""
+    run = prepared(config, folder)
+    run.step = 2
+    path = folder / "other.ckpt"
+    checkpoint.save(path, run.parameters(), saving.describe_checkpoint(run, training_state=True))
+    config = config.model_copy(
+        update={"train": config.train.model_copy(update={"resume_from": path})}
+    )
+    with mock.patch("effnet_core.train.update.update") as step:
+        resume(prepared(config, folder))
+    return step.call_count
 
 
 def learning(config: RunConfig, folder: Path) -> list[str]:
@@ -136,7 +152,7 @@ def decoding_threads(config: RunConfig, folder: Path) -> int:
         mock.patch("effnet_core.data.loader.available_cores", return_value=[0, 1, 2, 3]),
         pytest.raises(InterruptedError),
     ):
-        next(loop._epoch_batches(run, np.arange(8), 0))
+        next(loop._epoch_batches(run))
     return apply.call_args.kwargs["num_parallel_workers"]
 
 
@@ -171,15 +187,18 @@ def loss(config: RunConfig, _: Path) -> float:
         world_size=1,
     )
     images = Tensor(np.ones((2, 4), np.float32) * np.arange(4, dtype=np.float32))
-    return float(step(images, Tensor(np.array([0, 0], np.int32))))
+    labels, nothing = Tensor(np.array([0, 0], np.int32)), Tensor(np.zeros(1, np.float32))
+    return float(step(images, labels, nothing)[0])
 
 
 def drawn(config: RunConfig, folder: Path) -> tuple[Any, ...]:
     """Initial weights, order, augmentation seed and masks: each must follow the seed."""
     run = prepared(config, folder)
     seeds = []
-    with mock.patch.object(loop, "batches", side_effect=lambda *_, seed, **__: seeds.append(seed)):
-        loop._epoch_batches(run, np.arange(8), 0)
+    with mock.patch.object(
+        loop, "batches", side_effect=lambda *_, seed, **__: seeds.append(seed) or iter(())
+    ):
+        next(loop._epoch_batches(run), None)
     return (
         parameters_digest(run.network.get_parameters()),
         epoch_order(12, seed=config.train.seed, epoch=0).tobytes(),
@@ -212,6 +231,7 @@ PROOFS = {
     "train.label_smoothing": Proof("0.3", loss),
     "train.seed": Proof("7", drawn, TINY),
     "train.resume_from": Proof("other.ckpt", start, TINY),
+    "runtime.exact_resume": Proof("false", practised, TINY),
     "evaluate.per_device_batch_size": Proof("3", evaluated, TINY),
 }
 

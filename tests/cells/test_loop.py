@@ -16,15 +16,17 @@ from effnet_core.errors import CheckpointError, ConfigError, DataError, Training
 from effnet_core.events import Event
 from effnet_core.files import append_jsonl, read_jsonl
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
-from effnet_core.train import loop
-from effnet_core.train.loop import Run
+from effnet_core.train import progress, saving
+from effnet_core.train.run import Run, prepare
+from effnet_core.train.start import resume
+from effnet_core.train.update import update
 from tests.tiny import tiny_config
 
 
 def prepared(data_dir: Path, run_dir: Path, *overrides: str) -> Run:
     """A run of 2 epochs of 3 steps, before its first."""
     run_dir.mkdir(exist_ok=True)
-    return loop._prepare(tiny_config(*overrides), Group(0, 1), data_dir=data_dir, run_dir=run_dir)
+    return prepare(tiny_config(*overrides), Group(0, 1), data_dir=data_dir, run_dir=run_dir)
 
 
 def fill(run: Run, value: float) -> None:
@@ -40,8 +42,8 @@ def save(run: Run, path: Path, *, value: float, step: int, state: bool = True, *
     """Leave a checkpoint whose weights are all ``value``."""
     fill(run, value)
     run.step = step
-    parameters = loop._all_parameters(run) if state else run.network.get_parameters()
-    sidecar = loop._sidecar(run, training_state=state)
+    parameters = run.parameters() if state else run.network.get_parameters()
+    sidecar = saving.describe_checkpoint(run, training_state=state)
     checkpoint.save(path, parameters, Sidecar(**{**vars(sidecar), **facts}))
     return path
 
@@ -61,7 +63,7 @@ def test_the_order_in_which_starting_points_count(
     """Last checkpoint of the run > train.resume_from > model.weights > scratch."""
     run_dir = tmp_path / "run"
     run = prepared(data_dir, run_dir)
-    loop._resume(run)
+    resume(run)
     scratch = value_of(run)
     assert (run.step, run.resumed_from, scratch) == (0, 0, 0.0)
 
@@ -70,7 +72,7 @@ def test_the_order_in_which_starting_points_count(
     seen = []
     for overrides in (only_weights, both):
         run = prepared(data_dir, run_dir, *overrides)
-        loop._resume(run)
+        resume(run)
         seen.append((run.step, value_of(run)))
     assert seen == [(0, 3.0), (4, 2.0)]
 
@@ -79,7 +81,7 @@ def test_the_order_in_which_starting_points_count(
     newest = save(run, checkpoint.step_path(folder, 6), value=8, step=6)
     newest.write_bytes(b"cut")
     run = prepared(data_dir, run_dir, *both)
-    loop._resume(run)
+    resume(run)
     assert (run.step, run.resumed_from, value_of(run)) == (5, 5, 9.0)
 
 
@@ -91,7 +93,7 @@ def test_optimizer_state_is_resumed_too(data_dir: Path, tmp_path: Path) -> None:
         parameter.set_data(Tensor(np.full(parameter.shape, 0.5, np.float32)))
     path = save(first, tmp_path / "s.ckpt", value=1, step=3)
     second = prepared(data_dir, tmp_path / "b", f"train.resume_from={path}")
-    loop._resume(second)
+    resume(second)
     found = [p for p in second.optimizer.get_parameters() if p.name.startswith("mean_square.")]
     assert all((p.asnumpy() == 0.5).all() for p in found)
 
@@ -122,7 +124,7 @@ def test_starting_points_that_do_not_fit(
     for override, kind, message in cases:
         fresh = prepared(data_dir, tmp_path / "run", override)
         with pytest.raises(kind) as caught:
-            loop._resume(fresh)
+            resume(fresh)
         assert message in str(caught.value)
 
 
@@ -133,7 +135,7 @@ def test_lines_of_steps_that_will_be_done_again_are_dropped(
     path = run.run_dir / METRICS_NAME
     for step in (3, 4, 5, 6):
         append_jsonl(path, {"kind": "train", "step": step})
-    loop._resume(run)
+    resume(run)
     assert [row["step"] for row in read_jsonl(path)] == [3, 4]
 
 
@@ -146,11 +148,11 @@ def test_masks_and_rate_follow_step_and_rank(data_dir: Path, tmp_path: Path) -> 
         run.step, run.group = step, Group(rank, 2)
         seen: list[bytes] = []
 
-        def record(_images: Tensor, _labels: Tensor, *scales: Tensor) -> Tensor:
+        def record(_images: Tensor, _labels: Tensor, _wish: Tensor, *scales: Tensor) -> Tensor:
             seen.extend(scale.asnumpy().tobytes() for scale in scales)
             return nothing
 
-        loop._one_step(run, record, Batch(nothing, nothing, 8))
+        update(run, record, Batch(nothing, nothing, 8))
         return float(run.optimizer.learning_rate.asnumpy()), seen
 
     rate, masks = of(0, 0)
@@ -189,7 +191,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
     run = prepared(data_dir, tmp_path / "run")
     run.step = 5
     with pytest.raises(TrainingDiverged) as caught:
-        loop._finite(run, [Tensor(1.0), Tensor(bad), Tensor(2.0)])
+        progress.settle(run, [Tensor(1.0), Tensor(bad), Tensor(2.0)])
     message = str(caught.value)
     assert f"the loss became {bad} at step 4 of 6 (checked in steps 3-5)" in message
     assert f"learning rate of {run.rates[3]:.3g}" in message
@@ -199,10 +201,11 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
 def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) -> None:
     run = prepared(data_dir, tmp_path / "run")
     run.step = 5  # the second of the second epoch
-    loop._log_step(run, [1.0, 2.0], [1.0, 2.0, 3.0], seconds=0.5)
+    assert progress.settle(run, [Tensor(1.0), Tensor(2.0), Tensor(3.0)]) == 3
+    progress.log_step(run, steps=2, seconds=0.5)
     assert events[-1].message == (
-        "epoch 2/2 step 2/3 loss 2.000 (mean 2.000) lr 0.00038 250 ms/step 32.0 images/s"
+        "epoch 2/2 step 2/3 loss 3.000 (mean 2.000) lr 0.00038 250 ms/step 32.0 images/s"
     )
     [row] = read_jsonl(run.run_dir / METRICS_NAME)
-    assert {"epoch": 2, "step": 5, "loss": 2.0, "loss_mean": 2.0}.items() <= row.items()
+    assert {"epoch": 2, "step": 5, "loss": 3.0, "loss_mean": 2.0}.items() <= row.items()
     assert (events[-1].done, events[-1].total) == (5, 6)

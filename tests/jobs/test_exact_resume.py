@@ -1,0 +1,121 @@
+"""A run that was killed at any step and resumed ends like one that was not, to the last bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effnet_core import runs
+from effnet_core.data.staging import stage_dataset
+from effnet_core.errors import Interrupted, WorkerLost
+from effnet_core.events import Event, listen
+from effnet_core.files import read_jsonl
+from effnet_core.job import METRICS_NAME
+from effnet_core.results import TrainResult
+from tests.images import source_with_splits
+from tests.tiny import tiny_config
+
+pytestmark = pytest.mark.mindspore
+
+EPOCHS, STEPS = 3, 13
+"""Of every run here; more steps than the kernels need to settle, and no round number."""
+
+SETTINGS = (
+    "runtime.world_size=2",  # a core each: with several, MindSpore itself is not always repeatable
+    f"train.epochs={EPOCHS}",
+    "train.checkpoint_every_steps=4",
+    "model.drop_path_rate=0.5",
+    "optim.base_lr=0.05",
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """104 training images of 2 classes: 13 steps an epoch."""
+    folder = tmp_path_factory.mktemp("exact")
+    source_with_splits(folder / "source", train=52, val=4, classes=("cat", "dog"))
+    stage_dataset(folder / "source", folder / "data")
+    return folder / "data"
+
+
+def course(run_dir: Path) -> list[dict[str, Any]]:
+    """All that metrics.jsonl tells of the steps, without what a clock says."""
+    return [
+        {key: value for key, value in row.items() if key not in ("time", "images_per_s")}
+        for row in read_jsonl(run_dir / METRICS_NAME)
+        if row["kind"] == "train"
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    run_dir = tmp_path_factory.mktemp("straight")
+    return run_dir, runs.train(tiny_config(*SETTINGS), images, run_dir)
+
+
+def cut(images: Path, run_dir: Path, *, rank: int, step: int, number: int) -> Exception:
+    """Train until ``step`` is logged, then send a signal to one rank; how the job ended."""
+    sent: list[int] = []
+
+    def send_once(event: Event) -> None:
+        if not sent and event.metrics.get("step", 0) >= step:
+            sent.append(int((run_dir / "logs" / f"rank_{rank}.pid").read_text()))
+            os.kill(sent[0], number)
+
+    with listen(send_once), pytest.raises((WorkerLost, Interrupted)) as caught:
+        runs.train(tiny_config(*SETTINGS), images, run_dir)
+    return caught.value
+
+
+def require_same(run_dir: Path, result: TrainResult, straight: tuple[Path, TrainResult]) -> None:
+    assert course(run_dir) == course(straight[0])
+    assert [row["step"] for row in course(run_dir)] == list(range(1, EPOCHS * STEPS + 1))
+    assert result.weights_digest == straight[1].weights_digest
+    assert result.evaluation.confusion == straight[1].evaluation.confusion
+
+
+@pytest.mark.parametrize(
+    ("seed", "rank"),
+    [
+        (0, 0),
+        *(
+            pytest.param(seed, rank, marks=pytest.mark.slow)
+            for seed in (0, 1, 2)
+            for rank in (0, 1)
+            if (seed, rank) != (0, 0)
+        ),
+    ],
+)
+def test_after_kill_9_of_a_rank_at_a_random_step(
+    seed: int, rank: int, images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
+) -> None:
+    """Within the first epochs, while kernels still settle, and after that."""
+    run_dir = tmp_path / "run"
+    step = random.Random(seed).randrange(5, EPOCHS * STEPS - 4)
+    error = cut(images, run_dir, rank=rank, step=step, number=signal.SIGKILL)
+    assert isinstance(error, WorkerLost)
+    result = runs.train(tiny_config(*SETTINGS), images, run_dir)
+    assert 4 <= result.resumed_from_step < EPOCHS * STEPS
+    require_same(run_dir, result, straight)
+
+
+@pytest.mark.parametrize("step", [2, pytest.param(STEPS, marks=pytest.mark.slow)])
+def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
+    step: int, images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
+) -> None:
+    run_dir = tmp_path / "run"
+    error = cut(images, run_dir, rank=0, step=step, number=signal.SIGTERM)
+    assert isinstance(error, Interrupted)
+    assert "and saved; the same command goes on from there" in str(error)
+    result = runs.train(tiny_config(*SETTINGS), images, run_dir)
+    assert result.resumed_from_step >= step
+    require_same(run_dir, result, straight)
+    evaluated = [
+        row["epoch"] for row in read_jsonl(run_dir / METRICS_NAME) if row["kind"] == "eval"
+    ]
+    assert evaluated == [1, 2, 3]
