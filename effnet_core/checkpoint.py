@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SUFFIX = ".ckpt"
 MODEL_NAME = "model.ckpt"
 """The finished model in a run folder: weights only."""
+BEST_NAME = "best.ckpt"
+"""The weights of the best evaluation, among a run's checkpoints."""
 
 
 @dataclass(frozen=True)

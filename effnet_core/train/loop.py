@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,16 @@ from effnet_core.job import CHECKPOINTS_NAME
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.train import saving
 from effnet_core.train.progress import log_due, log_evaluation, log_step, settle
-from effnet_core.train.run import Losses, Run, describe, prepare, step_cell, thaw
+from effnet_core.train.run import (
+    Best,
+    Losses,
+    Run,
+    describe,
+    prepare,
+    step_cell,
+    thaw,
+    training_size,
+)
 from effnet_core.train.start import resume
 from effnet_core.train.step import TrainStep
 from effnet_core.train.update import NOTHING, SAVE, STOP, update
@@ -56,51 +67,47 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     cell = resume(run)
     if group.is_first:
         run.saver = saving.Saver(run_dir / CHECKPOINTS_NAME, keep=config.train.keep_checkpoints)
+    begun = time.monotonic() - run.spent_s
     run.tell(f"training {config.model.variant}: {describe(run)}")
     try:
-        _train_epochs(run, cell)
+        _train_epochs(run, cell, begun)
         if run.saver is not None:
             run.saver.join()
     finally:
         if run.saver is not None:
             run.saver.close()
-    weights = list(run.network.get_parameters())
-    digest = parameters_digest(weights)
-    print(f"rank {group.rank} of {group.world_size}: final weights sha256 {digest}", flush=True)
-    group.require_equal(digest, what="weights")
-    return _finish(run, digest, seconds=time.perf_counter() - started)
+    return _finish(run, seconds=time.perf_counter() - started)
 
 
-def _train_epochs(run: Run, cell: TrainStep) -> None:
+def _train_epochs(run: Run, cell: TrainStep, begun: float) -> None:
     if not run.epoch_finished:  # it was stopped between its last step and its evaluation
         _finish_epoch(run)
-    while run.step < run.total_steps:
+    while not run.finished:
         if run.frozen and run.step >= run.frozen_steps:
             thaw(run)
-            cell = step_cell(run)
-        _train_epoch(run, cell)
+            cell, run.same_since = step_cell(run), run.step
+        _train_epoch(run, cell, begun)
         _finish_epoch(run)
 
 
-def _train_epoch(run: Run, cell: TrainStep) -> None:
+def _train_epoch(run: Run, cell: TrainStep, begun: float) -> None:
     """All steps of one epoch, or those that a resumed run has left of it."""
     config = run.config
+    if run.step % run.steps_per_epoch == 0:
+        _begin_epoch(run)
     # A frozen backbone keeps its statistics too: BatchNorm uses them and does not change them.
     run.network.set_train(not run.frozen)
     cell.set_train(not run.frozen)
-    if run.step % run.steps_per_epoch == 0:
-        run.losses = Losses()
     pending: list[Tensor] = []  # losses that have not been looked at
     unlogged, since = 0, time.perf_counter()
-    for batch in _epoch_batches(run):
-        shared = update(run, cell, batch, wish=_wish(run))
+    for parts in _in_parts(_epoch_batches(run), config.optim.accumulate_steps):
+        shared = update(run, cell, parts, wish=_wish(run), spent_s=_spent(run, begun))
         pending.append(shared)
         run.step += 1
-        run.epoch_finished = not run.at_epoch_end
         wanted = _heard(run, shared)
+        run.epoch_finished = not run.at_epoch_end
         first = run.step == run.resumed_from + 1
-        every = config.train.checkpoint_every_steps
-        saves = wanted == SAVE or (every > 0 and run.step % every == 0)
+        saves = wanted == SAVE or _counted_out(run)
         if first or log_due(run) or saves or wanted == STOP:
             unlogged += settle(run, pending)
         if first or log_due(run):
@@ -111,19 +118,51 @@ def _train_epoch(run: Run, cell: TrainStep) -> None:
             unlogged, since = 0, time.perf_counter()
         if wanted == STOP:
             _stop(run)
-        if saves and not run.at_epoch_end:
+        if run.at_epoch_end:
+            return
+        if saves:
             paused = time.perf_counter()
             saving.save(run)
             since += time.perf_counter() - paused
+
+
+def _begin_epoch(run: Run) -> None:
+    run.losses = Losses()
+    share = run.step / run.total_steps if run.limit_s is None else run.spent_s / run.limit_s
+    size = training_size(run.config, share)
+    if size != run.train_size:
+        run.train_size, run.same_since = size, run.step
+        run.tell(f"epoch {run.epoch + 1} and on: {size} px")
+
+
+def _counted_out(run: Run) -> bool:
+    """Whether the number of steps asks for a checkpoint."""
+    every = run.config.train.checkpoint_every_steps
+    return every > 0 and run.step % every == 0
+
+
+def _spent(run: Run, begun: float) -> float:
+    """Seconds since the run began, by rank 0's clock; all ranks hear the same."""
+    return time.monotonic() - begun if run.group.is_first else 0.0
+
+
+def _in_parts(loaded: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """So many batches at a time."""
+    while parts := list(islice(loaded, size)):
+        yield parts
 
 
 def _epoch_batches(run: Run) -> Iterator[Batch]:
     """This rank's batches of the epoch that ``run.step`` is in, from there to its end."""
     config, group = run.config, run.group
     epoch, done = divmod(run.step, run.steps_per_epoch)
-    size = config.per_device_batch_size
+    size, parts = config.per_device_batch_size, config.optim.accumulate_steps
+    done *= parts
+    order = epoch_order(
+        len(run.split), seed=config.train.seed, epoch=epoch, repeats=config.data.repeats
+    )
     indices = train_indices(
-        epoch_order(len(run.split), seed=config.train.seed, epoch=epoch),
+        order[: run.steps_per_epoch * config.data.global_batch_size],
         rank=group.rank,
         world_size=group.world_size,
         per_device_batch_size=size,
@@ -135,7 +174,7 @@ def _epoch_batches(run: Run) -> Iterator[Batch]:
         f"{len(ids)} images, first {' '.join(ids[:3])}",
         flush=True,
     )
-    spec = replace(run.spec, image_size=config.train_image_size)
+    spec = replace(run.spec, image_size=run.train_size)
 
     def block(begin: int, end: int) -> Iterator[Batch]:
         seed = np.random.SeedSequence([config.train.seed, epoch, group.rank, begin])
@@ -164,7 +203,9 @@ def _wish(run: Run) -> float:
 
 def _heard(run: Run, shared: Tensor) -> float:
     """What rank 0 wanted, the same on every rank; it came with the gradients of the step."""
-    return float(round(float(shared.asnumpy()[1]) * run.group.world_size))
+    _, wish, spent_s = (float(value) * run.group.world_size for value in shared.asnumpy())
+    run.spent_s = spent_s
+    return float(round(wish))
 
 
 def _stop(run: Run) -> None:
@@ -182,13 +223,12 @@ def _stop(run: Run) -> None:
 
 def _finish_epoch(run: Run) -> None:
     """Evaluate and save where the settings ask for it, and always at the end."""
-    config, last = run.config, run.step >= run.total_steps
+    config, last = run.config, run.finished
     evaluates = last or run.epoch % config.train.evaluate_every_epochs == 0
     saves = last or run.epoch % config.train.checkpoint_every_epochs == 0
-    every = config.train.checkpoint_every_steps
-    saves = saves or (every > 0 and run.step % every == 0)
+    saves = saves or _counted_out(run)
     if evaluates or saves:
-        run.group.average_statistics(run.network.get_parameters())
+        run.group.average_statistics(run.statistics())
         drift = run.group.keep_equal(run.parameters())
         if drift:
             print(
@@ -196,10 +236,33 @@ def _finish_epoch(run: Run) -> None:
                 flush=True,
             )
     if evaluates:
-        _evaluate(run)
+        with _published_weights(run):
+            _evaluate(run)
+            _note_best(run)
     run.epoch_finished = True
-    if saves:
+    if saves or run.finished:
         saving.save(run)
+
+
+def _published_weights(run: Run) -> AbstractContextManager[None]:
+    """Inside, the network has the weights that are evaluated and published."""
+    return run.ema.in_place() if run.ema is not None else nullcontext()
+
+
+def _note_best(run: Run) -> None:
+    """Keep the weights just evaluated if they are the best, or count that they are not."""
+    assert run.latest is not None
+    if run.latest.top1 > run.best.top1:
+        run.best = Best(run.latest.top1, run.step)
+        saving.save_best(run)
+        return
+    run.best.missed += 1
+    patience = run.config.train.early_stop_evaluations
+    if run.best.missed == patience:
+        run.tell(
+            f"stopping early: top-1 {run.best.top1:.2%} of step {run.best.step} was not bettered in "
+            f"{patience} evaluations (train.early_stop_evaluations)"
+        )
 
 
 def _evaluate(run: Run) -> None:
@@ -215,9 +278,25 @@ def _evaluate(run: Run) -> None:
     log_evaluation(run, run.latest)
 
 
-def _finish(run: Run, digest: str, *, seconds: float) -> TrainResult:
-    if run.latest is None:  # the run was complete when it was resumed
-        _evaluate(run)
+def _finish(run: Run, *, seconds: float) -> TrainResult:
+    """Write the finished model: the last weights or the best."""
+    best = run.run_dir / CHECKPOINTS_NAME / checkpoints.BEST_NAME
+    takes_best = run.config.train.final_model == "best" and run.best.step != run.step
+    with nullcontext() if takes_best else _published_weights(run):
+        if takes_best:
+            checkpoints.read_sidecar(best)
+            checkpoints.load(best, run.network.get_parameters())
+            run.tell(f"the finished model is that of step {run.best.step}, the best")
+        if run.latest is None or takes_best:  # or it was complete when it was resumed
+            _evaluate(run)
+        return _deliver(run, seconds=seconds)
+
+
+def _deliver(run: Run, *, seconds: float) -> TrainResult:
+    group, weights = run.group, list(run.network.get_parameters())
+    digest = parameters_digest(weights)
+    print(f"rank {group.rank} of {group.world_size}: final weights sha256 {digest}", flush=True)
+    group.require_equal(digest, what="weights")
     assert run.latest is not None
     path = run.run_dir / checkpoints.MODEL_NAME
     sha256 = ""

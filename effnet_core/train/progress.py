@@ -36,7 +36,7 @@ def settle(run: Run, pending: list[Tensor]) -> int:
             raise TrainingDiverged(
                 f"the loss became {value} at step {step} of {run.total_steps} (checked in steps "
                 f"{run.step - len(values) + 1}-{run.step}) with a learning rate of "
-                f"{run.rates[step - 1]:.3g}; lower optim.base_lr or lengthen schedule.warmup_epochs"
+                f"{run.rate:.3g}; lower optim.base_lr or lengthen schedule.warmup_epochs"
             )
     run.losses.add(values)
     return len(values)
@@ -61,14 +61,14 @@ def log_step(run: Run, *, steps: int, seconds: float) -> None:
         "step": run.step,
         "loss": round(run.losses.last, 6),
         "loss_mean": round(run.losses.mean, 6),
-        "lr": float(run.rates[run.step - 1]),
+        "lr": run.rate,
         "images_per_s": round(speed, 2),
         "time": round(time.time(), 3),
     }
     if log_due(run):
         record(run, row)
     message = (
-        f"epoch {epoch}/{config.train.epochs} step {step_in_epoch}/{run.steps_per_epoch} "
+        f"epoch {epoch}{_of_epochs(run)} step {step_in_epoch}/{run.steps_per_epoch} "
         f"loss {row['loss']:.3f} (mean {row['loss_mean']:.3f}) lr {row['lr']:.5f} "
     )
     if run.step == run.resumed_from + 1:
@@ -92,11 +92,16 @@ def log_evaluation(run: Run, result: EvalResult) -> None:
         "time": round(time.time(), 3),
     }
     record(run, row)
-    text = f"epoch {run.epoch}/{run.config.train.epochs} top-1 {result.top1:.2%}"
+    text = f"epoch {run.epoch}{_of_epochs(run)} top-1 {result.top1:.2%}"
     if result.top5 is not None:
         text += f" top-5 {result.top5:.2%}"
     text += f" on {result.seen} images of {result.split}"
     emit(Event(STAGE, text, run.step, run.total_steps, row))
+
+
+def _of_epochs(run: Run) -> str:
+    """How many epochs there are, where that is known."""
+    return "" if run.rates is None else f"/{math.ceil(len(run.rates) / run.steps_per_epoch)}"
 
 
 def record(run: Run, row: dict[str, Any]) -> None:

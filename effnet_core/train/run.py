@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from mindspore import Parameter, nn
+from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
 from effnet_core.collective import Group, is_statistic
@@ -18,9 +18,9 @@ from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, emit
 from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.results import EvalResult
-from effnet_core.train.optim import create_optimizer, of_head
-from effnet_core.train.schedule import lr_schedule
-from effnet_core.train.step import TrainStep
+from effnet_core.train.optim import create_optimizer, lr_scales, of_head
+from effnet_core.train.schedule import lr_schedule, rate_at
+from effnet_core.train.step import Ema, TrainStep
 
 if TYPE_CHECKING:
     from effnet_core.train.saving import Saver
@@ -63,6 +63,16 @@ class Losses:
 
 
 @dataclass
+class Best:
+    """The best evaluation of a run so far."""
+
+    top1: float = -1.0
+    step: int = 0
+    missed: int = 0
+    """Evaluations since then."""
+
+
+@dataclass
 class Run:
     """Everything that one run's steps share."""
 
@@ -74,8 +84,10 @@ class Run:
     spec: PreprocessSpec
     network: EfficientNet
     optimizer: nn.Optimizer
-    rates: NDArray[np.float32]
+    rates: NDArray[np.float32] | None
+    """Of every step; None where the run's length is known to the clock only."""
     steps_per_epoch: int
+    lr_scales: dict[str, float]
     step: int = 0
     """Finished updates since scratch."""
     resumed_from: int = 0
@@ -85,16 +97,47 @@ class Run:
     """First updates in which only the classifier learns."""
     frozen: bool = False
     """Whether that is so now."""
+    train_size: int = 0
+    """Side of the training input, px."""
+    same_since: int = 0
+    """The update with which the compiled step took its present form."""
+    spent_s: float = 0.0
+    """Seconds since the first step, those of processes that were cut included; as rank 0 counts."""
+    rate: float = 0.0
+    """Learning rate of the last update."""
     latest: EvalResult | None = None
+    best: Best = field(default_factory=Best)
+    ema: Ema | None = None
     losses: Losses = field(default_factory=Losses)
     clock: Clock = field(default_factory=Clock)
     saver: Saver | None = None
     """Writes checkpoints; only rank 0 has one."""
 
     @property
+    def limit_s(self) -> float | None:
+        """Seconds that the run may last, where that is what ends it."""
+        length = self.config.train.length
+        return 60 * length.amount if length.unit == "minutes" else None
+
+    @property
     def total_steps(self) -> int:
-        """Updates in the whole run."""
-        return len(self.rates)
+        """Updates in the whole run, guessed from the time spent where the clock ends it."""
+        if self.rates is not None:
+            return len(self.rates)
+        if self.limit_s is None or self.spent_s >= self.limit_s:
+            return self.step
+        share = max(self.spent_s, 1.0) / self.limit_s
+        return max(self.step + 1, round(self.step / share))
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to learn: the run's length is reached, or it stopped early."""
+        patience = self.config.train.early_stop_evaluations
+        if 0 < patience <= self.best.missed and self.epoch_finished:
+            return True
+        if self.limit_s is not None:
+            return self.spent_s >= self.limit_s
+        return self.step >= self.total_steps
 
     @property
     def epoch(self) -> int:
@@ -104,12 +147,14 @@ class Run:
     @property
     def at_epoch_end(self) -> bool:
         """Whether an epoch, or the run, ends with the last finished update."""
-        return self.step % self.steps_per_epoch == 0 or self.step >= self.total_steps
+        return self.step % self.steps_per_epoch == 0 or self.finished
 
     def parameters(self) -> list[Parameter]:
         """Weights, statistics and optimizer state, each once."""
         found = {p.name: p for p in self.network.get_parameters()}
         found.update({p.name: p for p in self.optimizer.get_parameters()})
+        if self.ema is not None:
+            found.update({p.name: p for p in self.ema.averages})
         return list(found.values())
 
     def statistics(self) -> list[Parameter]:
@@ -137,7 +182,8 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
             f"model.num_classes={config.model.num_classes} but the data set {data_dir} has "
             f"{dataset.num_classes} classes; leave model.num_classes out to follow the data"
         )
-    steps_per_epoch = len(split) // config.data.global_batch_size
+    per_update = config.per_device_batch_size * group.world_size * config.optim.accumulate_steps
+    steps_per_epoch = len(split) * config.data.repeats // per_update
     if steps_per_epoch == 0:
         raise DataError(
             f"global_batch_size={config.data.global_batch_size} is more than the {len(split)} images of "
@@ -151,12 +197,13 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         padding=config.padding,
         seed=config.train.seed,
     )
-    rates = lr_schedule(
-        config.schedule,
-        config.peak_lr,
-        steps_per_epoch=steps_per_epoch,
-        epochs=config.train.epochs,
-    )
+    length = config.train.length
+    steps = length.steps(steps_per_epoch=steps_per_epoch, batch_size=config.data.global_batch_size)
+    rates = None
+    if steps is not None:
+        rates = lr_schedule(
+            config.schedule, config.peak_lr, steps_per_epoch=steps_per_epoch, total_steps=steps
+        )
     frozen_steps = config.train.freeze_epochs * steps_per_epoch
     frozen = frozen_steps > 0
     return Run(
@@ -170,9 +217,36 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         create_optimizer(learning(network, frozen=frozen), config.optim),
         rates,
         steps_per_epoch,
+        lr_scales([p.name for p in network.trainable_params()], config.optim),
         frozen_steps=frozen_steps,
         frozen=frozen,
+        train_size=training_size(config, 0.0),
+        ema=_averages(network, config.train.ema_decay),
     )
+
+
+def _averages(network: EfficientNet, decay: float) -> Ema | None:
+    return Ema(list(network.get_parameters()), decay) if decay > 0 else None
+
+
+def training_size(config: RunConfig, share: float) -> int:
+    """Side of the training input after a ``share`` of the run, px."""
+    sizes = config.data.progressive_sizes or (config.train_image_size,)
+    return sizes[min(len(sizes) - 1, int(share * len(sizes)))]
+
+
+def next_rate(run: Run) -> float:
+    """The learning rate of the update after ``run.step``."""
+    if run.rates is not None:
+        return float(run.rates[run.step])
+    rate = rate_at(
+        run.config.schedule,
+        run.config.peak_lr,
+        step=np.array([run.step], dtype=np.float64),
+        steps_per_epoch=run.steps_per_epoch,
+        total_steps=run.total_steps,
+    )
+    return float(rate[0])
 
 
 def learning(network: EfficientNet, *, frozen: bool) -> list[Parameter]:
@@ -196,15 +270,41 @@ def step_cell(run: Run) -> TrainStep:
         run.optimizer,
         label_smoothing=run.config.train.label_smoothing,
         world_size=run.group.world_size,
+        class_weights=class_weights(run),
+        clip_norm=run.config.optim.clip_norm,
+        accumulate_steps=run.config.optim.accumulate_steps,
+        ema=run.ema,
     )
+
+
+def class_weights(run: Run) -> Tensor | None:
+    """Weight of each class in the loss, (num_classes,), or None for one each.
+
+    Raises:
+        ConfigError: there are not as many as classes.
+    """
+    wanted, classes = run.config.train.class_weights, run.dataset.num_classes
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        counts = np.bincount(run.split.labels, minlength=classes)
+        values = len(run.split) / (classes * np.maximum(counts, 1))
+    else:
+        values = np.array(wanted)
+    if len(values) != classes:
+        raise ConfigError(
+            f"train.class_weights has {len(values)} numbers, the data set {classes} classes "
+            f"({', '.join(run.dataset.class_names[:3])}, ...); give one for each"
+        )
+    return Tensor(values.astype(np.float32))
 
 
 def describe(run: Run) -> str:
     """What is trained, in one line."""
     config = run.config
     return (
-        f"{len(run.split)} images, {run.dataset.num_classes} classes, {run.spec.image_size} px, "
-        f"{config.train.epochs} epochs of {run.steps_per_epoch} steps, global batch "
+        f"{len(run.split)} images, {run.dataset.num_classes} classes, {run.train_size} px, "
+        f"{config.train.length}, {run.steps_per_epoch} steps an epoch, global batch "
         f"{config.data.global_batch_size} on {run.group.world_size} process(es), "
         f"peak rate {config.peak_lr:.5f}"
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from effnet_core import checkpoint as checkpoints
 from effnet_core.checkpoint import Sidecar
 from effnet_core.job import CHECKPOINTS_NAME
-from effnet_core.train.run import Losses, Run
+from effnet_core.train.run import Best, Losses, Run
 
 RANK_STATISTICS = "ranks.statistics"
 """BatchNorm's running statistics of every rank, (ranks, values), in a checkpoint from within an epoch."""
@@ -94,6 +94,10 @@ def describe_checkpoint(run: Run, *, training_state: bool) -> Sidecar:
         progress = {
             "epoch_finished": run.epoch_finished,
             "losses": vars(run.losses).copy(),
+            "best": vars(run.best).copy(),
+            "spent_s": round(run.spent_s, 3),
+            "train_size": run.train_size,
+            "same_since": run.same_since,
         }
     return Sidecar(
         variant=run.config.model.variant,
@@ -116,3 +120,13 @@ def restore_progress(run: Run, sidecar: Sidecar) -> None:
     progress = sidecar.progress
     run.epoch_finished = progress.get("epoch_finished", True)
     run.losses = Losses(**progress.get("losses", {}))
+    run.best = Best(**progress.get("best", {}))
+    run.spent_s = progress.get("spent_s", 0.0)
+
+
+def save_best(run: Run) -> None:
+    """Keep the weights as they are as the best of the run, on rank 0."""
+    if run.saver is not None:
+        arrays = {p.name: p.asnumpy().copy() for p in run.network.get_parameters()}
+        path = run.run_dir / CHECKPOINTS_NAME / checkpoints.BEST_NAME
+        run.saver.save(path, arrays, describe_checkpoint(run, training_state=False))

@@ -50,17 +50,18 @@ def _go_on(run: Run, source: Path) -> TrainStep:
             f"checkpoint {source} holds weights only, so training cannot go on from it; "
             "use it as model.weights, or give a checkpoints/step-*.ckpt"
         )
-    if sidecar.step > run.total_steps:
+    if run.rates is not None and sidecar.step > len(run.rates):
         raise ConfigError(
-            f"checkpoint {source} is at step {sidecar.step}, beyond the {run.total_steps} steps of this "
+            f"checkpoint {source} is at step {sidecar.step}, beyond the {len(run.rates)} steps of this "
             "run; raise train.epochs"
         )
     if run.frozen and sidecar.step > run.frozen_steps:
         thaw(run)  # its optimizer state is of all parameters
+    run.train_size = sidecar.progress.get("train_size", run.train_size)
+    run.same_since = sidecar.progress.get("same_since", 0 if run.frozen else run.frozen_steps)
     cell = step_cell(run)
     if run.config.runtime.exact_resume and run.config.runtime.device == "CPU":
-        since = 0 if run.frozen else run.frozen_steps  # the cell's first step
-        practise(run, cell, min(SETTLED_STEPS, sidecar.step - since))
+        practise(run, cell, min(SETTLED_STEPS, sidecar.step - run.same_since))
     others = checkpoints.load(source, run.parameters())
     if RANK_STATISTICS in others:
         _take_own_statistics(run, others[RANK_STATISTICS])
@@ -95,6 +96,8 @@ def _start_from_weights(run: Run, source: Path) -> None:
         if new_head
         else ""
     )
+    if run.ema is not None:
+        run.ema.restart()
     run.tell(f"starting from the weights of {source}{head}")
 
 

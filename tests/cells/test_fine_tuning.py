@@ -41,7 +41,7 @@ def one_step(run: Run, cell: Any) -> None:
     labels = np.arange(8, dtype=np.int32) % 3
     cell.set_train(not run.frozen)
     run.step = max(run.step, 2)  # the first steps' rate is next to nothing
-    update(run, cell, Batch(Tensor(images), Tensor(labels), 8))
+    update(run, cell, [Batch(Tensor(images), Tensor(labels), 8)])
 
 
 @pytest.fixture
