@@ -304,12 +304,13 @@ class TrainConfig(Section):
     resume_from: Path | None = None
     """Checkpoint of another run to continue from, with optimizer and position."""
 
-    @field_validator("budget")
+    @field_validator("budget", mode="before")
     @classmethod
-    def _readable_budget(cls, value: str | None) -> str | None:
-        if value is not None:
-            Budget.parse(value)
-        return value
+    def _readable_budget(cls, value: Any) -> str | None:
+        if value is None:
+            return None
+        Budget.parse(str(value))
+        return str(value)
 
     @property
     def length(self) -> Budget:

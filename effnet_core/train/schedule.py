@@ -112,9 +112,10 @@ def _shape(
 def _fall(cfg: ScheduleConfig, peak_lr: float, past: Rates, length: float) -> Rates:
     """From ``peak_lr`` to ``min_lr`` in ``length`` epochs, ``past`` of which are over."""
     delta = peak_lr - cfg.min_lr
+    rate: Rates
     if cfg.name == "cosine":
         share = np.minimum(past, length) / length
-        rate: Rates = cfg.min_lr + 0.5 * delta * (1.0 + np.cos(math.pi * share))
+        rate = cfg.min_lr + 0.5 * delta * (1.0 + np.cos(math.pi * share))
         return rate
     if cfg.cycle:
         share = past / (length * np.maximum(np.ceil(past / length), 1))

@@ -21,9 +21,9 @@ from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import train_transforms
 from effnet_core.errors import ConfigError
+from effnet_core.results import EvalResult
 from effnet_core.train import loop, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
-from effnet_core.results import EvalResult
 from effnet_core.train.run import Run, prepare, step_cell
 from effnet_core.train.start import resume
 from effnet_core.train.step import SHARED, TrainStep

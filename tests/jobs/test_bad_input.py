@@ -107,8 +107,9 @@ def test_data_that_is_not_staged(source_dir: Path, tmp_path: Path) -> None:
         ("model.variant=eficientnet_b3", ["eficientnet_b3", "did you mean 'efficientnet_b3'"]),
         ("train.epochs=many", ["train.epochs", "'many'", "valid integer"]),
         ("data.global_batch_size=0", ["data.global_batch_size=0", "greater than or equal to 1"]),
-        ("optim.name=adam", ["optim.name='adam'", "'rmsprop' or 'sgd'"]),
+        ("optim.name=adam", ["optim.name='adam'", "'rmsprop', 'sgd' or 'adamw'"]),
         ("train.epochs", ["section.key=value"]),
+        ("schedule.name=cosin", ["schedule.name='cosin'", "'cosine'", "'piecewise_constant'"]),
         ("schedule.warmup_epochs=9", ["warmup_epochs=9", "epochs=2"]),
     ],
 )
