@@ -63,6 +63,7 @@ def log_step(run: Run, *, steps: int, seconds: float) -> None:
         "loss_mean": round(run.losses.mean, 6),
         "lr": run.rate,
         "images_per_s": round(speed, 2),
+        "ms_per_step": round(1000 * seconds / steps, 3),
         "time": round(time.time(), 3),
     }
     if log_due(run):

@@ -46,7 +46,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def course(run_dir: Path) -> list[dict[str, Any]]:
     """All that metrics.jsonl tells of the steps, without what a clock says."""
     return [
-        {key: value for key, value in row.items() if key not in ("time", "images_per_s")}
+        {
+            key: value
+            for key, value in row.items()
+            if key not in ("time", "images_per_s", "ms_per_step")
+        }
         for row in read_jsonl(run_dir / METRICS_NAME)
         if row["kind"] == "train"
     ]
