@@ -274,6 +274,7 @@ def _train_as_rank(
     """This process is a rank already: rank 0 prepares the run folder, and every rank works in it."""
     from effnet_core import worker
 
+    environment.set_log_level(os.environ, config.runtime.mindspore_log)
     marker = run_dir.parent / f".{run_dir.name}.{launch.nonce}"
     scheduler = None
     if launch.rank == 0 and not launch.scheduler:
@@ -294,9 +295,11 @@ def _train_as_rank(
         if launch.name == "mpirun":
             scheduler = _take_places(launch, run_dir, port=int(word.split()[1]))
         return worker.main(run_dir.resolve(), show=show)
-    finally:
+    except BaseException:
         if scheduler is not None:
-            _end_scheduler(scheduler)
+            scheduler.kill()
+        raise
+    finally:  # the scheduler ends by itself once every rank has taken its leave, which it does at its exit
         if launch.rank == 0 and not launch.scheduler:
             marker.unlink(missing_ok=True)
 
@@ -322,14 +325,6 @@ def _take_places(launch: Launch, run_dir: Path, *, port: int) -> subprocess.Pope
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-
-def _end_scheduler(scheduler: subprocess.Popen[bytes]) -> None:
-    try:
-        scheduler.wait(30)
-    except subprocess.TimeoutExpired:
-        scheduler.kill()
-        scheduler.wait()
 
 
 def _read_when_there(marker: Path) -> str:

@@ -95,6 +95,7 @@ def _shape(
         else:
             past, length = epoch, cfg.decay_epochs
         return _fall(cfg, peak_lr, np.maximum(past, 0.0), max(length, 1 / steps_per_epoch))
+    rate: Rates
     decays = epoch / (cfg.decay_epochs or EXPONENTIAL_EPOCHS)
     if cfg.stair:
         decays = np.floor(decays)
@@ -106,7 +107,8 @@ def _shape(
         rate = peak_lr * np.exp(-cfg.decay_factor * past)
     else:
         rate = peak_lr / (1 + cfg.decay_factor * decays)
-    return np.maximum(rate, cfg.min_lr)
+    rate = np.maximum(rate, cfg.min_lr)
+    return rate
 
 
 def _fall(cfg: ScheduleConfig, peak_lr: float, past: Rates, length: float) -> Rates:
