@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format types dist peers bench dashboard docs lock clean
+.PHONY: help demo test test-all check lint format types dist peers bench bench-train dashboard docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -46,6 +46,9 @@ bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its 
 	$(BIN)/python benchmarks/gradient_mean.py
 	$(BIN)/python benchmarks/onednn_isa.py
 	$(BIN)/python benchmarks/infer_engines.py
+
+bench-train: $(STAMP) ## training speed against mindcv and torch (EFFNET_PEERS_PYTHON: a Python that has torch)
+	$(BIN)/python benchmarks/train.py
 
 dashboard: $(STAMP) ## the Prefect dashboard over the runs of the demo
 	@$(BIN)/effnet dashboard

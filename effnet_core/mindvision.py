@@ -319,9 +319,11 @@ def _take_places(launch: Launch, run_dir: Path, *, port: int) -> subprocess.Pope
     os.environ.update(places, MS_ROLE="MS_WORKER")
     if launch.rank != 0:
         return None
+    scheduler = {**os.environ, "MS_ROLE": "MS_SCHED"}
+    del scheduler["MS_NODE_ID"]  # it is no rank
     return subprocess.Popen(
         [sys.executable, "-m", "effnet_core.worker", str(run_dir.resolve())],
-        env={**os.environ, "MS_ROLE": "MS_SCHED"},
+        env=scheduler,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

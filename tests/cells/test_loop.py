@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -209,3 +212,83 @@ def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) 
     [row] = read_jsonl(run.run_dir / METRICS_NAME)
     assert {"epoch": 2, "step": 5, "loss": 3.0, "loss_mean": 2.0}.items() <= row.items()
     assert (events[-1].done, events[-1].total) == (5, 6)
+
+
+def test_a_run_folder_that_disappears_is_named(data_dir: Path, tmp_path: Path) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    run.step = 3
+    progress.settle(run, [Tensor(1.0)])
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError) as caught:
+        progress.log_step(run, steps=1, seconds=1.0)
+    assert str(caught.value) == (
+        f"run folder {tmp_path / 'run'} can no longer be written to (no such file or directory) at step "
+        "3; bring it back, and the same command goes on from the last checkpoint"
+    )
+
+
+# --- saving --------------------------------------------------------------------------------------
+
+
+def test_a_save_that_fails_is_told_by_the_next_and_spoils_nothing(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    folder = tmp_path / "run" / CHECKPOINTS_NAME
+    run.saver = saving.Saver(folder, keep=3)
+    run.step = 1
+    saving.save(run)
+    run.saver.join()
+
+    def full(target: Path, _: object) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_ckpt", full)
+        run.step = 2
+        saving.save(run)
+        with pytest.raises(
+            CheckpointError, match=r"no space left on device\); it needs [\d,]+ bytes"
+        ):
+            run.saver.join()
+    run.saver.close()
+    assert checkpoint.newest(folder) == checkpoint.step_path(folder, 1)
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000001.ckpt", "step-00000001.json"]
+
+
+def test_a_checkpoint_holds_what_the_parameters_were_when_it_was_asked_for(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """Steps go on while it is written."""
+    run = prepared(data_dir, tmp_path / "run")
+    run.saver = saving.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
+    fill(run, 1.0)
+    run.step = 3
+    with mock.patch.object(run.saver, "save") as save_arrays:
+        saving.save(run)
+    fill(run, 2.0)
+    arrays = save_arrays.call_args.args[1]
+    assert (arrays["classifier.bias"] == 1.0).all()
+
+
+def test_statistics_of_each_rank_come_back_to_it_or_their_mean_to_others(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    size = sum(p.size for p in run.statistics())
+    of_ranks = np.stack([np.full(size, value, np.float32) for value in (1.0, 3.0)])
+    folder = tmp_path / "run" / CHECKPOINTS_NAME
+    arrays = {p.name: p.asnumpy().copy() for p in run.parameters()}
+    run.step = 2
+    sidecar = saving.describe_checkpoint(run, training_state=True)
+    path = checkpoint.step_path(folder, 2)
+    checkpoint.save_arrays(path, {**arrays, saving.RANK_STATISTICS: of_ranks}, sidecar)
+    seen = []
+    for group in (Group(0, 2), Group(1, 2), Group(0, 1)):
+        fresh = prepared(data_dir, tmp_path / "run", "runtime.exact_resume=false")
+        fresh.group = group
+        resume(fresh)
+        values = np.concatenate([p.asnumpy().reshape(-1) for p in fresh.statistics()])
+        seen.append(set(values.tolist()))
+    assert seen == [{1.0}, {3.0}, {2.0}]

@@ -108,6 +108,7 @@ def test_under_msrun(source_dir: Path, tmp_path: Path) -> None:
     assert digests(logs[0]) == digests(logs[1])
 
 
+@pytest.mark.slow
 def test_under_mpirun(source_dir: Path, tmp_path: Path) -> None:
     """MPI gives the ranks; the collective is MindSpore's own, which knows nothing of MPI."""
     if shutil.which("mpirun") is None:

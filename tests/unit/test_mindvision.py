@@ -85,7 +85,7 @@ def test_milestone_and_learning_rates() -> None:
         *("--milestone", "[10,20]", "--learning_rates", "0.1,0.01"),
     )
     assert (pieces.schedule.milestones, pieces.schedule.rates) == ((10, 20), (0.1, 0.01))
-    with pytest.raises(ConfigError, match="milestones has 1 entries and schedule.rates 2"):
+    with pytest.raises(ConfigError, match=r"milestones has 1 entries and schedule\.rates 2"):
         config(
             *("--lr_decay_mode", "piecewise_constant_lr"),
             *("--milestone", "10", "--learning_rates", "0.1,0.01"),
