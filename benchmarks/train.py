@@ -222,7 +222,7 @@ def measure(
         out = Path(folder) / "value.json"
         own = name in (OURS, PLAIN, MENDED, "our pipeline")
         python = sys.executable if own else PEERS_PYTHON
-        command = [__file__, "--worker", name, "--out", str(out)]
+        command = [__file__, "--contender", name, "--out", str(out)]
         for key in ("batch", "size", "steps", "epochs"):
             command += [f"--{key}", str(getattr(options, key))]
         command += ["--files", str(files or folder)]
@@ -309,12 +309,12 @@ def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__)
     for key, default in (("batch", 16), ("size", 224), ("steps", 5), ("rounds", 3), ("epochs", 10)):
         reader.add_argument(f"--{key}", type=int, default=default)
-    reader.add_argument("--worker", help=argparse.SUPPRESS)
+    reader.add_argument("--contender", help=argparse.SUPPRESS)
     reader.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     reader.add_argument("--files", type=Path, help=argparse.SUPPRESS)
     options = reader.parse_args()
-    if options.worker:
-        worker(options.worker, options)
+    if options.contender:
+        worker(options.contender, options)
         return
     from machine import write_note
 

@@ -67,10 +67,9 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     cell = resume(run)
     if group.is_first:
         run.saver = saving.Saver(run_dir / CHECKPOINTS_NAME, keep=config.train.keep_checkpoints)
-    begun = time.monotonic() - run.spent_s
     run.tell(f"training {config.model.variant}: {describe(run)}")
     try:
-        _train_epochs(run, cell, begun)
+        _train_epochs(run, cell)
         if run.saver is not None:
             run.saver.join()
     finally:
@@ -79,18 +78,18 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     return _finish(run, seconds=time.perf_counter() - started)
 
 
-def _train_epochs(run: Run, cell: TrainStep, begun: float) -> None:
+def _train_epochs(run: Run, cell: TrainStep) -> None:
     if not run.epoch_finished:  # it was stopped between its last step and its evaluation
         _finish_epoch(run)
     while not run.finished:
         if run.frozen and run.step >= run.frozen_steps:
             thaw(run)
             cell, run.same_since = step_cell(run), run.step
-        _train_epoch(run, cell, begun)
+        _train_epoch(run, cell)
         _finish_epoch(run)
 
 
-def _train_epoch(run: Run, cell: TrainStep, begun: float) -> None:
+def _train_epoch(run: Run, cell: TrainStep) -> None:
     """All steps of one epoch, or those that a resumed run has left of it."""
     config = run.config
     if run.step % run.steps_per_epoch == 0:
@@ -101,9 +100,11 @@ def _train_epoch(run: Run, cell: TrainStep, begun: float) -> None:
     pending: list[Tensor] = []  # losses that have not been looked at
     unlogged, since = 0, time.perf_counter()
     for parts in _in_parts(_epoch_batches(run), config.optim.accumulate_steps):
-        shared = update(run, cell, parts, wish=_wish(run), spent_s=_spent(run, begun))
+        shared = update(run, cell, parts, wish=_wish(run), spent_s=_spent(run))
         pending.append(shared)
         run.step += 1
+        if run.begun is None:  # the graph is compiled
+            run.begun = time.monotonic() - run.spent_s
         wanted = _heard(run, shared)
         run.epoch_finished = not run.at_epoch_end
         first = run.step == run.resumed_from + 1
@@ -141,9 +142,11 @@ def _counted_out(run: Run) -> bool:
     return every > 0 and run.step % every == 0
 
 
-def _spent(run: Run, begun: float) -> float:
-    """Seconds since the run began, by rank 0's clock; all ranks hear the same."""
-    return time.monotonic() - begun if run.group.is_first else 0.0
+def _spent(run: Run) -> float:
+    """Seconds since the first step, by rank 0's clock; all ranks hear the same."""
+    if not run.group.is_first:
+        return 0.0
+    return run.spent_s if run.begun is None else time.monotonic() - run.begun
 
 
 def _in_parts(loaded: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
@@ -237,7 +240,7 @@ def _finish_epoch(run: Run) -> None:
             )
     if evaluates:
         with _published_weights(run):
-            _evaluate(run)
+            log_evaluation(run, _evaluate(run))
             _note_best(run)
     run.epoch_finished = True
     if saves or run.finished:
@@ -265,7 +268,7 @@ def _note_best(run: Run) -> None:
         )
 
 
-def _evaluate(run: Run) -> None:
+def _evaluate(run: Run) -> EvalResult:
     run.latest = evaluate_network(
         run.network,
         run.dataset.split(run.config.data.eval_split),
@@ -275,7 +278,7 @@ def _evaluate(run: Run) -> None:
         class_names=run.dataset.class_names,
         stage="train: evaluate",
     )
-    log_evaluation(run, run.latest)
+    return run.latest
 
 
 def _finish(run: Run, *, seconds: float) -> TrainResult:

@@ -103,6 +103,8 @@ class Run:
     """The update with which the compiled step took its present form."""
     spent_s: float = 0.0
     """Seconds since the first step, those of processes that were cut included; as rank 0 counts."""
+    begun: float | None = None
+    """When, by this process's clock, the first step would have been done without interruptions."""
     rate: float = 0.0
     """Learning rate of the last update."""
     latest: EvalResult | None = None

@@ -15,7 +15,7 @@ from effnet_core.errors import CheckpointError, ConfigError
 from effnet_core.files import read_jsonl, write_text
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.train.optim import of_head
-from effnet_core.train.run import Run, step_cell, thaw
+from effnet_core.train.run import Best, Run, step_cell, thaw
 from effnet_core.train.saving import RANK_STATISTICS, restore_progress
 from effnet_core.train.step import TrainStep
 from effnet_core.train.update import SETTLED_STEPS, practise
@@ -67,6 +67,8 @@ def _go_on(run: Run, source: Path) -> TrainStep:
         _take_own_statistics(run, others[RANK_STATISTICS])
     run.step = run.resumed_from = sidecar.step
     restore_progress(run, sidecar)
+    if source.parent.resolve() != (run.run_dir / CHECKPOINTS_NAME).resolve():
+        run.best = Best()  # its weights lie in the other run's folder
     run.tell(f"resuming from {source}, step {run.step} of {run.total_steps}")
     return cell
 

@@ -62,7 +62,15 @@ def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return run_dir, runs.train(tiny_config(*SETTINGS), images, run_dir)
 
 
-def cut(images: Path, run_dir: Path, *, rank: int, step: int, number: int) -> Exception:
+def cut(
+    images: Path,
+    run_dir: Path,
+    *,
+    rank: int,
+    step: int,
+    number: int,
+    settings: tuple[str, ...] = SETTINGS,
+) -> Exception:
     """Train until ``step`` is logged, then send a signal to one rank; how the job ended."""
     sent: list[int] = []
 
@@ -72,7 +80,7 @@ def cut(images: Path, run_dir: Path, *, rank: int, step: int, number: int) -> Ex
             os.kill(sent[0], number)
 
     with listen(send_once), pytest.raises((WorkerLost, Interrupted)) as caught:
-        runs.train(tiny_config(*SETTINGS), images, run_dir)
+        runs.train(tiny_config(*settings), images, run_dir)
     return caught.value
 
 
@@ -123,3 +131,41 @@ def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
         row["epoch"] for row in read_jsonl(run_dir / METRICS_NAME) if row["kind"] == "eval"
     ]
     assert evaluated == [1, 2, 3]
+
+
+EVERYTHING = (
+    *("optim.name=adamw", "optim.base_lr=0.02", "optim.clip_norm=1", "optim.layer_decay=0.8"),
+    *("optim.accumulate_steps=2", "train.ema_decay=0.9", "train.class_weights=balanced"),
+    *("data.policy=randaugment", "data.erase_rate=0.5", "data.mixup_alpha=0.4"),
+    *("data.cutmix_alpha=1.0", "data.progressive_sizes=[24,32]", "data.repeats=2"),
+    *("schedule.name=polynomial", "train.final_model=best", "train.checkpoint_every_steps=5"),
+)
+
+
+@pytest.mark.slow
+def test_everything_at_once_resumes_exactly_too(images: Path, tmp_path: Path) -> None:
+    """Both sizes, moving averages, mixed batches and gradients in parts; killed twice."""
+    settings = (*SETTINGS, *EVERYTHING)
+    straight = tmp_path / "straight"
+    expected = runs.train(tiny_config(*settings), images, straight)
+    run_dir = tmp_path / "run"
+    for step, rank in ((12, 1), (58, 0)):
+        cut(images, run_dir, rank=rank, step=step, number=signal.SIGKILL, settings=settings)
+    result = runs.train(tiny_config(*settings), images, run_dir)
+    assert course(run_dir) == course(straight)
+    assert len(course(run_dir)) == EPOCHS * 2 * STEPS
+    assert result.weights_digest == expected.weights_digest
+
+
+def test_a_budget_in_minutes_ends_by_the_clock_and_the_rate_falls_with_it(
+    images: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    settings = ("train.budget=0.15 minutes", "schedule.warmup_epochs=0", "train.log_every_steps=1")
+    result = runs.train(tiny_config(*settings), images, run_dir)
+    assert result.seconds >= 9
+    rates = [row["lr"] for row in course(run_dir)]
+    assert result.steps == len(rates)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.2 * max(rates)
+    assert result.evaluation.seen == 8
