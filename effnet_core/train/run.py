@@ -122,14 +122,18 @@ class Run:
         return 60 * length.amount if length.unit == "minutes" else None
 
     @property
-    def total_steps(self) -> int:
-        """Updates in the whole run, guessed from the time spent where the clock ends it."""
+    def expected_steps(self) -> float:
+        """Updates in the whole run, reckoned from the time spent where the clock ends it."""
         if self.rates is not None:
             return len(self.rates)
         if self.limit_s is None or self.spent_s >= self.limit_s:
             return self.step
-        share = max(self.spent_s, 1.0) / self.limit_s
-        return max(self.step + 1, round(self.step / share))
+        return max(1, self.step) * self.limit_s / max(self.spent_s, 1.0)
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in the whole run, as a whole number."""
+        return round(self.expected_steps)
 
     @property
     def finished(self) -> bool:
@@ -246,7 +250,7 @@ def next_rate(run: Run) -> float:
         run.config.peak_lr,
         step=np.array([run.step], dtype=np.float64),
         steps_per_epoch=run.steps_per_epoch,
-        total_steps=run.total_steps,
+        total_steps=run.expected_steps,
     )
     return float(rate[0])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,6 @@ def test_a_budget_in_minutes_ends_by_the_clock_and_the_rate_falls_with_it(
     assert result.seconds >= 9
     rates = [row["lr"] for row in course(run_dir)]
     assert result.steps == len(rates)
-    assert rates == sorted(rates, reverse=True)
+    assert max(b - a for a, b in pairwise(rates)) < 1e-9
     assert rates[-1] < 0.2 * max(rates)
     assert result.evaluation.seen == 8
