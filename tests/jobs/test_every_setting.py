@@ -52,7 +52,7 @@ def traces(few_images: Path, run_dir: Path, *overrides: str) -> dict[str, Any]:
         "evaluated": [row["epoch"] for row in rows if row["kind"] == "eval"],
         "kept": sorted(
             int(path.stem.removeprefix("step-"))
-            for path in (run_dir / CHECKPOINTS_NAME).glob("*.ckpt")
+            for path in (run_dir / CHECKPOINTS_NAME).glob("step-*.ckpt")
         ),
     }
 
