@@ -47,7 +47,10 @@ def write_photographs(folder: Path, count: int) -> None:
 
     names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
     paths = [Path(skimage.__file__).parent / "data" / name for name in names]
-    paths += [Path(sklearn.__file__).parent / "datasets" / "images" / n for n in ("china.jpg", "flower.jpg")]
+    paths += [
+        Path(sklearn.__file__).parent / "datasets" / "images" / n
+        for n in ("china.jpg", "flower.jpg")
+    ]
     photographs = [Image.open(path).convert("RGB") for path in paths]
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -172,7 +175,9 @@ def write_rows(output: Path, rows: list[tuple[str, list[int], list[float]]]) -> 
         output.write_text(json.dumps(rows))
         return
     names = ("path", "class_ids", "probs")
-    pq.write_table(pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), output)
+    pq.write_table(
+        pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), output
+    )
 
 
 def child(python: str, *arguments: object) -> Any:

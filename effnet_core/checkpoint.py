@@ -3,21 +3,21 @@
 A checkpoint is ``NAME.ckpt`` and beside it ``NAME.json``, the sidecar: which model, which classes,
 which preprocessing, how far, how good, and the SHA-256 of the file. It counts only once its sidecar is
 there. MindSpore's own ``save_checkpoint`` deletes the old file before it writes the new one, and its
-``load_param_into_net`` matches names by suffix; nothing else in this project calls them.
+``load_param_into_net`` matches names by suffix; this project does not call them.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from effnet_core.ckpt_file import write_ckpt
+from effnet_core.ckpt_file import read_ckpt, write_ckpt
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import CheckpointError
 from effnet_core.files import atomic_path, os_reason, read_json, sha256_of_file, write_json
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SUFFIX = ".ckpt"
 MODEL_NAME = "model.ckpt"
 """The finished model in a run folder: weights only."""
+BEST_NAME = "best.ckpt"
+"""The weights of the best evaluation, among a run's checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Sidecar:
     data_digest: str = ""
     """Digest of the data set that it was trained on."""
     metrics: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+    """Of a training checkpoint: what else a run must know to go on as if it had not been cut."""
     sha256: str = ""
     size_bytes: int = 0
     libraries: dict[str, str] = field(default_factory=dict)
@@ -124,6 +128,11 @@ def read_sidecar(checkpoint: Path) -> Sidecar:
 
 
 def save(path: Path, parameters: Iterable[Parameter], sidecar: Sidecar) -> Sidecar:
+    """As ``save_arrays``, of MindSpore's parameters."""
+    return save_arrays(path, {p.name: p.asnumpy() for p in parameters}, sidecar)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], sidecar: Sidecar) -> Sidecar:
     """Write a checkpoint and then its sidecar; a reader meets both or neither.
 
     Returns:
@@ -133,36 +142,6 @@ def save(path: Path, parameters: Iterable[Parameter], sidecar: Sidecar) -> Sidec
         CheckpointError: the disk is full or the folder cannot be written to; what was there before
             is untouched.
     """
-    import mindspore as ms
-
-    rows = [{"name": p.name, "data": p} for p in parameters]
-    try:
-        with atomic_path(sidecar_path(path)) as beside, atomic_path(path) as temporary:
-            # In a folder of its own: when it fails, MindSpore leaves a part under another name.
-            with TemporaryDirectory(prefix=".saving-", dir=path.parent) as folder:
-                fresh = Path(folder) / path.name
-                ms.save_checkpoint(rows, str(fresh))
-                fresh.chmod(0o644)
-                fresh.replace(temporary)
-            written = {"sha256": sha256_of_file(temporary), "size_bytes": temporary.stat().st_size}
-            complete = Sidecar(**{**vars(sidecar), **written, "libraries": library_versions()})
-            write_json(beside, complete.to_dict())
-            sidecar_path(path).unlink(missing_ok=True)
-    except (OSError, RuntimeError) as cause:
-        needed = sum(p.nbytes for p in (row["data"] for row in rows))
-        reason = os_reason(cause) if isinstance(cause, OSError) else str(cause).splitlines()[0]
-        raise CheckpointError(
-            f"checkpoint {path} cannot be written ({reason}); it needs {needed:,} bytes"
-        ) from cause
-    return complete
-
-
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], sidecar: Sidecar) -> Sidecar:
-    """As ``save``, from numpy arrays and without MindSpore.
-
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written to.
-    """
     try:
         with atomic_path(sidecar_path(path)) as beside, atomic_path(path) as temporary:
             write_ckpt(temporary, arrays)
@@ -170,11 +149,22 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], sidecar: Sidecar
             complete = Sidecar(**{**vars(sidecar), **written, "libraries": library_versions()})
             write_json(beside, complete.to_dict())
             sidecar_path(path).unlink(missing_ok=True)
-    except OSError as cause:
+    except (OSError, CheckpointError) as cause:
+        system = cause if isinstance(cause, OSError) else cause.__cause__
+        reason = os_reason(system) if isinstance(system, OSError) else str(cause)
+        needed = sum(array.nbytes for array in arrays.values())
         raise CheckpointError(
-            f"checkpoint {path} cannot be written ({os_reason(cause)})"
+            f"checkpoint {path} cannot be written ({reason}); it needs {needed:,} bytes"
+            f"{_free_space(path)}, and earlier checkpoints are untouched"
         ) from cause
     return complete
+
+
+def _free_space(path: Path) -> str:
+    try:
+        return f" and {shutil.disk_usage(path.parent).free:,} are free"
+    except OSError:
+        return ""
 
 
 CLASSIFIER = ("classifier.weight", "classifier.bias")
@@ -184,20 +174,31 @@ OPTIMIZER_PREFIXES = (
     "mean_square.",
     "moment.",
     "moments.",
+    "moment1.",
+    "moment2.",
+    "beta1_power",
+    "beta2_power",
     "momentum",
     "global_step",
     "learning_rate",
+    "ema.",
+    "ranks.",
 )
-"""Names of optimizer state, which a checkpoint may hold beside the weights."""
+"""Names of training state, which a checkpoint may hold beside the weights."""
 
 
-def load(path: Path, parameters: Iterable[Parameter], *, skip: Collection[str] = ()) -> None:
+def load(
+    path: Path, parameters: Iterable[Parameter], *, skip: Collection[str] = ()
+) -> dict[str, NDArray[Any]]:
     """Fill parameters from a checkpoint, every one of them and by its exact name.
 
     Args:
         path: its bytes were checked by ``read_sidecar`` before.
-        parameters: the ones to fill; the checkpoint may hold optimizer state besides, nothing else.
+        parameters: the ones to fill; the checkpoint may hold training state besides, nothing else.
         skip: names in the checkpoint that are left out on purpose.
+
+    Returns:
+        What the checkpoint holds besides, by name.
 
     Raises:
         CheckpointError: a parameter is missing, left over or of another shape; nothing was changed.
@@ -206,7 +207,7 @@ def load(path: Path, parameters: Iterable[Parameter], *, skip: Collection[str] =
 
     parameters = list(parameters)
     try:
-        stored: Mapping[str, Parameter] = ms.load_checkpoint(str(path))
+        stored = read_ckpt(path)
     except Exception as cause:
         raise CheckpointError(f"checkpoint {path} cannot be read; it is damaged") from cause
     wanted = {p.name for p in parameters}
@@ -227,8 +228,8 @@ def load(path: Path, parameters: Iterable[Parameter], *, skip: Collection[str] =
                 f"wanted is {tuple(parameter.shape)}"
             )
     for parameter in parameters:
-        value = stored[parameter.name]
-        parameter.set_data(ms.Tensor(value.asnumpy(), parameter.dtype))
+        parameter.set_data(ms.Tensor(stored[parameter.name], parameter.dtype))
+    return {name: stored[name] for name in set(stored) - wanted}
 
 
 def step_path(folder: Path, step: int) -> Path:

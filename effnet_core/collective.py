@@ -24,6 +24,11 @@ LARGEST_DRIFT = 1e-2
 """How far ranks may be apart at the end of an epoch, relative to the largest value."""
 
 
+def is_statistic(name: str) -> bool:
+    """Whether a parameter is one of BatchNorm's running statistics."""
+    return name.endswith(("moving_mean", "moving_variance"))
+
+
 @dataclass(frozen=True)
 class Group:
     """This process's place among the ranks."""
@@ -55,6 +60,15 @@ class Group:
         total: IntArray = sum(part << shift for part, shift in zip(sums, shifts, strict=True))
         return total
 
+    def gather_floats(self, values: FloatArray) -> FloatArray:
+        """The values (n,) of every rank as (ranks, n), to the last bit; every rank gets them."""
+        rows: FloatArray = ops.AllGather()(Tensor(values[None].astype(np.float32))).asnumpy()
+        return rows
+
+    def wait(self) -> None:
+        """Wait until every rank has come here."""
+        self.sum_floats(np.zeros(1, dtype=np.float32))
+
     def average_statistics(self, parameters: Iterable[Parameter]) -> None:
         """Give every rank the mean of all ranks' BatchNorm statistics.
 
@@ -63,7 +77,7 @@ class Group:
         """
         if self.world_size == 1:
             return
-        moving = [p for p in parameters if p.name.endswith(("moving_mean", "moving_variance"))]
+        moving = [p for p in parameters if is_statistic(p.name)]
         flat = np.concatenate([p.asnumpy().reshape(-1) for p in moving])
         flat = self.sum_floats(flat) / np.float32(self.world_size)
         start = 0

@@ -7,9 +7,11 @@ a form on the dashboard all take the path through ``load_config``.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 import yaml
 from pydantic import (
@@ -109,6 +111,22 @@ class DataConfig(Section):
     """Range of that crop's width / height."""
     flip_rate: float = Field(0.5, ge=0, le=1)
     """Probability of mirroring a training image left to right."""
+    policy: Literal["none", "randaugment", "autoaugment", "trivialaugment"] = "none"
+    """Policy by which shape and colours of a training image are changed (MindSpore's own)."""
+    policy_ops: int = Field(2, ge=1, le=16)
+    """Changes that randaugment applies to an image, one after the other."""
+    policy_magnitude: int = Field(9, ge=0, le=30)
+    """Strength of randaugment's changes."""
+    erase_rate: float = Field(0, ge=0, le=1)
+    """Probability that a rectangle of a training image is filled with noise (random erasing)."""
+    mixup_alpha: float = Field(0, ge=0)
+    """Of the Beta distribution by which two training images are blended; 0 means never."""
+    cutmix_alpha: float = Field(0, ge=0)
+    """Of the Beta distribution by which a rectangle comes from another image; 0 means never."""
+    repeats: int = Field(1, ge=1)
+    """Passes over the training split in one epoch."""
+    progressive_sizes: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = ()
+    """Sides of the training input, px, one after the other in equal parts of the run."""
     workers: int = Field(1, ge=1)
     """Threads that decode and augment, per rank; never more than the machine has cores."""
 
@@ -139,46 +157,139 @@ class DataConfig(Section):
 class OptimConfig(Section):
     """How weights follow gradients."""
 
-    name: Literal["rmsprop", "sgd"] = "rmsprop"
+    name: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
     """rmsprop is TensorFlow's (epsilon inside the root, mean square starts at 1)."""
     base_lr: float = Field(0.016, gt=0)
     """Peak learning rate per 256 images; the rate used is base_lr * global_batch_size / 256."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of the update."""
+    """Momentum of the update; adamw's first beta."""
     decay: float = Field(0.9, ge=0, lt=1)
     """Decay of rmsprop's mean square."""
     epsilon: float = Field(1e-3, gt=0)
-    """Added to rmsprop's mean square before the root."""
+    """Added to rmsprop's mean square before the root, to adamw's after it."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of adamw's mean square."""
     weight_decay: float = Field(1e-5, ge=0)
-    """L2 penalty on convolution and dense weights; norms and biases have none."""
+    """L2 penalty (adamw: decoupled decay) of kernels and matrices; norms and biases have none."""
+    clip_norm: float = Field(0, ge=0)
+    """Length to which the gradient of all weights together is cut; 0 means never."""
+    accumulate_steps: int = Field(1, ge=1)
+    """Batches whose gradients make one update; each is a part of data.global_batch_size."""
     backbone_lr_scale: float = Field(1.0, gt=0, le=1)
     """Learning rate of everything but the classifier, as a share of the classifier's."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning rate of a block as a share of the next one's, from the classifier down to the stem."""
 
 
 class ScheduleConfig(Section):
     """The learning rate over time."""
 
-    name: Literal["cosine", "exponential"] = "cosine"
-    """Shape after warm-up: cosine to min_lr, or times decay_factor every decay_epochs."""
+    name: Literal[
+        "cosine", "exponential", "natural_exp", "inverse", "polynomial", "piecewise_constant"
+    ] = "cosine"
+    """Shape after warm-up."""
     warmup_epochs: float = Field(5, ge=0)
-    """Epochs of linear rise from 0; part of train.epochs."""
+    """Epochs of linear rise from 0; part of the run."""
     min_lr: float = Field(0.0, ge=0)
-    """Rate that is never gone below after warm-up."""
-    decay_factor: float = Field(0.97, gt=0, le=1)
-    """Multiplier of the exponential schedule."""
-    decay_epochs: float = Field(2.4, gt=0)
-    """Epochs between multiplications of the exponential schedule."""
+    """Where cosine and polynomial end; no schedule but piecewise_constant goes below it."""
+    decay_factor: float = Field(0.97, gt=0)
+    """exponential: multiplier; natural_exp, inverse: rate of decay."""
+    decay_epochs: float | None = Field(None, gt=0)
+    """exponential, inverse: epochs of one decay (2.4); cosine, polynomial: of the fall (the run)."""
+    stair: bool = True
+    """exponential, natural_exp, inverse: fall at once after decay_epochs, not a little every step."""
+    by_epoch: bool = False
+    """Hold the rate constant within an epoch, as MindSpore's own functions do."""
+    power: float = Field(1.0, gt=0)
+    """Of the polynomial."""
+    cycle: bool = False
+    """polynomial: begin again after decay_epochs, with a longer fall each time."""
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """piecewise_constant: steps at which each rate ends; the last one stays."""
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """piecewise_constant: learning rates as they are used, not scaled to the batch."""
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> ScheduleConfig:
+        milestones, rates = self.milestones, self.rates
+        if self.name != "piecewise_constant":
+            if milestones or rates:
+                raise ValueError(
+                    f"schedule.milestones and schedule.rates belong to piecewise_constant, not to "
+                    f"{self.name}; leave them out or change schedule.name"
+                )
+        elif len(milestones) != len(rates) or not rates:
+            raise ValueError(
+                f"schedule.milestones has {len(milestones)} entries and schedule.rates {len(rates)}; "
+                "piecewise_constant needs as many of each, at least one"
+            )
+        elif list(milestones) != sorted(set(milestones)):
+            raise ValueError(
+                f"schedule.milestones={list(milestones)} must rise from each to the next"
+            )
+        return self
+
+
+Unit = Literal["epochs", "steps", "images", "minutes"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A length of training."""
+
+    amount: float
+    unit: Unit
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """The length that a text such as ``30 minutes`` means.
+
+        Raises:
+            ValueError: it is none; the message names the units.
+        """
+        number, _, unit = text.strip().partition(" ")
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = math.nan
+        unit = unit.strip() if unit.strip().endswith("s") else f"{unit.strip()}s"
+        if unit not in get_args(Unit) or not 0 < amount < math.inf:
+            raise ValueError(
+                f"must be a number above 0 and one of {', '.join(get_args(Unit))}, such as "
+                f"'30 minutes'; got {text!r}{nearest(unit, get_args(Unit))}"
+            )
+        return cls(amount, cast(Unit, unit))
+
+    def steps(self, *, steps_per_epoch: int, batch_size: int) -> int | None:
+        """Updates in it, rounded up; None where only the clock can tell."""
+        per_unit = {"epochs": steps_per_epoch, "steps": 1, "images": 1 / batch_size}
+        if self.unit == "minutes":
+            return None
+        return math.ceil(self.amount * per_unit[self.unit] - 1e-9)
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
 
 
 class TrainConfig(Section):
     """The training run."""
 
     epochs: int = Field(350, ge=1)
-    """Full passes over the training split."""
+    """Epochs of the run."""
+    budget: str | None = None
+    """Length of the run in another unit, instead of epochs: '90000 steps', '30 minutes', '5e6 images'."""
     freeze_epochs: int = Field(0, ge=0)
     """First epochs in which only the classifier learns, with the weights' BatchNorm statistics."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Probability mass moved from the true class to all."""
+    class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Weight of each class in the loss; balanced: as many times more as it is rarer."""
+    ema_decay: float = Field(0, ge=0, lt=1)
+    """Decay of a moving average of the weights, which then is evaluated and published; 0 means none."""
+    early_stop_evaluations: int = Field(0, ge=0)
+    """Evaluations without a better top-1 after which the run ends; 0 means never."""
+    final_model: Literal["last", "best"] = "last"
+    """Which weights the finished model has: the last ones or those of the best evaluation."""
     seed: int = Field(0, ge=0)
     """Of initial weights, image order, augmentation and masks."""
     log_every_steps: int = Field(50, ge=1)
@@ -187,10 +298,27 @@ class TrainConfig(Section):
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_every_epochs: int = Field(1, ge=1)
     """Epochs between checkpoints; the last epoch is always saved."""
+    checkpoint_every_steps: int = Field(0, ge=0)
+    """Steps between checkpoints, besides those of epochs; 0 means none."""
+    checkpoint_every_minutes: float = Field(15, ge=0)
+    """Minutes after the last checkpoint at which another is written; 0 means none."""
     keep_checkpoints: int = Field(3, ge=1)
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept, besides the weights of the best evaluation."""
     resume_from: Path | None = None
     """Checkpoint of another run to continue from, with optimizer and position."""
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _readable_budget(cls, value: Any) -> str | None:
+        if value is None:
+            return None
+        Budget.parse(str(value))
+        return str(value)
+
+    @property
+    def length(self) -> Budget:
+        """How long the run is."""
+        return Budget.parse(self.budget) if self.budget else Budget(self.epochs, "epochs")
 
 
 class EvaluateConfig(Section):
@@ -276,6 +404,8 @@ class RuntimeConfig(Section):
     """Seconds after which a job is stopped; 0 means never."""
     stop_grace_s: int = Field(30, ge=1)
     """Seconds that a job has to save its state once it is asked to stop."""
+    exact_resume: bool = True
+    """Practise some steps before a cut run goes on, so that CPU kernels round as they did before."""
     mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
     """Least severe message of MindSpore's own log that is written."""
 
@@ -295,20 +425,20 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> RunConfig:
-        warmup, epochs = self.schedule.warmup_epochs, self.train.epochs
-        if warmup >= epochs:
+        warmup, epochs = self.schedule.warmup_epochs, self.train.length.amount
+        if self.train.length.unit == "epochs" and warmup >= epochs:
             raise ValueError(
-                f"warmup_epochs={warmup:g} does not end before the run does (epochs={epochs}); "
+                f"warmup_epochs={warmup:g} does not end before the run does (epochs={epochs:g}); "
                 f"lower schedule.warmup_epochs or raise train.epochs"
             )
         return self
 
     @model_validator(mode="after")
     def _freezing_fits(self) -> RunConfig:
-        frozen, epochs = self.train.freeze_epochs, self.train.epochs
-        if frozen > epochs:
+        frozen, epochs = self.train.freeze_epochs, self.train.length.amount
+        if self.train.length.unit == "epochs" and frozen > epochs:
             raise ValueError(
-                f"freeze_epochs={frozen} is more than the run has (epochs={epochs}); "
+                f"freeze_epochs={frozen} is more than the run has (epochs={epochs:g}); "
                 "lower train.freeze_epochs or raise train.epochs"
             )
         if frozen and self.model.weights is None:
@@ -376,21 +506,25 @@ class RunConfig(Section):
 
     @property
     def per_device_batch_size(self) -> int:
-        """One rank's share of the global batch.
+        """Images that one rank takes at a time: its share of the global batch, or of a part of it.
 
         Raises:
             ConfigError: the batch does not divide by the number of ranks. Evaluation and inference have
                 batches of their own, so this is no rule of the tree as a whole.
         """
         batch, world = self.data.global_batch_size, self.runtime.world_size
-        if batch % world:
-            lower = batch // world * world
-            choices = " or ".join(str(n) for n in (lower, lower + world) if n > 0)
+        parts = world * self.optim.accumulate_steps
+        if batch % parts:
+            lower = batch // parts * parts
+            choices = " or ".join(str(n) for n in (lower, lower + parts) if n > 0)
+            times = (
+                f" times accumulate_steps={self.optim.accumulate_steps}" if parts > world else ""
+            )
             raise ConfigError(
-                f"global_batch_size={batch} does not divide by world_size={world}; "
+                f"global_batch_size={batch} does not divide by world_size={world}{times}; "
                 f"use {choices} (data.global_batch_size)"
             )
-        return batch // world
+        return batch // parts
 
 
 def leaf_keys() -> dict[str, Any]:

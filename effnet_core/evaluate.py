@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,8 @@ def evaluate_checkpoint(
 ) -> EvalResult:
     """Evaluate a checkpoint, with the variant, classes and preprocessing of its sidecar.
 
+    ``data.image_size``, where it is set, takes the place of the sidecar's.
+
     Raises:
         CheckpointError: it is missing, damaged or not what its sidecar says.
         DataError: the data set is missing or has other classes.
@@ -111,10 +114,13 @@ def evaluate_checkpoint(
             f"({_first_names(sidecar.class_names)}), data set {data_dir} has {dataset.num_classes} "
             f"({_first_names(dataset.class_names)}); evaluate on data with the same class names"
         )
+    spec = sidecar.preprocess
+    if config.data.image_size is not None:
+        spec = replace(spec, image_size=config.data.image_size)
     result = evaluate_network(
         load_network(checkpoint, sidecar),
         dataset.split(split),
-        sidecar.preprocess,
+        spec,
         config,
         group,
         class_names=dataset.class_names,

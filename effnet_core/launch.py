@@ -58,6 +58,21 @@ def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         JobTimeout: the job took longer than ``runtime.timeout_s``.
     """
     _check_processes(config.runtime)
+    write_job(job, config, run_dir)
+    with _supervised(_command(config.runtime, run_dir), config.runtime, run_dir) as process:
+        _wait(process, config.runtime, run_dir)
+    if (run_dir / RESULT_NAME).exists():
+        result: dict[str, Any] = read_json(run_dir / RESULT_NAME)
+        return result
+    raise read_error(run_dir) or _lost(run_dir, "the job ended without an answer")
+
+
+def write_job(job: Job, config: RunConfig, run_dir: Path) -> None:
+    """Leave job and settings in their folder for the ranks, and nothing of an earlier try.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
     make_folder(run_dir, what="run folder")
     make_folder(run_dir / LOGS_NAME, what="log folder")
     for stale in (RESULT_NAME, ERROR_NAME, EVENTS_NAME):
@@ -66,12 +81,6 @@ def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         stale_pid.unlink()
     write_config(config, run_dir)
     job.write(run_dir)
-    with _supervised(_command(config.runtime, run_dir), config.runtime, run_dir) as process:
-        _wait(process, config.runtime, run_dir)
-    if (run_dir / RESULT_NAME).exists():
-        result: dict[str, Any] = read_json(run_dir / RESULT_NAME)
-        return result
-    raise read_error(run_dir) or _lost(run_dir, "the job ended without an answer")
 
 
 def _check_processes(runtime: RuntimeConfig) -> None:

@@ -16,7 +16,7 @@ from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json
 from effnet_core.inputs import list_inputs
 from effnet_core.job import JOB_NAME, RESULT_NAME, Job
-from effnet_core.launch import run_job
+from effnet_core.launch import run_job, write_job
 from effnet_core.predictions import Plan, Shard
 from effnet_core.results import EvalResult, ShardResult, TrainResult
 from effnet_core.weights.resolve import resolve
@@ -34,6 +34,24 @@ def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
         OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files.
         EffnetError: as the training loop and the launcher.
     """
+    finished = prepare_training(config, data_dir, run_dir)
+    if finished is not None:
+        return finished
+    return TrainResult.from_dict(
+        run_job(Job.read(run_dir), read_config(run_dir / CONFIG_NAME), run_dir)
+    )
+
+
+def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult | None:
+    """Make a run folder ready for its ranks, anew or to go on.
+
+    Returns:
+        The result, where the run is finished already.
+
+    Raises:
+        OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files.
+        EffnetError: settings, data and weights do not fit together.
+    """
     dataset = open_dataset(data_dir)
     _require_images(config, dataset.counts)
     config = _with_absolute_paths(config)
@@ -47,7 +65,8 @@ def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
             return result
     elif any(run_dir.iterdir()):
         raise OutputExists(f"run folder {run_dir} is not empty and holds no run; choose another")
-    return TrainResult.from_dict(run_job(Job("train", inputs), config, run_dir))
+    write_job(Job("train", inputs), config, run_dir)
+    return None
 
 
 def training_result(run_dir: Path) -> TrainResult:

@@ -32,8 +32,18 @@ from effnet_core.job import (
 SCHEDULER_ROLE = "MS_SCHED"
 
 
-def main(run_dir: Path) -> int:
+def show_message(event: Event) -> None:
+    """Put an event's message into the rank's log."""
+    if event.message:
+        print(event.message, flush=True)
+
+
+def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
     """Do this rank's share of the job in ``run_dir``.
+
+    Args:
+        run_dir: the job's folder.
+        show: what rank 0 does with its events, besides writing them down.
 
     Returns:
         Exit code: 0 done, 1 failed, 75 stopped on request.
@@ -51,7 +61,7 @@ def main(run_dir: Path) -> int:
         _take_cores(config, rank)
     try:
         if rank == 0 and not scheduler:
-            with listen(lambda event: _write_event(run_dir, event)):
+            with listen(lambda event: _write_event(run_dir, event)), listen(show):
                 return _run(job, config, run_dir)
         return _run(job, config, run_dir)
     except Interrupted as stopped:
@@ -144,8 +154,6 @@ def _take_cores(config: RunConfig, rank: int) -> None:
 
 def _write_event(run_dir: Path, event: Event) -> None:
     append_jsonl(run_dir / EVENTS_NAME, event.to_dict())
-    if event.message:
-        print(event.message, flush=True)
 
 
 if __name__ == "__main__":

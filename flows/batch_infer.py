@@ -77,7 +77,7 @@ def task_runner(runner: Runner, workers: int, dask_address: str | None) -> TaskR
             raise ConfigError(f"dask_address={dask_address} goes with runner=dask, not threads")
         return ThreadPoolTaskRunner(max_workers=workers)
     try:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as cause:
         raise ConfigError(
             "runner=dask needs the package prefect-dask, which is not installed; "

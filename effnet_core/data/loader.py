@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def batches(
 ) -> Iterator[Batch]:
     """The images at ``indices``, in that order, in batches of one shape.
 
+    The pipeline starts with the call and runs a few batches ahead.
+
     Args:
         split: where paths and labels come from.
         indices: positions in ``split``.
@@ -78,7 +81,7 @@ def batches(
     """
     count = len(indices)
     if count == 0:
-        return
+        return iter(())
     missing = -count % batch_size
     padded = [int(i) for i in indices] + [int(indices[-1])] * missing
     source = FileSource(split.root, [split.paths[i] for i in padded], split.labels[padded])
@@ -90,9 +93,40 @@ def batches(
     threads = min(workers, len(available_cores()))
     dataset = dataset.map(transforms, input_columns=["image"], num_parallel_workers=threads)
     dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_workers=1)
+    rows = dataset.create_tuple_iterator(num_epochs=1, do_copy=False)
+    return _read(rows, source, count=count, batch_size=batch_size)
+
+
+def batches_in_blocks(
+    start: Callable[[int, int], Iterator[Batch]], *, steps: int, first: int, block_steps: int
+) -> Iterator[Batch]:
+    """Batches ``first`` to ``steps`` of an epoch that is read in blocks, each with a seed of its own.
+
+    The state of MindSpore's random operations cannot be saved. It can be made anew: a block always
+    starts with the same state, so to go on inside one, its first batches are made again and dropped.
+
+    Args:
+        start: opens the pipeline of the batches from one position to another.
+        steps: batches of the epoch.
+        first: batches that are done already.
+        block_steps: batches of a block.
+    """
+    begins = range(first - first % block_steps, steps, block_steps)
+    blocks = [(begin, min(steps, begin + block_steps)) for begin in begins]
+    following = start(*blocks[0]) if blocks else iter(())
+    for index, (begin, _) in enumerate(blocks):
+        current = following
+        if index + 1 < len(blocks):
+            following = start(*blocks[index + 1])  # it fills its queue while this one is used
+        yield from islice(current, max(0, first - begin), None)
+
+
+def _read(
+    rows: Iterator[tuple[Tensor, Tensor]], source: FileSource, *, count: int, batch_size: int
+) -> Iterator[Batch]:
     left = count
     try:
-        for images, labels in dataset.create_tuple_iterator(num_epochs=1, do_copy=False):
+        for images, labels in rows:
             yield Batch(images, labels, min(left, batch_size))
             left -= batch_size
     except RuntimeError as cause:

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 
 
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> IntArray:
-    """A permutation of all images, a pure function of seed and epoch."""
-    return np.random.default_rng([seed, 1, epoch]).permutation(num_images)
+def epoch_order(num_images: int, *, seed: int, epoch: int, repeats: int = 1) -> IntArray:
+    """A permutation of all images, or several in a row, a pure function of seed and epoch."""
+    passes = range(epoch * repeats, (epoch + 1) * repeats)
+    return np.concatenate(
+        [np.random.default_rng([seed, 1, n]).permutation(num_images) for n in passes]
+    )
 
 
 def train_indices(

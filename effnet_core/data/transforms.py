@@ -18,7 +18,7 @@ _CROP_INTERPOLATION = {"bicubic": Inter.BICUBIC, "bilinear": Inter.LINEAR}
 
 
 def train_transforms(spec: PreprocessSpec, data: DataConfig) -> list[Any]:
-    """Encoded bytes to (3, S, S) float32: random crop and mirror, then normalised."""
+    """Encoded bytes to (3, S, S) float32: random crop, mirror and policy, then normalised."""
     return [
         vision.RandomCropDecodeResize(
             spec.image_size,
@@ -27,8 +27,20 @@ def train_transforms(spec: PreprocessSpec, data: DataConfig) -> list[Any]:
             interpolation=_CROP_INTERPOLATION[spec.interpolation],
         ),
         vision.RandomHorizontalFlip(data.flip_rate),
+        *_policy(data),
         *_to_network_input(spec),
     ]
+
+
+def _policy(data: DataConfig) -> list[Any]:
+    """Changes of shape and colours on pixels of 8 bits, drawn by MindSpore."""
+    if data.policy == "randaugment":
+        return [vision.RandAugment(data.policy_ops, data.policy_magnitude)]
+    if data.policy == "autoaugment":
+        return [vision.AutoAugment()]
+    if data.policy == "trivialaugment":
+        return [vision.TrivialAugmentWide()]
+    return []
 
 
 def eval_transforms(spec: PreprocessSpec) -> list[Any]:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops.auto_generate import SplitWithSize
 
 from effnet_core.model.network import EfficientNet
 
+SHARED = 3
+"""Numbers that travel with the gradients: the loss, what rank 0 wishes, the seconds it has spent."""
+
 _flatten = ops.MultitypeFuncGraph("flatten")
 _reshape_like = ops.MultitypeFuncGraph("reshape_like")
+_scale = ops.MultitypeFuncGraph("scale")
+_collect = ops.MultitypeFuncGraph("collect")
+_total = ops.MultitypeFuncGraph("total")
+_clear = ops.MultitypeFuncGraph("clear")
+_follow = ops.MultitypeFuncGraph("follow")
 
 
 @_flatten.register("Tensor")  # type: ignore[untyped-decorator]
@@ -24,6 +35,31 @@ def _reshape_tensor(piece: Tensor, like: Tensor) -> Tensor:
     return ops.reshape(piece, ops.shape(like))
 
 
+@_scale.register("Number", "Tensor")  # type: ignore[untyped-decorator]
+def _scale_tensor(factor: float, grad: Tensor) -> Tensor:
+    return grad * factor
+
+
+@_collect.register("Tensor", "Tensor")  # type: ignore[untyped-decorator]
+def _collect_tensor(total: Tensor, grad: Tensor) -> Any:
+    return ops.depend(True, ops.assign_add(total, grad))
+
+
+@_total.register("Tensor", "Tensor")  # type: ignore[untyped-decorator]
+def _total_tensor(total: Tensor, grad: Tensor) -> Tensor:
+    return total + grad
+
+
+@_clear.register("Tensor")  # type: ignore[untyped-decorator]
+def _clear_tensor(total: Tensor) -> Any:
+    return ops.depend(True, ops.assign(total, ops.zeros_like(total)))
+
+
+@_follow.register("Tensor", "Tensor", "Tensor")  # type: ignore[untyped-decorator]
+def _follow_tensor(keep: Tensor, average: Tensor, value: Tensor) -> Any:
+    return ops.depend(True, ops.assign(average, average * keep + value * (1.0 - keep)))
+
+
 class MeanOverRanks(nn.Cell):
     """The mean of all ranks' gradients, by one collective over one long vector.
 
@@ -33,42 +69,72 @@ class MeanOverRanks(nn.Cell):
 
     def __init__(self, parameters: list[Parameter], *, world_size: int) -> None:
         super().__init__(auto_prefix=False)
-        self.sizes = tuple(math.prod(parameter.shape) for parameter in parameters)
+        self.sizes = (*(math.prod(parameter.shape) for parameter in parameters), SHARED)
         self.scale = 1.0 / world_size
         self.all_reduce = ops.AllReduce()
         self.concat = ops.Concat(0)
         self.split = SplitWithSize()
         self.map = ops.HyperMap()
 
-    def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """This rank's gradients in, the mean of all ranks' out, in the same order."""
-        flat = self.concat(self.map(_flatten, grads))  # (all elements,)
-        mean = self.all_reduce(flat) * self.scale
-        return self.map(_reshape_like, self.split(mean, self.sizes, 0), grads)  # type: ignore[no-any-return]
+    def construct(
+        self, grads: tuple[Tensor, ...], shared: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The means of all ranks' gradients, in the same order, and of ``shared`` (SHARED,)."""
+        flat = self.concat((*self.map(_flatten, grads), shared))  # (all elements + SHARED,)
+        pieces = self.split(self.all_reduce(flat) * self.scale, self.sizes, 0)
+        return self.map(_reshape_like, pieces[:-1], grads), pieces[-1]
 
 
-class TrainStep(nn.Cell):
-    """Forward, loss, gradients, their mean over ranks, update.
+class Ema(nn.Cell):
+    """A moving average of weights and statistics, updated with every step."""
 
-    ``auto_prefix=False`` keeps the parameters' own names, on which checkpoints rely.
-    """
+    def __init__(self, parameters: list[Parameter], decay: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.decay = decay
+        self.values = ParameterTuple(parameters)
+        copies = [
+            Parameter(Tensor(p.asnumpy().copy()), name=f"ema.{p.name}", requires_grad=False)
+            for p in parameters
+        ]
+        self.averages = ParameterTuple(copies)
+        self.keep = Parameter(Tensor(decay, ms.float32), name="ema_keep", requires_grad=False)
+        self.map = ops.HyperMap()
 
-    def __init__(
-        self,
-        network: EfficientNet,
-        optimizer: nn.Optimizer,
-        *,
-        label_smoothing: float,
-        world_size: int,
-    ) -> None:
+    def construct(self) -> bool:
+        """Move the averages towards the values."""
+        self.map(ops.partial(_follow, self.keep), self.averages, self.values)
+        return True
+
+    def set_step(self, step: int) -> None:
+        """Before the update after ``step``: early averages follow faster, as in TensorFlow's."""
+        self.keep.set_data(Tensor(min(self.decay, (1 + step) / (10 + step)), ms.float32))
+
+    def restart(self) -> None:
+        """Take over the values as they are."""
+        for average, value in zip(self.averages, self.values, strict=True):
+            average.set_data(Tensor(value.asnumpy().copy()))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Give the network the averages, and its own values back at the end."""
+        own = [value.asnumpy().copy() for value in self.values]
+        for average, value in zip(self.averages, self.values, strict=True):
+            value.set_data(Tensor(average.asnumpy().copy()))
+        try:
+            yield
+        finally:
+            for value, array in zip(self.values, own, strict=True):
+                value.set_data(Tensor(array))
+
+
+class Forward(nn.Cell):
+    """Loss and gradients of one batch."""
+
+    def __init__(self, network: EfficientNet, loss: nn.Cell, parameters: list[Parameter]) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
-        self.optimizer = optimizer
-        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-        self.reduces = world_size > 1
-        if self.reduces:
-            self.reduce = MeanOverRanks(list(optimizer.parameters), world_size=world_size)
-        self.loss_and_grads = ms.value_and_grad(self.forward, None, optimizer.parameters)
+        self.loss = loss
+        self.loss_and_grads = ms.value_and_grad(self.forward, None, ParameterTuple(parameters))
 
     def forward(
         self,
@@ -86,10 +152,106 @@ class TrainStep(nn.Cell):
         labels: Tensor,
         path_scale: Tensor | None = None,
         feature_scale: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The loss, and the gradient of each parameter."""
+        return self.loss_and_grads(images, labels, path_scale, feature_scale)  # type: ignore[no-any-return]
+
+
+class Collect(nn.Cell):
+    """Adds the gradients of a batch to a sum and leaves the weights alone."""
+
+    def __init__(self, forward: Forward, sums: ParameterTuple) -> None:
+        super().__init__(auto_prefix=False)
+        self.forward_cell = forward
+        self.sums = sums
+        self.map = ops.HyperMap()
+
+    def construct(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        path_scale: Tensor | None = None,
+        feature_scale: Tensor | None = None,
     ) -> Tensor:
-        """This rank's mean loss before the update; all ranks apply the same update."""
-        loss, grads = self.loss_and_grads(images, labels, path_scale, feature_scale)
-        if self.reduces:
-            grads = self.reduce(grads)
-        self.optimizer(grads)
+        """The mean loss of the batch."""
+        loss, grads = self.forward_cell(images, labels, path_scale, feature_scale)
+        self.map(_collect, self.sums, grads)
         return loss
+
+
+class TrainStep(nn.Cell):
+    """Forward, loss, gradients, their mean over ranks, update.
+
+    ``auto_prefix=False`` keeps the parameters' own names, on which checkpoints rely.
+    """
+
+    def __init__(
+        self,
+        network: EfficientNet,
+        optimizer: nn.Optimizer,
+        *,
+        label_smoothing: float,
+        world_size: int,
+        class_weights: Tensor | None = None,
+        clip_norm: float = 0.0,
+        accumulate_steps: int = 1,
+        ema: Ema | None = None,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        parameters = list(optimizer.parameters)
+        self.optimizer = optimizer
+        loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=label_smoothing)
+        self.forward_cell = Forward(network, loss, parameters)
+        self.map = ops.HyperMap()
+        self.concat = ops.Concat(0)
+        self.clip_norm = clip_norm
+        self.accumulates = accumulate_steps > 1
+        self.share = 1.0 / accumulate_steps
+        if self.accumulates:
+            self.sums = ParameterTuple(
+                [
+                    Parameter(
+                        ops.zeros(p.shape, p.dtype), name=f"sum.{p.name}", requires_grad=False
+                    )
+                    for p in parameters
+                ]
+            )
+            self.collect = Collect(self.forward_cell, self.sums)
+        self.reduces = world_size > 1
+        if self.reduces:
+            self.reduce = MeanOverRanks(parameters, world_size=world_size)
+        self.averages = ema is not None
+        if ema is not None:
+            self.ema = ema
+
+    def construct(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        said: Tensor,
+        path_scale: Tensor | None = None,
+        feature_scale: Tensor | None = None,
+    ) -> Tensor:
+        """Update the weights, the same way on all ranks.
+
+        Args:
+            said: (SHARED - 1,) float32; what rank 0 tells the other ranks.
+
+        Returns:
+            (SHARED,) float32: means over all ranks of the batch's loss before the update and of ``said``.
+        """
+        loss, grads = self.forward_cell(images, labels, path_scale, feature_scale)
+        if self.accumulates:
+            grads = self.map(_total, self.sums, grads)
+            grads = self.map(ops.partial(_scale, self.share), grads)
+        shared = self.concat((ops.reshape(loss, (1,)), said))
+        if self.reduces:
+            grads, shared = self.reduce(grads, shared)
+        if self.clip_norm > 0.0:
+            grads = ops.clip_by_global_norm(grads, self.clip_norm)
+        self.optimizer(grads)
+        if self.accumulates:
+            self.map(_clear, self.sums)
+        if self.averages:
+            self.ema()
+        return shared

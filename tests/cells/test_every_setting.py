@@ -22,10 +22,13 @@ from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import train_transforms
 from effnet_core.errors import CheckpointError, ConfigError
-from effnet_core.train import loop
-from effnet_core.train.loop import Run
+from effnet_core.results import EvalResult
+from effnet_core.train import loop, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
-from effnet_core.train.step import TrainStep
+from effnet_core.train.run import Run, prepare, step_cell
+from effnet_core.train.start import resume
+from effnet_core.train.step import SHARED, TrainStep
+from effnet_core.train.update import update
 from tests import every_setting
 from tests.cells.test_evaluate import BrightnessNetwork
 from tests.cells.test_training import parameters
@@ -40,7 +43,7 @@ def prepared(config: RunConfig, folder: Path) -> Run:
     source = source_with_splits(folder / "source", train=6, val=2, classes=("cat", "dog"))
     stage_dataset(source, folder / "data")
     (folder / "run").mkdir(exist_ok=True)
-    return loop._prepare(config, Group(0, 1), data_dir=folder / "data", run_dir=folder / "run")
+    return prepare(config, Group(0, 1), data_dir=folder / "data", run_dir=folder / "run")
 
 
 def outcome(config: RunConfig, folder: Path) -> str:
@@ -55,12 +58,12 @@ def masks(config: RunConfig, folder: Path) -> list[bytes | None]:
     """What one step gives the network beside images and labels."""
     run, seen = prepared(config, folder), []
 
-    def step(_images: Tensor, _labels: Tensor, *scales: Tensor | None) -> Tensor:
+    def step(_images: Tensor, _labels: Tensor, _wish: Tensor, *scales: Tensor | None) -> Tensor:
         seen.extend(None if scale is None else scale.asnumpy().tobytes() for scale in scales)
         return Tensor(0.0)
 
     nothing = Tensor(np.zeros(1, np.float32))
-    loop._one_step(run, step, Batch(nothing, nothing, 8))
+    update(run, step, [Batch(nothing, nothing, 8)])
     return seen
 
 
@@ -89,14 +92,14 @@ def start(config: RunConfig, folder: Path) -> tuple[int, str]:
         parameter.set_data(ms.ops.ones_like(parameter))
     run.step = 2
     path = folder / "other.ckpt"
-    checkpoint.save(path, loop._all_parameters(run), loop._sidecar(run, training_state=True))
+    checkpoint.save(path, run.parameters(), saving.describe_checkpoint(run, training_state=True))
     changes: dict[str, Any] = {}
     if config.model.weights:
         changes["model"] = config.model.model_copy(update={"weights": str(path)})
     if config.train.resume_from:
         changes["train"] = config.train.model_copy(update={"resume_from": path})
     fresh = prepared(config.model_copy(update=changes), folder)
-    loop._resume(fresh)
+    resume(fresh)
     return fresh.step, parameters_digest(fresh.network.get_parameters())
 
 
@@ -104,20 +107,36 @@ def start_from_other_classes(config: RunConfig, folder: Path) -> str:
     """What becomes of weights whose classes are not the data set's."""
     path = folder / "other.ckpt"
     run = prepared(config, folder)
-    facts = vars(loop._sidecar(run, training_state=False)) | {"class_names": ("hen", "owl")}
+    facts = vars(saving.describe_checkpoint(run, training_state=False)) | {
+        "class_names": ("hen", "owl")
+    }
     checkpoint.save(path, run.network.get_parameters(), Sidecar(**facts))
     model = config.model.model_copy(update={"weights": str(path)})
     try:
-        loop._resume(prepared(config.model_copy(update={"model": model}), folder))
+        resume(prepared(config.model_copy(update={"model": model}), folder))
     except CheckpointError:
         return "refused"
     return "started"
 
 
+def practised(config: RunConfig, folder: Path) -> int:
+    """How many steps a run practises that goes on from step 2."""
+    run = prepared(config, folder)
+    run.step = 2
+    path = folder / "other.ckpt"
+    checkpoint.save(path, run.parameters(), saving.describe_checkpoint(run, training_state=True))
+    config = config.model_copy(
+        update={"train": config.train.model_copy(update={"resume_from": path})}
+    )
+    with mock.patch("effnet_core.train.update.update") as step:
+        resume(prepared(config, folder))
+    return step.call_count
+
+
 def learning(config: RunConfig, folder: Path) -> list[str]:
     """What learns in the first steps, and the rate of each in a step with rate 1."""
     run = prepared(config, folder)
-    set_learning_rate(run.optimizer, 1.0, backbone_scale=config.optim.backbone_lr_scale)
+    set_learning_rate(run.optimizer, 1.0, run.lr_scales)
     rates = run.optimizer.learning_rate
     shared = [rates] * len(run.optimizer.parameters) if isinstance(rates, ms.Parameter) else rates
     return [
@@ -140,6 +159,7 @@ def evaluated(config: RunConfig, folder: Path) -> tuple[str, int, list[tuple[int
 def augmented(config: RunConfig, _: Path) -> bytes:
     spec = PreprocessSpec.from_config(config)
     content = encode(draw(90, 70), "JPEG")
+    ds.config.set_seed(1)
     return in_pipeline([content] * 4, train_transforms(spec, config.data)).tobytes()
 
 
@@ -151,7 +171,7 @@ def decoding_threads(config: RunConfig, folder: Path) -> int:
         mock.patch("effnet_core.data.loader.available_cores", return_value=[0, 1, 2, 3]),
         pytest.raises(InterruptedError),
     ):
-        next(loop._epoch_batches(run, np.arange(8), 0))
+        next(loop._epoch_batches(run))
     return apply.call_args.kwargs["num_parallel_workers"]
 
 
@@ -163,6 +183,53 @@ def updated(config: RunConfig, _: Path) -> list[bytes]:
         set_learning_rate(optimizer, 0.1)
         optimizer(tuple(Tensor(np.full(5, gradient, np.float32)) for _ in mine))
     return [parameter.asnumpy().tobytes() for parameter in mine]
+
+
+def sizes(config: RunConfig, folder: Path) -> list[int]:
+    """Side of the training input in each epoch."""
+    run, seen = prepared(config, folder), []
+    for epoch in range(config.train.epochs):
+        run.step = epoch * run.steps_per_epoch
+        loop._begin_epoch(run)
+        seen.append(next(loop._epoch_batches(run)).images.shape[-1])
+    return seen
+
+
+def after_one_step(config: RunConfig, folder: Path) -> str:
+    """What one update, in as many parts as the settings say, makes of the network."""
+    run = prepared(config, folder)
+    rng, size = np.random.default_rng(0), config.per_device_batch_size
+    images = rng.standard_normal((8, 3, 32, 32)).astype(np.float32)
+    labels = np.arange(8, dtype=np.int32) % 2
+    parts = [
+        Batch(Tensor(images[i : i + size]), Tensor(labels[i : i + size]), size)
+        for i in range(0, 8, size)
+    ]
+    cell = step_cell(run).set_train(True)
+    update(run, cell, parts)
+    return f"{len(parts)} {parameters_digest(run.parameters())}"
+
+
+def end_of_the_run(config: RunConfig, folder: Path) -> tuple[int, int]:
+    """After how many evaluations a run ends that never gets better, and whose weights it delivers."""
+    run = prepared(config, folder)
+    run.saver = saving.Saver(folder / "run" / "checkpoints", keep=1)
+    tops = iter([0.5, *[0.25] * 9])
+    count = 0
+    while not run.finished:
+        run.step += run.steps_per_epoch
+        run.network.classifier.bias.set_data(Tensor(np.full(2, run.step, np.float32)))
+        result = EvalResult(seen=4, correct1=int(4 * next(tops)), correct5=4, loss=1.0)
+        with mock.patch.object(loop, "evaluate_network", return_value=result):
+            loop._finish_epoch(run)
+        count += 1
+    run.saver.join()
+    with mock.patch.object(loop, "evaluate_network", return_value=result):
+        loop._finish(run, seconds=1.0)
+    run.saver.close()
+    model = prepared(config, folder).network
+    checkpoint.load(folder / "run" / "model.ckpt", model.get_parameters())
+    return count, int(model.classifier.bias.asnumpy()[0]) // run.steps_per_epoch
 
 
 class Linear(nn.Cell):
@@ -186,15 +253,18 @@ def loss(config: RunConfig, _: Path) -> float:
         world_size=1,
     )
     images = Tensor(np.ones((2, 4), np.float32) * np.arange(4, dtype=np.float32))
-    return float(step(images, Tensor(np.array([0, 0], np.int32))))
+    labels, nothing = Tensor(np.array([0, 0], np.int32)), Tensor(np.zeros(SHARED - 1, np.float32))
+    return float(step(images, labels, nothing)[0])
 
 
 def drawn(config: RunConfig, folder: Path) -> tuple[Any, ...]:
     """Initial weights, order, augmentation seed and masks: each must follow the seed."""
     run = prepared(config, folder)
     seeds = []
-    with mock.patch.object(loop, "batches", side_effect=lambda *_, seed, **__: seeds.append(seed)):
-        loop._epoch_batches(run, np.arange(8), 0)
+    with mock.patch.object(
+        loop, "batches", side_effect=lambda *_, seed, **__: seeds.append(seed) or iter(())
+    ):
+        next(loop._epoch_batches(run), None)
     return (
         parameters_digest(run.network.get_parameters()),
         epoch_order(12, seed=config.train.seed, epoch=0).tobytes(),
@@ -217,17 +287,30 @@ PROOFS = {
     "data.crop_scale": Proof("[0.9, 1.0]", augmented, TINY),
     "data.crop_ratio": Proof("[0.3, 0.4]", augmented, TINY),
     "data.flip_rate": Proof("1.0", augmented, TINY),
+    "data.policy": Proof("autoaugment", augmented, TINY),
+    "data.policy_ops": Proof("4", augmented, (*TINY, "data.policy=randaugment")),
+    "data.policy_magnitude": Proof("30", augmented, (*TINY, "data.policy=randaugment")),
+    "data.progressive_sizes": Proof("[16, 24]", sizes, TINY),
     "data.workers": Proof("3", decoding_threads, TINY),
     "optim.name": Proof("sgd", updated),
     "optim.momentum": Proof("0.5", updated),
     "optim.decay": Proof("0.5", updated),
     "optim.epsilon": Proof("0.1", updated),
     "optim.weight_decay": Proof("0.1", updated),
+    "optim.beta2": Proof("0.5", updated, ("optim.name=adamw",)),
+    "optim.clip_norm": Proof("0.01", after_one_step, (*TINY, "optim.name=sgd")),
+    "optim.accumulate_steps": Proof("2", after_one_step, TINY),
+    "optim.layer_decay": Proof("0.5", learning, TINY),
     "optim.backbone_lr_scale": Proof("0.1", learning, TINY),
     "train.freeze_epochs": Proof("1", learning, (*TINY, "model.weights=w.ckpt")),
+    "train.class_weights": Proof("[1.0, 3.0]", after_one_step, TINY),
+    "train.ema_decay": Proof("0.9", after_one_step, TINY),
+    "train.early_stop_evaluations": Proof("2", end_of_the_run, (*TINY, "train.epochs=5")),
+    "train.final_model": Proof("best", end_of_the_run, (*TINY, "train.epochs=5")),
     "train.label_smoothing": Proof("0.3", loss),
     "train.seed": Proof("7", drawn, TINY),
     "train.resume_from": Proof("other.ckpt", start, TINY),
+    "runtime.exact_resume": Proof("false", practised, TINY),
     "evaluate.per_device_batch_size": Proof("3", evaluated, TINY),
 }
 

@@ -16,8 +16,11 @@ from effnet_core.data.loader import Batch
 from effnet_core.errors import CheckpointError
 from effnet_core.events import Event
 from effnet_core.job import CHECKPOINTS_NAME
-from effnet_core.train import loop
-from effnet_core.train.loop import Run
+from effnet_core.model.network import create_model
+from effnet_core.train import loop, saving
+from effnet_core.train.run import Run, step_cell, thaw
+from effnet_core.train.start import resume
+from effnet_core.train.update import update
 from tests.cells.test_loop import prepared, save
 from tests.tiny import tiny_config
 
@@ -38,15 +41,15 @@ def one_step(run: Run, cell: Any) -> None:
     labels = np.arange(8, dtype=np.int32) % 3
     cell.set_train(not run.frozen)
     run.step = max(run.step, 2)  # the first steps' rate is next to nothing
-    loop._one_step(run, cell, Batch(Tensor(images), Tensor(labels), 8))
+    update(run, cell, [Batch(Tensor(images), Tensor(labels), 8)])
 
 
 @pytest.fixture
 def of_seven(data_dir: Path, tmp_path: Path) -> Path:
     """Weights of the same network with seven classes, all 0.5, BatchNorm as if it had seen images."""
     run = prepared(data_dir, tmp_path / "seven")
-    run.network = loop.create_model("efficientnet_tiny", num_classes=7, seed=5)
-    sidecar = loop._sidecar(run, training_state=False)
+    run.network = create_model("efficientnet_tiny", num_classes=7, seed=5)
+    sidecar = saving.describe_checkpoint(run, training_state=False)
     facts = {**vars(sidecar), "class_names": tuple("abcdefg")}
     path = tmp_path / "seven.ckpt"
     checkpoint.save(path, run.network.get_parameters(), Sidecar(**facts))
@@ -59,14 +62,14 @@ def test_other_classes_start_a_new_head_only_where_that_is_said(
 ) -> None:
     silent = prepared(data_dir, tmp_path / "a", f"model.weights={of_seven}")
     with pytest.raises(CheckpointError) as caught:
-        loop._resume(silent)
+        resume(silent)
     assert "set model.new_head=true to start a new head on its backbone" in str(caught.value)
 
     run = prepared(data_dir, tmp_path / "b", f"model.weights={of_seven}", said)
     assert values(run)["classifier.weight"].any()
-    loop._resume(run)
+    resume(run)
     after = values(run)
-    source = loop.create_model("efficientnet_tiny", num_classes=7, seed=5)
+    source = create_model("efficientnet_tiny", num_classes=7, seed=5)
     for parameter in source.get_parameters():
         if parameter.name.startswith("classifier."):
             assert not after[parameter.name].any()
@@ -81,7 +84,7 @@ def test_the_same_classes_keep_their_head(data_dir: Path, tmp_path: Path) -> Non
         prepared(data_dir, tmp_path / "a"), tmp_path / "w.ckpt", value=3, step=1, state=False
     )
     run = prepared(data_dir, tmp_path / "b", f"model.weights={path}", "model.num_classes=3")
-    loop._resume(run)
+    resume(run)
     assert (values(run)["classifier.weight"] == 3).all()
 
 
@@ -90,8 +93,8 @@ def test_weights_of_another_padding_are_refused(data_dir: Path, tmp_path: Path) 
     path = save(run, tmp_path / "w.ckpt", value=3, step=1, state=False, padding="same")
     fresh = prepared(data_dir, tmp_path / "b", f"model.weights={path}")
     with pytest.raises(CheckpointError, match="and same padding, the run"):
-        loop._resume(fresh)
-    loop._resume(prepared(data_dir, tmp_path / "c", f"model.weights={path}", "model.padding=same"))
+        resume(fresh)
+    resume(prepared(data_dir, tmp_path / "c", f"model.weights={path}", "model.padding=same"))
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics(
@@ -99,16 +102,16 @@ def test_a_frozen_backbone_keeps_weights_and_statistics(
 ) -> None:
     options = (f"model.weights={of_seven}", "model.num_classes=3", "train.freeze_epochs=1")
     run = prepared(data_dir, tmp_path / "run", *options)
-    loop._resume(run)
+    resume(run)
     assert (run.frozen, run.frozen_steps) == (True, 3)
     head = run.network.classifier.weight  # as if it had learned something, to send gradients back
     head.set_data(Tensor(np.random.default_rng(0).standard_normal(head.shape).astype(np.float32)))
     before = values(run)
-    one_step(run, loop._step_cell(run))
+    one_step(run, step_cell(run))
     frozen = values(run)
     assert changed(before, frozen) == {"classifier.weight", "classifier.bias"}
-    loop._thaw(run)
-    one_step(run, loop._step_cell(run))
+    thaw(run)
+    one_step(run, step_cell(run))
     assert changed(frozen, values(run)) == set(before)
 
 
@@ -119,10 +122,10 @@ def test_a_frozen_run_is_resumed_with_its_own_optimizer_state(
     options = (f"model.weights={of_seven}", "model.num_classes=3", "train.freeze_epochs=1")
     run = prepared(data_dir, tmp_path / "run", *options)
     if not frozen:
-        loop._thaw(run)
+        thaw(run)
     save(run, checkpoint.step_path(tmp_path / "run" / CHECKPOINTS_NAME, step), value=2, step=step)
     fresh = prepared(data_dir, tmp_path / "run", *options)
-    loop._resume(fresh)
+    resume(fresh)
     assert (fresh.step, fresh.frozen) == (step, frozen)
     learning = len(fresh.network.trainable_params())
     assert len(fresh.optimizer.parameters) == (2 if frozen else learning)
@@ -140,7 +143,7 @@ def test_a_slower_backbone_moves_by_its_share(name: str, data_dir: Path, tmp_pat
             f"optim.backbone_lr_scale={scale}",
         )
         before = values(run)
-        one_step(run, loop._step_cell(run))
+        one_step(run, step_cell(run))
         after = values(run)
         learned = [p.name for p in run.network.trainable_params()]
         moves[scale] = {key: float(np.abs(after[key] - before[key]).sum()) for key in learned}

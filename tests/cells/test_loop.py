@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,15 +25,17 @@ from effnet_core.errors import (
 from effnet_core.events import Event
 from effnet_core.files import append_jsonl, read_jsonl
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
-from effnet_core.train import loop
-from effnet_core.train.loop import Run
+from effnet_core.train import loop, progress, saving
+from effnet_core.train.run import Run, prepare
+from effnet_core.train.start import resume
+from effnet_core.train.update import update
 from tests.tiny import tiny_config
 
 
 def prepared(data_dir: Path, run_dir: Path, *overrides: str) -> Run:
     """A run of 2 epochs of 3 steps, before its first."""
     run_dir.mkdir(exist_ok=True)
-    return loop._prepare(tiny_config(*overrides), Group(0, 1), data_dir=data_dir, run_dir=run_dir)
+    return prepare(tiny_config(*overrides), Group(0, 1), data_dir=data_dir, run_dir=run_dir)
 
 
 def fill(run: Run, value: float) -> None:
@@ -46,8 +51,8 @@ def save(run: Run, path: Path, *, value: float, step: int, state: bool = True, *
     """Leave a checkpoint whose weights are all ``value``."""
     fill(run, value)
     run.step = step
-    parameters = loop._all_parameters(run) if state else run.network.get_parameters()
-    sidecar = loop._sidecar(run, training_state=state)
+    parameters = run.parameters() if state else run.network.get_parameters()
+    sidecar = saving.describe_checkpoint(run, training_state=state)
     checkpoint.save(path, parameters, Sidecar(**{**vars(sidecar), **facts}))
     return path
 
@@ -67,7 +72,7 @@ def test_the_order_in_which_starting_points_count(
     """Last checkpoint of the run > train.resume_from > model.weights > scratch."""
     run_dir = tmp_path / "run"
     run = prepared(data_dir, run_dir)
-    loop._resume(run)
+    resume(run)
     scratch = value_of(run)
     assert (run.step, run.resumed_from, scratch) == (0, 0, 0.0)
 
@@ -76,7 +81,7 @@ def test_the_order_in_which_starting_points_count(
     seen = []
     for overrides in (only_weights, both):
         run = prepared(data_dir, run_dir, *overrides)
-        loop._resume(run)
+        resume(run)
         seen.append((run.step, value_of(run)))
     assert seen == [(0, 3.0), (4, 2.0)]
 
@@ -85,7 +90,7 @@ def test_the_order_in_which_starting_points_count(
     newest = save(run, checkpoint.step_path(folder, 6), value=8, step=6)
     newest.write_bytes(b"cut")
     run = prepared(data_dir, run_dir, *both)
-    loop._resume(run)
+    resume(run)
     assert (run.step, run.resumed_from, value_of(run)) == (5, 5, 9.0)
 
 
@@ -97,7 +102,7 @@ def test_optimizer_state_is_resumed_too(data_dir: Path, tmp_path: Path) -> None:
         parameter.set_data(Tensor(np.full(parameter.shape, 0.5, np.float32)))
     path = save(first, tmp_path / "s.ckpt", value=1, step=3)
     second = prepared(data_dir, tmp_path / "b", f"train.resume_from={path}")
-    loop._resume(second)
+    resume(second)
     found = [p for p in second.optimizer.get_parameters() if p.name.startswith("mean_square.")]
     assert all((p.asnumpy() == 0.5).all() for p in found)
 
@@ -128,7 +133,7 @@ def test_starting_points_that_do_not_fit(
     for override, kind, message in cases:
         fresh = prepared(data_dir, tmp_path / "run", override)
         with pytest.raises(kind) as caught:
-            loop._resume(fresh)
+            resume(fresh)
         assert message in str(caught.value)
 
 
@@ -139,7 +144,7 @@ def test_lines_of_steps_that_will_be_done_again_are_dropped(
     path = run.run_dir / METRICS_NAME
     for step in (3, 4, 5, 6):
         append_jsonl(path, {"kind": "train", "step": step})
-    loop._resume(run)
+    resume(run)
     assert [row["step"] for row in read_jsonl(path)] == [3, 4]
 
 
@@ -152,11 +157,11 @@ def test_masks_and_rate_follow_step_and_rank(data_dir: Path, tmp_path: Path) -> 
         run.step, run.group = step, Group(rank, 2)
         seen: list[bytes] = []
 
-        def record(_images: Tensor, _labels: Tensor, *scales: Tensor) -> Tensor:
+        def record(_images: Tensor, _labels: Tensor, _wish: Tensor, *scales: Tensor) -> Tensor:
             seen.extend(scale.asnumpy().tobytes() for scale in scales)
             return nothing
 
-        loop._one_step(run, record, Batch(nothing, nothing, 8))
+        update(run, record, [Batch(nothing, nothing, 8)])
         return float(run.optimizer.learning_rate.asnumpy()), seen
 
     rate, masks = of(0, 0)
@@ -193,34 +198,119 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
     data_dir: Path, tmp_path: Path, bad: float
 ) -> None:
     run = prepared(data_dir, tmp_path / "run")
-    run.step = 5
+    run.step, run.rate = 5, 0.125
     with pytest.raises(TrainingDiverged) as caught:
-        loop._finite(run, [Tensor(1.0), Tensor(bad), Tensor(2.0)])
+        progress.settle(run, [Tensor(1.0), Tensor(bad), Tensor(2.0)])
     message = str(caught.value)
     assert f"the loss became {bad} at step 4 of 6 (checked in steps 3-5)" in message
-    assert f"learning rate of {run.rates[3]:.3g}" in message
+    assert "learning rate of 0.125" in message
     assert not caught.value.retryable
 
 
 def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) -> None:
     run = prepared(data_dir, tmp_path / "run")
-    run.step = 5  # the second of the second epoch
-    loop._log_step(run, [1.0, 2.0], [1.0, 2.0, 3.0], seconds=0.5)
+    run.step, run.rate = 5, float(run.rates[4])  # the second of the second epoch
+    assert progress.settle(run, [Tensor(1.0), Tensor(2.0), Tensor(3.0)]) == 3
+    progress.log_step(run, steps=2, seconds=0.5)
     assert events[-1].message == (
-        "epoch 2/2 step 2/3 loss 2.000 (mean 2.000) lr 0.00038 250 ms/step 32.0 images/s"
+        "epoch 2/2 step 2/3 loss 3.000 (mean 2.000) lr 0.00038 250 ms/step 32.0 images/s"
     )
     [row] = read_jsonl(run.run_dir / METRICS_NAME)
-    assert {"epoch": 2, "step": 5, "loss": 2.0, "loss_mean": 2.0}.items() <= row.items()
+    assert {"epoch": 2, "step": 5, "loss": 3.0, "loss_mean": 2.0}.items() <= row.items()
     assert (events[-1].done, events[-1].total) == (5, 6)
+
+
+def test_a_run_folder_that_disappears_is_named(data_dir: Path, tmp_path: Path) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    run.step = 3
+    progress.settle(run, [Tensor(1.0)])
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError) as caught:
+        progress.log_step(run, steps=1, seconds=1.0)
+    assert str(caught.value) == (
+        f"run folder {tmp_path / 'run'} can no longer be written to (no such file or directory) at step "
+        "3; bring it back, and the same command goes on from the last checkpoint"
+    )
+
+
+# --- saving --------------------------------------------------------------------------------------
+
+
+def test_a_save_that_fails_is_told_by_the_next_and_spoils_nothing(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    folder = tmp_path / "run" / CHECKPOINTS_NAME
+    run.saver = saving.Saver(folder, keep=3)
+    run.step = 1
+    saving.save(run)
+    run.saver.join()
+
+    def full(target: Path, _: object) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_ckpt", full)
+        run.step = 2
+        saving.save(run)
+        with pytest.raises(
+            CheckpointError, match=r"no space left on device\); it needs [\d,]+ bytes"
+        ):
+            run.saver.join()
+    run.saver.close()
+    assert checkpoint.newest(folder) == checkpoint.step_path(folder, 1)
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000001.ckpt", "step-00000001.json"]
+
+
+def test_a_checkpoint_holds_what_the_parameters_were_when_it_was_asked_for(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """Steps go on while it is written."""
+    run = prepared(data_dir, tmp_path / "run")
+    run.saver = saving.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
+    fill(run, 1.0)
+    run.step = 3
+    with mock.patch.object(run.saver, "save") as save_arrays:
+        saving.save(run)
+    fill(run, 2.0)
+    arrays = save_arrays.call_args.args[1]
+    assert (arrays["classifier.bias"] == 1.0).all()
+
+
+def test_statistics_of_each_rank_come_back_to_it_or_their_mean_to_others(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    size = sum(p.size for p in run.statistics())
+    of_ranks = np.stack([np.full(size, value, np.float32) for value in (1.0, 3.0)])
+    folder = tmp_path / "run" / CHECKPOINTS_NAME
+    arrays = {p.name: p.asnumpy().copy() for p in run.parameters()}
+    run.step = 2
+    sidecar = saving.describe_checkpoint(run, training_state=True)
+    path = checkpoint.step_path(folder, 2)
+    checkpoint.save_arrays(path, {**arrays, saving.RANK_STATISTICS: of_ranks}, sidecar)
+    seen = []
+    for group in (Group(0, 2), Group(1, 2), Group(0, 1)):
+        fresh = prepared(data_dir, tmp_path / "run", "runtime.exact_resume=false")
+        fresh.group = group
+        resume(fresh)
+        values = np.concatenate([p.asnumpy().reshape(-1) for p in fresh.statistics()])
+        seen.append(set(values.tolist()))
+    assert seen == [{1.0}, {3.0}, {2.0}]
 
 
 def test_a_stop_during_the_evaluation_of_an_epoch_saves_that_epoch(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = prepared(data_dir, tmp_path / "run")
-    run.step = run.steps_per_epoch
+    run.saver = saving.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
+    run.step, run.epoch_finished = run.steps_per_epoch, False
     monkeypatch.setattr("effnet_core.evaluate.stop_requested", lambda: True)
     with pytest.raises(Interrupted, match=r"training was stopped at step 3 of 6 and saved"):
         loop._finish_epoch(run)
     saved = checkpoint.newest(tmp_path / "run" / CHECKPOINTS_NAME)
     assert saved is not None and checkpoint.read_sidecar(saved).step == 3
+    fresh = prepared(data_dir, tmp_path / "run")
+    resume(fresh)
+    assert (fresh.step, fresh.epoch_finished) == (3, False)  # so the evaluation is made up for

@@ -11,10 +11,11 @@ from mindspore import Parameter, Tensor
 
 from effnet_core.config import OptimConfig
 from effnet_core.model.network import create_model
-from effnet_core.train.optim import create_optimizer, decays, set_learning_rate
-from effnet_core.train.step import TrainStep
+from effnet_core.train.optim import create_optimizer, decays, lr_scales, set_learning_rate
+from effnet_core.train.step import SHARED, Ema, TrainStep
 from tests.images import draw
 
+NOTHING = Tensor(np.zeros(SHARED - 1, np.float32))
 NAMES = ("block.conv.weight", "block.norm.gamma", "block.norm.beta", "classifier.bias")
 
 
@@ -76,7 +77,36 @@ def test_the_learning_rate_of_each_step_is_the_one_set() -> None:
     assert seen == pytest.approx([0.1, 0.0, 0.5], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["rmsprop", "sgd"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adamw_by_hand(weight_decay: float) -> None:
+    after = updates(3, name="adamw", weight_decay=weight_decay, beta2=0.99, epsilon=1e-6)
+    for before in parameters():
+        weights = before.asnumpy().astype(np.float64)
+        first = second = 0.0
+        for step in (1, 2, 3):
+            if before.name.endswith("weight"):
+                weights = weights * (1 - 0.1 * weight_decay)
+            first = 0.9 * first + 0.1 * 0.3
+            second = 0.99 * second + 0.01 * 0.3**2
+            root = np.sqrt(second / (1 - 0.99**step))
+            weights = weights - 0.1 * first / (1 - 0.9**step) / (root + 1e-6)
+        assert after[before.name] == pytest.approx(weights, abs=2e-5), before.name
+
+
+def test_layers_learn_the_slower_the_deeper_they_are() -> None:
+    names = ["stem.w", "blocks.0.w", "blocks.1.w", "head.w", "classifier.weight"]
+    scales = lr_scales(names, OptimConfig(layer_decay=0.5, backbone_lr_scale=0.8))
+    assert list(scales.values()) == pytest.approx([0.05, 0.1, 0.2, 0.4, 1.0])
+    assert set(lr_scales(names, OptimConfig()).values()) == {1.0}
+    mine = [Parameter(Tensor(np.zeros(1, np.float32)), name=name) for name in names]
+    optimizer = create_optimizer(mine, OptimConfig(name="sgd", momentum=0, layer_decay=0.5))
+    set_learning_rate(optimizer, 1.0, lr_scales(names, OptimConfig(layer_decay=0.5)))
+    optimizer(tuple(Tensor(np.ones(1, np.float32)) for _ in mine))
+    moved = [-float(p.asnumpy()[0]) for p in mine]
+    assert moved == pytest.approx([0.0625, 0.125, 0.25, 0.5, 1.0], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "sgd", "adamw"])
 def test_weight_decay_pulls_weights_and_nothing_else(name: str) -> None:
     after = updates(gradient=0.0, name=name, weight_decay=0.1)
     for before in parameters():
@@ -133,12 +163,99 @@ def test_compiled_steps_are_gradient_and_update_by_hand() -> None:
             }
         )
         set_learning_rate(step.optimizer, rate)
-        assert float(step(*inputs)) == pytest.approx(float(expected_loss), abs=1e-5)
+        assert float(step(*inputs, NOTHING)[0]) == pytest.approx(float(expected_loss), abs=1e-5)
     for parameter in trainable:
         name = parameter.name
         expected = by_hand(start[name], [grads[name] for grads in history], rates, cfg)
         assert parameter.asnumpy() == pytest.approx(expected, abs=2e-5), name
     assert [p.name for p in network.trainable_params()] == names
+
+
+class Linear(ms.nn.Cell):
+    """The smallest network that a step takes; its classifier has 4 inputs and 3 outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = ms.nn.Dense(4, 3, bias_init="zeros")
+        self.classifier.weight.set_data(Tensor(np.eye(3, 4, dtype=np.float32)))
+
+    def construct(self, x: Tensor, _path: Tensor | None, _feature: Tensor | None) -> Tensor:
+        return self.classifier(x)
+
+
+def linear_step(**settings: object) -> tuple[Linear, TrainStep]:
+    """One step of plain gradient descent at rate 1."""
+    network = Linear()
+    cfg = OptimConfig(name="sgd", momentum=0, weight_decay=0)
+    optimizer = create_optimizer(network.trainable_params(), cfg)
+    step = TrainStep(network, optimizer, label_smoothing=0.0, world_size=1, **settings)
+    set_learning_rate(optimizer, 1.0)
+    return network, step
+
+
+ROWS = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+OF_CLASS = np.array([0, 1, 2, 2, 2, 0], np.int32)
+
+
+def moved(network: Linear) -> np.ndarray:
+    """All that a step changed, in one vector."""
+    weights = network.classifier.weight.asnumpy() - np.eye(3, 4, dtype=np.float32)
+    return np.concatenate([weights.reshape(-1), network.classifier.bias.asnumpy()])
+
+
+def test_batches_that_are_collected_make_the_update_of_one_large_batch() -> None:
+    whole, step = linear_step()
+    step(Tensor(ROWS), Tensor(OF_CLASS), NOTHING)
+    parts, step = linear_step(accumulate_steps=3)
+    for _ in range(2):  # a second time, to see that the sums were cleared
+        parts.classifier.weight.set_data(Tensor(np.eye(3, 4, dtype=np.float32)))
+        parts.classifier.bias.set_data(Tensor(np.zeros(3, np.float32)))
+        for start in (0, 2):
+            rows, labels = ROWS[start : start + 2], OF_CLASS[start : start + 2]
+            step.collect(Tensor(rows), Tensor(labels))
+        step(Tensor(ROWS[4:]), Tensor(OF_CLASS[4:]), NOTHING)
+        assert moved(parts) == pytest.approx(moved(whole), abs=1e-6)
+
+
+def test_a_long_gradient_is_cut_to_its_length_and_a_short_one_left() -> None:
+    free, step = linear_step()
+    step(Tensor(ROWS), Tensor(OF_CLASS), NOTHING)
+    length = float(np.linalg.norm(moved(free)))
+    for limit in (0.5 * length, 2 * length):
+        network, step = linear_step(clip_norm=limit)
+        step(Tensor(ROWS), Tensor(OF_CLASS), NOTHING)
+        expected = moved(free) * min(1.0, limit / length)
+        assert moved(network) == pytest.approx(expected, abs=1e-6)
+
+
+def test_class_weights_weigh_the_loss_also_of_mixed_labels() -> None:
+    weights = np.array([1.0, 2.0, 0.5], np.float32)
+    network, step = linear_step(class_weights=Tensor(weights))
+    before = network(Tensor(ROWS), None, None).asnumpy().astype(np.float64)
+    log_probs = before - np.log(np.exp(before).sum(axis=1, keepdims=True))
+    rows = weights[OF_CLASS] * log_probs[range(6), OF_CLASS]
+    found = float(step(Tensor(ROWS), Tensor(OF_CLASS), NOTHING)[0])
+    assert found == pytest.approx(-rows.sum() / weights[OF_CLASS].sum(), abs=1e-5)
+
+
+def test_the_moving_average_follows_the_weights() -> None:
+    network = Linear()
+    ema = Ema(list(network.get_parameters()), 0.9)
+    cfg = OptimConfig(name="sgd", momentum=0, weight_decay=0)
+    optimizer = create_optimizer(network.trainable_params(), cfg)
+    step = TrainStep(network, optimizer, label_smoothing=0.0, world_size=1, ema=ema)
+    expected = network.classifier.weight.asnumpy().astype(np.float64)
+    for index in range(4):
+        set_learning_rate(optimizer, 0.5)
+        ema.set_step(index)
+        step(Tensor(ROWS), Tensor(OF_CLASS), NOTHING)
+        keep = min(0.9, (1 + index) / (10 + index))
+        expected = keep * expected + (1 - keep) * network.classifier.weight.asnumpy()
+    own = network.classifier.weight.asnumpy().copy()
+    with ema.in_place():
+        assert network.classifier.weight.asnumpy() == pytest.approx(expected, abs=1e-6)
+    assert np.array_equal(network.classifier.weight.asnumpy(), own)
+    assert not np.allclose(own, expected, atol=1e-3)
 
 
 def test_four_images_are_learned_by_heart() -> None:
@@ -150,7 +267,7 @@ def test_four_images_are_learned_by_heart() -> None:
     losses = []
     for index in range(60):
         set_learning_rate(optimizer, 0.01 * min(1.0, (index + 1) / 10))
-        losses.append(float(step(images, labels)))
+        losses.append(float(step(images, labels, NOTHING)[0]))
     assert losses[0] > 0.8
     assert max(losses[-5:]) < 0.01
     network.set_train(False)

@@ -107,8 +107,9 @@ def test_data_that_is_not_staged(source_dir: Path, tmp_path: Path) -> None:
         ("model.variant=eficientnet_b3", ["eficientnet_b3", "did you mean 'efficientnet_b3'"]),
         ("train.epochs=many", ["train.epochs", "'many'", "valid integer"]),
         ("data.global_batch_size=0", ["data.global_batch_size=0", "greater than or equal to 1"]),
-        ("optim.name=adam", ["optim.name='adam'", "'rmsprop' or 'sgd'"]),
+        ("optim.name=adam", ["optim.name='adam'", "'rmsprop', 'sgd' or 'adamw'"]),
         ("train.epochs", ["section.key=value"]),
+        ("schedule.name=cosin", ["schedule.name='cosin'", "'cosine'", "'piecewise_constant'"]),
         ("schedule.warmup_epochs=9", ["warmup_epochs=9", "epochs=2"]),
     ],
 )
@@ -145,6 +146,21 @@ def test_batch_larger_than_the_data(data_dir: Path, tmp_path: Path) -> None:
     settings = tiny("data.global_batch_size=32")
     run = effnet("train", "--data", data_dir, "--run-dir", tmp_path / "run", *settings)
     refused(run, 1, "global_batch_size=32", "24 images")
+
+
+def test_a_rate_of_a_billion_is_stopped_and_named(data_dir: Path, tmp_path: Path) -> None:
+    settings = tiny("optim.base_lr=1e9", "schedule.warmup_epochs=0", "train.epochs=20")
+    run = effnet("train", "--data", data_dir, "--run-dir", tmp_path / "run", *settings)
+    line = refused(run, 1, "the loss became", "checked in steps", "lower optim.base_lr")
+    assert "with a learning rate of 3" in line  # 1e9 * 8 / 256, falling
+
+
+def test_a_shared_folder_that_is_gone_is_named(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "mount").write_text("no folder any more")
+    run = effnet("train", "--data", data_dir, "--run-dir", tmp_path / "mount" / "run", *tiny())
+    refused(run, 1, "run folder", "cannot be written to")
+    gone = effnet("train", "--data", tmp_path / "mount" / "d", "--run-dir", tmp_path / "r", *tiny())
+    refused(gone, 1, "data folder", "does not exist")
 
 
 def test_port_in_use(data_dir: Path, tmp_path: Path) -> None:

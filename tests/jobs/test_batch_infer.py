@@ -88,7 +88,10 @@ def awkward(folder: Path) -> dict[str, str | None]:
         "deep.png": (encode(deep), None),
         "palette.png": (encode(picture.convert("RGBA").quantize(), "PNG", transparency=0), None),
         "animated.gif": (encode(frames[0], "GIF", **animated), None),
-        "animated.webp": (encode(picture, "WEBP", save_all=True, append_images=[draw(60, 50)]), None),
+        "animated.webp": (
+            encode(picture, "WEBP", save_all=True, append_images=[draw(60, 50)]),
+            None,
+        ),
         "turned.jpg": (encode(picture, "JPEG", exif=exif.tobytes()), None),
         "bomb.png": (bomb.getvalue(), "too large"),
         "a name with spaces.jpg": (jpeg, None),

@@ -25,7 +25,12 @@ CHANGED = {
     "train.checkpoint_every_epochs": 2,
     "train.keep_checkpoints": 2,
 }
-PROVED = (*CHANGED, "runtime.device")
+PROVED = (
+    *CHANGED,
+    "train.checkpoint_every_steps",
+    "train.checkpoint_every_minutes",
+    "runtime.device",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def traces(few_images: Path, run_dir: Path, *overrides: str) -> dict[str, Any]:
         "evaluated": [row["epoch"] for row in rows if row["kind"] == "eval"],
         "kept": sorted(
             int(path.stem.removeprefix("step-"))
-            for path in (run_dir / CHECKPOINTS_NAME).glob("*.ckpt")
+            for path in (run_dir / CHECKPOINTS_NAME).glob("step-*.ckpt")
         ),
     }
 
@@ -71,6 +76,20 @@ def test_how_often_a_run_logs_evaluates_and_saves(few_images: Path, tmp_path: Pa
         "evaluated": [4, 6],  # the last epoch is always evaluated
         "kept": [8, 12],  # every second epoch's, the two newest
     }
+
+
+def test_checkpoints_within_epochs_by_steps_and_by_minutes(
+    few_images: Path, tmp_path: Path
+) -> None:
+    seldom = "train.checkpoint_every_epochs=1000"
+    steps = traces(few_images, tmp_path / "steps", seldom, "train.checkpoint_every_steps=5")
+    assert steps["kept"] == [5, 10, 12]
+    # Longer than a step and shorter than the run: some, but how many depends on the machine.
+    minutes = traces(
+        few_images, tmp_path / "minutes", seldom, "train.checkpoint_every_minutes=1e-6"
+    )
+    assert len(minutes["kept"]) == 3
+    assert minutes["kept"] != [12]
 
 
 def test_logging_seldom_still_logs_the_end_of_an_epoch(few_images: Path, tmp_path: Path) -> None:

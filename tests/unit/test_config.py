@@ -139,7 +139,17 @@ def test_every_recipe_loads(name: str) -> None:
         ("optim.base_lr=nan", "optim.base_lr=nan is not allowed: it should be a finite number"),
         ("optim.base_lr=inf", "it should be a finite number"),
         ("optim.base_lr=0", "it should be greater than 0"),
-        ("optim.name=adam", "it should be 'rmsprop' or 'sgd'"),
+        ("optim.name=adam", "it should be 'rmsprop', 'sgd' or 'adamw'"),
+        ("schedule.name=liner", "it should be 'cosine', 'exponential', 'natural_exp', 'inverse', "),
+        ("schedule.milestones=[5]", "belong to piecewise_constant, not to cosine; leave them out"),
+        (
+            "train.budget=30 minuts",
+            "such as '30 minutes'; got '30 minuts'; did you mean 'minutes'?",
+        ),
+        ("train.budget=90", "must be a number above 0 and one of epochs, steps, images, minutes"),
+        ("train.budget=-1 steps", "must be a number above 0"),
+        ("data.progressive_sizes=[8]", "it should be greater than or equal to 16"),
+        ("train.class_weights=[1,0]", "it should be greater than 0"),
         ("optim.momentum=1", "it should be less than 1"),
         ("runtime.pin_cores=2", "runtime.pin_cores=2 is not allowed: it should be a valid boolean"),
         ("runtime.pin_cores=maybe", "it should be a valid boolean"),
@@ -304,3 +314,48 @@ def test_every_setting_has_a_sentence() -> None:
     for section, field in RunConfig.model_fields.items():
         for key, inner in field.annotation.model_fields.items():  # type: ignore[union-attr]
             assert inner.description, f"{section}.{key}"
+
+
+def pieces(milestones: str, rates: str) -> str:
+    return refusal(
+        "schedule.name=piecewise_constant",
+        f"schedule.milestones={milestones}",
+        f"schedule.rates={rates}",
+    )
+
+
+def test_milestones_and_rates_must_be_as_many_and_rise() -> None:
+    assert pieces("[10,20,30]", "[0.1,0.01]").startswith(
+        "schedule.milestones has 3 entries and schedule.rates 2; piecewise_constant needs as many"
+    )
+    assert "at least one" in pieces("[]", "[]")
+    assert "schedule.milestones=[20, 10] must rise" in pieces("[20,10]", "[0.1,0.01]")
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("2 epochs", 20),
+        ("2.5 epochs", 25),
+        ("17 steps", 17),
+        ("1 step", 1),
+        ("100 images", 13),
+        ("1e3 images", 125),
+        ("3 minutes", None),
+    ],
+)
+def test_a_budget_in_every_unit(text: str, steps: int | None) -> None:
+    config = load_config(None, [f"train.budget={text}", "schedule.warmup_epochs=0"])
+    assert config.train.length.steps(steps_per_epoch=10, batch_size=8) == steps
+
+
+def test_parts_of_a_batch_must_divide_it() -> None:
+    config = load_config(
+        None, ["data.global_batch_size=30", "runtime.world_size=2", "optim.accumulate_steps=4"]
+    )
+    with pytest.raises(ConfigError) as caught:
+        _ = config.per_device_batch_size
+    assert str(caught.value) == (
+        "global_batch_size=30 does not divide by world_size=2 times accumulate_steps=4; "
+        "use 24 or 32 (data.global_batch_size)"
+    )

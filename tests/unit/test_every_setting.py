@@ -14,7 +14,7 @@ from prefect.blocks.system import Secret
 from effnet_core import engines, launch, predict, runs, worker
 from effnet_core.checkpoint import read_sidecar
 from effnet_core.config import RunConfig, leaf_keys
-from effnet_core.data.order import train_indices
+from effnet_core.data.order import epoch_order, train_indices
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.errors import DataError, JobTimeout
 from effnet_core.export.onnx_model import write_onnx
@@ -30,6 +30,7 @@ from effnet_core.publish import publish_model
 from effnet_core.results import ShardResult
 from effnet_core.storage import s3_client
 from effnet_core.storage.credentials import in_use
+from effnet_core.train.mixing import change_batch
 from effnet_core.train.schedule import lr_schedule
 from tasks.credentials import credentials_of
 from tests import every_setting
@@ -47,9 +48,23 @@ def pixels(config: RunConfig, _: Path) -> bytes:
 
 def rates(config: RunConfig, _: Path) -> bytes:
     """The learning rate of every step."""
+    steps = config.train.length.steps(steps_per_epoch=10, batch_size=1)
     return lr_schedule(
-        config.schedule, config.peak_lr, steps_per_epoch=10, epochs=config.train.epochs
+        config.schedule, config.peak_lr, steps_per_epoch=10, total_steps=steps or 0
     ).tobytes()
+
+
+def order_of_an_epoch(config: RunConfig, _: Path) -> list[int]:
+    return epoch_order(10, seed=0, epoch=1, repeats=config.data.repeats).tolist()
+
+
+def changed_batch(config: RunConfig, _: Path) -> bytes:
+    """Four images of noise as training sees them."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((4, 3, 16, 16)).astype(np.float32)
+    labels = np.arange(4, dtype=np.int32)
+    changed, _labels = change_batch(rng, images, labels, config.data, num_classes=4)
+    return changed.tobytes()
 
 
 def network_size(config: RunConfig, _: Path) -> tuple[Any, int, float]:
@@ -247,6 +262,8 @@ def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | N
 
 
 EXPONENTIAL = ("schedule.name=exponential",)
+POLYNOMIAL = ("schedule.name=polynomial", "schedule.decay_epochs=100")
+PIECES = ("schedule.name=piecewise_constant", "schedule.warmup_epochs=0")
 TWO_RANKS = ("runtime.world_size=2",)
 
 PROOFS = {
@@ -263,7 +280,26 @@ PROOFS = {
     "schedule.min_lr": Proof("0.001", rates),
     "schedule.decay_factor": Proof("0.5", rates, EXPONENTIAL),
     "schedule.decay_epochs": Proof("1", rates, EXPONENTIAL),
+    "schedule.stair": Proof("false", rates, EXPONENTIAL),
+    "schedule.by_epoch": Proof("true", rates),
+    "schedule.power": Proof("2", rates, POLYNOMIAL),
+    "schedule.cycle": Proof("true", rates, POLYNOMIAL),
+    "schedule.milestones": Proof(
+        "[20, 30]",
+        rates,
+        (*PIECES, "schedule.milestones=[10, 30]", "schedule.rates=[0.2, 0.1]"),
+    ),
+    "schedule.rates": Proof(
+        "[0.3, 0.1]",
+        rates,
+        (*PIECES, "schedule.milestones=[10, 30]", "schedule.rates=[0.2, 0.1]"),
+    ),
+    "data.repeats": Proof("2", order_of_an_epoch),
+    "data.erase_rate": Proof("1", changed_batch),
+    "data.mixup_alpha": Proof("1", changed_batch),
+    "data.cutmix_alpha": Proof("1", changed_batch),
     "train.epochs": Proof("10", rates),
+    "train.budget": Proof("100 steps", rates),
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),

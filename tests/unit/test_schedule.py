@@ -13,7 +13,9 @@ from effnet_core.train.schedule import lr_schedule
 def rates(
     peak: float = 0.1, *, steps: int = 10, epochs: int = 20, **settings: object
 ) -> np.ndarray:
-    values = lr_schedule(ScheduleConfig(**settings), peak, steps_per_epoch=steps, epochs=epochs)
+    values = lr_schedule(
+        ScheduleConfig(**settings), peak, steps_per_epoch=steps, total_steps=steps * epochs
+    )
     assert values.dtype == np.float32
     assert values.shape == (steps * epochs,)
     assert np.isfinite(values).all()
@@ -73,3 +75,23 @@ def test_one_step_in_all() -> None:
 def test_a_floor_above_the_peak_is_refused_with_both_numbers() -> None:
     with pytest.raises(ConfigError, match=r"schedule.min_lr=0.2 is above the peak rate 0.1"):
         rates(min_lr=0.2)
+
+
+def test_warm_up_longer_than_the_run_is_refused_in_steps_too() -> None:
+    with pytest.raises(
+        ConfigError, match=r"warmup_epochs=5 are 50 steps and do not end before the r"
+    ):
+        lr_schedule(ScheduleConfig(), 0.1, steps_per_epoch=10, total_steps=50)
+
+
+def test_polynomial_ends_at_min_lr() -> None:
+    values = rates(name="polynomial", warmup_epochs=0, min_lr=0.02, power=2.0)
+    assert values[100] == pytest.approx(0.02 + 0.08 * 0.25)
+    assert values[-1] == pytest.approx(0.02, rel=1e-3)
+
+
+def test_pieces_and_the_last_one_stays() -> None:
+    values = rates(
+        name="piecewise_constant", warmup_epochs=0, milestones=(30, 50), rates=(0.2, 0.05)
+    )
+    assert values[[0, 29, 30, 49, 50, 199]].tolist() == pytest.approx([0.2, 0.2, *[0.05] * 4])

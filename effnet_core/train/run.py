@@ -1,0 +1,316 @@
+"""What one training run consists of, and how it is made ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+from numpy.typing import NDArray
+
+from effnet_core.collective import Group, is_statistic
+from effnet_core.config import RunConfig
+from effnet_core.data.manifest import Dataset, Split, open_dataset
+from effnet_core.data.preprocess import PreprocessSpec
+from effnet_core.errors import ConfigError, DataError
+from effnet_core.events import Event, emit
+from effnet_core.model.network import EfficientNet, create_model
+from effnet_core.results import EvalResult
+from effnet_core.train.optim import create_optimizer, lr_scales, of_head
+from effnet_core.train.schedule import lr_schedule, rate_at
+from effnet_core.train.step import Ema, TrainStep
+
+if TYPE_CHECKING:
+    from effnet_core.train.saving import Saver
+
+STAGE = "train"
+
+
+@dataclass
+class Clock:
+    """Time spent in steps, without compilation, evaluation and saving."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, steps: int, seconds: float) -> None:
+        """Count ``steps`` that took ``seconds`` together."""
+        self.steps += steps
+        self.seconds += seconds
+
+
+@dataclass
+class Losses:
+    """The losses of an epoch so far."""
+
+    total: float = 0.0
+    count: int = 0
+    last: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean over the epoch so far."""
+        return self.total / self.count
+
+    def add(self, values: list[float]) -> None:
+        """Count more steps; one after the other, so that the sum does not depend on how they come."""
+        for value in values:
+            self.total += value
+            self.last = value
+        self.count += len(values)
+
+
+@dataclass
+class Best:
+    """The best evaluation of a run so far."""
+
+    top1: float = -1.0
+    step: int = 0
+    missed: int = 0
+    """Evaluations since then."""
+
+
+@dataclass
+class Run:
+    """Everything that one run's steps share."""
+
+    config: RunConfig
+    group: Group
+    run_dir: Path
+    dataset: Dataset
+    split: Split
+    spec: PreprocessSpec
+    network: EfficientNet
+    optimizer: nn.Optimizer
+    rates: NDArray[np.float32] | None
+    """Of every step; None where the run's length is known to the clock only."""
+    steps_per_epoch: int
+    lr_scales: dict[str, float]
+    step: int = 0
+    """Finished updates since scratch."""
+    resumed_from: int = 0
+    epoch_finished: bool = True
+    """Whether the epoch that ended at ``step`` has been evaluated and saved."""
+    frozen_steps: int = 0
+    """First updates in which only the classifier learns."""
+    frozen: bool = False
+    """Whether that is so now."""
+    train_size: int = 0
+    """Side of the training input, px."""
+    same_since: int = 0
+    """The update with which the compiled step took its present form."""
+    spent_s: float = 0.0
+    """Seconds since the first step, those of processes that were cut included; as rank 0 counts."""
+    begun: float | None = None
+    """When, by this process's clock, the first step would have been done without interruptions."""
+    rate: float = 0.0
+    """Learning rate of the last update."""
+    latest: EvalResult | None = None
+    best: Best = field(default_factory=Best)
+    ema: Ema | None = None
+    losses: Losses = field(default_factory=Losses)
+    clock: Clock = field(default_factory=Clock)
+    saver: Saver | None = None
+    """Writes checkpoints; only rank 0 has one."""
+
+    @property
+    def limit_s(self) -> float | None:
+        """Seconds that the run may last, where that is what ends it."""
+        length = self.config.train.length
+        return 60 * length.amount if length.unit == "minutes" else None
+
+    @property
+    def expected_steps(self) -> float:
+        """Updates in the whole run, reckoned from the time spent where the clock ends it."""
+        if self.rates is not None:
+            return len(self.rates)
+        if self.limit_s is None or self.spent_s >= self.limit_s:
+            return self.step
+        return max(1, self.step) * self.limit_s / max(self.spent_s, 1.0)
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in the whole run, as a whole number."""
+        return round(self.expected_steps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to learn: the run's length is reached, or it stopped early."""
+        patience = self.config.train.early_stop_evaluations
+        if 0 < patience <= self.best.missed and self.epoch_finished:
+            return True
+        if self.limit_s is not None:
+            return self.spent_s >= self.limit_s
+        return self.step >= self.total_steps
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether an epoch, or the run, ends with the last finished update."""
+        return self.step % self.steps_per_epoch == 0 or self.finished
+
+    def parameters(self) -> list[Parameter]:
+        """Weights, statistics and optimizer state, each once."""
+        found = {p.name: p for p in self.network.get_parameters()}
+        found.update({p.name: p for p in self.optimizer.get_parameters()})
+        if self.ema is not None:
+            found.update({p.name: p for p in self.ema.averages})
+        return list(found.values())
+
+    def statistics(self) -> list[Parameter]:
+        """BatchNorm's running statistics: what ranks do not have in common within an epoch."""
+        return [parameter for parameter in self.parameters() if is_statistic(parameter.name)]
+
+    def tell(self, message: str) -> None:
+        """Say something, once for all ranks."""
+        if self.group.is_first:
+            emit(Event(STAGE, message, self.step, self.total_steps))
+
+
+def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> Run:
+    """A run before its first step, from scratch.
+
+    Raises:
+        DataError: the data set does not fit.
+        ConfigError: the settings do not fit the data.
+    """
+    dataset = open_dataset(data_dir)
+    split = dataset.split(config.data.train_split)
+    dataset.split(config.data.eval_split)
+    if config.model.num_classes not in (None, dataset.num_classes):
+        raise ConfigError(
+            f"model.num_classes={config.model.num_classes} but the data set {data_dir} has "
+            f"{dataset.num_classes} classes; leave model.num_classes out to follow the data"
+        )
+    per_update = config.per_device_batch_size * group.world_size * config.optim.accumulate_steps
+    steps_per_epoch = len(split) * config.data.repeats // per_update
+    if steps_per_epoch == 0:
+        raise DataError(
+            f"global_batch_size={config.data.global_batch_size} is more than the {len(split)} images of "
+            f"split {split.name!r}; lower data.global_batch_size"
+        )
+    network = create_model(
+        config.model.variant,
+        num_classes=dataset.num_classes,
+        bn_momentum=config.model.bn_momentum,
+        bn_eps=config.bn_eps,
+        padding=config.padding,
+        seed=config.train.seed,
+    )
+    length = config.train.length
+    steps = length.steps(steps_per_epoch=steps_per_epoch, batch_size=config.data.global_batch_size)
+    rates = None
+    if steps is not None:
+        rates = lr_schedule(
+            config.schedule, config.peak_lr, steps_per_epoch=steps_per_epoch, total_steps=steps
+        )
+    frozen_steps = config.train.freeze_epochs * steps_per_epoch
+    frozen = frozen_steps > 0
+    return Run(
+        config,
+        group,
+        run_dir,
+        dataset,
+        split,
+        PreprocessSpec.from_config(config),
+        network,
+        create_optimizer(learning(network, frozen=frozen), config.optim),
+        rates,
+        steps_per_epoch,
+        lr_scales([p.name for p in network.trainable_params()], config.optim),
+        frozen_steps=frozen_steps,
+        frozen=frozen,
+        train_size=training_size(config, 0.0),
+        ema=_averages(network, config.train.ema_decay),
+    )
+
+
+def _averages(network: EfficientNet, decay: float) -> Ema | None:
+    return Ema(list(network.get_parameters()), decay) if decay > 0 else None
+
+
+def training_size(config: RunConfig, share: float) -> int:
+    """Side of the training input after a ``share`` of the run, px."""
+    sizes = config.data.progressive_sizes or (config.train_image_size,)
+    return sizes[min(len(sizes) - 1, int(share * len(sizes)))]
+
+
+def next_rate(run: Run) -> float:
+    """The learning rate of the update after ``run.step``."""
+    if run.rates is not None:
+        return float(run.rates[run.step])
+    rate = rate_at(
+        run.config.schedule,
+        run.config.peak_lr,
+        step=np.array([run.step], dtype=np.float64),
+        steps_per_epoch=run.steps_per_epoch,
+        total_steps=run.expected_steps,
+    )
+    return float(rate[0])
+
+
+def learning(network: EfficientNet, *, frozen: bool) -> list[Parameter]:
+    """The parameters that learn: all, or the classifier's where the backbone is frozen."""
+    parameters = list(network.trainable_params())
+    return [p for p in parameters if of_head(p.name)] if frozen else parameters
+
+
+def thaw(run: Run) -> None:
+    """Let the backbone learn from here on, with fresh optimizer state."""
+    run.frozen = False
+    run.optimizer = create_optimizer(learning(run.network, frozen=False), run.config.optim)
+    if 0 < run.frozen_steps < run.total_steps:
+        run.tell(f"the whole network learns from step {run.frozen_steps + 1} on")
+
+
+def step_cell(run: Run) -> TrainStep:
+    """The compiled step of the run as it is now."""
+    return TrainStep(
+        run.network,
+        run.optimizer,
+        label_smoothing=run.config.train.label_smoothing,
+        world_size=run.group.world_size,
+        class_weights=class_weights(run),
+        clip_norm=run.config.optim.clip_norm,
+        accumulate_steps=run.config.optim.accumulate_steps,
+        ema=run.ema,
+    )
+
+
+def class_weights(run: Run) -> Tensor | None:
+    """Weight of each class in the loss, (num_classes,), or None for one each.
+
+    Raises:
+        ConfigError: there are not as many as classes.
+    """
+    wanted, classes = run.config.train.class_weights, run.dataset.num_classes
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        counts = np.bincount(run.split.labels, minlength=classes)
+        values = len(run.split) / (classes * np.maximum(counts, 1))
+    else:
+        values = np.array(wanted)
+    if len(values) != classes:
+        raise ConfigError(
+            f"train.class_weights has {len(values)} numbers, the data set {classes} classes "
+            f"({', '.join(run.dataset.class_names[:3])}, ...); give one for each"
+        )
+    return Tensor(values.astype(np.float32))
+
+
+def describe(run: Run) -> str:
+    """What is trained, in one line."""
+    config = run.config
+    return (
+        f"{len(run.split)} images, {run.dataset.num_classes} classes, {run.train_size} px, "
+        f"{config.train.length}, {run.steps_per_epoch} steps an epoch, global batch "
+        f"{config.data.global_batch_size} on {run.group.world_size} process(es), "
+        f"peak rate {config.peak_lr:.5f}"
+    )

@@ -1,0 +1,172 @@
+"""A run that was killed at any step and resumed ends like one that was not, to the last bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effnet_core import runs
+from effnet_core.data.staging import stage_dataset
+from effnet_core.errors import Interrupted, WorkerLost
+from effnet_core.events import Event, listen
+from effnet_core.files import read_jsonl
+from effnet_core.job import METRICS_NAME
+from effnet_core.results import TrainResult
+from tests.images import source_with_splits
+from tests.tiny import tiny_config
+
+pytestmark = pytest.mark.mindspore
+
+EPOCHS, STEPS = 3, 13
+"""Of every run here; more steps than the kernels need to settle, and no round number."""
+
+SETTINGS = (
+    "runtime.world_size=2",  # a core each: with several, MindSpore itself is not always repeatable
+    f"train.epochs={EPOCHS}",
+    "train.checkpoint_every_steps=4",
+    "model.drop_path_rate=0.5",
+    "optim.base_lr=0.05",
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """104 training images of 2 classes: 13 steps an epoch."""
+    folder = tmp_path_factory.mktemp("exact")
+    source_with_splits(folder / "source", train=52, val=4, classes=("cat", "dog"))
+    stage_dataset(folder / "source", folder / "data")
+    return folder / "data"
+
+
+def course(run_dir: Path) -> list[dict[str, Any]]:
+    """All that metrics.jsonl tells of the steps, without what a clock says."""
+    return [
+        {
+            key: value
+            for key, value in row.items()
+            if key not in ("time", "images_per_s", "ms_per_step")
+        }
+        for row in read_jsonl(run_dir / METRICS_NAME)
+        if row["kind"] == "train"
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    run_dir = tmp_path_factory.mktemp("straight")
+    return run_dir, runs.train(tiny_config(*SETTINGS), images, run_dir)
+
+
+def cut(
+    images: Path,
+    run_dir: Path,
+    *,
+    rank: int,
+    step: int,
+    number: int,
+    settings: tuple[str, ...] = SETTINGS,
+) -> Exception:
+    """Train until ``step`` is logged, then send a signal to one rank; how the job ended."""
+    sent: list[int] = []
+
+    def send_once(event: Event) -> None:
+        if not sent and event.metrics.get("step", 0) >= step:
+            sent.append(int((run_dir / "logs" / f"rank_{rank}.pid").read_text()))
+            os.kill(sent[0], number)
+
+    with listen(send_once), pytest.raises((WorkerLost, Interrupted)) as caught:
+        runs.train(tiny_config(*settings), images, run_dir)
+    return caught.value
+
+
+def require_same(run_dir: Path, result: TrainResult, straight: tuple[Path, TrainResult]) -> None:
+    assert course(run_dir) == course(straight[0])
+    assert [row["step"] for row in course(run_dir)] == list(range(1, EPOCHS * STEPS + 1))
+    assert result.weights_digest == straight[1].weights_digest
+    assert result.evaluation.confusion == straight[1].evaluation.confusion
+
+
+@pytest.mark.parametrize(
+    ("seed", "rank"),
+    [
+        (0, 0),
+        *(
+            pytest.param(seed, rank, marks=pytest.mark.slow)
+            for seed in (0, 1, 2)
+            for rank in (0, 1)
+            if (seed, rank) != (0, 0)
+        ),
+    ],
+)
+def test_after_kill_9_of_a_rank_at_a_random_step(
+    seed: int, rank: int, images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
+) -> None:
+    """Within the first epochs, while kernels still settle, and after that."""
+    run_dir = tmp_path / "run"
+    step = random.Random(seed).randrange(5, EPOCHS * STEPS - 4)
+    error = cut(images, run_dir, rank=rank, step=step, number=signal.SIGKILL)
+    assert isinstance(error, WorkerLost)
+    result = runs.train(tiny_config(*SETTINGS), images, run_dir)
+    assert 4 <= result.resumed_from_step < EPOCHS * STEPS
+    require_same(run_dir, result, straight)
+
+
+@pytest.mark.parametrize("step", [2, pytest.param(STEPS, marks=pytest.mark.slow)])
+def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
+    step: int, images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
+) -> None:
+    run_dir = tmp_path / "run"
+    error = cut(images, run_dir, rank=0, step=step, number=signal.SIGTERM)
+    assert isinstance(error, Interrupted)
+    assert "and saved; the same command goes on from there" in str(error)
+    result = runs.train(tiny_config(*SETTINGS), images, run_dir)
+    assert result.resumed_from_step >= step
+    require_same(run_dir, result, straight)
+    evaluated = [
+        row["epoch"] for row in read_jsonl(run_dir / METRICS_NAME) if row["kind"] == "eval"
+    ]
+    assert evaluated == [1, 2, 3]
+
+
+EVERYTHING = (
+    *("optim.name=adamw", "optim.base_lr=0.02", "optim.clip_norm=1", "optim.layer_decay=0.8"),
+    *("optim.accumulate_steps=2", "train.ema_decay=0.9", "train.class_weights=balanced"),
+    *("data.policy=randaugment", "data.erase_rate=0.5", "data.mixup_alpha=0.4"),
+    *("data.cutmix_alpha=1.0", "data.progressive_sizes=[24,32]", "data.repeats=2"),
+    *("schedule.name=polynomial", "train.final_model=best", "train.checkpoint_every_steps=5"),
+)
+
+
+@pytest.mark.slow
+def test_everything_at_once_resumes_exactly_too(images: Path, tmp_path: Path) -> None:
+    """Both sizes, moving averages, mixed batches and gradients in parts; killed twice."""
+    settings = (*SETTINGS, *EVERYTHING)
+    straight = tmp_path / "straight"
+    expected = runs.train(tiny_config(*settings), images, straight)
+    run_dir = tmp_path / "run"
+    for step, rank in ((12, 1), (58, 0)):
+        cut(images, run_dir, rank=rank, step=step, number=signal.SIGKILL, settings=settings)
+    result = runs.train(tiny_config(*settings), images, run_dir)
+    assert course(run_dir) == course(straight)
+    assert len(course(run_dir)) == EPOCHS * 2 * STEPS
+    assert result.weights_digest == expected.weights_digest
+
+
+def test_a_budget_in_minutes_ends_by_the_clock_and_the_rate_falls_with_it(
+    images: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    settings = ("train.budget=0.15 minutes", "schedule.warmup_epochs=0", "train.log_every_steps=1")
+    result = runs.train(tiny_config(*settings), images, run_dir)
+    assert result.seconds >= 9
+    rates = [row["lr"] for row in course(run_dir)]
+    assert result.steps == len(rates)
+    assert max(b - a for a, b in pairwise(rates)) < 1e-9
+    assert rates[-1] < 0.2 * max(rates)
+    assert result.evaluation.seen == 8

@@ -1,0 +1,133 @@
+"""The ancestor's commands, run: alone, under msrun and under mpirun."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mindspore
+
+LINE = re.compile(
+    r"Epoch:\[ *(\d+)/ *2\], step:\[ *(\d+)/ *(\d+)\], "
+    r"loss:\[\d+\.\d{3}/\d+\.\d{3}\], time:\d+\.\d{3}, lr:\d\.\d{5}\."
+)
+COMMAND = [sys.executable, "-m", "effnet_core.mindvision"]
+FLAGS = [
+    *("--model", "efficientnet_tiny", "--num_classes", "3", "--device_target", "CPU"),
+    *("--resize", "32", "--batch_size", "4", "--num_parallel_workers", "1"),
+]
+TRAIN = ["train", *FLAGS, "--epoch_size", "2", "--decay_epoch", "2", "--max_lr", "0.01"]
+
+
+def run(command: list[str], folder: Path, *, code: int = 0) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(root),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def epochs_and_steps(output: str) -> list[tuple[int, int, int]]:
+    found = LINE.findall(output)
+    return [(int(epoch), int(step), int(steps)) for epoch, step, steps in found]
+
+
+@pytest.fixture(scope="module")
+def trained(source_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which a run was done as on the page, and what it printed."""
+    folder = tmp_path_factory.mktemp("mindvision")
+    command = [*COMMAND, *TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"]
+    return folder, run(command, folder).stdout
+
+
+def test_training_prints_a_line_a_step_and_leaves_checkpoints(trained: tuple[Path, str]) -> None:
+    folder, output = trained
+    assert epochs_and_steps(output) == [(e, s, 6) for e in (0, 1) for s in range(1, 7)]
+    assert (folder / "device" / "model.ckpt").exists()
+    assert len(list((folder / "device" / "checkpoints").glob("step-*.ckpt"))) == 2
+
+
+def test_eval_prints_the_dictionary(trained: tuple[Path, str], source_dir: Path) -> None:
+    folder, _ = trained
+    command = [*COMMAND, "eval", *FLAGS, "--data_url", str(source_dir), "--checkpoint", "device"]
+    last = run(command, folder).stdout.splitlines()[-1]
+    accuracies = ast.literal_eval(last)
+    assert list(accuracies) == ["Top_1_Accuracy", "Top_5_Accuracy"]
+    assert accuracies["Top_1_Accuracy"] * 12 == pytest.approx(
+        round(accuracies["Top_1_Accuracy"] * 12)
+    )
+
+
+def test_infer_prints_class_and_name_and_draws_on_a_copy(
+    trained: tuple[Path, str], source_dir: Path
+) -> None:
+    folder, _ = trained
+    picture = source_dir / "val" / "dog" / "001.jpg"
+    before = picture.read_bytes()
+    arguments = ["--data_url", str(picture), "--checkpoint", "device", "--output", "out"]
+    last = run([*COMMAND, "infer", *FLAGS, *arguments], folder).stdout.splitlines()[-1]
+    [(number, name)] = ast.literal_eval(last).items()
+    assert ["cat", "dog", "owl"][number] == name
+    assert (folder / "out" / "pictures" / "001.jpg.png").exists()
+    assert picture.read_bytes() == before
+
+
+def digests(output: str) -> set[str]:
+    return set(re.findall(r"final weights sha256 (\w{64})", output))
+
+
+def test_under_msrun(source_dir: Path, tmp_path: Path) -> None:
+    command = [
+        *("msrun", "--worker_num=2", "--local_worker_num=2", "--master_port=18435", "--join=True"),
+        *("--log_dir=logs", "--cluster_time_out=120", "python", "-m", "effnet_core.mindvision"),
+        *(*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"),
+    ]
+    run(command, tmp_path / "work")
+    logs = [(tmp_path / "work" / "logs" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
+    assert epochs_and_steps(logs[0]) == [(e, s, 3) for e in (0, 1) for s in (1, 2, 3)]
+    assert len(digests(logs[0])) == 1
+    assert digests(logs[0]) == digests(logs[1])
+
+
+@pytest.mark.slow
+def test_under_mpirun(source_dir: Path, tmp_path: Path) -> None:
+    """MPI gives the ranks; the collective is MindSpore's own, which knows nothing of MPI."""
+    if shutil.which("mpirun") is None:
+        message = "mpirun is not there (Debian: openmpi-bin), so training under it is NOT tested"
+        if os.environ.get("EFFNET_REQUIRE_SERVICES") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    command = [
+        *("mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", *COMMAND),
+        *(*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"),
+    ]
+    output = run(command, tmp_path / "work").stdout
+    assert epochs_and_steps(output) == [(e, s, 3) for e in (0, 1) for s in (1, 2, 3)]
+    assert output.count("final weights sha256") == 2
+    assert len(digests(output)) == 1
+
+
+def test_a_device_that_is_not_there(source_dir: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, *TRAIN, "--data_url", str(source_dir), "--device_target", "GPU"]
+    error = run(command, tmp_path / "work", code=2).stderr
+    assert "runtime.device=GPU is not available on this machine" in error
+    assert "Traceback" not in error
