@@ -160,20 +160,17 @@ def _write_small(path: Path, data: bytes) -> None:
     """
     part = f"{path.parent}/.{path.name}{PART_SUFFIX}"
     try:
-        _write(part, data)
-        os.replace(part, path)  # noqa: PTH105
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(part, data)
+        try:
+            stream = open(part, "wb", buffering=0)  # noqa: PTH123, SIM115
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = open(part, "wb", buffering=0)  # noqa: PTH123, SIM115
+        with stream:
+            stream.write(data)
         os.replace(part, path)  # noqa: PTH105
     except OSError:
         Path(part).unlink(missing_ok=True)
         raise
-
-
-def _write(part: str, data: bytes) -> None:
-    with open(part, "wb", buffering=0) as stream:  # noqa: PTH123
-        stream.write(data)
 
 
 def _fetch_large(place: S3Url, path: Path, access: S3Access, found: StoredObject) -> None:
