@@ -89,6 +89,7 @@ JOBS = (
     "train.checkpoint_every_epochs",
     "train.keep_checkpoints",
     "runtime.device",
+    "storage.onnx",
 )
 """Proved by running a job."""
 

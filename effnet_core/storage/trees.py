@@ -161,10 +161,10 @@ def _write_small(path: Path, data: bytes) -> None:
     part = f"{path.parent}/.{path.name}{PART_SUFFIX}"
     try:
         try:
-            stream = open(part, "wb", buffering=0)  # noqa: PTH123, SIM115
+            stream = open(part, "wb")  # noqa: PTH123, SIM115
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stream = open(part, "wb", buffering=0)  # noqa: PTH123, SIM115
+            stream = open(part, "wb")  # noqa: PTH123, SIM115
         with stream:
             stream.write(data)
         os.replace(part, path)  # noqa: PTH105

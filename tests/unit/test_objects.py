@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from botocore import auth
 
 from effnet_core.errors import ConfigError, Conflict, StoreBusy, StoreError
 from effnet_core.storage import (
@@ -162,6 +164,17 @@ def test_wrong_credentials(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(StoreError, match=r"the S3 credentials lack AWS_SECRET_ACCESS_KEY"):
         read_object(url, seaweedfs.access)
+
+
+def test_a_wrong_clock(
+    seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = auth.get_current_datetime
+    monkeypatch.setattr(
+        auth, "get_current_datetime", lambda *a, **k: plain(*a, **k) + timedelta(hours=3)
+    )
+    with pytest.raises(StoreError, match="the clock of this machine or of the server is wrong"):
+        read_object(f"s3://{bucket}/a", seaweedfs.access)
 
 
 @pytest.mark.parametrize(
