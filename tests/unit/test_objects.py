@@ -166,9 +166,7 @@ def test_wrong_credentials(
         read_object(url, seaweedfs.access)
 
 
-def test_a_wrong_clock(
-    seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_clock(seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = auth.get_current_datetime
     monkeypatch.setattr(
         auth, "get_current_datetime", lambda *a, **k: plain(*a, **k) + timedelta(hours=3)
