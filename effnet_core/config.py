@@ -370,6 +370,8 @@ class StorageConfig(Section):
     """Folder or s3://bucket/prefix of the model store."""
     name: str = Field("efficientnet", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     """Name under which versions are published: lower-case letters, digits, dot, dash, underscore."""
+    onnx: bool = False
+    """Publish the model as ONNX too, after it was compared with MindSpore (some seconds)."""
     endpoint_url: str | None = None
     """Address of the S3 server; by AWS_ENDPOINT_URL or the profile, else AWS itself, when absent."""
     profile: str | None = None

@@ -7,6 +7,10 @@ half a version; the pointer is moved by compare-and-swap, so nobody undoes what 
 from __future__ import annotations
 
 import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,16 @@ from effnet_core.checkpoint import MODEL_NAME, Sidecar, read_sidecar, sidecar_pa
 from effnet_core.config import CONFIG_NAME, EvaluateConfig, StorageConfig, read_config
 from effnet_core.errors import Conflict, GateRefused, OutputExists, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.files import atomic_path, human_bytes, make_folder, os_reason, sha256_of_file
+from effnet_core.files import (
+    atomic_path,
+    human_bytes,
+    make_folder,
+    os_reason,
+    read_jsonl,
+    sha256_of_file,
+)
 from effnet_core.job import METRICS_NAME, RESULT_NAME
+from effnet_core.model_card import describe
 from effnet_core.results import EvalResult
 from effnet_core.shelf import (
     CLAIM_NAME,
@@ -43,6 +55,7 @@ REQUIRED = (sidecar_path(Path(MODEL_NAME)).name, CONFIG_NAME)
 OPTIONAL = (METRICS_NAME, RESULT_NAME)
 """Files of a run folder that are published beside the checkpoint."""
 
+ONNX_NAME = "model.onnx"
 NOT_ASKED = "promotion was not asked for"
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ROUNDING = 1e-9
@@ -92,6 +105,7 @@ def publish_model(
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
+        ExportError: ``storage.onnx`` is set, and the ONNX file does not agree with MindSpore.
         StoreError: the evaluation is of another checkpoint, the version exists with other content,
             or the store refuses.
     """
@@ -102,7 +116,8 @@ def publish_model(
     manifest, reused = _published_already(shelf, sidecar.sha256, version), True
     if manifest is None:
         chosen = version or _unfinished(shelf, sidecar.sha256) or _version_name(sidecar.sha256)
-        manifest, reused = _upload(shelf, chosen, run_dir, sidecar, evaluation)
+        with _onnx_of(run_dir, wanted=storage.onnx) as onnx:
+            manifest, reused = _upload(shelf, chosen, run_dir, sidecar, evaluation, onnx)
     uri = shelf.uri(manifest.version)
     if reused:
         emit(Event(STAGE, f"this checkpoint is published already, as {uri}", 1, 1))
@@ -282,7 +297,12 @@ def _version_name(sha256: str) -> str:
 
 
 def _upload(
-    shelf: Shelf, version: str, run_dir: Path, sidecar: Sidecar, evaluation: EvalResult
+    shelf: Shelf,
+    version: str,
+    run_dir: Path,
+    sidecar: Sidecar,
+    evaluation: EvalResult,
+    onnx: Path | None,
 ) -> tuple[Manifest, bool]:
     """Store the files, then the manifest.
 
@@ -290,9 +310,16 @@ def _upload(
         The manifest, and whether somebody else completed the same version first.
     """
     texts = _texts(run_dir)
+    _claim(shelf, version, sidecar.sha256)
+    described = describe(
+        shelf.name, version, sidecar, evaluation, read_jsonl(run_dir / METRICS_NAME)
+    )
+    texts |= {name: _put_first(shelf, version, name, text) for name, text in described.items()}
+    paths = {MODEL_NAME: run_dir / MODEL_NAME, **({ONNX_NAME: onnx} if onnx else {})}
     files = (
         FileEntry(path=MODEL_NAME, size_bytes=sidecar.size_bytes, sha256=sidecar.sha256),
         *(_entry(name, text) for name, text in texts.items()),
+        *([_onnx_entry(onnx)] if onnx else []),
     )
     manifest = Manifest(
         name=shelf.name,
@@ -315,10 +342,9 @@ def _upload(
         files=files,
         config=read_config(run_dir / CONFIG_NAME).model_dump(mode="json"),
     )
-    _claim(shelf, version, sidecar.sha256)
     completed = shelf.manifest(version)
     if completed is None:
-        _put_files(shelf, manifest, run_dir, texts)
+        _put_files(shelf, manifest, paths, texts)
         completed = _put_manifest(shelf, manifest)
     shelf.store.delete(shelf.key(version, CLAIM_NAME))
     if completed is not None:
@@ -366,7 +392,42 @@ def _claim(shelf: Shelf, version: str, sha256: str) -> None:
             shelf.store.put_bytes(key, claim.to_bytes())
 
 
-def _put_files(shelf: Shelf, manifest: Manifest, run_dir: Path, texts: dict[str, bytes]) -> None:
+def _put_first(shelf: Shelf, version: str, name: str, text: bytes) -> bytes:
+    """Store a file that was made here, unless another publisher of this checkpoint was faster.
+
+    Returns:
+        What is in the store now, which the manifest must describe.
+    """
+    key = shelf.key(version, name)
+    try:
+        shelf.store.put_bytes(key, text, if_none_match=True)
+    except Conflict:
+        return shelf.store.get_bytes(key)[0]
+    return text
+
+
+@contextmanager
+def _onnx_of(run_dir: Path, *, wanted: bool) -> Iterator[Path | None]:
+    """The model as ONNX, compared with MindSpore, in a folder for the time of the block."""
+    if not wanted:
+        yield None
+        return
+    from effnet_core.export.commands import export
+
+    with tempfile.TemporaryDirectory(prefix="effnet-publish-") as folder:
+        path = Path(folder) / ONNX_NAME
+        agreement = export(run_dir / MODEL_NAME, path, format="onnx")
+        emit(Event(STAGE, f"{ONNX_NAME} {agreement}"))
+        yield path
+
+
+def _put_files(
+    shelf: Shelf,
+    manifest: Manifest,
+    paths: dict[str, Path],
+    texts: dict[str, bytes],
+) -> None:
+    """Store what the manifest lists, and say how fast the large files went."""
     total = len(manifest.files)
     for done, file in enumerate(manifest.files):
         size = human_bytes(file.size_bytes)
@@ -375,10 +436,14 @@ def _put_files(shelf: Shelf, manifest: Manifest, run_dir: Path, texts: dict[str,
         if file.path in texts:
             shelf.store.put_bytes(key, texts[file.path])
             continue
-        shelf.store.put_file(run_dir / file.path, key)
-        if sha256_of_file(run_dir / file.path) != file.sha256:
+        path = paths[file.path]
+        begun = time.monotonic()
+        shelf.store.put_file(path, key)
+        speed = file.size_bytes / 1e6 / max(time.monotonic() - begun, 1e-6)
+        emit(Event(STAGE, f"stored {file.path}, {size} at {speed:.1f} MB/s"))
+        if sha256_of_file(path) != file.sha256:
             raise StoreError(
-                f"{run_dir / file.path} was changed while it was uploaded; publish again once "
+                f"{path} was changed while it was uploaded; publish again once "
                 "nothing writes to the run folder any more"
             )
 
@@ -525,6 +590,10 @@ def _fetch_file(shelf: Shelf, manifest: Manifest, file: FileEntry, out: Path) ->
                 raise shelf.damaged(manifest, file, what)
     except OSError as cause:
         raise StoreError(f"{out / file.path} cannot be written ({os_reason(cause)})") from cause
+
+
+def _onnx_entry(path: Path) -> FileEntry:
+    return FileEntry(path=ONNX_NAME, size_bytes=path.stat().st_size, sha256=sha256_of_file(path))
 
 
 def _entry(path: str, data: bytes) -> FileEntry:

@@ -3,7 +3,9 @@
 ROOT/NAME/
   versions/VERSION/
     model.ckpt, model.json   the checkpoint and its sidecar
+    model.onnx               the same model for other engines, where storage.onnx asks for it
     config.yaml, ...         how it came about
+    MODEL_CARD.md, *.png     for people; environment.json: where it was published
     manifest.json            files, digests, metrics; written last and once: it makes the version
   production.json            which version is in use; moved by compare-and-swap
 

@@ -122,6 +122,7 @@ JOBS = (
     "train.checkpoint_every_minutes",
     "train.keep_checkpoints",
     "runtime.device",
+    "storage.onnx",
 )
 """Proved by running a job."""
 

@@ -5,6 +5,7 @@ Fixtures are at the end; ``tests/conftest.py`` takes them over for every layer.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from effnet_core.storage.client import S3Access, s3_client
 REQUIRE = "EFFNET_REQUIRE_SERVICES"
 KEY_ID, SECRET = "testkey", "testsecret"
 START_S = 60
+_LIBC = ctypes.CDLL(None)
 PORTS = 5
 
 
@@ -65,7 +67,12 @@ class SeaweedFS:
         environment = {**os.environ, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                argv, env=environment, stdout=log, stderr=log, start_new_session=True
+                argv,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - one call of the C library
             )
         self.wait()
 
@@ -91,6 +98,12 @@ class SeaweedFS:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+def _end_with_parent() -> None:
+    """Leave no server behind when the tests are killed (Linux)."""
+    pr_set_pdeathsig = 1
+    _LIBC.prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def weed_path() -> Path | None:

@@ -1,4 +1,4 @@
-"""Many small objects, fast: a native client for the common case, boto3 where it cannot be used.
+"""Objects and parts of them, fast: a native client for the common case, boto3 where it cannot be used.
 
 boto3 spends about 3 ms of interpreter time on each request, which threads share. obstore does the same
 outside the interpreter and is several times faster. What it refuses for whatever reason is asked of
@@ -18,7 +18,9 @@ from effnet_core.storage.objects import StoredObject, patiently, read_object
 from effnet_core.storage.refusals import explained
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import S3Store
+    from typing_extensions import Buffer
 
 SMALL_BYTES = 8 << 20
 """Larger objects travel in parts, where boto3 is as fast."""
@@ -51,6 +53,18 @@ class Bulk:
                     "being changed, try again"
                 )
         return data
+
+    def get_range(self, found: StoredObject, start: int, stop: int) -> Buffer | None:
+        """Bytes ``start`` to ``stop`` of an object that still has its etag, or None: ask boto3."""
+        if self._native is None:
+            return None
+        from obstore.exceptions import BaseError
+
+        try:
+            options: GetOptions = {"if_match": f'"{found.etag}"', "range": (start, stop)}
+            return self._native.get(found.key, options=options).bytes()
+        except (BaseError, OSError, ValueError):
+            return None
 
     def put(self, key: str, data: bytes) -> None:
         """Store bytes, over what was there.

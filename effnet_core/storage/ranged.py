@@ -9,12 +9,17 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from effnet_core.errors import Conflict, StoreBusy, StoreError
 from effnet_core.storage.addresses import S3Url
+from effnet_core.storage.bulk import Bulk
 from effnet_core.storage.client import S3Access, s3_client
 from effnet_core.storage.objects import StoredObject, patiently, require_object
 from effnet_core.storage.refusals import explained
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 PART_BYTES = 16 << 20
 PART_THREADS = 8
@@ -47,12 +52,13 @@ def fetch(
     found = expected or patiently(lambda: require_object(place, access))
     journal = _Journal(path, found, keep=resume)
     missing = journal.missing()
+    bulk = Bulk(place.bucket, access)
     with path.open("r+b" if path.exists() else "w+b") as stream:
         stream.truncate(found.size_bytes)
         handle = stream.fileno()
 
         def one(part: int) -> None:
-            data = patiently(lambda: _read(place, access, found, part))
+            data = patiently(lambda: _read(bulk, place, found, part))
             os.pwrite(handle, data, part * PART_BYTES)
             journal.note(part)
 
@@ -72,10 +78,13 @@ def _all(one: Callable[[int], None], parts: Iterable[int]) -> None:
             future.result()
 
 
-def _read(place: S3Url, access: S3Access, found: StoredObject, part: int) -> bytes:
+def _read(bulk: Bulk, place: S3Url, found: StoredObject, part: int) -> Buffer:
     start = part * PART_BYTES
     stop = min(start + PART_BYTES, found.size_bytes)
-    client = s3_client(access)
+    native = bulk.get_range(found, start, stop)
+    if native is not None and memoryview(native).nbytes == stop - start:
+        return native
+    client = s3_client(bulk.access)
     try:
         with explained(f"{place} cannot be read", client.meta.endpoint_url):
             answer = client.get_object(
@@ -85,7 +94,7 @@ def _read(place: S3Url, access: S3Access, found: StoredObject, part: int) -> byt
                 Range=f"bytes={start}-{stop - 1}",
             )
             with closing(answer["Body"]) as body:  # "with body" would skip its checks
-                data = body.read()
+                data: bytes = body.read()
     except Conflict as cause:
         raise Conflict(f"{place} was replaced while it was read; start again") from cause
     if len(data) != stop - start:

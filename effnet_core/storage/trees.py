@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from effnet_core.data.archives import require_name
 from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import atomic_path, human_bytes, os_reason, put_in_place
+from effnet_core.files import human_bytes, os_reason, put_in_place
 from effnet_core.storage.addresses import S3Url
 from effnet_core.storage.bulk import SMALL_BYTES, THREADS, Bulk
 from effnet_core.storage.client import S3Access, s3_client
@@ -85,9 +85,7 @@ def download_tree(
         name = item.key.removeprefix(prefix)
         path = folder / name
         if item.size_bytes <= SMALL_BYTES:
-            data = bulk.get(item)
-            with atomic_path(path, durable=False) as temporary:
-                temporary.write_bytes(data)
+            _write_small(path, bulk.get(item))
         else:
             _fetch_large(S3Url(place.bucket, item.key), path, access, item)
         state.note(name, item)
@@ -101,6 +99,8 @@ def download_tree(
             f"{place} cannot be fetched into {folder} ({os_reason(cause)}); choose a folder that can be "
             "written to and has room"
         ) from cause
+    finally:
+        state.close()
     progress.end(len(missing))
     return len(missing)
 
@@ -151,6 +151,26 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
         ) from cause
     progress.end(len(missing))
     return len(missing)
+
+
+def _write_small(path: Path, data: bytes) -> None:
+    """Write a file under another name and rename it; not flushed, since sizes are compared next time.
+
+    Thousands of files a second come here, so the usual atomic writer would be what takes the time.
+    """
+    part = f"{path.parent}/.{path.name}{PART_SUFFIX}"
+    try:
+        try:
+            stream = open(part, "wb")  # noqa: PTH123, SIM115
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = open(part, "wb")  # noqa: PTH123, SIM115
+        with stream:
+            stream.write(data)
+        os.replace(part, path)  # noqa: PTH105
+    except OSError:
+        Path(part).unlink(missing_ok=True)
+        raise
 
 
 def _fetch_large(place: S3Url, path: Path, access: S3Access, found: StoredObject) -> None:
@@ -248,6 +268,7 @@ class _State:
         self.path = folder / STATE_NAME
         self._lock = threading.Lock()
         self._known: dict[str, list[Any]] = {}
+        self._stream: IO[bytes] | None = None
         with suppress(OSError):
             for line in self.path.read_text(encoding="utf-8").split("\n"):
                 with suppress(ValueError, TypeError):
@@ -265,6 +286,14 @@ class _State:
 
     def note(self, name: str, found: StoredObject) -> None:
         """Remember a file that has its name."""
-        line = json.dumps([name, found.etag, found.size_bytes], ensure_ascii=False)
-        with self._lock, self.path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        line = json.dumps([name, found.etag, found.size_bytes], ensure_ascii=False) + "\n"
+        with self._lock:
+            if self._stream is None:
+                # Unbuffered: what was fetched is known also after a kill.
+                self._stream = self.path.open("ab", buffering=0)
+            self._stream.write(line.encode())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._stream is not None:
+            self._stream.close()

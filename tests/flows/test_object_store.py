@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
 from effnet_core.checkpoint import read_sidecar
 from effnet_core.config import load_config
-from effnet_core.errors import StoreError
+from effnet_core.errors import ConfigError, StoreError
 from effnet_core.predictions import read_parts
 from effnet_core.storage import S3Url
-from effnet_core.storage.credentials import Credentials, using
+from effnet_core.storage.credentials import Credentials, in_use, using
 from effnet_core.storage.trees import upload_tree
 from effnet_core.store_care import verify
 from effnet_core.store_models import cached_model
@@ -25,6 +26,7 @@ from flows.batch_infer import batch_infer_flow
 from flows.publish import publish_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
+from tasks.credentials import credentials_of
 from tests.images import class_folders
 from tests.s3 import KEY_ID, SECRET, SeaweedFS
 from tests.tiny import TINY
@@ -118,3 +120,34 @@ def test_from_bucket_to_bucket(
     for place in (kept, text, caplog.text, json.dumps(storage.model_dump())):
         assert SECRET not in place
         assert wrong not in place
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "Prefect has no Secret block of that name"),
+        ("planted-text", "must hold JSON with aws_access_key_id"),
+        ({"aws_access_key_id": "planted-id"}, "must hold JSON with aws_access_key_id"),
+    ],
+)
+def test_a_block_that_cannot_be_used(value: Any, words: str) -> None:
+    if value is not None:
+        Secret(value=value).save("odd-key", overwrite=True)
+    name = "odd-key" if value is not None else "no-such-key"
+    storage = load_config(None, [f"storage.credentials_block={name}"]).storage
+    with (
+        pytest.raises(ConfigError, match=f"credentials_block='{name}': .*{words}") as caught,
+        credentials_of(storage),
+    ):
+        pytest.fail("used")
+    assert "planted" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_block_may_hold_json_as_text() -> None:
+    pair = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_session_token": "c"}
+    Secret(value=json.dumps(pair)).save("text-key", overwrite=True)
+    with credentials_of(load_config(None, ["storage.credentials_block=text-key"]).storage):
+        given = in_use()
+        assert given is not None
+        assert given.environment() == {name.upper(): value for name, value in pair.items()}
+    assert in_use() is None

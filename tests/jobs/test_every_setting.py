@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
 from effnet_core import runs
+from effnet_core.checkpoint import MODEL_NAME, read_sidecar
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import ConfigError
 from effnet_core.files import read_jsonl
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
+from effnet_core.publish import publish_model
+from effnet_core.store_models import cached_model
 from tests import every_setting
 from tests.images import source_with_splits
 from tests.tiny import tiny_config
+from tests.unit.test_publish import make_run
+from tests.weights import make_checkpoint
 
 EPOCHS, STEPS = 6, 2
 """Of every run here: twelve steps in all."""
@@ -30,6 +37,7 @@ PROVED = (
     "train.checkpoint_every_steps",
     "train.checkpoint_every_minutes",
     "runtime.device",
+    "storage.onnx",
 )
 
 
@@ -110,3 +118,23 @@ def test_a_device_that_is_not_there_is_refused_by_name(few_images: Path, tmp_pat
         "runtime.device=Ascend is not available on this machine; "
         "use CPU, or install the driver and MindSpore's libraries for it"
     )
+
+
+def test_a_model_is_published_as_onnx_too(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    evaluation = make_run(run_dir, "x")
+    checkpoint = make_checkpoint(run_dir / MODEL_NAME, variant="efficientnet_tiny")
+    evaluation = replace(evaluation, checkpoint_sha256=read_sidecar(checkpoint).sha256)
+    found = []
+    for onnx in ("false", "true"):
+        config = tiny_config(f"storage.onnx={onnx}", f"storage.root={tmp_path / onnx}")
+        publish_model(
+            run_dir,
+            evaluation=evaluation,
+            storage=config.storage,
+            gate=config.evaluate,
+            version="v1",
+        )
+        path = cached_model(config.storage, "v1").with_name("model.onnx")
+        found.append(path.exists() and onnxruntime.InferenceSession(path).get_outputs()[0].name)
+    assert found == [False, "logits"]

@@ -81,7 +81,7 @@ def test_other_commands_and_their_options_exist(line: str, tmp_path: Path) -> No
         assert words[1] in targets
         return
     options = [word for word in words if word.startswith("-") and word != "-m"]
-    length = 3 if words[0] == "python" or words[1] == "weights" else 2
+    length = 3 if words[0] == "python" or words[1] in ("store", "weights") else 2
     command = words[:length]
     done = run(shlex.join([*command, "--help"]), tmp_path)
     assert done.returncode == 0, done.stderr

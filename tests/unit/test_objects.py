@@ -5,9 +5,12 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from botocore import auth
 
 from effnet_core.errors import ConfigError, Conflict, StoreBusy, StoreError
 from effnet_core.storage import (
@@ -21,9 +24,13 @@ from effnet_core.storage import (
     s3_client,
 )
 from effnet_core.storage import client as client_module
+from effnet_core.storage.bulk import Bulk
 from effnet_core.storage.credentials import Credentials, using
 from effnet_core.storage.objects import StoredObject
 from tests.s3 import KEY_ID, SECRET, SeaweedFS
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 AWKWARD = ["a b+c%20?#.jpg", "e\u0301.jpg", "é.jpg", "日本/モデル.jpg", "x/y/z.jpg"]
 
@@ -162,6 +169,15 @@ def test_wrong_credentials(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(StoreError, match=r"the S3 credentials lack AWS_SECRET_ACCESS_KEY"):
         read_object(url, seaweedfs.access)
+
+
+def test_a_wrong_clock(seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = auth.get_current_datetime
+    monkeypatch.setattr(
+        auth, "get_current_datetime", lambda *a, **k: plain(*a, **k) + timedelta(hours=3)
+    )
+    with pytest.raises(StoreError, match="the clock of this machine or of the server is wrong"):
+        read_object(f"s3://{bucket}/a", seaweedfs.access)
 
 
 @pytest.mark.parametrize(
@@ -336,10 +352,22 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranged, "PART_BYTES", 1000)
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 25_400])
 def test_an_object_in_parts(
-    seaweedfs: SeaweedFS, bucket: str, tmp_path: Path, small_parts: None, size: int
+    seaweedfs: SeaweedFS,
+    bucket: str,
+    tmp_path: Path,
+    small_parts: None,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    native: bool,
 ) -> None:
+    if native and size:  # without it, it would be boto3 that answers
+        s3_client(seaweedfs.access)
+        monkeypatch.setattr(ranged, "s3_client", lambda *_: pytest.fail("boto3"))
+    elif not native:
+        monkeypatch.setattr(Bulk, "get_range", lambda *_: None)
     data = bytes(range(256)) * (size // 256 + 1)
     put(seaweedfs.access, bucket, {"big": data[:size]})
     path = tmp_path / "big"
@@ -361,12 +389,12 @@ def test_parts_that_have_arrived_are_not_fetched_again(
     place, path = S3Url(bucket, "big"), tmp_path / "big"
     real, seen = ranged._read, []
 
-    def failing(place: S3Url, access: S3Access, found: StoredObject, part: int) -> bytes:
+    def failing(bulk: Bulk, place: S3Url, found: StoredObject, part: int) -> Buffer:
         if part == 6 and 6 not in seen:
             seen.append(part)
             raise StoreError("cut")
         seen.append(part)
-        return real(place, access, found, part)
+        return real(bulk, place, found, part)
 
     monkeypatch.setattr(ranged, "_read", failing)
     with pytest.raises(StoreError, match="cut"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import threading
 from dataclasses import replace
@@ -133,7 +134,9 @@ def test_the_whole_story(tmp_path: Path, storage: StorageConfig, name_folder: Pa
         0.8,
     )
     assert sorted(path.name for path in Path(first.uri).iterdir()) == [
+        "MODEL_CARD.md",
         "config.yaml",
+        "environment.json",
         "manifest.json",
         "metrics.jsonl",
         "model.ckpt",
@@ -195,7 +198,8 @@ def test_progress_is_told(tmp_path: Path, storage: StorageConfig) -> None:
         fetch_model(storage, "v1", tmp_path / "out")
     assert {event.stage for event in events} == {"publish"}
     counts = [(event.done, event.total) for event in events if event.total]
-    assert counts == [*((n, 5) for n in range(6)), *((n, 6) for n in range(7))]
+    assert counts == [*((n, 7) for n in range(8)), *((n, 8) for n in range(9))]
+    assert any(re.match(r"stored model\.ckpt, .* at .* MB/s", event.message) for event in events)
     assert any("published " in event.message and "90.00%" in event.message for event in events)
 
 
@@ -230,6 +234,49 @@ def test_bad_version_names_are_refused(
     with pytest.raises(StoreError, match=r"is not allowed: use at most 128 letters"):
         put(tmp_path, storage, version, content="x")
     assert not Path(storage.root).exists()
+
+
+def test_the_card_and_the_environment(tmp_path: Path, storage: StorageConfig) -> None:
+    run_dir = tmp_path / "run"
+    evaluation = replace(
+        make_run(run_dir, "x"), confusion=[[18, 2, 0, 0, 0], *[[0, 0, 20, 0, 0]] * 4]
+    )
+    rows = [
+        {"kind": "train", "step": 1, "epoch": 1, "loss": 1.5, "lr": 0.1},
+        {"kind": "train", "step": 2, "epoch": 1, "loss": 1.2, "lr": 0.1},
+        {"kind": "eval", "step": 2, "epoch": 1, "loss": 1.1, "top1": 0.9, "top5": 0.99},
+    ]
+    (run_dir / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    published = publish_model(
+        run_dir, evaluation=evaluation, storage=storage, gate=OPEN, version="v1"
+    )
+    folder = Path(published.uri)
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert card.startswith("# animals v1\n")
+    assert "**top-1 90.00%**, top-5 99.00% on 100 images of split val" in card
+    assert "![Loss](loss.png)" in card and "![Accuracy](accuracy.png)" in card
+    assert "- cat, dog, 2" in card and "Classes: cat, dog, eel, fox, gnu" in card
+    for name in ("loss.png", "accuracy.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    found = json.loads((folder / "environment.json").read_text())
+    assert found["libraries"]["numpy"].startswith("1.26")
+    assert {"MODEL_CARD.md", "environment.json", "loss.png", "accuracy.png"} <= {
+        file["path"] for file in resolve_version(storage, "v1")["files"]
+    }
+
+
+def test_what_a_faster_publisher_wrote_of_the_same_checkpoint_stays(
+    tmp_path: Path, storage: StorageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines describe themselves differently; the manifest tells of what is in the store."""
+    with pytest.MonkeyPatch.context() as patch:
+        die_at_the_manifest(patch)
+        with pytest.raises(KeyboardInterrupt):
+            put(tmp_path, storage, "v1")
+    monkeypatch.setattr("effnet_core.model_card.environment", lambda: {"other": "machine"})
+    published = put(tmp_path, storage, "v1")
+    assert "other" not in (Path(published.uri) / "environment.json").read_text()
+    fetch_model(storage, "v1", tmp_path / "out")  # every digest is right
 
 
 # --- uploads that died --------------------------------------------------------------------------

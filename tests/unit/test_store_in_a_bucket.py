@@ -17,6 +17,7 @@ from effnet_core.errors import Conflict, StoreError
 from effnet_core.publish import fetch_model, list_versions, promote, resolve_version, rollback
 from effnet_core.shelf import Shelf
 from effnet_core.store_care import Garbage, collect_garbage, verify
+from tests.images import class_folders
 from tests.s3 import SeaweedFS
 from tests.unit.test_publish import put
 
@@ -177,6 +178,31 @@ def test_the_commands(
     shelf.store.put_bytes(shelf.key("v1", "model.ckpt"), b"x" * 200)
     assert "'v1' of 'animals' is damaged" in run("verify", *where, code=1)
     assert "has no version 'v9'" in run("show", "v9", *where, code=1)
+
+
+def test_copy_and_stage_by_command(
+    tmp_path: Path, seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_folders(tmp_path / "images", {"cat": 3, "dog": 3})
+    at = ("-o", f"storage.endpoint_url={seaweedfs.endpoint_url}")
+
+    def run(*arguments: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, [*arguments, *at])
+        assert result.exit_code == code, result.output + result.stderr
+        return result.output + result.stderr
+
+    url = f"s3://{bucket}/data"
+    assert "6 file(s) copied" in run("copy", str(tmp_path / "images"), url)
+    assert "6 file(s) copied" in run("copy", url, str(tmp_path / "back"))
+    assert (tmp_path / "back/cat/000.jpg").read_bytes() == (
+        tmp_path / "images/cat/000.jpg"
+    ).read_bytes()
+    assert "give one folder and one s3://bucket/prefix" in run("copy", "a", "b", code=2)
+    text = run("stage", url, "--out", str(tmp_path / "data"), "--val-share", "0")
+    assert "2 classes, 6 train" in text and "data card: " in text
+    assert "has no objects; correct the address" in run(
+        "stage", f"s3://{bucket}/none", "--out", str(tmp_path / "x"), code=1
+    )
 
 
 # --- two at once ----------------------------------------------------------------------------------

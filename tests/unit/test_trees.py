@@ -205,7 +205,7 @@ def test_a_disk_that_fills_up_all_the_same(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("effnet_core.files.put_in_place", full)
+    monkeypatch.setattr("effnet_core.storage.trees.os.replace", full)
     with pytest.raises(DataError, match=r"cannot be fetched into .* \(no space left on device\)"):
         download_tree(place, tmp_path / "out", seaweedfs.access)
     assert contents(tmp_path / "out") == {}
