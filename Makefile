@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format types dist peers bench dashboard docs lock clean
+.PHONY: help demo up down status test test-all check lint format types dist peers bench dashboard docs \
+        lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -46,6 +47,15 @@ bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its 
 	$(BIN)/python benchmarks/gradient_mean.py
 	$(BIN)/python benchmarks/onednn_isa.py
 	$(BIN)/python benchmarks/infer_engines.py
+
+up: $(STAMP) ## the service: Prefect server, dashboard, worker, all deployments (effnet up)
+	@$(BIN)/effnet up
+
+down: $(STAMP) ## stop the service; its runs save and go on after the next make up
+	@$(BIN)/effnet down
+
+status: $(STAMP) ## whether the service is well, and what runs
+	@$(BIN)/effnet status
 
 dashboard: $(STAMP) ## the Prefect dashboard over the runs of the demo
 	@$(BIN)/effnet dashboard

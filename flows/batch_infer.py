@@ -6,12 +6,18 @@ from typing import Any
 
 from prefect import flow
 
-from effnet_core.config import load_config
+from flows.environments import flow_config
 from flows.names import named
+from flows.recovery import after_crash
 from tasks.infer import finish_inference, plan_inference, predict_shard
 
 
-@flow(name="batch-infer", flow_run_name=named("batch-infer", "folder"), persist_result=False)
+@flow(
+    name="batch-infer",
+    flow_run_name=named("batch-infer", "folder"),
+    persist_result=False,
+    on_crashed=[after_crash],
+)
 def batch_infer_flow(
     folder: str,
     weights: str,
@@ -28,7 +34,7 @@ def batch_infer_flow(
         recipe: Name of a recipe.
         overrides: Settings as section.key=value, such as infer.top_k=3.
     """
-    config = load_config(recipe, overrides or [])
+    config = flow_config(recipe, overrides)
     plan = plan_inference(config, weights, folder, output)
     for shard in plan.missing():
         predict_shard(config, plan, shard, weights)

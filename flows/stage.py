@@ -8,16 +8,23 @@ from prefect import flow
 
 from effnet_core.data.manifest import Dataset
 from flows.names import named
+from flows.parameters import FolderPath, Seed, Share, ValidationShare
+from flows.recovery import after_crash
 from tasks.stage_data import stage
 
 
-@flow(name="stage", flow_run_name=named("stage", "out"), persist_result=False)
+@flow(
+    name="stage",
+    flow_run_name=named("stage", "out"),
+    persist_result=False,
+    on_crashed=[after_crash],
+)
 def stage_flow(
-    source: str,
-    out: str,
-    val_share: float = 0.2,
-    seed: int = 0,
-    max_rejected_share: float = 0.1,
+    source: FolderPath,
+    out: FolderPath,
+    val_share: ValidationShare = 0.2,
+    seed: Seed = 0,
+    max_rejected_share: Share = 0.1,
 ) -> Dataset:
     """Bring a folder of class folders into a verified, staged data set.
 
