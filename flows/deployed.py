@@ -14,6 +14,8 @@ from flows.api import FINAL, JSON, PAGE, Api
 from flows.server import ui_url
 
 POLL_S = 1.0
+KEPT_LINES = 50
+"""Newest lines of a log that are asked for again, since lines of several tasks cross."""
 RETRIED_WITHIN_S = 8.0
 """How long after a crash a run may still be put back into the queue."""
 
@@ -95,13 +97,13 @@ def _parse(deployment: JSON, text: str) -> tuple[str, Any]:
 
 def _watch(api: Api, flow_run_id: str) -> None:
     """Show states and log lines until the run has ended for good."""
-    shown, state, ended = 0, "", None
+    log, state, ended = _Log(api, flow_run_id), "", None
     while True:
         run = api.run(flow_run_id)
         if run["state_name"] != state:
             state = run["state_name"]
             console.print(f"[bold]{state}[/bold] {run['name']}", soft_wrap=True)
-        shown += _show_log(api, flow_run_id, shown)
+        log.show()
         if run["state_type"] not in FINAL:
             ended = None
         elif run["state_type"] != "CRASHED":
@@ -112,28 +114,39 @@ def _watch(api: Api, flow_run_id: str) -> None:
                 break
         time.sleep(POLL_S)
     time.sleep(POLL_S)  # the last lines are sent after the state
-    _show_log(api, flow_run_id, shown)
+    log.show()
     if run["state_type"] != "COMPLETED":
         message = (run["state"]["message"] or "").strip()
         raise RunFailed(f"run {run['name']} ended as {run['state_name']}: {message}")
 
 
-def _show_log(api: Api, flow_run_id: str, shown: int) -> int:
-    """Print log lines of a run and of the runs inside it, the first ``shown`` left out."""
-    body = {
-        "logs": {"flow_run_id": {"any_": [flow_run_id, *_children(api, flow_run_id)]}},
-        "sort": "TIMESTAMP_ASC",
-        "offset": shown,
-        "limit": PAGE,
-    }
-    lines = api.post("/logs/filter", body)
-    for line in lines:
-        console.print(
-            f"  {str(line['timestamp'])[11:19]}  {line['message']}", soft_wrap=True, markup=False
-        )
-    return len(lines)
+class _Log:
+    """Prints the lines of a run and of the runs inside it, each once."""
 
+    def __init__(self, api: Api, flow_run_id: str) -> None:
+        self.api, self.flow_run_id = api, flow_run_id
+        self.shown: set[str] = set()
+        self.since = "1970-01-01T00:00:00Z"
 
-def _children(api: Api, flow_run_id: str) -> list[str]:
-    inside = {"parent_flow_run_id": {"any_": [flow_run_id]}}
-    return [str(run["id"]) for run in api.runs(flow_runs=inside)]
+    def show(self) -> None:
+        """Print what has come since the last call; a run's lines may come a little out of order."""
+        body = {
+            "logs": {
+                "flow_run_id": {"any_": [self.flow_run_id, *self._children()]},
+                "timestamp": {"after_": self.since},
+            },
+            "sort": "TIMESTAMP_ASC",
+            "limit": PAGE,
+        }
+        lines = self.api.post("/logs/filter", body)
+        for line in lines:
+            if line["id"] not in self.shown:
+                self.shown.add(line["id"])
+                text = f"  {str(line['timestamp'])[11:19]}  {line['message']}"
+                console.print(text, soft_wrap=True, markup=False)
+        if len(lines) > KEPT_LINES:
+            self.since = str(lines[-KEPT_LINES]["timestamp"])
+
+    def _children(self) -> list[str]:
+        inside = {"parent_flow_run_id": {"any_": [self.flow_run_id]}}
+        return [str(run["id"]) for run in self.api.runs(flow_runs=inside)]
