@@ -38,6 +38,8 @@ class Environment(BaseModel):
     """Kind of work pool: process, docker or kubernetes."""
     device_jobs: int = Field(1, ge=1)
     """Jobs that may use the devices at once; each takes all devices that it can see."""
+    runs: int = Field(8, ge=1)
+    """Flow runs that one worker has at work at once; further ones wait."""
     working_dir: str | None = None
     """Folder that relative paths of runs start from; that of the deployment by default."""
     image: str | None = None

@@ -6,7 +6,7 @@ from prefect import flow
 
 from effnet_core.results import EvalResult
 from flows.environments import flow_config
-from flows.names import last_name, named, tag_run
+from flows.names import data_name, last_name, named, tag_run
 from flows.parameters import (
     AS_IN_RECIPE,
     Device,
@@ -18,6 +18,7 @@ from flows.parameters import (
     as_overrides,
 )
 from flows.recovery import after_crash
+from tasks.cards import show_evaluation
 from tasks.evaluate import evaluate_checkpoint
 from tasks.slots import device_slot
 
@@ -52,9 +53,11 @@ def evaluate_flow(
     """
     settings = as_overrides(overrides, runtime__device=device, runtime__world_size=processes)
     config = flow_config(recipe, settings)
-    tag_run(f"data:{last_name(data)}")
+    tag_run(f"data:{data_name(data)}")
     with device_slot(f"evaluating {last_name(weights)}"):
-        return evaluate_checkpoint(config, weights, data, split, work_dir=work_dir)
+        result = evaluate_checkpoint(config, weights, data, split, work_dir=work_dir)
+    show_evaluation(result, weights)
+    return result
 
 
 if __name__ == "__main__":

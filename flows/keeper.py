@@ -185,7 +185,7 @@ def _age_s(run: dict[str, str]) -> float:
     return (datetime.now(timezone.utc) - since).total_seconds()
 
 
-def keep(folder: Path, *, port: int, pool: str, worker: str) -> None:
+def keep(folder: Path, *, port: int, pool: str, worker: str, runs: int) -> None:
     """Run server and worker until SIGTERM.
 
     Args:
@@ -193,6 +193,7 @@ def keep(folder: Path, *, port: int, pool: str, worker: str) -> None:
         port: of the server, on the loopback address.
         pool: work pool that the worker serves.
         worker: its name.
+        runs: flow runs that it has at work at once.
     """
     stops: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -203,6 +204,7 @@ def keep(folder: Path, *, port: int, pool: str, worker: str) -> None:
         prefect = [sys.executable, "-m", "prefect"]
         serve = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
         work = ["worker", "start", "--pool", pool, "--type", "process", "--name", worker]
+        work += ["--limit", str(runs)]
         server = Kept("server", [*prefect, *serve], folder / "server.log")
         workers = Kept("worker", [*prefect, *work], folder / "worker.log")
         record = {"url": api.url, "port": port, "pool": pool, "worker": worker, "pid": os.getpid()}
@@ -264,8 +266,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--pool", required=True)
     parser.add_argument("--worker", required=True)
-    options = parser.parse_args()
-    keep(options.folder, port=options.port, pool=options.pool, worker=options.worker)
+    parser.add_argument("--runs", type=int, required=True)
+    options = vars(parser.parse_args())
+    keep(options.pop("folder"), **options)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from effnet_core.config import RunConfig
-from effnet_core.errors import EffnetError
+from effnet_core.data.manifest import DATASET_NAME
+from effnet_core.errors import DataError, EffnetError
+from effnet_core.files import read_json
 from flows.environments import flow_config
 from flows.parameters import as_overrides
 
-UNTELLING = ("", "data", "staged", "dataset", "train")
+UNTELLING = ("data", "staged", "dataset", "images", "labelled", "train", "run")
 """Names of folders that say nothing; the folder above says more."""
 
 
@@ -37,7 +39,7 @@ def training_name(prefix: str) -> Callable[[], str]:
             config = flow_config(recipe, training_overrides(given))
         except EffnetError:  # the run itself says what is wrong
             return f"{prefix}-{last_name(recipe)}"
-        data = last_name(given.get("data") or given.get("source"))
+        data = data_name(given.get("data") or given.get("source"))
         return f"{prefix}-{short_variant(config)}-{data}-e{config.train.epochs}"
 
     return name
@@ -55,6 +57,14 @@ def training_overrides(given: dict[str, Any]) -> list[str]:
         runtime__device=given.get("device"),
         runtime__world_size=given.get("processes"),
     )
+
+
+def data_name(folder: object) -> str:
+    """What a data set is called: by the folder that it was staged from, where that is known."""
+    try:
+        return last_name(read_json(Path(str(folder)) / DATASET_NAME)["source"])
+    except (DataError, OSError, KeyError, TypeError):
+        return last_name(folder)
 
 
 def last_name(path: object) -> str:

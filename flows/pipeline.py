@@ -52,7 +52,7 @@ def pipeline_flow(
     """
     config = flow_config(recipe, overrides)
     out = out or own_folder("pipeline")
-    tag_run(config.model.variant, f"data:{last_name(data or source)}")
+    tag_run(config.model.variant, f"data:{last_name(source)}")
     data = data or str(Path(out) / "data")
     run_dir, predictions = str(Path(out) / "train"), str(Path(out) / "predictions")
     seconds: dict[str, float] = {}

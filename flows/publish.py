@@ -14,6 +14,7 @@ from flows.environments import flow_config
 from flows.names import named
 from flows.parameters import FolderPath, Overrides, Version
 from flows.recovery import after_crash
+from tasks.cards import show_published
 from tasks.publish import publish
 
 
@@ -41,7 +42,9 @@ def publish_flow(
     """
     config = flow_config(Path(run_dir) / CONFIG_NAME, overrides)
     result = evaluation or training_result(Path(run_dir)).evaluation
-    return publish(config, run_dir, result, version=version, promote=promote)
+    published = publish(config, run_dir, result, version=version, promote=promote)
+    show_published(published)
+    return published
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from effnet_core.files import make_folder, read_json
 from effnet_core.supervise import descendants
 from effnet_core.terminal import console
 from flows.api import AUTH_VARIABLE, Api
-from flows.environments import DEPLOYMENTS, ROOT, VARIABLE, read_environment
+from flows.environments import DEPLOYMENTS, ROOT, VARIABLE, Environment, read_environment
 from flows.keeper import RECORD_NAME, RUN_GRACE_S, open_log
 from flows.server import (
     API_URL,
@@ -125,7 +125,7 @@ def up(*, port: int | None, environment: str) -> None:
             "effnet down stops it"
         )
     if service is None:
-        service = _start(port or DASHBOARD_PORT, pool=place.pool)
+        service = _start(port or DASHBOARD_PORT, place)
     _wait_for_server(service)
     deploy(service.api, environment=environment)
     _wait_for_worker(service)
@@ -226,7 +226,7 @@ def deploy(api: Api, *, environment: str) -> None:
         _prefect(api.url, ["deploy", "--all", "--prefect-file", file], variables)
 
 
-def _start(port: int, *, pool: str) -> Service:
+def _start(port: int, place: Environment) -> Service:
     """Start the keeper below a supervisor that outlives this command."""
     home = make_folder(state_dir() / "prefect", what="state folder")
     make_folder(folder(), what="state folder")
@@ -242,12 +242,13 @@ def _start(port: int, *, pool: str) -> Service:
     environment.setdefault("PREFECT_HOME", str(home))
     (folder() / RECORD_NAME).unlink(missing_ok=True)
     keeper = [sys.executable, "-m", "flows.keeper", str(folder()), "--port", str(port)]
+    keeper += ["--pool", place.pool, "--worker", worker, "--runs", str(place.runs)]
     reader, writer = os.pipe()  # the supervisor holds both ends, so its input never closes
     with open_log(folder() / "keeper.log") as stream:
         process = subprocess.Popen(
             [
                 *(sys.executable, supervise.__file__, "--grace", str(STOP_TIMEOUT_S), "--"),
-                *(*keeper, "--pool", pool, "--worker", worker),
+                *keeper,
             ],
             stdin=reader,
             stdout=stream,

@@ -10,6 +10,7 @@ from effnet_core.data.manifest import Dataset
 from flows.names import named
 from flows.parameters import FolderPath, Seed, Share, ValidationShare
 from flows.recovery import after_crash
+from tasks.cards import show_data
 from tasks.stage_data import stage
 
 
@@ -42,6 +43,7 @@ def stage_flow(
         seed=seed,
         max_rejected_share=max_rejected_share,
     )
+    show_data(dataset)
     return dataset
 
 

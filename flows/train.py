@@ -6,7 +6,7 @@ from prefect import flow
 
 from effnet_core.results import TrainResult
 from flows.environments import flow_config
-from flows.names import last_name, tag_run, training_name, training_overrides
+from flows.names import data_name, tag_run, training_name, training_overrides
 from flows.parameters import (
     AS_IN_RECIPE,
     BatchSize,
@@ -23,6 +23,7 @@ from flows.parameters import (
 from flows.recovery import after_crash
 from tasks.slots import device_slot
 from tasks.train import train_model
+from tasks.training_page import training_page
 
 
 @flow(
@@ -70,9 +71,15 @@ def train_flow(
         "overrides": overrides,
     }
     config = flow_config(recipe, training_overrides(given))
-    tag_run(config.model.variant, f"data:{last_name(data)}")
-    with device_slot(f"training {config.model.variant}"):
-        return train_model(config, data, run_dir or own_folder("train"))
+    tag_run(config.model.variant, f"data:{data_name(data)}")
+    run_dir = run_dir or own_folder("train")
+    with (
+        device_slot(f"training {config.model.variant}"),
+        training_page(config, run_dir) as page,
+    ):
+        result = train_model(config, data, run_dir)
+    page.update(result)
+    return result
 
 
 if __name__ == "__main__":
