@@ -210,8 +210,7 @@ def deploy(api: Api, *, environment: str) -> None:
     place = read_environment(environment)
     if not DEPLOYMENTS.exists():
         raise ConfigError(f"{DEPLOYMENTS} does not exist; deploy from a checkout of the repository")
-    if not api.post("/work_pools/filter", {"work_pools": {"name": {"any_": [place.pool]}}}):
-        _create_pool(api, place.pool, place.pool_type)
+    _create_pool(api, place.pool, place.pool_type)
     if place.slot not in {limit["name"] for limit in _limits(api)}:
         limit = {"name": place.slot, "limit": place.device_jobs, "active": True}
         api.post("/v2/concurrency_limits/", limit)
@@ -317,8 +316,15 @@ def _busy_with(service: Service, word: str) -> bool:
 
 
 def _create_pool(api: Api, name: str, kind: str) -> None:
-    """A work pool with Prefect's own job template for its kind."""
-    _prefect(api.url, ["work-pool", "create", name, "--type", kind])
+    """A work pool with Prefect's own job template for its kind, if there is none of that name."""
+    named = {"work_pools": {"name": {"any_": [name]}}}
+    if api.post("/work_pools/filter", named):
+        return
+    try:
+        _prefect(api.url, ["work-pool", "create", name, "--type", kind])
+    except ServiceError:
+        if not api.post("/work_pools/filter", named):  # else a worker that started was faster
+            raise
 
 
 def _limits(api: Api) -> list[dict[str, Any]]:
