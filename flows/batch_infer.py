@@ -8,7 +8,6 @@ from prefect import flow
 
 from flows.environments import flow_config
 from flows.names import named
-from flows.recovery import after_crash
 from tasks.infer import finish_inference, plan_inference, predict_shard
 
 
@@ -16,7 +15,6 @@ from tasks.infer import finish_inference, plan_inference, predict_shard
     name="batch-infer",
     flow_run_name=named("batch-infer", "folder"),
     persist_result=False,
-    on_crashed=[after_crash],
 )
 def batch_infer_flow(
     folder: str,

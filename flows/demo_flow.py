@@ -11,12 +11,11 @@ from prefect.runtime import flow_run
 from effnet_core.data.digits import write_digits
 from flows.parameters import Overrides
 from flows.pipeline import pipeline_flow
-from flows.recovery import after_crash
 
 RECIPE = "digits"
 
 
-@flow(name="demo", flow_run_name="demo-digits", persist_result=False, on_crashed=[after_crash])
+@flow(name="demo", flow_run_name="demo-digits", persist_result=False)
 def demo_flow(out: str = "runs/demo", overrides: Overrides = None) -> dict[str, Any]:
     """Stage, train, evaluate, publish, label and report on 1,797 real handwritten digits.
 

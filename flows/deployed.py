@@ -10,14 +10,13 @@ import yaml
 
 from effnet_core.errors import ConfigError, EffnetError, nearest
 from effnet_core.terminal import console
-from flows.api import FINAL, JSON, PAGE, Api
+from flows.api import JSON, PAGE, Api
+from flows.recovery import is_final
 from flows.server import ui_url
 
 POLL_S = 1.0
 KEPT_LINES = 50
 """Newest lines of a log that are asked for again, since lines of several tasks cross."""
-RETRIED_WITHIN_S = 8.0
-"""How long after a crash a run may still be put back into the queue."""
 
 
 class RunFailed(EffnetError):
@@ -97,21 +96,15 @@ def _parse(deployment: JSON, text: str) -> tuple[str, Any]:
 
 def _watch(api: Api, flow_run_id: str) -> None:
     """Show states and log lines until the run has ended for good."""
-    log, state, ended = _Log(api, flow_run_id), "", None
+    log, state = _Log(api, flow_run_id), ""
     while True:
         run = api.run(flow_run_id)
         if run["state_name"] != state:
             state = run["state_name"]
             console.print(f"[bold]{state}[/bold] {run['name']}", soft_wrap=True)
         log.show()
-        if run["state_type"] not in FINAL:
-            ended = None
-        elif run["state_type"] != "CRASHED":
+        if is_final(run):
             break
-        else:
-            ended = ended or time.monotonic()
-            if time.monotonic() - ended > RETRIED_WITHIN_S:
-                break
         time.sleep(POLL_S)
     time.sleep(POLL_S)  # the last lines are sent after the state
     log.show()

@@ -42,8 +42,6 @@ class Environment(BaseModel):
     """Flow runs that one worker has at work at once; further ones wait."""
     working_dir: str | None = None
     """Folder that relative paths of runs start from; that of the deployment by default."""
-    image: str | None = None
-    """Container image of the runs, where the pool starts containers."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by section; only storage and runtime."""
 

@@ -17,7 +17,6 @@ from flows.parameters import (
     Split,
     as_overrides,
 )
-from flows.recovery import after_crash
 from tasks.cards import show_evaluation
 from tasks.evaluate import evaluate_checkpoint
 from tasks.slots import device_slot
@@ -27,7 +26,6 @@ from tasks.slots import device_slot
     name="evaluate",
     flow_run_name=named("evaluate", "weights"),
     persist_result=False,
-    on_crashed=[after_crash],
 )
 def evaluate_flow(
     weights: FolderPath,

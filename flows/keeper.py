@@ -22,14 +22,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from effnet_core.errors import EffnetError
 from effnet_core.files import write_json
-from flows import recovery
-from flows.api import Api
+from flows.api import JSON, Api
+from flows.recovery import STOPPED, Recovery, age_s
 
 RECORD_NAME = "service.json"
 LOCK_NAME = "service.lock"
@@ -140,14 +140,14 @@ class Watch:
     """Looks for runs that nobody takes care of any more."""
 
     def __init__(self, api: Api, pool: str) -> None:
-        self.api, self.pool = api, pool
+        self.api, self.recovery = api, Recovery(api, pool)
         self.missing: set[str] = set()
         self.told: set[str] = set()
 
     def look(self) -> None:
         """Settle runs without a process, and end the processes of cancelled runs without a worker."""
         unfinished = self.api.runs(
-            "RUNNING", "CANCELLING", "PENDING", work_pools={"name": {"any_": [self.pool]}}
+            "RUNNING", "CANCELLING", "PENDING", work_pools=self.recovery.pool
         )
         processes = run_processes()
         missing = set()
@@ -158,17 +158,18 @@ class Watch:
                     say(f"run {run['name']} is cancelled and has no worker: ended by the keeper")
                     stop_run(pid)
                 continue
-            if run["state_type"] == "PENDING" and _age_s(run) < PENDING_AFTER_S:
+            if run["state_type"] == "PENDING" and age_s(run) < PENDING_AFTER_S:
                 continue
             missing.add(flow_run_id)
             if flow_run_id in self.missing:  # twice, since a worker may be about to say so itself
                 self._settle(run)
         self.missing = missing
+        for line in self.recovery.look():
+            say(line)
 
-    def _settle(self, run: dict[str, str]) -> None:
-        state = recovery.settle(
-            self.api, run["id"], message="its process is gone and no worker reported why"
-        )
+    def _settle(self, run: JSON) -> None:
+        text = "its process is gone and no worker reported why"
+        state = self.recovery.settle(run["id"], message=text)
         say(f"run {run['name']} was {run['state_name']} without a process: now {state}")
 
     def _is_orphan(self, pid: int, flow_run_id: str) -> bool:
@@ -178,11 +179,6 @@ class Watch:
         if orphan:
             self.told.add(flow_run_id)
         return orphan
-
-
-def _age_s(run: dict[str, str]) -> float:
-    since = datetime.fromisoformat(str(run["state"]["timestamp"]).replace("Z", "+00:00"))  # type: ignore[index]
-    return (datetime.now(timezone.utc) - since).total_seconds()
 
 
 def keep(folder: Path, *, port: int, pool: str, worker: str, runs: int) -> None:
@@ -221,7 +217,7 @@ def keep(folder: Path, *, port: int, pool: str, worker: str, runs: int) -> None:
             _pause(LOOK_EVERY_S, stops)
         say("stopping")
         workers.end(signal.SIGKILL, seconds=5)  # asked politely it would kill its runs at once
-        _stop_runs(api, pool)
+        _stop_runs(watch.recovery)
         server.end(signal.SIGTERM, seconds=15)
         (folder / RECORD_NAME).unlink(missing_ok=True)
         say("stopped")
@@ -233,30 +229,32 @@ def _pause(seconds: float, stops: list[int]) -> None:
         time.sleep(0.1)
 
 
-def _stop_runs(api: Api, pool: str) -> None:
+def _stop_runs(recovery: Recovery) -> None:
     """Let every run save and report; each goes on when the service is up again."""
     try:
-        unfinished = api.runs(
-            "RUNNING", "CANCELLING", "PENDING", work_pools={"name": {"any_": [pool]}}
-        )
+        unfinished = recovery.api.runs("RUNNING", "CANCELLING", "PENDING", work_pools=recovery.pool)
         ours = {run["id"] for run in unfinished}
-        asked: set[str] = set()
-        deadline = time.monotonic() + RUN_GRACE_S
-        while time.monotonic() < deadline:
-            running = {run: pid for run, pid in run_processes().items() if run in ours}
-            if not running:
-                break
-            for run, pid in running.items():
-                if run not in asked:
-                    say(f"run {run} is asked to save and end")
-                    stop_run(pid)
-                    asked.add(run)
-            time.sleep(0.2)
+        _end_processes(ours)
         for flow_run_id in ours:
-            if api.run(flow_run_id)["state_type"] in ("RUNNING", "CANCELLING", "PENDING"):
-                recovery.settle(api, flow_run_id, message=recovery.STOPPED)
+            recovery.settle(flow_run_id, message=STOPPED)
     except EffnetError as error:
         say(str(error))
+
+
+def _end_processes(runs: set[str]) -> None:
+    """Ask the processes of runs to end, and wait for them."""
+    asked: set[str] = set()
+    deadline = time.monotonic() + RUN_GRACE_S
+    while time.monotonic() < deadline:
+        running = {run: pid for run, pid in run_processes().items() if run in runs}
+        if not running:
+            return
+        for run, pid in running.items():
+            if run not in asked:
+                say(f"run {run} is asked to save and end")
+                stop_run(pid)
+                asked.add(run)
+        time.sleep(0.2)
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ from flows.evaluate import evaluate_flow
 from flows.names import last_name, tag_run, training_name
 from flows.parameters import FolderPath, Overrides, Recipe, Version, own_folder
 from flows.publish import publish_flow
-from flows.recovery import after_crash
 from flows.stage import stage_flow
 from flows.train import train_flow
 from tasks.report import write_report
@@ -28,7 +27,6 @@ from tasks.report import write_report
     name="pipeline",
     flow_run_name=training_name("pipeline"),
     persist_result=False,
-    on_crashed=[after_crash],
 )
 def pipeline_flow(
     source: FolderPath,

@@ -13,7 +13,6 @@ from effnet_core.runs import training_result
 from flows.environments import flow_config
 from flows.names import named
 from flows.parameters import FolderPath, Overrides, Version
-from flows.recovery import after_crash
 from tasks.cards import show_published
 from tasks.publish import publish
 
@@ -22,7 +21,6 @@ from tasks.publish import publish
     name="publish",
     flow_run_name=named("publish", "run_dir"),
     persist_result=False,
-    on_crashed=[after_crash],
 )
 def publish_flow(
     run_dir: FolderPath,

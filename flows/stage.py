@@ -9,7 +9,6 @@ from prefect import flow
 from effnet_core.data.manifest import Dataset
 from flows.names import named
 from flows.parameters import FolderPath, Seed, Share, ValidationShare
-from flows.recovery import after_crash
 from tasks.cards import show_data
 from tasks.stage_data import stage
 
@@ -18,7 +17,6 @@ from tasks.stage_data import stage
     name="stage",
     flow_run_name=named("stage", "out"),
     persist_result=False,
-    on_crashed=[after_crash],
 )
 def stage_flow(
     source: FolderPath,

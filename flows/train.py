@@ -20,7 +20,6 @@ from flows.parameters import (
     VariantName,
     own_folder,
 )
-from flows.recovery import after_crash
 from tasks.slots import device_slot
 from tasks.train import train_model
 from tasks.training_page import training_page
@@ -30,7 +29,6 @@ from tasks.training_page import training_page
     name="train",
     flow_run_name=training_name("train"),
     persist_result=False,
-    on_crashed=[after_crash],
 )
 def train_flow(
     data: FolderPath,

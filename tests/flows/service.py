@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.api import FINAL, Api
+from flows.api import Api
 from flows.keeper import run_processes
+from flows.recovery import is_final
 from flows.server import STATE_DIR_VARIABLE
 from tests.tiny import TINY
 
@@ -103,15 +104,9 @@ class TestedService:
 
     def wait_until_final(self, run: str) -> str:
         """The state that a run has once it is not tried again."""
-        since: list[float] = []
 
         def ended() -> bool:
-            kind = self.api.run(run)["state_type"]
-            if kind not in FINAL:
-                since.clear()
-                return False
-            since.append(time.monotonic())
-            return kind != "CRASHED" or time.monotonic() - since[0] > 10
+            return is_final(self.api.run(run))
 
         wait_for(f"the end of run {run}", ended)
         return self.state(run)
