@@ -47,6 +47,7 @@ bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its 
 	$(BIN)/python benchmarks/gradient_mean.py
 	$(BIN)/python benchmarks/onednn_isa.py
 	$(BIN)/python benchmarks/infer_engines.py
+	$(BIN)/python benchmarks/orchestration.py
 
 up: $(STAMP) ## the service: Prefect server, dashboard, worker, all deployments (effnet up)
 	@$(BIN)/effnet up

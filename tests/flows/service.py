@@ -42,7 +42,8 @@ class TestedService:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.api = Api(f"http://127.0.0.1:{self.port}/api")
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.api = Api(f"{self.url}/api")
         self.environment = {
             **os.environ,
             STATE_DIR_VARIABLE: str(folder / "state"),
@@ -50,7 +51,6 @@ class TestedService:
         }
         for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_TEST_MODE"):
             self.environment.pop(name, None)
-        self.recipe = folder / "tiny.yaml"
 
     def effnet(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return self._run(["-m", "flows.cli", *arguments], variables)

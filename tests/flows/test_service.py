@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,6 @@ from tests.flows.service import TestedService, kill, processes_naming, wait_for
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
 CANCELLED_WITHIN_S = 15.0
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestedService]:
-    tested = TestedService(tmp_path_factory.mktemp("service"))
-    try:
-        tested.up()
-        yield tested
-    finally:
-        done = tested.effnet("down")
-    assert done.returncode == 0, done.stderr
-    assert processes_naming(tested.folder) == []
 
 
 def test_a_training_by_its_bare_name(
