@@ -43,12 +43,14 @@ START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = RUN_GRACE_S + 45
 
 # A worker asks for work every two seconds instead of ten, so a run starts sooner. Heartbeats let the
-# automation of deployments/automations.yaml notice runs that were lost with their machine.
+# automation of deployments/automations.yaml notice runs that were lost with their machine. Leases of
+# slots are kept on the disk: in memory, Prefect's default, a restarted server forgets who holds a slot
+# and it is never free again.
 SERVICE_SETTINGS = {
     **SETTINGS,
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 
