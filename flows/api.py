@@ -43,13 +43,17 @@ class Api:
         """The answer to a GET, as JSON."""
         return self._ask("GET", path, None)
 
-    def post(self, path: str, body: JSON | None = None) -> Any:
+    def post(self, path: str, body: JSON | list[JSON] | None = None) -> Any:
         """The answer to a POST, as JSON."""
-        return self._ask("POST", path, body or {})
+        return self._ask("POST", path, {} if body is None else body)
 
     def patch(self, path: str, body: JSON) -> None:
         """Change something."""
         self._ask("PATCH", path, body)
+
+    def delete(self, path: str) -> None:
+        """Remove something."""
+        self._ask("DELETE", path, None)
 
     def healthy(self) -> bool:
         """Whether the server says that it is."""
@@ -84,7 +88,9 @@ class Api:
         state = {"type": kind, "name": name, "message": message, **more}
         self.post(f"/flow_runs/{flow_run_id}/set_state", {"state": state, "force": True})
 
-    def _ask(self, method: str, path: str, body: JSON | None, *, timeout_s: float = 30) -> Any:
+    def _ask(
+        self, method: str, path: str, body: JSON | list[JSON] | None, *, timeout_s: float = 30
+    ) -> Any:
         headers = {"Content-Type": "application/json"}
         if auth := os.environ.get(AUTH_VARIABLE):
             headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()

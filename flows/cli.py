@@ -95,6 +95,15 @@ def deploy(environment: Environment = "local") -> None:
 
 @app.command()
 @guarded
+def watch(environment: Environment) -> None:
+    """Try crashed runs of a server again, until Ctrl-C; effnet up does it for its own."""
+    from flows import service
+
+    service.watch(service.server_api(), environment=environment)
+
+
+@app.command()
+@guarded
 def run(
     name: Annotated[str, typer.Argument(help="Deployment, such as train-b0 or train/train-b0.")],
     parameter: Annotated[

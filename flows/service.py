@@ -25,9 +25,10 @@ from effnet_core.errors import ConfigError, EffnetError
 from effnet_core.files import make_folder, read_json
 from effnet_core.supervise import descendants
 from effnet_core.terminal import console
-from flows.api import AUTH_VARIABLE, Api
+from flows.api import AUTH_VARIABLE, Api, ApiError
 from flows.environments import DEPLOYMENTS, ROOT, VARIABLE, Environment, read_environment
 from flows.keeper import RECORD_NAME, RUN_GRACE_S, open_log
+from flows.recovery import Recovery
 from flows.server import (
     API_URL,
     DASHBOARD_PORT,
@@ -41,6 +42,7 @@ from flows.server import (
 
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = RUN_GRACE_S + 45
+WATCH_EVERY_S = 5.0
 
 # A worker asks for work every two seconds instead of ten, so a run starts sooner. Heartbeats let the
 # automation of deployments/automations.yaml notice runs that were lost with their machine. Leases of
@@ -196,6 +198,29 @@ def status() -> None:
         newest.add_row(run["name"], run["state_name"], since, f"{run['total_run_time']:.0f}")
     if started:
         console.print(newest)
+
+
+def watch(api: Api, *, environment: str) -> None:
+    """Try crashed runs again, until interrupted; the keeper does it on one machine.
+
+    Args:
+        api: server to watch.
+        environment: a name in ``deployments/environments``.
+
+    Raises:
+        ConfigError: the environment is unknown.
+    """
+    place = read_environment(environment)
+    recovery = Recovery(api, place.pool)
+    console.print(f"watching work pool {place.pool} at {api.url}")
+    while True:
+        try:
+            lines = recovery.look()
+        except ApiError as error:
+            lines = [str(error)]
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False)
+        time.sleep(WATCH_EVERY_S)
 
 
 def deploy(api: Api, *, environment: str) -> None:

@@ -17,6 +17,7 @@ from flows.api import Api
 from flows.keeper import run_processes
 from flows.recovery import is_final
 from flows.server import STATE_DIR_VARIABLE
+from tests.signals import heed_ctrl_c
 from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,17 @@ class TestedService:
 
     def effnet(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return self._run(["-m", "flows.cli", *arguments], variables)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            env={**self.environment, "PYTHONUNBUFFERED": "1"},
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - before any thread of the child
+        )
 
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         home = str(self.folder / "state" / "prefect")

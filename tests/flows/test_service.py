@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,3 +210,64 @@ def test_three_trainings_take_turns_on_one_slot(
             assert service.api.run(run)["state_type"] not in ("FAILED", "CRASHED")
         time.sleep(0.2)
     assert busiest == 1
+
+
+@pytest.mark.slow
+def test_a_schedule_fires_on_its_minute(
+    service: TestedService, source_dir: Path, data_dir: Path
+) -> None:
+    path = f"/deployments/{service.api.get('/deployments/name/stage/stage')['id']}/schedules"
+    schedule = {
+        "schedule": {"cron": "* * * * *", "timezone": "UTC"},
+        "active": True,
+        "parameters": {"source": str(source_dir), "out": str(data_dir)},
+    }
+    (made,) = service.api.post(path, [schedule])
+    try:
+
+        def fired() -> list[dict[str, Any]]:
+            return [run for run in service.api.runs("COMPLETED") if run["auto_scheduled"]]
+
+        run = wait_for("a scheduled run", fired)[0]
+    finally:
+        service.api.delete(f"{path}/{made['id']}")
+    assert str(run["expected_start_time"])[17:19] == "00"
+    assert late_s(run) >= 0
+
+
+def late_s(run: dict[str, Any]) -> float:
+    """Seconds between the time that a run was due and its start."""
+    due, started = (
+        datetime.fromisoformat(str(run[key]).replace("Z", "+00:00"))
+        for key in ("expected_start_time", "start_time")
+    )
+    return (started - due).total_seconds()
+
+
+@pytest.mark.slow
+def test_another_environment_and_its_watch(service: TestedService) -> None:
+    done = service.effnet("deploy", "-e", "production")
+    assert done.returncode == 0, done.stderr
+    try:
+        pool = service.api.get("/work_pools/production")
+        assert pool["type"] == "kubernetes"
+        deployment = service.api.get("/deployments/name/stage/stage")
+        assert deployment["work_pool_name"] == "production"
+        assert deployment["job_variables"]["env"]["EFFNET_ENVIRONMENT"] == "production"
+        body = {
+            "parameters": {"source": "a", "out": "b"},
+            "state": {"type": "CRASHED", "name": "Crashed", "message": "killed"},
+        }
+        run = service.api.post(f"/deployments/{deployment['id']}/create_flow_run", body)["id"]
+        watch = service.start("watch", "-e", "production")
+        try:
+            wait_for("another try", lambda: service.state(run) in ("AwaitingRetry", "Late"))
+        finally:
+            watch.send_signal(signal.SIGINT)
+            output = watch.communicate(timeout=30)
+        assert watch.returncode == 130, output
+        assert "crashed: now AwaitingRetry" in output[0]
+        service.api.set_state(run, "CANCELLED", "Cancelled", "test")
+    finally:
+        service.up()
+    assert service.api.get("/deployments/name/stage/stage")["work_pool_name"] == "local"
