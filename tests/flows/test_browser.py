@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.flows.service import TestedService, processes_naming, wait_for
 from tests.services import missing
@@ -32,10 +32,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, service: TestedService) -> Iterator[Page]:
+def page(browser: Browser, service: TestedService, screenshots: Path) -> Iterator[Page]:
     """A page that reaches this machine only."""
     opened = browser.new_page(viewport={"width": 1200, "height": 760})
     opened.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
 
     def local_only(route: Route) -> None:
         url = route.request.url
@@ -46,6 +47,7 @@ def page(browser: Browser, service: TestedService) -> Iterator[Page]:
 
     opened.route("**/*", local_only)
     yield opened
+    opened.screenshot(path=screenshots / "last.png")  # what a failed test saw
     opened.close()
 
 
@@ -74,15 +76,25 @@ def start_from_the_form(page: Page, service: TestedService, data: Path, recipe: 
     before = {run["id"] for run in service.api.runs()}
     page.goto(f"{service.url}/v2/deployments/deployment/{deployment['id']}/run")
     page.get_by_role("heading", name="Parameters").wait_for()
-    page.locator("textarea").nth(0).fill(str(data))
-    page.locator("textarea").nth(1).fill(str(recipe))
-    page.get_by_role("button", name="Submit").click()
+    submit(page, data=str(data), recipe=str(recipe))
 
     def new() -> set[str]:
         return {run["id"] for run in service.api.runs()} - before
 
     (run,) = wait_for("the run that the form started", new)
     return str(run)
+
+
+def submit(page: Page, *, data: str, recipe: str) -> None:
+    """Fill in and send the form, once its own defaults have arrived."""
+    fields = page.locator("textarea")
+    expect(fields.nth(1)).to_have_value("efficientnet_b0_imagenet2012")
+    page.wait_for_load_state("networkidle")
+    fields.nth(0).fill(data)
+    fields.nth(1).fill(recipe)
+    expect(fields.nth(0)).to_have_value(data)
+    expect(fields.nth(1)).to_have_value(recipe)
+    page.get_by_role("button", name="Submit").click()
 
 
 def test_a_training_from_the_form(
@@ -120,9 +132,7 @@ def test_the_form_refuses_and_offers_lists(
     for name in ("efficientnet_b7", "efficientnet_lite4", "efficientnet_v2_l"):
         page.get_by_role("option", name=name).wait_for()
     page.keyboard.press("Escape")
-    page.locator("textarea").nth(0).fill("data")
-    page.locator("textarea").nth(1).fill("digit")
-    page.get_by_role("button", name="Submit").click()
+    submit(page, data="data", recipe="digit")
     page.get_by_text("does not match").first.wait_for()
     assert len(service.api.runs()) == before
 
