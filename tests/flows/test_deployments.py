@@ -18,6 +18,7 @@ from effnet_core.config import load_config
 from effnet_core.errors import ConfigError
 from effnet_core.model.spec import VARIANTS
 from flows import environments, parameters
+from flows.command import run_as_command
 from flows.environments import VARIABLE, flow_config, read_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,3 +185,17 @@ def test_the_sample_automations_are_prefects() -> None:
     content = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())
     names = [AutomationCore.model_validate(item).name for item in content["automations"]]
     assert names == ["runs without a heartbeat have crashed", "tell about failures"]
+
+
+def test_a_command_refuses_what_the_form_refuses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["flows.train", "--data", "x", "--epochs", "0", "--base-lr", "-1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        run_as_command("flows.train:train_flow")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("effnet: a parameter is not allowed: epochs: ")
+    assert "base_lr: " in error
+    assert len(error.splitlines()) == 1
