@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.flows.service import TestedService, processes_naming, wait_for
 from tests.services import missing
@@ -16,6 +16,7 @@ from tests.services import missing
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore, pytest.mark.slow]
 
 PATIENCE_MS = 90_000
+OPTIONS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 SCREENSHOTS_VARIABLE = "EFFNET_SCREENSHOTS"
 """A folder for what the browser saw; the test's own temporary one by default."""
 
@@ -26,26 +27,17 @@ def browser() -> Iterator[Browser]:
     if program is None:
         missing("Chromium", how="apt-get install chromium")
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=program, args=OPTIONS)
         yield started
         started.close()
 
 
 @pytest.fixture
 def page(browser: Browser, service: TestedService, screenshots: Path) -> Iterator[Page]:
-    """A page that reaches this machine only."""
+    """A page of a browser that reaches this machine only."""
     opened = browser.new_page(viewport={"width": 1200, "height": 760})
     opened.set_default_timeout(PATIENCE_MS)
     expect.set_options(timeout=PATIENCE_MS)
-
-    def local_only(route: Route) -> None:
-        url = route.request.url
-        if f"127.0.0.1:{service.port}" in url or url.startswith("data:"):
-            route.continue_()
-        else:
-            route.abort()
-
-    opened.route("**/*", local_only)
     yield opened
     opened.screenshot(path=screenshots / "last.png")  # what a failed test saw
     opened.close()
