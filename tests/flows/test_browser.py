@@ -108,7 +108,7 @@ def test_a_training_from_the_form(
     page.get_by_role("heading", name="top-1").wait_for()
     page.screenshot(path=screenshots / "training.png", full_page=True)
     page.goto(f"{service.url}/v2/artifacts/artifact/{artifacts['training-epochs']}")
-    page.get_by_text("validation loss").wait_for()
+    page.get_by_text("validation loss").first.wait_for()
     page.screenshot(path=screenshots / "epochs.png")
 
 

@@ -232,7 +232,7 @@ def test_a_schedule_fires_on_its_minute(
     finally:
         service.api.delete(f"{path}/{made['id']}")
     assert str(run["expected_start_time"])[17:19] == "00"
-    assert late_s(run) >= 0
+    assert late_s(run) > -2  # a worker takes a run a moment before it is due
 
 
 def late_s(run: dict[str, Any]) -> float:
