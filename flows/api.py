@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -17,6 +18,9 @@ from effnet_core.errors import ConfigError, EffnetError
 
 AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+BUSY = (429, 502, 503)
+"""Answers of a server whose database is busy for the moment."""
+WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 PAGE = 200
 """Most rows that the server gives at a time."""
 
@@ -101,14 +105,27 @@ class Api:
             method=method,
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
-                content = answer.read()
+            content = _open(request, timeout_s)
         except urllib.error.HTTPError as error:
             raise _refusal(error, self.url) from None
         except (OSError, ValueError) as cause:
             reason = getattr(cause, "reason", cause)
             raise ApiError(f"the Prefect server at {self.url} does not answer ({reason})") from None
         return json.loads(content) if content else None
+
+
+def _open(request: urllib.request.Request, timeout_s: float) -> bytes:
+    """The answer's content; a server that says it is busy is asked again, as Prefect's client does."""
+    for wait_s in (*WAITS_S, None):
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+                content: bytes = answer.read()
+                return content
+        except urllib.error.HTTPError as error:
+            if error.code not in BUSY or wait_s is None:
+                raise
+            time.sleep(wait_s)
+    raise AssertionError("unreachable")
 
 
 def _refusal(error: urllib.error.HTTPError, url: str) -> EffnetError:

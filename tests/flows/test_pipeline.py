@@ -89,10 +89,11 @@ async def read_run(flow_run_id: str) -> tuple[Any, list[Any], list[str], list[An
 def test_the_dashboard_has_runs_lines_and_progress(
     finished: tuple[Path, dict[str, Any]],
 ) -> None:
-    _, summary = finished
+    out, summary = finished
     run, tasks, logs, artifacts = asyncio.run(read_run(summary["flow_run_id"]))
-    assert run.name == "pipeline-tiny-source0-e2"
-    assert {"efficientnet_tiny", "data:source0"} <= set(run.tags)
+    source = Path(read_json(out / "data" / "dataset.json")["source"]).name
+    assert run.name == f"pipeline-tiny-{source}-e2"
+    assert {"efficientnet_tiny", f"data:{source}"} <= set(run.tags)
     assert run.state is not None
     assert run.state.is_completed()
     names = {task.name for task in tasks}

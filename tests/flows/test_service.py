@@ -35,7 +35,7 @@ def test_a_training_by_its_bare_name(
     done = service.effnet("run", "train-b0", *options, "--watch")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run_dir / "model.ckpt").exists()
-    assert "Completed train-tiny-staged" in done.stdout
+    assert "Completed train-tiny-source" in done.stdout
     assert "epoch 2/2" in done.stdout
     lines = [line for line in done.stdout.splitlines() if "Finished in state" in line]
     assert len(lines) == len(set(lines))
