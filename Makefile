@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format types dist peers bench bench-infer bench-store bench-train dashboard docs lock clean
+.PHONY: help demo up down status test test-all check lint format types dist peers bench bench-infer \
+        bench-store bench-train dashboard docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -45,6 +46,7 @@ peers: $(STAMP) ## compare with torchvision, timm and lukemelas (EFFNET_PEERS_PY
 bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its script
 	$(BIN)/python benchmarks/gradient_mean.py
 	$(BIN)/python benchmarks/onednn_isa.py
+	$(BIN)/python benchmarks/orchestration.py
 
 bench-infer: $(STAMP) ## labelling files, compared with a torch loop (EFFNET_PEERS_PYTHON: interpreter with torch)
 	$(BIN)/python benchmarks/infer.py --peers "$${EFFNET_PEERS_PYTHON:-$(BIN)/python}"
@@ -54,6 +56,15 @@ bench-store: $(STAMP) ## transfers compared with aws s3 sync, rclone and s5cmd (
 
 bench-train: $(STAMP) ## training speed against mindcv and torch (EFFNET_PEERS_PYTHON: a Python that has torch)
 	$(BIN)/python benchmarks/train.py
+
+up: $(STAMP) ## the service: Prefect server, dashboard, worker, all deployments (effnet up)
+	@$(BIN)/effnet up
+
+down: $(STAMP) ## stop the service; its runs save and go on after the next make up
+	@$(BIN)/effnet down
+
+status: $(STAMP) ## whether the service is well, and what runs
+	@$(BIN)/effnet status
 
 dashboard: $(STAMP) ## the Prefect dashboard over the runs of the demo
 	@$(BIN)/effnet dashboard

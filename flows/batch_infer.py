@@ -8,10 +8,11 @@ from prefect import flow
 from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from effnet_core.config import RunConfig, load_config
+from effnet_core.config import RunConfig
 from effnet_core.environment import available_cores
 from effnet_core.errors import ConfigError
 from effnet_core.predictions import Plan
+from flows.environments import flow_config
 from flows.names import named
 from tasks.infer import Pace, finish_inference, plan_inference, predict_shard
 
@@ -28,7 +29,11 @@ def label_shards(config: RunConfig, plan: Plan, weights: str) -> None:
         pace.add(future.result())
 
 
-@flow(name="batch-infer", flow_run_name=named("batch-infer", "folder"), persist_result=False)
+@flow(
+    name="batch-infer",
+    flow_run_name=named("batch-infer", "folder"),
+    persist_result=False,
+)
 def batch_infer_flow(
     folder: str,
     weights: str,
@@ -53,7 +58,7 @@ def batch_infer_flow(
         recipe: Name of a recipe.
         overrides: Settings as section.key=value, such as infer.top_k=3.
     """
-    config = load_config(recipe, overrides or [])
+    config = flow_config(recipe, overrides)
     chosen = task_runner(runner, workers, dask_address)
     if not config.infer.engine_threads and dask_address is None:
         share = {"engine_threads": max(1, len(available_cores()) // workers)}

@@ -44,6 +44,86 @@ def dashboard(
     serve_dashboard(port)
 
 
+Environment = Annotated[
+    str, typer.Option("--environment", "-e", help="A name in deployments/environments.")
+]
+
+
+@app.command()
+@guarded
+def up(
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the dashboard; 4200 by default.")
+    ] = None,
+    environment: Environment = "local",
+) -> None:
+    """Start the service: dashboard, worker and all deployments; again is harmless."""
+    from flows import service
+
+    service.up(port=port, environment=environment)
+
+
+@app.command()
+@guarded
+def down() -> None:
+    """Stop the service; runs save, and go on after the next effnet up."""
+    from flows import service
+
+    service.down()
+
+
+@app.command()
+@guarded
+def status() -> None:
+    """Show whether the service is well, and what runs."""
+    from flows import service
+
+    service.status()
+
+
+@app.command()
+@guarded
+def deploy(environment: Environment = "local") -> None:
+    """Bring work pool, device slots and deployments of a server to what the repository says."""
+    from effnet_core.terminal import console
+    from flows import service
+
+    api = service.server_api()
+    service.deploy(api, environment=environment)
+    console.print(f"deployed to {api.url}")
+
+
+@app.command()
+@guarded
+def watch(environment: Environment) -> None:
+    """Try crashed runs of a server again, until Ctrl-C; effnet up does it for its own."""
+    from flows import service
+
+    service.watch(service.server_api(), environment=environment)
+
+
+@app.command()
+@guarded
+def run(
+    name: Annotated[str, typer.Argument(help="Deployment, such as train-b0 or train/train-b0.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", metavar="KEY=VALUE", help="A parameter; repeatable."),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show the log until the run ends; 1 if it fails.")
+    ] = False,
+) -> None:
+    """Start a run of a deployment on the server."""
+    from flows import deployed, service
+
+    deployed.start(service.server_api(), name, parameter or [], watch=watch)
+
+
 def main() -> None:
     """Run the ``effnet`` command."""
     app(prog_name="effnet")
+
+
+if __name__ == "__main__":
+    main()

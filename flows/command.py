@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from effnet_core.commands import guarded
+from effnet_core.errors import ConfigError
 from flows.server import prefect_api
 
 
@@ -25,6 +26,7 @@ def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
     flow = getattr(importlib.import_module(module), name)
 
     def command(**values: Any) -> None:
+        _require_allowed(flow, values)
         with prefect_api() as url:
             from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -37,6 +39,23 @@ def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(guarded(command))
     app()
+
+
+def _require_allowed(flow: Any, values: dict[str, Any]) -> None:
+    """Refuse what the dashboard's form would refuse, before a server is started."""
+    from prefect.exceptions import ParameterTypeError
+    from prefect.logging import get_logger
+
+    logger = get_logger("flows")
+    logger.disabled = True  # it would print a page before the sentence below
+    try:
+        flow.validate_parameters(values)
+    except ParameterTypeError as cause:
+        problems = re.findall(r"^\s+- (.+)$", str(cause), flags=re.MULTILINE)
+        text = "; ".join(problems) or " ".join(str(cause).split())
+        raise ConfigError(f"a parameter is not allowed: {text}") from None
+    finally:
+        logger.disabled = False
 
 
 def _signature(function: Callable[..., Any], leave_out: tuple[str, ...]) -> inspect.Signature:

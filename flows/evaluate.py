@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from prefect import flow
 
-from effnet_core.config import load_config
 from effnet_core.results import EvalResult
-from flows.names import named
+from flows.environments import flow_config
+from flows.names import data_name, last_name, named, tag_run
+from flows.parameters import (
+    AS_IN_RECIPE,
+    Device,
+    FolderPath,
+    Overrides,
+    Processes,
+    Recipe,
+    Split,
+    as_overrides,
+)
+from tasks.cards import show_evaluation
 from tasks.evaluate import evaluate_checkpoint
+from tasks.slots import device_slot
 
 
-@flow(name="evaluate", flow_run_name=named("evaluate", "split"), persist_result=False)
+@flow(
+    name="evaluate",
+    flow_run_name=named("evaluate", "weights"),
+    persist_result=False,
+)
 def evaluate_flow(
-    weights: str,
-    data: str,
-    split: str = "val",
+    weights: FolderPath,
+    data: FolderPath,
+    split: Split = "val",
     work_dir: str | None = None,
-    recipe: str | None = None,
-    overrides: list[str] | None = None,
+    recipe: Recipe | None = None,
+    device: Device = AS_IN_RECIPE,
+    processes: Processes = None,
+    overrides: Overrides = None,
 ) -> EvalResult:
     """Accuracy of a checkpoint over every image of a split, exact on any number of processes.
 
@@ -27,10 +45,17 @@ def evaluate_flow(
         split: Split to evaluate.
         work_dir: Folder for logs and result; a temporary one by default.
         recipe: Name of a recipe for processes and batch size.
-        overrides: Settings as section.key=value.
+        device: What MindSpore computes on.
+        processes: Processes that evaluate together, one a device.
+        overrides: Further settings as section.key=value; they win over the fields above.
     """
-    config = load_config(recipe, overrides or [])
-    return evaluate_checkpoint(config, weights, data, split, work_dir=work_dir)
+    settings = as_overrides(overrides, runtime__device=device, runtime__world_size=processes)
+    config = flow_config(recipe, settings)
+    tag_run(f"data:{data_name(data)}")
+    with device_slot(f"evaluating {last_name(weights)}"):
+        result = evaluate_checkpoint(config, weights, data, split, work_dir=work_dir)
+    show_evaluation(result, weights)
+    return result
 
 
 if __name__ == "__main__":

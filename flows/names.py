@@ -1,18 +1,87 @@
-"""Names of flow runs that say what they do, however long the paths are."""
+"""Names and tags of flow runs that say what they do, however long the paths are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from typing import Any
 
+from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
+
+from effnet_core.config import RunConfig
+from effnet_core.data.manifest import DATASET_NAME
+from effnet_core.errors import DataError, EffnetError
+from effnet_core.files import read_json
+from flows.environments import flow_config
+from flows.parameters import as_overrides
+
+UNTELLING = ("data", "staged", "dataset", "images", "labelled", "train", "run")
+"""Names of folders that say nothing; the folder above says more."""
 
 
 def named(prefix: str, parameter: str) -> Callable[[], str]:
-    """A ``flow_run_name`` such as ``train-digits``: the prefix and a parameter's last path segment."""
+    """A ``flow_run_name`` such as ``stage-pets``: the prefix and what a parameter's path is called."""
 
     def name() -> str:
-        value = str(flow_run.get_parameters().get(parameter, ""))
-        return f"{prefix}-{PurePath(value).name or 'run'}"
+        return f"{prefix}-{last_name(flow_run.get_parameters().get(parameter))}"
 
     return name
+
+
+def training_name(prefix: str) -> Callable[[], str]:
+    """A ``flow_run_name`` such as ``train-b0-digits-e20``: variant, data and epochs."""
+
+    def name() -> str:
+        given = flow_run.get_parameters()
+        recipe = str(given.get("recipe", ""))
+        try:
+            config = flow_config(recipe, training_overrides(given))
+        except EffnetError:  # the run itself says what is wrong
+            return f"{prefix}-{last_name(recipe)}"
+        data = data_name(given.get("data") or given.get("source"))
+        return f"{prefix}-{short_variant(config)}-{data}-e{config.train.epochs}"
+
+    return name
+
+
+def training_overrides(given: dict[str, Any]) -> list[str]:
+    """The settings that a training's form holds."""
+    return as_overrides(
+        given.get("overrides"),
+        model__variant=given.get("variant"),
+        train__epochs=given.get("epochs"),
+        data__global_batch_size=given.get("global_batch_size"),
+        optim__base_lr=given.get("base_lr"),
+        model__weights=given.get("weights"),
+        runtime__device=given.get("device"),
+        runtime__world_size=given.get("processes"),
+    )
+
+
+def data_name(folder: object) -> str:
+    """What a data set is called: by the folder that it was staged from, where that is known."""
+    try:
+        return last_name(read_json(Path(str(folder)) / DATASET_NAME)["source"])
+    except (DataError, OSError, KeyError, TypeError):
+        return last_name(folder)
+
+
+def last_name(path: object) -> str:
+    """The last telling segment of a path, without an ending such as ``.yaml``."""
+    pure = PurePath(str(path or ""))
+    parts = [part for part in pure.parts if part not in ("/", ".", "..")]
+    telling = [part for part in parts if part not in UNTELLING] or parts
+    return PurePath(telling[-1]).stem if telling else "run"
+
+
+def short_variant(config: RunConfig) -> str:
+    """``b0`` for ``efficientnet_b0``."""
+    return config.model.variant.removeprefix("efficientnet_")
+
+
+def tag_run(*tags: str) -> None:
+    """Add tags to this flow run, beside those of its deployment."""
+    given = flow_run.tags
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=sorted({*given, *tags}))

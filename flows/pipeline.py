@@ -12,38 +12,45 @@ from prefect import flow
 from prefect.context import FlowRunContext
 
 from effnet_core.checkpoint import MODEL_NAME
-from effnet_core.config import load_config
 from flows.batch_infer import batch_infer_flow
+from flows.environments import flow_config
 from flows.evaluate import evaluate_flow
-from flows.names import named
+from flows.names import last_name, tag_run, training_name
+from flows.parameters import FolderPath, Overrides, Recipe, Version, own_folder
 from flows.publish import publish_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
 from tasks.report import write_report
 
 
-@flow(name="pipeline", flow_run_name=named("pipeline", "recipe"), persist_result=False)
+@flow(
+    name="pipeline",
+    flow_run_name=training_name("pipeline"),
+    persist_result=False,
+)
 def pipeline_flow(
-    source: str,
-    folder: str,
-    out: str,
+    source: FolderPath,
+    folder: FolderPath,
+    out: str | None = None,
     data: str | None = None,
-    recipe: str = "digits",
-    overrides: list[str] | None = None,
-    version: str | None = None,
+    recipe: Recipe = "digits",
+    overrides: Overrides = None,
+    version: Version = None,
 ) -> dict[str, Any]:
     """Stage a data set, train, evaluate, publish, label a folder and write a report.
 
     Args:
         source: Labelled images: folder of class folders, archive, or s3://bucket/prefix.
         folder: Folder of images to label with the new model.
-        out: Folder of the run; a run that was cut goes on where it stopped.
+        out: Folder of the run, one of its own by default; a run that was cut goes on in it.
         data: Folder of the staged data set; OUT/data by default.
         recipe: Name of a recipe, or path of a YAML file.
         overrides: Settings as section.key=value.
         version: Name of the published version; made from time and digest by default.
     """
-    config = load_config(recipe, overrides or [])
+    config = flow_config(recipe, overrides)
+    out = out or own_folder("pipeline")
+    tag_run(config.model.variant, f"data:{last_name(source)}")
     data = data or str(Path(out) / "data")
     run_dir, predictions = str(Path(out) / "train"), str(Path(out) / "predictions")
     seconds: dict[str, float] = {}
@@ -51,12 +58,12 @@ def pipeline_flow(
     with _timed(seconds, "stage"):
         stage_flow(source, data, recipe=recipe, overrides=overrides)
     with _timed(seconds, "train"):
-        trained = train_flow(data, run_dir, recipe, overrides)
+        trained = train_flow(data, run_dir, recipe, overrides=overrides)
     weights = str(Path(run_dir) / MODEL_NAME)
     with _timed(seconds, "evaluate"):
         work_dir = str(Path(out) / "evaluate")
         split = config.data.eval_split
-        evaluation = evaluate_flow(weights, data, split, work_dir, recipe, overrides)
+        evaluation = evaluate_flow(weights, data, split, work_dir, recipe, overrides=overrides)
     with _timed(seconds, "publish"):
         published = publish_flow(run_dir, version, True, overrides, evaluation)
     with _timed(seconds, "infer"):

@@ -6,20 +6,27 @@ from pathlib import Path
 
 from prefect import flow
 
-from effnet_core.config import CONFIG_NAME, load_config
+from effnet_core.config import CONFIG_NAME
 from effnet_core.publish import Published
 from effnet_core.results import EvalResult
 from effnet_core.runs import training_result
+from flows.environments import flow_config
 from flows.names import named
+from flows.parameters import FolderPath, Overrides, Version
+from tasks.cards import show_published
 from tasks.publish import publish
 
 
-@flow(name="publish", flow_run_name=named("publish", "run_dir"), persist_result=False)
+@flow(
+    name="publish",
+    flow_run_name=named("publish", "run_dir"),
+    persist_result=False,
+)
 def publish_flow(
-    run_dir: str,
-    version: str | None = None,
+    run_dir: FolderPath,
+    version: Version = None,
     promote: bool = True,
-    overrides: list[str] | None = None,
+    overrides: Overrides = None,
     evaluation: EvalResult | None = None,
 ) -> Published:
     """Put the model of a finished run into the store, and promote it if it is good enough.
@@ -31,9 +38,11 @@ def publish_flow(
         overrides: Settings as section.key=value, such as storage.root=store.
         evaluation: Result that the gate decides on; the run's own by default.
     """
-    config = load_config(Path(run_dir) / CONFIG_NAME, overrides or [])
+    config = flow_config(Path(run_dir) / CONFIG_NAME, overrides)
     result = evaluation or training_result(Path(run_dir)).evaluation
-    return publish(config, run_dir, result, version=version, promote=promote)
+    published = publish(config, run_dir, result, version=version, promote=promote)
+    show_published(published)
+    return published
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ DASHBOARD_PORT = 4200
 START_TIMEOUT_S = 120
 DRAIN_TIMEOUT_S = 30
 RECORD_NAME = "server.json"
+SERVICE_RECORD = Path("service", "service.json")
+"""Left by ``effnet up`` in the state folder while the service runs."""
 LOOPBACK = "127.0.0.1"
 
 # Telemetry off, no advertising, no logins for a server that only this machine reaches.
@@ -68,7 +70,7 @@ def prefect_api(*, port: int | None = None) -> Iterator[str]:
         ServerError: the server did not become healthy.
     """
     home = make_folder(state_dir() / "prefect", what="state folder")
-    given = os.environ.get(API_URL) or _running(home)
+    given = os.environ.get(API_URL) or running_server(home)
     with _environment(home):
         if given:
             os.environ[API_URL] = given
@@ -101,17 +103,17 @@ def _environment(home: Path) -> Iterator[None]:
                 os.environ[name] = old
 
 
-def _running(home: Path) -> str | None:
+def running_server(home: Path) -> str | None:
     """The address of a server that another command of ours has started on the same data."""
-    if not (home / RECORD_NAME).exists():
-        return None
-    url: str = read_json(home / RECORD_NAME)["url"]
-    return url if _healthy(url) else None
+    for record in (home / RECORD_NAME, home.parent / SERVICE_RECORD):
+        if record.exists() and _healthy(url := str(read_json(record)["url"])):
+            return url
+    return None
 
 
 @contextmanager
 def _own_server(home: Path, port: int | None) -> Iterator[str]:
-    port = _choose_port(port)
+    port = choose_port(port)
     url = f"http://{LOOPBACK}:{port}/api"
     log = home / "server.log"
     serve = ["server", "start", "--host", LOOPBACK, "--port", str(port)]
@@ -166,7 +168,7 @@ def serve_dashboard(port: int | None) -> None:
         ConfigError: the port is in use, or the state folder has a running server already.
     """
     home = make_folder(state_dir() / "prefect", what="state folder")
-    if (url := _running(home)) is not None:
+    if (url := running_server(home)) is not None:
         raise ConfigError(f"a server on these data is running already: {ui_url(url)}")
     print(f"starting the Prefect server on the runs in {home}", flush=True)  # noqa: T201
     with _environment(home), _own_server(home, port or DASHBOARD_PORT) as url:
@@ -176,7 +178,12 @@ def serve_dashboard(port: int | None) -> None:
                 time.sleep(2)
 
 
-def _choose_port(port: int | None) -> int:
+def choose_port(port: int | None) -> int:
+    """A port of the loopback address that is free: the given one, or any.
+
+    Raises:
+        ConfigError: it is in use.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -6,21 +6,26 @@ from pathlib import Path
 
 from prefect import flow
 
-from effnet_core.config import load_config
 from effnet_core.data.manifest import Dataset
+from flows.environments import flow_config
 from flows.names import named
+from flows.parameters import FolderPath, Overrides, Recipe, Seed, Share, ValidationShare
 from tasks.stage_data import stage
 
 
-@flow(name="stage", flow_run_name=named("stage", "out"), persist_result=False)
+@flow(
+    name="stage",
+    flow_run_name=named("stage", "out"),
+    persist_result=False,
+)
 def stage_flow(
-    source: str,
-    out: str,
-    val_share: float = 0.2,
-    seed: int = 0,
-    max_rejected_share: float = 0.1,
-    recipe: str | None = None,
-    overrides: list[str] | None = None,
+    source: FolderPath,
+    out: FolderPath,
+    val_share: ValidationShare = 0.2,
+    seed: Seed = 0,
+    max_rejected_share: Share = 0.1,
+    recipe: Recipe | None = None,
+    overrides: Overrides = None,
 ) -> Dataset:
     """Bring labelled images from wherever they live into a verified, staged data set.
 
@@ -33,7 +38,7 @@ def stage_flow(
         recipe: Name of a recipe.
         overrides: Settings as section.key=value, such as storage.endpoint_url=https://s3.example.org.
     """
-    config = load_config(recipe, overrides or [])
+    config = flow_config(recipe, overrides)
     dataset, _ = stage(
         source,
         str(Path(out)),

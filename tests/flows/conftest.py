@@ -7,9 +7,24 @@ from collections.abc import Iterator
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 
+from tests.flows.service import TestedService, processes_naming
+
 
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server() -> Iterator[None]:
     """Flows in these tests report to a temporary server with a database of its own."""
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestedService]:
+    """A service that ``effnet up`` has started; ``effnet down`` leaves no process of it."""
+    tested = TestedService(tmp_path_factory.mktemp("service"))
+    try:
+        tested.up()
+        yield tested
+    finally:
+        done = tested.effnet("down")
+    assert done.returncode == 0, done.stderr
+    assert processes_naming(tested.folder) == []

@@ -1,19 +1,39 @@
-"""``deployments/prefect.yaml``: every entrypoint exists and takes the parameters it is given."""
+"""``deployments/``: entrypoints exist, take the parameters they are given, and refuse wrong ones."""
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.utilities.schema_tools.validation import is_valid
+
+from effnet_core.config import load_config
+from effnet_core.errors import ConfigError
+from effnet_core.model.spec import VARIANTS
+from flows import environments, parameters
+from flows.command import run_as_command
+from flows.environments import VARIABLE, flow_config, read_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
-DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load(FILE.read_text())["deployments"]
+CONTENT: dict[str, Any] = yaml.safe_load(FILE.read_text())
+DEPLOYMENTS: list[dict[str, Any]] = CONTENT["deployments"]
+EXAMPLES: dict[str, Any] = {
+    "data": "data",
+    "source": "images",
+    "folder": "photos",
+    "out": "out",
+    "output": "labels",
+    "weights": "model.ckpt",
+    "run_dir": "runs/first",
+}
 
 
 def load(deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Flow[..., Any]:
@@ -21,26 +41,161 @@ def load(deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Flow[..
     return load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
 
 
-def test_every_flow_has_a_deployment() -> None:
-    deployed = {item["entrypoint"].partition(":")[0] for item in DEPLOYMENTS}
-    assert deployed == {
-        f"flows/{name}.py"
-        for name in ("stage", "train", "evaluate", "publish", "batch_infer", "pipeline")
+def test_every_deployment_that_is_promised() -> None:
+    assert {item["name"] for item in DEPLOYMENTS} == {
+        "stage",
+        *(f"train-b{number}" for number in range(8)),
+        "evaluate",
+        "publish",
+        "batch-infer",
+        "batch-infer-inbox",
+        "nightly-pipeline",
+        "demo",
     }
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: str(item["name"]))
-def test_entrypoint_and_parameters(
+def test_entrypoint_parameters_and_schedule(
     deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flow = load(deployment, monkeypatch)
-    parameters = inspect.signature(flow.fn).parameters
+    schema = flow.parameters.model_dump()
     given = deployment.get("parameters", {})
-    assert set(given) <= set(parameters)
-    required = {
-        name: "x" for name, item in parameters.items() if item.default is inspect.Parameter.empty
-    }
-    flow.validate_parameters({**required, **given})
+    assert set(given) <= set(schema["properties"])
+    values = {**{name: EXAMPLES[name] for name in schema.get("required", [])}, **given}
+    assert is_valid(values, schema)
+    flow.validate_parameters(values)
     assert deployment["description"]
+    assert deployment["tags"]
     for schedule in deployment.get("schedules", []):
+        assert schedule["active"] is False
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+        DeploymentScheduleCreate.model_validate(
+            {
+                "schedule": {"cron": schedule["cron"], "timezone": schedule["timezone"]},
+                "slug": schedule["slug"],
+            }
+        )
+    if limit := deployment.get("concurrency_limit"):
+        ConcurrencyLimitConfig.model_validate(limit)
+    for name, about in schema["properties"].items():
+        assert about.get("description"), f"{name} has no description on the form"
+
+
+def test_trainings_differ_by_variant_only() -> None:
+    for number in range(8):
+        item = next(item for item in DEPLOYMENTS if item["name"] == f"train-b{number}")
+        assert set(item["parameters"]) == {"recipe"}
+        config = load_config(item["parameters"]["recipe"])
+        assert config.model.variant == f"efficientnet_b{number}" == item["tags"][1]
+        assert item["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
+def test_what_starts_by_itself_never_runs_twice_at_once() -> None:
+    scheduled = [item for item in DEPLOYMENTS if item.get("schedules")]
+    assert [item["name"] for item in scheduled] == ["batch-infer-inbox", "nightly-pipeline"]
+    for item in scheduled:
+        assert item["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", "many"),
+        ("base_lr", 0),
+        ("processes", 0),
+        ("device", "TPU"),
+        ("variant", "efficientnet_b9"),
+        ("recipe", "digit"),
+        ("overrides", ["epochs=3"]),
+        ("overrides", "train.epochs=3"),
+        ("data", ""),
+    ],
+)
+def test_the_form_refuses(name: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = load({"entrypoint": "flows/train.py:train_flow"}, monkeypatch)
+    schema = flow.parameters.model_dump()
+    assert is_valid({"data": "data"}, schema)
+    assert not is_valid({"data": "data", name: value}, schema)
+
+
+def test_the_form_offers_lists_of_variants_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = load({"entrypoint": "flows/train.py:train_flow"}, monkeypatch)
+    properties = flow.parameters.model_dump()["properties"]
+    known = [name for name in VARIANTS if not name.startswith("efficientnet_tiny")]
+    assert properties["variant"]["enum"] == [parameters.AS_IN_RECIPE, *known]
+    assert properties["device"]["enum"] == [parameters.AS_IN_RECIPE, "CPU", "GPU", "Ascend"]
+
+
+def test_what_a_form_leaves_open_stays_as_in_the_recipe() -> None:
+    short = parameters.as_overrides(
+        ["train.epochs=7"], train__epochs=3, model__variant="as in recipe", optim__base_lr=None
+    )
+    assert short == ["train.epochs=3", "train.epochs=7"]
+    assert load_config("digits", short).train.epochs == 7
+
+
+@pytest.mark.parametrize("name", environments.names())
+def test_environments_hold_places_and_devices_only(name: str) -> None:
+    found = read_environment(name)
+    assert set(found.settings) <= {"storage", "runtime"}
+    assert found.device_jobs >= 1
+
+
+def test_an_environment_lies_between_recipe_and_overrides(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(environments, "FOLDER", tmp_path)
+    (tmp_path / "here.yaml").write_text(
+        "pool: p\nsettings: {runtime: {world_size: 4, device: GPU}, storage: {root: /models}}\n"
+    )
+    assert flow_config("digits").runtime.world_size == 2
+    monkeypatch.setenv(VARIABLE, "here")
+    config = flow_config("digits", ["runtime.device=Ascend"])
+    assert (config.runtime.world_size, config.runtime.device) == (4, "Ascend")
+    assert (config.storage.root, config.storage.name) == ("/models", "digits")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("pool: p\nsettings: {optim: {base_lr: 1}}", "belongs into a recipe"),
+        ("pool: p\nsettings: {runtime: {devices: 1}}", "unknown setting 'runtime.devices'"),
+        ("pool: p\npolo: q", "polo"),
+        ("settings: {}", "pool"),
+        ("pool: p\ndevice_jobs: 0", "device_jobs"),
+    ],
+)
+def test_a_wrong_environment_is_refused(
+    text: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(environments, "FOLDER", tmp_path)
+    (tmp_path / f"wrong-{abs(hash(text))}.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        read_environment(f"wrong-{abs(hash(text))}")
+
+
+def test_an_unknown_environment_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'production'"):
+        read_environment("productoin")
+
+
+def test_the_sample_automations_are_prefects() -> None:
+    content = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())
+    names = [AutomationCore.model_validate(item).name for item in content["automations"]]
+    assert names == ["runs without a heartbeat have crashed", "tell about failures"]
+
+
+def test_a_command_refuses_what_the_form_refuses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["flows.train", "--data", "x", "--epochs", "0", "--base-lr", "-1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        run_as_command("flows.train:train_flow")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("effnet: a parameter is not allowed: epochs: ")
+    assert "base_lr: " in error
+    assert len(error.splitlines()) == 1

@@ -20,6 +20,16 @@ from flows.stage import stage_flow
 from tests.images import class_folders, draw, encode
 from tests.tiny import TINY
 
+ARTIFACTS = [
+    "train-progress",
+    "pipeline-report",
+    "data-card",
+    "training",
+    "training-epochs",
+    "evaluation",
+    "published-version",
+]
+
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
 
@@ -71,7 +81,7 @@ async def read_run(flow_run_id: str) -> tuple[Any, list[Any], list[str], list[An
         run = await client.read_flow_run(flow_run_id)  # type: ignore[arg-type]
         tasks = await client.read_task_runs()
         logs = [log.message for log in await client.read_logs()]
-        key = ArtifactFilterKey(any_=["train-progress", "pipeline-report"])
+        key = ArtifactFilterKey(any_=ARTIFACTS)
         artifacts = await client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
         return run, tasks, logs, artifacts
 
@@ -79,18 +89,31 @@ async def read_run(flow_run_id: str) -> tuple[Any, list[Any], list[str], list[An
 def test_the_dashboard_has_runs_lines_and_progress(
     finished: tuple[Path, dict[str, Any]],
 ) -> None:
-    _, summary = finished
+    out, summary = finished
     run, tasks, logs, artifacts = asyncio.run(read_run(summary["flow_run_id"]))
-    assert run.name == "pipeline-digits"
+    source = Path(read_json(out / "data" / "dataset.json")["source"]).name
+    assert run.name == f"pipeline-tiny-{source}-e2"
+    assert {"efficientnet_tiny", f"data:{source}"} <= set(run.tags)
     assert run.state is not None
     assert run.state.is_completed()
     names = {task.name for task in tasks}
     assert {"train-efficientnet_tiny", "evaluate-val", "predict-shard-0"} <= names
     assert any("epoch 2/2 step 1/1 loss" in line for line in logs)
-    progress = [item.data for item in artifacts if item.key == "train-progress"]
-    assert progress == [100.0]
-    cards = [str(item.data) for item in artifacts if item.key == "pipeline-report"]
-    assert f"top-1 **{summary['top1']:.2%}**" in cards[0]
+    assert sorted(item.key for item in artifacts) == sorted(ARTIFACTS)  # each one, and once
+    data = {item.key: item.data for item in artifacts}
+    assert data["train-progress"] == 100.0
+    assert f"top-1 **{summary['top1']:.2%}**" in str(data["pipeline-report"])
+    assert "# 12 images of 2 classes" in str(data["data-card"])
+    assert "| cat | 4 | 2 |" in str(data["data-card"])
+    assert str(data["training"]).startswith(f"# top-1 {summary['top1']:.2%}")
+    assert str(data["training"]).count("](data:image/png;base64,") == 3
+    assert len(str(data["training"])) < 500_000
+    rows = json.loads(str(data["training-epochs"]))
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[-1]["top-1 %"] == round(100 * summary["top1"], 2)
+    assert f"# top-1 {summary['top1']:.2%}" in str(data["evaluation"])
+    assert summary["model_version"] in str(data["published-version"])
+    assert "| state | production |" in str(data["published-version"])
 
 
 def test_a_second_run_reuses_what_is_there(

@@ -76,7 +76,7 @@ def test_a_port_in_use_is_refused_in_one_sentence() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} is in use"):
-            server._choose_port(port)
+            server.choose_port(port)
 
 
 def test_a_given_api_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

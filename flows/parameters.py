@@ -1,0 +1,77 @@
+"""Types of flow parameters: what the dashboard's form shows and refuses before a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal, get_args
+
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from effnet_core.config import recipe_names
+
+AS_IN_RECIPE: Final = "as in recipe"
+"""The entry of a list that leaves a setting as the recipe has it."""
+
+VariantName = Literal[
+    "as in recipe",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "efficientnet_lite3",
+    "efficientnet_lite4",
+    "efficientnet_v2_s",
+    "efficientnet_v2_m",
+    "efficientnet_v2_l",
+]
+Device = Literal["as in recipe", "CPU", "GPU", "Ascend"]
+
+# The recipes that come with the library, or a path of one's own.
+Recipe = Annotated[
+    str, Field(pattern=rf"^({'|'.join(map(str, recipe_names()))}|.+\.ya?ml)$", max_length=4096)
+]
+FolderPath = Annotated[str, Field(min_length=1, max_length=4096)]
+Split = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None
+Share = Annotated[float, Field(ge=0, le=1)]
+ValidationShare = Annotated[float, Field(ge=0, le=0.9)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)] | None
+BatchSize = Annotated[int, Field(ge=1, le=1_000_000)] | None
+LearningRate = Annotated[float, Field(gt=0, le=100)] | None
+Processes = Annotated[int, Field(ge=1, le=1024)] | None
+Overrides = list[Annotated[str, Field(pattern=r"^\s*[a-z]+\.[a-z0-9_]+\s*=")]] | None
+
+VARIANTS = get_args(VariantName)[1:]
+
+
+def as_overrides(overrides: Sequence[str] | None, **short: object) -> list[str]:
+    """Parameters of a form as settings; those that a person wrote out come last and win.
+
+    Args:
+        overrides: ``section.key=value`` each.
+        short: ``section__key=value``; left out where it is None or ``as in recipe``.
+    """
+    given = {key: value for key, value in short.items() if value not in (None, AS_IN_RECIPE, "")}
+    return [
+        *(f"{key.replace('__', '.')}={value}" for key, value in given.items()),
+        *(overrides or []),
+    ]
+
+
+def own_folder(kind: str) -> str:
+    """A folder of this very flow run, the same in each of its starts, so that a retry goes on.
+
+    Args:
+        kind: name of the folder above it.
+    """
+    return str(Path("runs", kind, f"{flow_run.name}-{str(flow_run.id)[:8]}").resolve())

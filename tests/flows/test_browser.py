@@ -1,0 +1,151 @@
+"""The dashboard in a real browser: start from the form, watch, read, cancel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.flows.service import TestedService, processes_naming, wait_for
+from tests.services import missing
+
+pytestmark = [pytest.mark.prefect, pytest.mark.mindspore, pytest.mark.slow]
+
+PATIENCE_MS = 90_000
+OPTIONS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+SCREENSHOTS_VARIABLE = "EFFNET_SCREENSHOTS"
+"""A folder for what the browser saw; the test's own temporary one by default."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        missing("Chromium", how="apt-get install chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=OPTIONS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser, service: TestedService, screenshots: Path) -> Iterator[Page]:
+    """A page of a browser that reaches this machine only."""
+    opened = browser.new_page(viewport={"width": 1200, "height": 760})
+    opened.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    yield opened
+    opened.screenshot(path=screenshots / "last.png")  # what a failed test saw
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get(SCREENSHOTS_VARIABLE) or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(
+        "model: {variant: efficientnet_tiny, bn_momentum: 0.9}\n"
+        "data: {image_size: 32, global_batch_size: 8}\n"
+        "schedule: {warmup_epochs: 1}\n"
+        "train: {epochs: 3, log_every_steps: 1}\n"
+    )
+    return path
+
+
+def start_from_the_form(page: Page, service: TestedService, data: Path, recipe: Path) -> str:
+    """Fill the run form of train-b0; returns the new run's id."""
+    deployment = service.api.get("/deployments/name/train/train-b0")
+    before = {run["id"] for run in service.api.runs()}
+    page.goto(f"{service.url}/v2/deployments/deployment/{deployment['id']}/run")
+    page.get_by_role("heading", name="Parameters").wait_for()
+    submit(page, data=str(data), recipe=str(recipe))
+
+    def new() -> set[str]:
+        return {run["id"] for run in service.api.runs()} - before
+
+    (run,) = wait_for("the run that the form started", new)
+    return str(run)
+
+
+def submit(page: Page, *, data: str, recipe: str) -> None:
+    """Fill in and send the form, once its own defaults have arrived."""
+    fields = page.locator("textarea")
+    expect(fields.nth(1)).to_have_value("efficientnet_b0_imagenet2012")
+    page.wait_for_load_state("networkidle")
+    fields.nth(0).fill(data)
+    fields.nth(1).fill(recipe)
+    expect(fields.nth(0)).to_have_value(data)
+    expect(fields.nth(1)).to_have_value(recipe)
+    page.get_by_role("button", name="Submit").click()
+
+
+def test_a_training_from_the_form(
+    page: Page, service: TestedService, data_dir: Path, recipe: Path, screenshots: Path
+) -> None:
+    run = start_from_the_form(page, service, data_dir, recipe)
+    page.goto(f"{service.url}/v2/runs/flow-run/{run}?tab=Artifacts")
+    page.get_by_text("Completed").first.wait_for()
+    assert service.wait_until_final(run) == "Completed"
+    page.reload()
+    page.get_by_text("training-epochs").first.wait_for()
+    page.screenshot(path=screenshots / "run.png")
+    body = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+    artifacts = {item["key"]: item["id"] for item in service.api.post("/artifacts/filter", body)}
+    page.goto(f"{service.url}/v2/artifacts/artifact/{artifacts['training']}")
+    picture = page.locator("img[src^='data:image/png']").first
+    picture.wait_for()
+    assert picture.evaluate("image => image.naturalWidth") > 300
+    page.get_by_role("heading", name="top-1").wait_for()
+    page.screenshot(path=screenshots / "training.png", full_page=True)
+    page.goto(f"{service.url}/v2/artifacts/artifact/{artifacts['training-epochs']}")
+    page.get_by_text("validation loss").first.wait_for()
+    page.screenshot(path=screenshots / "epochs.png")
+
+
+def test_the_form_refuses_and_offers_lists(
+    page: Page, service: TestedService, screenshots: Path
+) -> None:
+    deployment = service.api.get("/deployments/name/train/train-b0")
+    before = len(service.api.runs())
+    page.goto(f"{service.url}/v2/deployments/deployment/{deployment['id']}/run")
+    page.get_by_role("heading", name="Parameters").wait_for()
+    page.screenshot(path=screenshots / "form.png", full_page=True)
+    page.get_by_label("Select variant").click()
+    for name in ("efficientnet_b7", "efficientnet_lite4", "efficientnet_v2_l"):
+        page.get_by_role("option", name=name).wait_for()
+    page.keyboard.press("Escape")
+    submit(page, data="data", recipe="digit")
+    page.get_by_text("does not match").first.wait_for()
+    assert len(service.api.runs()) == before
+
+
+def test_cancelling_on_the_page(
+    page: Page,
+    service: TestedService,
+    data_dir: Path,
+    tmp_path: Path,
+    screenshots: Path,
+) -> None:
+    run_dir = tmp_path / "run"
+    run = service.start_training(data_dir, run_dir, epochs=500)
+    service.wait_for_epoch(run_dir, 1)
+    page.goto(f"{service.url}/v2/runs/flow-run/{run}?tab=Logs")
+    page.get_by_text("images/s").first.wait_for()
+    page.screenshot(path=screenshots / "logs.png")
+    page.locator("button[aria-haspopup=menu]").last.click()
+    page.get_by_role("menuitem", name="Cancel").click()
+    page.get_by_role("button", name="Cancel Flow Run").click()
+    assert service.wait_until_final(run) == "Cancelled"
+    wait_for("the processes to end", lambda: not processes_naming(run_dir), seconds=15)
+    page.reload()
+    page.get_by_text("Cancelled").first.wait_for()

@@ -1,0 +1,273 @@
+"""The service as people run it: up, runs, cancelling, and everything that may be killed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effnet_core.checkpoint import newest
+from tests.flows.service import TestedService, kill, processes_naming, wait_for
+
+pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
+
+CANCELLED_WITHIN_S = 15.0
+
+
+def test_a_training_by_its_bare_name(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    parameters = {
+        "data": str(data_dir),
+        "run_dir": str(run_dir),
+        "recipe": "digits",
+        "epochs": "2",
+        "processes": "1",
+        "overrides": "[model.variant=efficientnet_tiny, data.image_size=32, "
+        "data.global_batch_size=8]",
+    }
+    options = [part for item in parameters.items() for part in ("-p", "=".join(item))]
+    done = service.effnet("run", "train-b0", *options, "--watch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (run_dir / "model.ckpt").exists()
+    assert "Completed train-tiny-source" in done.stdout
+    assert "epoch 2/2" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if "Finished in state" in line]
+    assert len(lines) == len(set(lines))
+    newest_run = service.api.runs("COMPLETED")[0]
+    assert {"train", "efficientnet_tiny"} <= set(newest_run["tags"])
+
+
+def test_wrong_values_are_refused_before_a_run_exists(service: TestedService) -> None:
+    before = len(service.api.runs())
+    for parameter, reason in (
+        ("epochs=0", "epochs"),
+        ("device=TPU", "'TPU' is not one of"),
+        ("variant=efficientnet_b9", "is not one of"),
+        ("recipe=digit", "does not match"),
+        ("overrides=epochs", "does not match"),
+        ("epoch=3", "did you mean 'epochs'?"),
+        ("epochs", "KEY=VALUE"),
+    ):
+        done = service.effnet("run", "train-b0", "-p", "data=x", "-p", parameter)
+        assert done.returncode == 2, (parameter, done.stdout, done.stderr)
+        assert reason in done.stderr, (parameter, done.stderr)
+        assert "Traceback" not in done.stderr
+    done = service.effnet("run", "train-b9")
+    assert done.returncode == 2
+    assert "did you mean 'train-b" in done.stderr
+    assert len(service.api.runs()) == before
+
+
+def test_up_again_keeps_what_people_changed(service: TestedService) -> None:
+    found = service.api.get("/deployments/name/pipeline/nightly-pipeline")
+    schedule = found["schedules"][0]
+    assert schedule["active"] is False
+    path = f"/deployments/{found['id']}"
+    service.api.patch(f"{path}/schedules/{schedule['id']}", {"active": True})
+    service.api.patch("/v2/concurrency_limits/devices-local", {"limit": 3})
+    worker = service.worker()
+    try:
+        service.up()
+        again = service.api.get(path)
+        assert [item["active"] for item in again["schedules"]] == [True]
+        limits = service.api.post("/v2/concurrency_limits/filter", {})
+        assert {item["name"]: item["limit"] for item in limits}["devices-local"] == 3
+        assert service.worker() == worker
+        done = service.effnet("status")
+        assert done.returncode == 0
+        for words in ("online", "1 with an active schedule", "of 3 in use"):
+            assert words in done.stdout
+    finally:
+        service.api.patch("/v2/concurrency_limits/devices-local", {"limit": 1})
+        for item in service.api.get(path)["schedules"]:
+            service.api.patch(f"{path}/schedules/{item['id']}", {"active": False})
+    done = service.effnet("up", "--port", "1")
+    assert done.returncode == 2
+    assert "the service runs already" in done.stderr
+
+
+def test_cancelling_ends_every_process_and_leaves_a_checkpoint(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run = service.start_training(data_dir, run_dir, epochs=500)
+    service.wait_for_epoch(run_dir, 1)
+    assert processes_naming(run_dir)
+    done = service.prefect("flow-run", "cancel", run)
+    assert done.returncode == 0, done.stderr
+    wait_for("the processes to end", lambda: not processes_naming(run_dir), seconds=15)
+    assert service.wait_until_final(run) == "Cancelled"
+    assert newest(run_dir / "checkpoints") is not None
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_seen_and_goes_on(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run = service.start_training(data_dir, run_dir, epochs=12)
+    service.wait_for_epoch(run_dir, 2)
+    kill(service.process_of(run))
+    assert service.wait_until_final(run) == "Completed"
+    names = service.history(run)
+    assert names.count("Running") == 2
+    assert names.index("Crashed") < names.index("AwaitingRetry")
+    assert "resuming from" in service.log(run)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run = service.start_training(data_dir, run_dir, epochs=20)
+    service.wait_for_epoch(run_dir, 1)
+    before = service.worker()
+    kill(before)
+    assert service.wait_until_final(run) == "Completed"
+    assert service.history(run).count("Running") == 1
+    assert service.worker() != before
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_its_worker_can_be_cancelled(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run = service.start_training(data_dir, run_dir, epochs=500)
+    service.wait_for_epoch(run_dir, 1)
+    kill(service.worker())
+    service.worker()
+    assert service.prefect("flow-run", "cancel", run).returncode == 0
+    assert service.wait_until_final(run) == "Cancelled"
+    wait_for("the processes to end", lambda: not processes_naming(run_dir), seconds=15)
+    assert newest(run_dir / "checkpoints") is not None
+
+
+@pytest.mark.slow
+def test_worker_and_run_killed_together(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run = service.start_training(data_dir, run_dir, epochs=12)
+    service.wait_for_epoch(run_dir, 2)
+    process = service.process_of(run)
+    kill(service.worker())
+    kill(process)
+    assert service.wait_until_final(run) == "Completed"
+    names = service.history(run)
+    assert names.count("Running") == 2
+    assert "Crashed" in names
+    assert "resuming from" in service.log(run)
+
+
+@pytest.mark.slow
+def test_a_killed_server_does_not_disturb_a_run(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run = service.start_training(data_dir, run_dir, epochs=40)
+    service.wait_for_epoch(run_dir, 1)
+    kill(service.server())
+    wait_for("the server to be back", service.api.healthy)
+    assert service.wait_until_final(run) == "Completed"
+    assert service.history(run).count("Running") == 1
+
+
+@pytest.mark.slow
+def test_down_saves_and_up_goes_on(service: TestedService, data_dir: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run = service.start_training(data_dir, run_dir, epochs=20)
+    service.wait_for_epoch(run_dir, 2)
+    done = service.effnet("down")
+    assert done.returncode == 0, done.stderr
+    assert processes_naming(run_dir) == []
+    assert newest(run_dir / "checkpoints") is not None
+    service.up()
+    assert service.wait_until_final(run) == "Completed"
+    assert "resuming from" in service.log(run)
+
+
+@pytest.mark.slow
+def test_three_trainings_take_turns_on_one_slot(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    folders = {name: tmp_path / name for name in ("b0", "b1", "b2")}
+    runs = [
+        service.start_training(data_dir, folder, epochs=8, name=name)
+        for name, folder in folders.items()
+    ]
+    busiest = 0
+    while any(service.api.run(run)["state_type"] != "COMPLETED" for run in runs):
+        busiest = max(busiest, sum(bool(processes_naming(path)) for path in folders.values()))
+        for run in runs:
+            assert service.api.run(run)["state_type"] not in ("FAILED", "CRASHED")
+        time.sleep(0.2)
+    assert busiest == 1
+
+
+@pytest.mark.slow
+def test_a_schedule_fires_on_its_minute(
+    service: TestedService, source_dir: Path, data_dir: Path
+) -> None:
+    path = f"/deployments/{service.api.get('/deployments/name/stage/stage')['id']}/schedules"
+    schedule = {
+        "schedule": {"cron": "* * * * *", "timezone": "UTC"},
+        "active": True,
+        "parameters": {"source": str(source_dir), "out": str(data_dir)},
+    }
+    (made,) = service.api.post(path, [schedule])
+    try:
+
+        def fired() -> list[dict[str, Any]]:
+            return [run for run in service.api.runs("COMPLETED") if run["auto_scheduled"]]
+
+        run = wait_for("a scheduled run", fired)[0]
+    finally:
+        service.api.delete(f"{path}/{made['id']}")
+    assert str(run["expected_start_time"])[17:19] == "00"
+    assert late_s(run) > -2  # a worker takes a run a moment before it is due
+
+
+def late_s(run: dict[str, Any]) -> float:
+    """Seconds between the time that a run was due and its start."""
+    due, started = (
+        datetime.fromisoformat(str(run[key]).replace("Z", "+00:00"))
+        for key in ("expected_start_time", "start_time")
+    )
+    return (started - due).total_seconds()
+
+
+@pytest.mark.slow
+def test_another_environment_and_its_watch(service: TestedService) -> None:
+    done = service.effnet("deploy", "-e", "production")
+    assert done.returncode == 0, done.stderr
+    try:
+        pool = service.api.get("/work_pools/production")
+        assert pool["type"] == "kubernetes"
+        deployment = service.api.get("/deployments/name/stage/stage")
+        assert deployment["work_pool_name"] == "production"
+        assert deployment["job_variables"]["env"]["EFFNET_ENVIRONMENT"] == "production"
+        body = {
+            "parameters": {"source": "a", "out": "b"},
+            "state": {"type": "CRASHED", "name": "Crashed", "message": "killed"},
+        }
+        run = service.api.post(f"/deployments/{deployment['id']}/create_flow_run", body)["id"]
+        watch = service.start("watch", "-e", "production")
+        try:
+            wait_for("another try", lambda: service.state(run) in ("AwaitingRetry", "Late"))
+        finally:
+            watch.send_signal(signal.SIGINT)
+            output = watch.communicate(timeout=30)
+        assert watch.returncode == 130, output
+        assert "crashed: now AwaitingRetry" in output[0]
+        service.api.set_state(run, "CANCELLED", "Cancelled", "test")
+    finally:
+        service.up()
+    assert service.api.get("/deployments/name/stage/stage")["work_pool_name"] == "local"
