@@ -13,6 +13,7 @@ import typer
 from effnet_core import __version__
 from effnet_core.commands import guarded
 from effnet_core.config import RunConfig, load_config, recipe_names
+from effnet_core.store_commands import app as store_commands
 from effnet_core.weights.commands import app as weights_commands
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ def settings(
 @guarded
 def stage(
     source: Annotated[
-        Path, typer.Argument(help="Folder with train/CLASS/* and val/CLASS/*, or with CLASS/*.")
+        str,
+        typer.Argument(
+            help="Folder of class folders, archive, tar shards, .csv file, ILSVRC2012, or s3://bucket/prefix."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the staged data set.")],
     val_share: Annotated[
@@ -118,14 +122,21 @@ def stage(
     max_rejected_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of unusable files that is tolerated.")
     ] = 0.1,
+    override: Overrides = None,
 ) -> None:
-    """Verify a folder of class folders and bring it into a staged data set."""
+    """Verify labelled images, wherever they live, and bring them into a staged data set."""
     from effnet_core.data.staging import stage_dataset
     from effnet_core.terminal import console, show_events
 
+    access = load_config(None, override or []).storage.access
     with show_events():
         dataset, reused = stage_dataset(
-            source, out, val_share=val_share, seed=seed, max_rejected_share=max_rejected_share
+            source,
+            out,
+            val_share=val_share,
+            seed=seed,
+            max_rejected_share=max_rejected_share,
+            access=access,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(
@@ -133,6 +144,7 @@ def stage(
     )
     if dataset.rejected:
         console.print(f"{dataset.rejected} files set aside, see {out / 'rejected.jsonl'}")
+    console.print(f"data card: {out / 'data_card.html'}", soft_wrap=True)
 
 
 @app.command()
@@ -196,26 +208,48 @@ def evaluate(
 @app.command()
 @guarded
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="A folder of images, or image files.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="A folder, image files, a pattern in quotes, a list of paths (.txt, .csv, .jsonl, "
+            ".parquet) or s3://bucket/prefix."
+        ),
+    ],
     weights: Weights,
     output: Annotated[Path, typer.Option("--output", help="Folder of predictions.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Short for infer.top_k.")] = None,
     engine: Annotated[str | None, typer.Option(help="Short for infer.engine.")] = None,
+    max_errors: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Short for infer.max_error_share.")
+    ] = None,
+    only_new: Annotated[
+        bool,
+        typer.Option("--only-new", help="Add what earlier runs into the output have not seen."),
+    ] = False,
     override: Overrides = None,
 ) -> None:
-    """Label images; the input is never written to."""
+    """Label images; the input is never written to. One picture is also drawn with its labels."""
     from effnet_core import runs
-    from effnet_core.predictions import read_parts
+    from effnet_core.annotate import annotate
+    from effnet_core.files import read_json
+    from effnet_core.predictions import RUN_NAME, read_parts
     from effnet_core.terminal import console, show_events
 
-    short = {"infer.top_k": top_k, "infer.engine": engine}
+    short = {
+        "infer.top_k": top_k,
+        "infer.engine": engine,
+        "infer.max_error_share": max_errors,
+    }
     extra = [f"{key}={value}" for key, value in short.items() if value is not None]
     config = load_config(None, [*(override or []), *extra])
     with show_events():
-        summary = runs.infer(weights, inputs, output, config=config)
+        summary = runs.infer(weights, inputs, output, config=config, only_new=only_new)
     if summary["labelled"] == 1:
-        best = read_parts(output)[0]
-        typer.echo(str({best["class_ids"][0]: best["class_names"][0]}))
+        row = read_parts(output)[0]
+        typer.echo(str({row["class_ids"][0]: row["class_names"][0]}))
+        picture = Path(read_json(output / RUN_NAME)["input"], row["path"])
+        copy = annotate(picture, row, output / f"{picture.stem}-labelled.png")
+        console.print(f"drawn on {copy}", soft_wrap=True)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
         f"{summary['images_per_s']:.1f} images/s: {output}",
@@ -248,7 +282,32 @@ def export(
     console.print(f"{out}: {agreement}", soft_wrap=True)
 
 
+@app.command()
+@guarded
+def copy(
+    source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix.")],
+    target: Annotated[str, typer.Argument(help="The other of the two.")],
+    override: Overrides = None,
+) -> None:
+    """Copy a folder of files to a bucket or back, many at once; goes on where it was cut."""
+    from effnet_core.errors import ConfigError
+    from effnet_core.storage import is_s3, parse_s3
+    from effnet_core.storage.trees import download_tree, upload_tree
+    from effnet_core.terminal import console, show_events
+
+    access = load_config(None, override or []).storage.access
+    if is_s3(source) == is_s3(target):
+        raise ConfigError(f"give one folder and one s3://bucket/prefix, not {source} and {target}")
+    with show_events():
+        if is_s3(source):
+            count = download_tree(parse_s3(source), Path(target), access)
+        else:
+            count = upload_tree(Path(source), parse_s3(target), access)
+    console.print(f"{count:,} file(s) copied", markup=False)
+
+
 app.add_typer(weights_commands, name="weights")
+app.add_typer(store_commands, name="store")
 
 
 @app.command()

@@ -28,6 +28,7 @@ from effnet_core.errors import ConfigError, nearest
 from effnet_core.files import os_reason, write_text
 from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, DROP_PATH_RATE, Padding, Variant
 from effnet_core.model.spec import variant as variant_row
+from effnet_core.storage.client import S3Access
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 CONFIG_NAME = "config.yaml"
@@ -72,6 +73,8 @@ class ModelConfig(Section):
     """symmetric, or same: TensorFlow's; that of the weights, else symmetric, when absent."""
     weights: str | None = None
     """What to start from instead of random weights: file, run folder, URL or name; same variant."""
+    new_head: bool = False
+    """Start a new classifier where the classes of `model.weights` are not those of the data set."""
 
     @field_validator("variant")
     @classmethod
@@ -330,16 +333,28 @@ class EvaluateConfig(Section):
 
 
 class InferConfig(Section):
-    """Batch inference over a folder."""
+    """Batch inference over a folder, a list or a bucket."""
 
-    engine: Literal["auto", "mindspore", "onnxruntime"] = "auto"
+    engine: Literal["auto", "mindspore", "onnxruntime", "openvino"] = "auto"
     """What computes; auto is onnxruntime on a CPU, several times faster there, else mindspore."""
     engine_threads: int = Field(0, ge=0)
-    """Threads of onnxruntime; 0 means one for each core that the process may use."""
-    batch_size: int = Field(32, ge=1)
-    """Images that the engine gets at a time; it does not change the answers."""
+    """Threads of onnxruntime and openvino; 0 means one for each core that the process may use."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the arithmetic; bf16 (openvino only) is faster where the processor has it, and less exact."""
+    batch_size: int = Field(0, ge=0)
+    """Images in one call of the engine; 0 means the fastest of some, measured once on this machine."""
+    readers: int = Field(0, ge=0)
+    """Threads that read files; 0 means 2 for folders and 16 for buckets."""
+    fast_decode: bool = True
+    """Let the JPEG library reduce large pictures while decoding, to at least twice what is needed."""
+    recursive: bool = True
+    """Whether folders inside the input folder count too."""
     top_k: int = Field(5, ge=1)
     """Classes kept for each image, best first."""
+    probabilities: bool = False
+    """Also keep the probability of every class, as a column `probabilities`."""
+    features: bool = False
+    """Also keep the pooled features, as a column `features`: for search and drift."""
     shard_images: int = Field(4096, ge=1)
     """Images in one part file; the unit that is retried."""
     max_error_share: float = Field(0.1, ge=0, le=1)
@@ -349,12 +364,27 @@ class InferConfig(Section):
 
 
 class StorageConfig(Section):
-    """Where models are published."""
+    """Where models are published, and how object stores are reached."""
 
     root: str = "store"
-    """Folder of the model store."""
+    """Folder or s3://bucket/prefix of the model store."""
     name: str = Field("efficientnet", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     """Name under which versions are published: lower-case letters, digits, dot, dash, underscore."""
+    endpoint_url: str | None = None
+    """Address of the S3 server; by AWS_ENDPOINT_URL or the profile, else AWS itself, when absent."""
+    profile: str | None = None
+    """Profile of the AWS configuration files that holds credentials; boto3's own chain when absent."""
+    region: str | None = None
+    """Region of the buckets; by environment or profile, else us-east-1, when absent."""
+    checksums: Literal["when_supported", "when_required"] = "when_supported"
+    """when_required is for S3 servers that do not know the newer checksums of transfers."""
+    credentials_block: str | None = None
+    """Name of the Prefect Secret block that holds S3 credentials as JSON; used by flows only."""
+
+    @property
+    def access(self) -> S3Access:
+        """How object stores are reached."""
+        return S3Access(self.endpoint_url, self.profile, self.region, self.checksums)
 
 
 class RuntimeConfig(Section):

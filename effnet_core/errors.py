@@ -7,6 +7,7 @@
     |-- ExportError            an exported file cannot be used or does not agree with MindSpore
     |-- DownloadFailed         a file cannot be fetched from its address (retryable)
     |-- StoreError             the model store refuses or misses something
+    |   |-- StoreBusy          the object store does not answer or is overloaded (retryable)
     |   |-- Conflict           somebody else created or changed the same thing first
     |   `-- GateRefused        a version is not good enough to be promoted
     |-- OutputExists           an output folder already holds something else
@@ -57,6 +58,12 @@ class DownloadFailed(EffnetError):
 
 class StoreError(EffnetError):
     """The model store refuses or misses something."""
+
+
+class StoreBusy(StoreError):
+    """The object store does not answer, is overloaded, or the connection broke."""
+
+    retryable = True
 
 
 class Conflict(StoreError):

@@ -8,6 +8,7 @@ does not know where the work was done.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -56,3 +57,15 @@ def emit(event: Event) -> None:
         logger.info(event.message)
     for listener in list(_listeners):
         listener(event)
+
+
+PROGRESS_EVERY_S = 0.5
+_last_progress: dict[str, float] = {}
+
+
+def emit_sometimes(stage: str, done: int, total: int) -> None:
+    """Tell how far a stage is: at most every ``PROGRESS_EVERY_S`` seconds, and at its end."""
+    now = time.monotonic()
+    if done >= total or now - _last_progress.get(stage, -PROGRESS_EVERY_S) >= PROGRESS_EVERY_S:
+        _last_progress[stage] = now
+        emit(Event(stage, done=done, total=total))

@@ -35,11 +35,15 @@ def sha256_of_text(*parts: str) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name once the block ends without error.
 
     The content is flushed to the disk before the rename, so a reader meets the old file or the new
     one, never a part. After an error nothing is left behind.
+
+    Args:
+        path: the name.
+        durable: False spares the flush, for many files that are checked again after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -47,16 +51,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        put_in_place(temporary, path)
+        put_in_place(temporary, path, durable=durable)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
+def put_in_place(temporary: Path, path: Path, *, durable: bool = True) -> None:
     """Give a finished file of the same file system its name, once its content is on the disk."""
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
+    if durable:
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
     temporary.chmod(0o644)
     temporary.replace(path)
 

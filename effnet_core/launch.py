@@ -30,6 +30,7 @@ from effnet_core.job import (
     Job,
     read_error,
 )
+from effnet_core.storage.credentials import in_use
 
 POLL_S = 0.2
 ANSWER_GRACE_S = 1.0
@@ -123,6 +124,8 @@ def _child_environment(runtime: RuntimeConfig) -> dict[str, str]:
     child = dict(os.environ)
     environment.prepare(child)
     environment.set_log_level(child, runtime.mindspore_log)
+    if given := in_use():
+        child.update(given.environment())
     # msrun starts "python" from PATH, which must be the interpreter that runs this.
     child["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{child.get('PATH', '')}"
     root = str(Path(__file__).resolve().parent.parent)

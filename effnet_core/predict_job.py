@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from effnet_core.config import InferConfig
+from effnet_core.config import RunConfig
 from effnet_core.errors import Interrupted
-from effnet_core.events import Event, emit
+from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.files import write_json
+from effnet_core.inputs import Source, open_source
 from effnet_core.interrupts import stop_requested
-from effnet_core.predict import Prediction, Predictor, Rejection, iter_predictions
+from effnet_core.predict import Prediction, Predictor, Rejection, Wanted, iter_predictions
 from effnet_core.predictions import PARTS_NAME, SHARDS_NAME, read_inputs, write_part
 from effnet_core.results import ShardResult
 
@@ -20,64 +21,94 @@ STAGE = "predict"
 
 
 def predict_shards(
-    predictor: Predictor, inputs: dict[str, Any], infer: InferConfig
+    predictor: Predictor, inputs: dict[str, Any], config: RunConfig
 ) -> dict[str, Any]:
     """Label the shards of a job and write a part file for each.
 
     Args:
         predictor: an engine with the model.
-        inputs: ``output``, ``input_root``, ``model_sha256`` and ``shards`` (start, stop, part).
+        inputs: ``output``, ``input_root``, ``model_sha256``, ``shards`` (start, stop, part) and
+            ``allowed_errors``, how many files may be without an answer.
+        config: settings of inference and storage.
 
     Returns:
-        JSON-ready results of the shards.
+        JSON-ready results of the shards. Where too many files are unreadable, those of the shards before.
 
     Raises:
         Interrupted: this process was asked to stop; finished shards stay.
+        StoreError: the source is lost; finished shards stay.
     """
-    output, root = Path(inputs["output"]), Path(inputs["input_root"])
-    paths = read_inputs(output)
+    source = open_source(inputs["input_root"], config.storage)
     total = sum(shard["stop"] - shard["start"] for shard in inputs["shards"])
-    done = 0
+    done = rejected = 0
     results = []
     for shard in inputs["shards"]:
-        started = time.perf_counter()
-        rows: list[Prediction] = []
-        rejected: list[dict[str, str]] = []
-        chosen = paths[shard["start"] : shard["stop"]]
-        for answers in iter_predictions(
-            predictor, root, chosen, batch_size=infer.batch_size, top_k=infer.top_k
-        ):
-            if stop_requested():
-                raise Interrupted(
-                    f"batch inference was stopped after {done} of {total} images; the same command "
-                    "goes on with the shards that are missing"
-                )
-            for answer in answers:
-                if isinstance(answer, Rejection):
-                    rejected.append({"path": answer.path, "reason": answer.reason})
-                else:
-                    rows.append(answer)
-            done += len(answers)
-            emit(Event(STAGE, done=done, total=total))
-        part = output / PARTS_NAME / shard["part"]
-        write_part(part, rows, model_sha256=inputs["model_sha256"])
-        result = ShardResult(
-            part=str(part),
-            start=shard["start"],
-            stop=shard["stop"],
-            labelled=len(rows),
-            rejected=rejected,
-            histogram=dict(Counter(row.class_names[0] for row in rows)),
-            seconds=round(time.perf_counter() - started, 3),
-        )
-        write_json(output / SHARDS_NAME / f"{shard['part']}.json", result.to_dict())
+        result = _predict_shard(predictor, source, shard, inputs, config, done=done, total=total)
         results.append(result.to_dict())
+        done += shard["stop"] - shard["start"]
+        rejected += len(result.rejected)
         emit(
             Event(
                 STAGE,
-                f"labelled {len(rows)} images, set aside {len(rejected)}, wrote {part.name}",
+                f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote "
+                f"{shard['part']}",
                 done,
                 total,
             )
         )
+        if rejected > inputs["allowed_errors"]:
+            break
     return {"shards": results}
+
+
+def _predict_shard(
+    predictor: Predictor,
+    source: Source,
+    shard: dict[str, Any],
+    inputs: dict[str, Any],
+    config: RunConfig,
+    *,
+    done: int,
+    total: int,
+) -> ShardResult:
+    infer, output = config.infer, Path(inputs["output"])
+    wanted = Wanted(infer.top_k, infer.probabilities, infer.features, infer.fast_decode)
+    rows: list[Prediction] = []
+    rejected: list[dict[str, str]] = []
+    latency_ms: list[float] = []
+    began, started = time.time(), time.perf_counter()
+    pieces = iter_predictions(
+        predictor,
+        source,
+        read_inputs(output, shard["start"], shard["stop"]),
+        wanted,
+        readers=infer.readers or source.readers,
+    )
+    for piece in pieces:
+        if stop_requested():
+            raise Interrupted(
+                f"batch inference was stopped after {done} of {total} images; the same command "
+                "goes on with the shards that are missing"
+            )
+        for answer in piece.answers:
+            if isinstance(answer, Rejection):
+                rejected.append({"path": answer.path, "reason": answer.reason})
+            else:
+                rows.append(answer)
+        done += len(piece.answers)
+        latency_ms.append(round(1000 * piece.seconds / len(piece.answers), 3))
+        emit_sometimes(STAGE, done, total)
+    write_part(output / PARTS_NAME / shard["part"], rows, model_sha256=inputs["model_sha256"])
+    result = ShardResult(
+        part=str(output / PARTS_NAME / shard["part"]),
+        start=shard["start"],
+        stop=shard["stop"],
+        labelled=len(rows),
+        rejected=rejected,
+        histogram=dict(Counter(row.class_names[0] for row in rows)),
+        started=round(began, 3),
+        seconds=round(time.perf_counter() - started, 3),
+        latency_ms=latency_ms,
+    )
+    write_json(output / SHARDS_NAME / f"{shard['part']}.json", result.to_dict())
+    return result

@@ -2,7 +2,7 @@
 
 OUTPUT/
   run.json              digests of model and input list, settings; refuses another run's parts
-  inputs.txt            the files, relative to the input folder, one JSON string a line
+  inputs.jsonl          the files, relative to the input's root, and their stamps
   predictions/part-*    one file a shard, named by its position and by digests
   shards/*.json         what each finished shard counted
   errors.jsonl          path and reason of files without an answer
@@ -12,48 +12,50 @@ OUTPUT/
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-import os
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from effnet_core.config import InferConfig
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import (
-    append_jsonl,
     atomic_path,
     make_folder,
-    os_reason,
     read_json,
     sha256_of_text,
     write_json,
-    write_text,
 )
+from effnet_core.inputs import InputList
 from effnet_core.predict import Prediction
 from effnet_core.results import ShardResult
 
 RUN_NAME = "run.json"
-INPUTS_NAME = "inputs.txt"
+INPUTS_NAME = "inputs.jsonl"
 PARTS_NAME = "predictions"
 SHARDS_NAME = "shards"
 ERRORS_NAME = "errors.jsonl"
 SUMMARY_NAME = "summary.json"
 
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("path", pa.string()),
-        ("class_ids", pa.list_(pa.int32())),
-        ("class_names", pa.list_(pa.string())),
-        ("probs", pa.list_(pa.float32())),
-    ]
+COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
+    ("image_id", pa.string()),
+    ("path", pa.string()),
+    ("class_ids", pa.list_(pa.int32())),
+    ("class_names", pa.list_(pa.string())),
+    ("probs", pa.list_(pa.float32())),
 )
+OPTIONAL_COLUMNS = ("probabilities", "features")
+"""Lists of float32, present where the settings of the same name ask for them."""
+LISTS = ("class_ids", "class_names", "probs", *OPTIONAL_COLUMNS)
+QUANTILES = (0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True)
@@ -72,164 +74,181 @@ class Plan:
     """An input list cut into shards."""
 
     output: Path
-    input_root: Path
-    paths: tuple[str, ...]
+    root: str
+    """Folder or address that the paths are relative to."""
+    images: int
     shards: tuple[Shard, ...]
+    new: int
+    """Images that no earlier run into this output had."""
 
     def missing(self) -> list[Shard]:
-        """Shards that have not been finished yet."""
+        """Shards that are still to do, in order."""
         return [shard for shard in self.shards if not self.is_done(shard)]
 
     def is_done(self, shard: Shard) -> bool:
-        """Whether a shard's part and its count are both in place."""
+        """Whether a shard's part and its counts are there; each appears whole or not at all."""
         return self.part_path(shard).exists() and self.shard_path(shard).exists()
 
     def part_path(self, shard: Shard) -> Path:
-        """Where a shard's predictions lie."""
+        """Where a shard's answers go."""
         return self.output / PARTS_NAME / shard.part
 
     def shard_path(self, shard: Shard) -> Path:
-        """Where a shard's counts lie."""
+        """Where a shard's counts go."""
         return self.output / SHARDS_NAME / f"{shard.part}.json"
 
 
-def list_inputs(inputs: Sequence[Path], output: Path) -> tuple[Path, tuple[str, ...]]:
-    """What there is to label.
-
-    Args:
-        inputs: one folder, of which every visible file at any depth counts, or files.
-        output: where answers will go; must not lie inside the folder.
-
-    Returns:
-        A folder, and paths relative to it, sorted.
-
-    Raises:
-        DataError: the input is missing, unreadable or empty.
-        OutputExists: the output lies inside the input folder.
-    """
-    missing = [path for path in inputs if not path.exists()]
-    if missing:
-        raise DataError(f"input {missing[0]} does not exist")
-    folders = [path for path in inputs if path.is_dir()]
-    if not folders:
-        root = Path(os.path.commonpath([path.absolute().parent for path in inputs]))
-        return root, tuple(sorted({str(path.absolute().relative_to(root)) for path in inputs}))
-    if len(inputs) > 1:
-        raise DataError(
-            f"give one folder or several files, not {len(inputs)} inputs with {folders[0]}"
-        )
-    if output.resolve().is_relative_to(folders[0].resolve()):
-        raise OutputExists(
-            f"output folder {output} lies inside the input folder {folders[0]}; choose another"
-        )
-    return folders[0], _list_folder(folders[0])
-
-
-def _list_folder(folder: Path) -> tuple[str, ...]:
-    try:
-        paths = sorted(
-            str(path.relative_to(folder))
-            for path in folder.rglob("*")
-            if path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        )
-    except OSError as cause:
-        raise DataError(f"input folder {folder} cannot be read ({os_reason(cause)})") from cause
-    if not paths:
-        raise DataError(f"input folder {folder} has no files")
-    return tuple(paths)
-
-
 def plan(
-    input_root: Path,
-    paths: tuple[str, ...],
+    listed: InputList,
     output: Path,
     *,
     model_sha256: str,
     infer: InferConfig,
+    only_new: bool = False,
 ) -> Plan:
     """Cut an input list into shards and claim the output folder.
 
     A folder that holds the same run is continued: only what is missing will be done.
 
     Args:
-        input_root: folder that ``paths`` are relative to.
-        paths: the files, in the order of the answers.
+        listed: the files, in the order of the answers.
         output: where answers go.
         model_sha256: digest of the checkpoint.
-        infer: shard size, top-k and form.
+        infer: shard size, and what answers hold.
+        only_new: add to the run in ``output`` the files that it has not seen, or that have changed since,
+            whatever else is in the list.
 
     Raises:
         DataError: the output cannot be written to.
         OutputExists: the output folder holds another run or foreign files.
     """
-    inputs_digest = sha256_of_text(*paths)
     identity = {
         "model_sha256": model_sha256,
-        "inputs_sha256": inputs_digest,
-        "images": len(paths),
-        "input": str(input_root.resolve()),
+        "input": listed.root,
         "top_k": infer.top_k,
+        "probabilities": infer.probabilities,
+        "features": infer.features,
+        "fast_decode": infer.fast_decode,
+        "precision": infer.precision,
         "shard_images": infer.shard_images,
         "format": infer.format,
     }
-    _claim(output, identity)
-    write_text(output / INPUTS_NAME, "".join(json.dumps(path) + "\n" for path in paths))
-    shards = []
-    for index, start in enumerate(range(0, len(paths), infer.shard_images)):
-        stop = min(len(paths), start + infer.shard_images)
-        digest = sha256_of_text(model_sha256, str(infer.top_k), *paths[start:stop])[:12]
-        shards.append(Shard(index, start, stop, f"part-{index:05d}-{digest}.{infer.format}"))
-    return Plan(output, input_root, paths, tuple(shards))
+    before = _claim(output, identity)
+    lists = list(before.get("lists", []))
+    entries = list(zip(listed.paths, listed.stamps, strict=True))
+    if only_new and lists:
+        seen = list(_read_entries(output, sum(lists)))
+        known = set(seen)
+        fresh = [entry for entry in entries if entry not in known]
+        entries = seen + fresh
+        lists += [len(fresh)] if fresh else []
+    else:
+        digest = sha256_of_text(*listed.paths)
+        if lists and before["inputs_sha256"] != digest:
+            raise OutputExists(
+                f"output folder {output} holds a run over another list of files ({sum(lists)}, now "
+                f"{len(entries)}); choose another folder, or --only-new to add the new files to it"
+            )
+        fresh, lists = [] if lists else entries, lists or [len(entries)]
+    _write_entries(output, entries)
+    everything = sha256_of_text(*(path for path, _ in entries))
+    write_json(output / RUN_NAME, {**identity, "lists": lists, "inputs_sha256": everything})
+    shards = tuple(_cut(lists, entries, identity))
+    return Plan(output, listed.root, len(entries), shards, len(fresh))
 
 
-def read_inputs(output: Path) -> list[str]:
-    """The input list of a planned run."""
-    lines = (output / INPUTS_NAME).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+def _cut(
+    lists: Sequence[int], entries: Sequence[tuple[str, str]], identity: dict[str, Any]
+) -> Iterator[Shard]:
+    """Shards, so that those of earlier lists stay what they were."""
+    own = json.dumps(identity, sort_keys=True)
+    index = first = 0
+    for length in lists:
+        end = first + length
+        for start in range(first, end, identity["shard_images"]):
+            stop = min(end, start + identity["shard_images"])
+            digest = sha256_of_text(own, *(path for path, _ in entries[start:stop]))[:12]
+            yield Shard(index, start, stop, f"part-{index:05d}-{digest}.{identity['format']}")
+            index += 1
+        first = end
 
 
-def _claim(output: Path, identity: dict[str, Any]) -> None:
+def _write_entries(output: Path, entries: Sequence[tuple[str, str]]) -> None:
+    with atomic_path(output / INPUTS_NAME) as temporary, temporary.open("w") as stream:
+        for path, stamp in entries:
+            stream.write(json.dumps([path, stamp]) + "\n")
+
+
+def _read_entries(output: Path, stop: int, start: int = 0) -> Iterator[tuple[str, str]]:
+    with (output / INPUTS_NAME).open() as stream:
+        for line in itertools.islice(stream, start, stop):
+            path, stamp = json.loads(line)
+            yield path, stamp
+
+
+def read_inputs(output: Path, start: int, stop: int) -> list[str]:
+    """Some paths of a planned run."""
+    return [path for path, _ in _read_entries(output, stop, start)]
+
+
+def _claim(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier run of the same left in ``run.json``; empty where there was none."""
     make_folder(output, what="output folder")
     path = output / RUN_NAME
     if path.exists():
-        found = read_json(path)
+        found: dict[str, Any] = read_json(path)
         changed = [key for key, value in identity.items() if found.get(key) != value]
         if changed:
             raise OutputExists(
                 f"output folder {output} holds another run (differs in {', '.join(changed)}); "
                 "choose another folder, or delete this one to start over"
             )
-    elif any(output.iterdir()):
+        return found
+    if any(output.iterdir()):
         raise OutputExists(f"output folder {output} is not empty; choose an empty one")
-    write_json(path, identity)
+    return {}
 
 
 def write_part(path: Path, rows: Sequence[Prediction], *, model_sha256: str) -> None:
-    """Write the predictions of one shard in the form that the file's name says, atomically."""
+    """Write the answers of one shard, in the form that the name of ``path`` says."""
+    columns = [name for name, _ in COLUMNS] + [
+        name for name in OPTIONAL_COLUMNS if rows and getattr(rows[0], name) is not None
+    ]
     with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
-            table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
-            table = table.replace_schema_metadata({"model_sha256": model_sha256})
-            pq.write_table(table, temporary)
+            _write_parquet(temporary, rows, columns, model_sha256)
         elif path.suffix == ".csv":
-            _write_csv(temporary, rows)
+            with temporary.open("w", encoding="utf-8", newline="") as stream:
+                writer = csv.DictWriter(stream, columns)
+                writer.writeheader()
+                for row in _plain(rows, columns):
+                    texts = {
+                        key: json.dumps(row[key], ensure_ascii=False) for key in LISTS if key in row
+                    }
+                    writer.writerow({**row, **texts})
         else:
             with temporary.open("w", encoding="utf-8") as stream:
-                for row in rows:
-                    stream.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+                for row in _plain(rows, columns):
+                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _write_csv(path: Path, rows: Sequence[Prediction]) -> None:
-    """Lists as JSON in their cells, so that names may hold any character."""
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(SCHEMA.names)
-        for row in rows:
-            lists = (row.class_ids, row.class_names, row.probs)
-            writer.writerow(
-                [row.image_id, row.path, *(json.dumps(x, ensure_ascii=False) for x in lists)]
-            )
+def _plain(rows: Sequence[Prediction], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        values = {name: getattr(row, name) for name in columns}
+        yield {
+            name: value.tolist() if name in OPTIONAL_COLUMNS else value
+            for name, value in values.items()
+        }
+
+
+def _write_parquet(
+    path: Path, rows: Sequence[Prediction], columns: Sequence[str], model_sha256: str
+) -> None:
+    kinds = {**dict(COLUMNS), **dict.fromkeys(OPTIONAL_COLUMNS, pa.list_(pa.float32()))}
+    schema = pa.schema([(name, kinds[name]) for name in columns])
+    values = [pa.array([getattr(row, name) for row in rows], kinds[name]) for name in columns]
+    table = pa.Table.from_arrays(values, schema=schema)
+    pq.write_table(table.replace_schema_metadata({"model_sha256": model_sha256}), path)
 
 
 def finish(done: Plan, *, infer: InferConfig, model_sha256: str) -> dict[str, Any]:
@@ -246,35 +265,77 @@ def finish(done: Plan, *, infer: InferConfig, model_sha256: str) -> dict[str, An
         raise DataError(
             f"{len(missing)} of {len(done.shards)} shards are missing; run the same again"
         )
-    results = [ShardResult.from_dict(read_json(done.shard_path(shard))) for shard in done.shards]
-    errors = [row for result in results for row in result.rejected]
-    (done.output / ERRORS_NAME).write_text("", encoding="utf-8")
-    for row in errors:
-        append_jsonl(done.output / ERRORS_NAME, row)
-    labelled = sum(result.labelled for result in results)
-    seconds = sum(result.seconds for result in results)
-    histogram: Counter[str] = Counter()
-    for result in results:
+    errors = write_errors(done)
+    labelled, histogram, reasons = 0, Counter[str](), Counter[str]()
+    spans, latencies = [], []
+    for shard in done.shards:
+        result = ShardResult.from_dict(read_json(done.shard_path(shard)))
+        labelled += result.labelled
         histogram.update(result.histogram)
+        reasons.update(row["reason"] for row in result.rejected)
+        spans.append((result.started, result.started + result.seconds))
+        latencies += result.latency_ms
+    seconds = covered(spans)
     summary = {
-        "images": len(done.paths),
+        "images": done.images,
         "labelled": labelled,
-        "rejected": len(errors),
-        "rejected_by_reason": dict(Counter(row["reason"] for row in errors).most_common()),
+        "rejected": errors,
+        "rejected_by_reason": dict(reasons.most_common()),
         "classes": dict(histogram.most_common()),
         "parts": [str(Path(PARTS_NAME) / shard.part) for shard in done.shards],
         "seconds": round(seconds, 3),
-        "images_per_s": round(len(done.paths) / seconds, 2) if seconds else 0.0,
+        "images_per_s": round(done.images / seconds, 2) if seconds else 0.0,
+        "latency_ms": quantiles(latencies),
         "model_sha256": model_sha256,
     }
     write_json(done.output / SUMMARY_NAME, summary)
-    share = len(errors) / len(done.paths)
-    if share > infer.max_error_share:
-        raise DataError(
-            f"{len(errors)} of {len(done.paths)} files ({share:.1%}) could not be labelled, more than "
-            f"infer.max_error_share={infer.max_error_share:g} allows; see {done.output / ERRORS_NAME}"
-        )
+    if errors > allowed_errors(done.images, infer):
+        raise too_many_errors(errors, done.images, infer, done.output)
     return summary
+
+
+def write_errors(done: Plan) -> int:
+    """Write ``errors.jsonl`` from the shards that are finished; returns how many files it names."""
+    count = 0
+    with atomic_path(done.output / ERRORS_NAME) as temporary, temporary.open("w") as stream:
+        for shard in done.shards:
+            if done.is_done(shard):
+                for row in read_json(done.shard_path(shard))["rejected"]:
+                    stream.write(json.dumps(row) + "\n")
+                    count += 1
+    return count
+
+
+def allowed_errors(images: int, infer: InferConfig) -> int:
+    """How many files may be without an answer."""
+    return math.floor(images * infer.max_error_share + 1e-9)
+
+
+def too_many_errors(errors: int, images: int, infer: InferConfig, output: Path) -> DataError:
+    """What to say when it is more."""
+    return DataError(
+        f"{errors} of {images} files ({errors / images:.1%}) could not be labelled, more than "
+        f"infer.max_error_share={infer.max_error_share:g} allows; see {output / ERRORS_NAME}"
+    )
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Seconds in which at least one of some spans of time ran."""
+    total, reached = 0.0, -math.inf
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return total
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """``{"p50": ...}``; empty without values."""
+    if not values:
+        return {}
+    found = np.quantile(np.array(values), QUANTILES)
+    return {
+        f"p{share * 100:g}": round(float(v), 3) for share, v in zip(QUANTILES, found, strict=True)
+    }
 
 
 def read_parts(output: Path) -> list[dict[str, Any]]:
@@ -289,6 +350,6 @@ def read_parts(output: Path) -> list[dict[str, Any]]:
         else:
             with path.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
-                    lists = ("class_ids", "class_names", "probs")
-                    rows.append({**row, **{key: json.loads(row[key]) for key in lists}})
+                    lists = {key: json.loads(row[key]) for key in LISTS if key in row}
+                    rows.append({**row, **lists})
     return rows

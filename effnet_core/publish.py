@@ -186,6 +186,7 @@ def promote(
 
     Raises:
         GateRefused: it is not good enough; nothing was changed.
+        Conflict: somebody else promoted another at the same moment, and this one is not better.
         StoreError: there is no such version, or files of it are missing.
     """
     if force_reason is not None and not force_reason.strip():
@@ -349,8 +350,8 @@ def _texts(run_dir: Path) -> dict[str, bytes]:
 def _claim(shelf: Shelf, version: str, sha256: str) -> None:
     """Keep another checkpoint's upload out of the version's folder while this one goes on."""
     claim = Claim(checkpoint_sha256=sha256, by=who(), at=timestamp())
+    key = shelf.key(version, CLAIM_NAME)
     try:
-        key = shelf.key(version, CLAIM_NAME)
         shelf.store.put_bytes(key, claim.to_bytes(), if_none_match=True)
     except Conflict as cause:
         other = shelf.claim(version)
@@ -361,6 +362,8 @@ def _claim(shelf: Shelf, version: str, sha256: str) -> None:
                 f"{other.by}); choose another version, or delete {shelf.uri(version)} if that "
                 "upload is dead"
             ) from cause
+        if other:  # our own, taken up again: its age counts from now
+            shelf.store.put_bytes(key, claim.to_bytes())
 
 
 def _put_files(shelf: Shelf, manifest: Manifest, run_dir: Path, texts: dict[str, bytes]) -> None:
@@ -394,7 +397,7 @@ def _try_to_promote(shelf: Shelf, version: str, gate: EvaluateConfig) -> str:
     """Promote; returns why not, or an empty string."""
     try:
         _promote(shelf, version, gate, None)
-    except GateRefused as refusal:
+    except (GateRefused, Conflict) as refusal:
         emit(Event(STAGE, str(refusal)))
         return str(refusal)
     return ""
@@ -403,14 +406,18 @@ def _try_to_promote(shelf: Shelf, version: str, gate: EvaluateConfig) -> str:
 def _promote(shelf: Shelf, version: str, gate: EvaluateConfig, force_reason: str | None) -> Pointer:
     manifest, data = shelf.require(version)
     shelf.require_whole(manifest)
+    overtaken = False
     for _ in range(POINTER_TRIES):
         pointer, etag = shelf.pointer() or (None, None)
         if pointer and pointer.manifest_sha256 == sha256_of_bytes(data):
             emit(Event(STAGE, f"{manifest.version} is the production version already"))
             return pointer
-        refusal = _refusal(manifest, _production_to_beat(shelf, manifest, pointer), gate)
+        production = _production_to_beat(shelf, manifest, pointer)
+        refusal = _refusal(manifest, production, gate)
         if refusal and force_reason is None:
             raise GateRefused(f"version {manifest.version!r} of {shelf.name!r} {refusal}")
+        if overtaken and (force_reason is not None or not _is_better(manifest, production)):
+            raise _overtaken(shelf, manifest, pointer)
         reason = f"forced: {force_reason}" if refusal else "passed the gate"
         previous = _version_to_return_to(manifest, pointer)
         moved = Pointer.to(manifest, data, previous=previous, reason=reason)
@@ -419,13 +426,25 @@ def _promote(shelf: Shelf, version: str, gate: EvaluateConfig, force_reason: str
                 shelf.pointer_key, moved.to_bytes(), if_match=etag, if_none_match=etag is None
             )
         except Conflict:
-            continue  # somebody else moved it: the gate decides again, on what is there now
+            overtaken = True  # look again; only a better model goes on by itself
+            continue
         was = f", before it was {previous}" if previous else ""
         emit(Event(STAGE, f"production of {shelf.name} is {manifest.version} now{was} ({reason})"))
         return moved
-    raise Conflict(
-        f"production of {shelf.name!r} was moved by others {POINTER_TRIES} times while "
-        f"{manifest.version!r} was to be promoted; try again"
+    raise _overtaken(shelf, manifest, None)
+
+
+def _is_better(manifest: Manifest, production: Manifest | None) -> bool:
+    """Whether a version beats another that was measured on the same data."""
+    return production is not None and manifest.metrics.top1 > production.metrics.top1 + ROUNDING
+
+
+def _overtaken(shelf: Shelf, manifest: Manifest, pointer: Pointer | None) -> Conflict:
+    """The error for a promotion that lost to another at the same moment."""
+    moved = f" to {pointer.version!r} by {pointer.by} at {pointer.at}" if pointer else " by others"
+    return Conflict(
+        f"production of {shelf.name!r} was moved{moved} while {manifest.version!r} was to be "
+        "promoted, so it was not; promote it again if it is to replace that one"
     )
 
 

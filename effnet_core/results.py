@@ -93,7 +93,11 @@ class ShardResult:
     """Path and reason of files that could not be read."""
     histogram: dict[str, int] = field(default_factory=dict)
     """How often each class came first."""
+    started: float = 0.0
+    """Seconds since 1970."""
     seconds: float = 0.0
+    latency_ms: list[float] = field(default_factory=list)
+    """Of an image in each call of the engine, decoding included."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

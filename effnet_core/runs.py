@@ -14,6 +14,7 @@ from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import ConfigError, DataError, OutputExists
 from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json
+from effnet_core.inputs import list_inputs
 from effnet_core.job import JOB_NAME, RESULT_NAME, Job
 from effnet_core.launch import run_job, write_job
 from effnet_core.predictions import Plan, Shard
@@ -125,18 +126,25 @@ def evaluate(
 
 
 def plan_inference(
-    weights: str | Path, inputs: Sequence[Path], output: Path, *, config: RunConfig | None = None
+    weights: str | Path,
+    inputs: Sequence[str | Path],
+    output: Path,
+    *,
+    config: RunConfig | None = None,
+    only_new: bool = False,
 ) -> Plan:
-    """List the input and claim the output folder; see ``predictions.plan``.
+    """List the input and claim the output folder; see ``inputs.list_inputs`` and ``predictions.plan``.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        DataError, OutputExists: input or output cannot be used.
+        DataError, OutputExists, StoreError: input or output cannot be used.
     """
     config = config or RunConfig()
     sidecar = checkpoints.read_sidecar(resolve(weights))
-    root, paths = predictions.list_inputs(inputs, output)
-    return predictions.plan(root, paths, output, model_sha256=sidecar.sha256, infer=config.infer)
+    listed = list_inputs(inputs, output, recursive=config.infer.recursive, storage=config.storage)
+    return predictions.plan(
+        listed, output, model_sha256=sidecar.sha256, infer=config.infer, only_new=only_new
+    )
 
 
 def infer_shards(
@@ -149,6 +157,7 @@ def infer_shards(
     """Label some shards of a planned inference in one child process.
 
     Raises:
+        DataError: too many files could not be read; finished shards stay.
         EffnetError: as the engine and the launcher; finished shards stay.
     """
     config = config or RunConfig()
@@ -157,32 +166,43 @@ def infer_shards(
     checkpoint = resolve(weights)
     sidecar = checkpoints.read_sidecar(checkpoint)
     single = config.runtime.model_copy(update={"world_size": 1})
+    allowed = predictions.allowed_errors(planned.images, config.infer)
     job = Job(
         "predict",
         {
             "checkpoint": str(checkpoint.resolve()),
             "model_sha256": sidecar.sha256,
             "output": str(planned.output.resolve()),
-            "input_root": str(planned.input_root.resolve()),
+            "input_root": planned.root,
             "shards": [vars(shard) for shard in shards],
+            "allowed_errors": allowed - predictions.write_errors(planned),
             **engines.prepare(checkpoint, config),
         },
     )
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
+    errors = predictions.write_errors(planned)
+    if errors > allowed and planned.missing():
+        raise predictions.too_many_errors(errors, planned.images, config.infer, planned.output)
     return [ShardResult.from_dict(item) for item in result["shards"]]
 
 
 def infer(
-    weights: str | Path, inputs: Sequence[Path], output: Path, *, config: RunConfig | None = None
+    weights: str | Path,
+    inputs: Sequence[str | Path],
+    output: Path,
+    *,
+    config: RunConfig | None = None,
+    only_new: bool = False,
 ) -> dict[str, Any]:
-    """Label every image of a folder, or what an earlier run of the same left undone.
+    """Label every image of the input, or what an earlier run of the same left undone.
 
     Args:
         weights: as ``weights.resolve.resolve`` takes them: checkpoint, run folder, file, URL or name.
-        inputs: one folder, or image files.
+        inputs: as ``inputs.list_inputs`` takes them.
         output: folder of predictions.
         config: settings of inference.
+        only_new: add what earlier runs into ``output`` have not seen.
 
     Returns:
         The content of ``summary.json``.
@@ -191,10 +211,13 @@ def infer(
         DataError: the input cannot be used, or too many files could not be read.
         OutputExists: the output folder holds another run.
         CheckpointError: the checkpoint cannot be used.
+        StoreError: a bucket cannot be reached.
     """
     config = config or RunConfig()
-    planned = plan_inference(weights, inputs, output, config=config)
+    planned = plan_inference(weights, inputs, output, config=config, only_new=only_new)
     missing = planned.missing()
+    if only_new:
+        emit(Event("predict", f"{planned.new} of {planned.images} images are new"))
     if len(missing) < len(planned.shards):
         kept = len(planned.shards) - len(missing)
         emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))

@@ -136,7 +136,7 @@ class Shelf:
     @classmethod
     def open(cls, storage: StorageConfig) -> Shelf:
         """The place that the settings name; nothing need be there yet."""
-        return cls(open_store(storage.root), storage.name)
+        return cls(open_store(storage.root, storage.access), storage.name)
 
     def key(self, version: str, file: str) -> str:
         """The key of a version's file."""

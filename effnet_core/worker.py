@@ -114,7 +114,7 @@ def _predict(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str
     from effnet_core.engines import load
     from effnet_core.predict_job import predict_shards
 
-    return predict_shards(load(job.inputs, config.infer), job.inputs, config.infer)
+    return predict_shards(load(job.inputs, config.infer), job.inputs, config)
 
 
 def _verify(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:

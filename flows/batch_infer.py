@@ -1,14 +1,31 @@
-"""Label a folder of images: ``python -m flows.batch_infer --help``."""
+"""Label images: ``python -m flows.batch_infer --help``."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
+from prefect.futures import as_completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from effnet_core.config import load_config
+from effnet_core.config import RunConfig, load_config
+from effnet_core.environment import available_cores
+from effnet_core.errors import ConfigError
+from effnet_core.predictions import Plan
 from flows.names import named
-from tasks.infer import finish_inference, plan_inference, predict_shard
+from tasks.infer import Pace, finish_inference, plan_inference, predict_shard
+
+Runner = Literal["threads", "dask"]
+
+
+@flow(name="label-shards", persist_result=False)
+def label_shards(config: RunConfig, plan: Plan, weights: str) -> None:
+    """Label every shard that is missing, each in a task run of its own, retried by itself."""
+    missing = plan.missing()
+    pace = Pace(plan, missing)
+    futures = [predict_shard.submit(config, plan, shard, weights) for shard in missing]
+    for future in as_completed(futures):
+        pace.add(future.result())
 
 
 @flow(name="batch-infer", flow_run_name=named("batch-infer", "folder"), persist_result=False)
@@ -16,23 +33,60 @@ def batch_infer_flow(
     folder: str,
     weights: str,
     output: str,
+    only_new: bool = False,
+    runner: Runner = "threads",
+    workers: int = 1,
+    dask_address: str | None = None,
     recipe: str | None = None,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Label every image of a folder, exactly once; a run that was cut goes on where it stopped.
 
     Args:
-        folder: Folder of images, searched recursively; never written to.
+        folder: Folder of images, image file, pattern, list of paths or s3://bucket/prefix; only read.
         weights: Checkpoint, folder of a training run, file of another publisher, URL or known name.
         output: Folder of predictions, errors and summary.
+        only_new: Add what earlier runs into the output have not seen.
+        runner: threads of this process, or dask: worker processes, here or on other machines.
+        workers: Shards that are labelled at the same time; they share the cores.
+        dask_address: Scheduler of a Dask cluster that is running already, such as tcp://host:8786.
         recipe: Name of a recipe.
         overrides: Settings as section.key=value, such as infer.top_k=3.
     """
     config = load_config(recipe, overrides or [])
-    plan = plan_inference(config, weights, folder, output)
-    for shard in plan.missing():
-        predict_shard(config, plan, shard, weights)
+    chosen = task_runner(runner, workers, dask_address)
+    if not config.infer.engine_threads and dask_address is None:
+        share = {"engine_threads": max(1, len(available_cores()) // workers)}
+        config = config.model_copy(update={"infer": config.infer.model_copy(update=share)})
+    plan = plan_inference(config, weights, folder, output, only_new=only_new)
+    if plan.missing():
+        label_shards.with_options(task_runner=chosen)(config, plan, weights)
     return finish_inference(config, plan, weights)
+
+
+def task_runner(runner: Runner, workers: int, dask_address: str | None) -> TaskRunner[Any]:
+    """What runs the shards.
+
+    Raises:
+        ConfigError: the settings do not go together, or Dask is not installed.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers={workers} is not allowed: use 1 or more")
+    if runner == "threads":
+        if dask_address is not None:
+            raise ConfigError(f"dask_address={dask_address} goes with runner=dask, not threads")
+        return ThreadPoolTaskRunner(max_workers=workers)
+    try:
+        from prefect_dask import DaskTaskRunner
+    except ImportError as cause:
+        raise ConfigError(
+            "runner=dask needs the package prefect-dask, which is not installed; "
+            "pip install 'effnet-flows[dask]', or use runner=threads"
+        ) from cause
+    if dask_address is not None:
+        return DaskTaskRunner(address=dask_address)
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=local)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def pipeline_flow(
     """Stage a data set, train, evaluate, publish, label a folder and write a report.
 
     Args:
-        source: Folder of labelled images, with train/CLASS/* and val/CLASS/*.
+        source: Labelled images: folder of class folders, archive, or s3://bucket/prefix.
         folder: Folder of images to label with the new model.
         out: Folder of the run; a run that was cut goes on where it stopped.
         data: Folder of the staged data set; OUT/data by default.
@@ -49,7 +49,7 @@ def pipeline_flow(
     seconds: dict[str, float] = {}
 
     with _timed(seconds, "stage"):
-        stage_flow(source, data)
+        stage_flow(source, data, recipe=recipe, overrides=overrides)
     with _timed(seconds, "train"):
         trained = train_flow(data, run_dir, recipe, overrides)
     weights = str(Path(run_dir) / MODEL_NAME)
@@ -60,7 +60,9 @@ def pipeline_flow(
     with _timed(seconds, "publish"):
         published = publish_flow(run_dir, version, True, overrides, evaluation)
     with _timed(seconds, "infer"):
-        inference = batch_infer_flow(folder, weights, predictions, recipe, overrides)
+        inference = batch_infer_flow(
+            folder, weights, predictions, recipe=recipe, overrides=overrides
+        )
     context = FlowRunContext.get()
     flow_run_id = str(context.flow_run.id) if context and context.flow_run else ""
     return write_report(

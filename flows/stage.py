@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from effnet_core.config import load_config
 from effnet_core.data.manifest import Dataset
 from flows.names import named
 from tasks.stage_data import stage
@@ -18,22 +19,28 @@ def stage_flow(
     val_share: float = 0.2,
     seed: int = 0,
     max_rejected_share: float = 0.1,
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
 ) -> Dataset:
-    """Bring a folder of class folders into a verified, staged data set.
+    """Bring labelled images from wherever they live into a verified, staged data set.
 
     Args:
-        source: Folder with train/CLASS/* and val/CLASS/*, or with CLASS/*.
+        source: Folder of class folders, archive, tar shards, .csv file, ILSVRC2012, or s3://bucket/prefix.
         out: Folder of the staged data set.
         val_share: Share of images for validation where the source has no splits.
         seed: Changes which images those are.
         max_rejected_share: Share of unusable files above which staging is refused.
+        recipe: Name of a recipe.
+        overrides: Settings as section.key=value, such as storage.endpoint_url=https://s3.example.org.
     """
+    config = load_config(recipe, overrides or [])
     dataset, _ = stage(
         source,
         str(Path(out)),
         val_share=val_share,
         seed=seed,
         max_rejected_share=max_rejected_share,
+        storage=config.storage,
     )
     return dataset
 

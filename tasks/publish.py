@@ -10,6 +10,7 @@ from effnet_core.config import RunConfig
 from effnet_core.publish import Published, publish_model
 from effnet_core.results import EvalResult
 from tasks import policies
+from tasks.credentials import credentials_of
 from tasks.reporting import on_dashboard
 
 STAGE = "publish"
@@ -26,7 +27,10 @@ def publish(
 ) -> Published:
     """Put a run's model into the store as an immutable version, and promote it through the gate."""
     title = f"files of {config.storage.name}"
-    with on_dashboard("publish-progress", STAGE, description=title):
+    with (
+        credentials_of(config.storage),
+        on_dashboard("publish-progress", STAGE, description=title),
+    ):
         return publish_model(
             Path(run_dir),
             evaluation=evaluation,

@@ -5,23 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 
+from effnet_core.config import StorageConfig
+from effnet_core.data.card import read_card
 from effnet_core.data.manifest import Dataset
 from effnet_core.data.staging import STAGE, stage_dataset
 from tasks import policies
+from tasks.credentials import credentials_of
 from tasks.reporting import on_dashboard
 
 
 @task(name="stage-dataset", task_run_name="stage-{source}", **policies.STAGE)
 def stage(
-    source: str, out: str, *, val_share: float, seed: int, max_rejected_share: float
+    source: str,
+    out: str,
+    *,
+    val_share: float,
+    seed: int,
+    max_rejected_share: float,
+    storage: StorageConfig,
 ) -> tuple[Dataset, bool]:
-    """The staged data set, and whether it was there already; see ``stage_dataset``."""
-    with on_dashboard("stage-progress", STAGE, description=f"files of {source} looked into"):
-        return stage_dataset(
-            Path(source),
+    """The staged data set, and whether it was there already; its data card is an artifact."""
+    with (
+        credentials_of(storage),
+        on_dashboard("stage-progress", STAGE, description=f"files of {source} looked into"),
+    ):
+        staged = stage_dataset(
+            source,
             Path(out),
             val_share=val_share,
             seed=seed,
             max_rejected_share=max_rejected_share,
+            access=storage.access,
         )
+    create_markdown_artifact(
+        key="data-card", markdown=read_card(Path(out)), description=f"data set {out}"
+    )
+    return staged

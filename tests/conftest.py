@@ -11,6 +11,16 @@ import pytest
 from effnet_core.data.staging import stage_dataset
 from effnet_core.events import Event, listen
 from tests.images import source_with_splits
+from tests.s3 import (
+    aws_environment,
+    bucket,
+    moto,
+    moto_server,
+    seaweedfs,
+    seaweedfs_server,
+)
+
+__all__ = ["aws_environment", "bucket", "moto", "moto_server", "seaweedfs", "seaweedfs_server"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ from effnet_core.config import RunConfig, load_config
 
 TINY = (
     "model.variant=efficientnet_tiny",
+    "model.weights=null",
     "model.bn_momentum=0.9",
     "data.image_size=32",
     "data.global_batch_size=8",

@@ -50,7 +50,7 @@ class ImageProblem(Exception):
 
 
 def read_image(path: Path) -> Image.Image:
-    """The first frame of an image file, decoded in full.
+    """The first frame of an image file, decoded at its full size.
 
     Returns:
         The image in its own mode and upright. Its ``format`` is kept, unless the EXIF orientation asked
@@ -59,15 +59,28 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         ImageProblem: the file is empty, unreadable, no image, damaged or too large.
     """
+    return decode_image(read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        ImageProblem: it is unreadable.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as cause:
         raise ImageProblem(os_reason(cause)) from cause
-    return decode_image(content)
 
 
-def decode_image(content: bytes) -> Image.Image:
+def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Image:
     """The first frame of an encoded image.
+
+    Args:
+        content: the file's bytes.
+        at_least_px: where given, a JPEG is decoded at a half, a quarter or an eighth of its size as long
+            as both sides keep this many pixels: the library then skips most of the work.
 
     Raises:
         ImageProblem: as ``read_image``.
@@ -77,6 +90,8 @@ def decode_image(content: bytes) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(content))
         _refuse_size(image.width, image.height)
+        if at_least_px is not None:
+            image.draft(None, (at_least_px, at_least_px))  # of JPEGs; does nothing to others
         image.load()
     except ImageProblem:
         raise

@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnet_core.config import RunConfig
-from effnet_core.data.images import to_rgb
+from effnet_core.data.images import decode_image, to_rgb
 
 FloatArray = NDArray[np.float32]
+PixelArray = NDArray[np.uint8]
+
+FAST_MARGIN = 2
+"""Reduced decoding leaves at least so many pixels for each one of the resized image."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -64,19 +68,51 @@ class PreprocessSpec:
 
 
 def resize_and_crop(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
-    """Resize the shorter side to ``spec.resize_size``, then cut the centre square."""
+    """Resize the shorter side to ``spec.resize_size``, then cut the centre square.
+
+    Only what the square needs is computed; its pixels are those of the whole resized image, to rounding.
+    """
     short, size = spec.resize_size, spec.image_size
     width, height = image.size
     if width < height:
-        width, height = short, int(short * height / width)
+        wide, high = short, int(short * height / width)
     else:
-        width, height = int(short * width / height), short
+        wide, high = int(short * width / height), short
+    left, top = (wide - size) // 2, (high - size) // 2
+    columns = (left * width / wide, (left + size) * width / wide)
+    rows = (top * height / high, (top + size) * height / high)
     # In two passes: since version 13 Pillow by itself takes tall images the other way round, which
     # gives other pixels than before and than MindSpore's pipeline.
-    filter = _FILTERS[spec.interpolation]
-    image = image.resize((width, image.height), filter).resize((width, height), filter)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    how = _FILTERS[spec.interpolation]
+    image = image.resize((size, height), how, box=(columns[0], 0, columns[1], height))
+    return image.resize((size, size), how, box=(0, rows[0], size, rows[1]))
+
+
+def decode_square(content: bytes, spec: PreprocessSpec, *, fast: bool) -> PixelArray:
+    """An encoded image as the square that the network sees, before normalisation.
+
+    Args:
+        content: the file's bytes.
+        spec: what is done to it.
+        fast: let the JPEG library reduce large pictures while it decodes them, down to no less than
+            ``FAST_MARGIN`` times the size that is needed.
+
+    Returns:
+        uint8, shape (image_size, image_size, 3).
+
+    Raises:
+        ImageProblem: it cannot be decoded.
+    """
+    enough = FAST_MARGIN * spec.resize_size if fast else None
+    image = decode_image(content, at_least_px=enough)
+    return np.asarray(resize_and_crop(to_rgb(image), spec))
+
+
+def normalise(pixels: PixelArray, spec: PreprocessSpec) -> FloatArray:
+    """Squares (N, S, S, 3) uint8 as the network wants them, (N, 3, S, S) float32."""
+    values = pixels.astype(np.float32) / 255.0
+    values = (values - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
 def preprocess(image: Image.Image, spec: PreprocessSpec) -> FloatArray:
@@ -85,7 +121,6 @@ def preprocess(image: Image.Image, spec: PreprocessSpec) -> FloatArray:
     Returns:
         float32, shape (3, image_size, image_size).
     """
-    square = resize_and_crop(to_rgb(image), spec)
-    pixels = np.asarray(square, dtype=np.float32) / 255.0  # (H, W, 3)
-    normalised = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32)
+    square = np.asarray(resize_and_crop(to_rgb(image), spec))
+    one: FloatArray = normalise(square[None], spec)[0]
+    return one

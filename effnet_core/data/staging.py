@@ -1,4 +1,4 @@
-"""Bring a folder of class folders into a staged data set, once, with every image verified.
+"""Bring labelled images from wherever they live into a staged data set, once, each of them verified.
 
 A staged data set holds nothing that training could stumble over: each file was decoded in full, and
 what could not be is set aside in ``rejected.jsonl`` with its reason.
@@ -11,10 +11,11 @@ import shutil
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effnet_core.data.card import write_card
+from effnet_core.data.imagenet2012 import SYNSETS_NAME
 from effnet_core.data.images import (
     IMAGE_SUFFIXES,
     TRAINABLE_FORMATS,
@@ -22,6 +23,7 @@ from effnet_core.data.images import (
     decode_image,
     to_rgb,
 )
+from effnet_core.data.layouts import Candidate
 from effnet_core.data.manifest import (
     CLASSES_NAME,
     DATASET_NAME,
@@ -33,6 +35,9 @@ from effnet_core.data.manifest import (
     rows_digest,
     write_manifest,
 )
+from effnet_core.data.sources import open_source
+from effnet_core.data.split import split_of
+from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.environment import available_cores
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
@@ -51,142 +56,113 @@ from effnet_core.files import (
     sha256_of_text,
     write_json,
 )
+from effnet_core.storage.addresses import is_s3
+from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
 
 STAGE = "stage"
 EVENT_EVERY = 200
+WORK_NAME = ".source"
+"""Folder inside the output for what is fetched and unpacked; gone once all of it is staged."""
 CONVERTED_SUFFIX = ".converted.png"
 """Added to the names of images that are re-encoded; ``.png`` alone could be another file's name."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A file found in the source, not yet looked into."""
-
-    path: Path
-    split: str
-    """Empty where the source does not say; then a rule decides."""
-    class_name: str
-    inner: str
-    """Path inside the class folder."""
-
-
 def stage_dataset(
-    source: Path,
+    source: str | Path,
     out: Path,
     *,
     val_share: float = 0.2,
     seed: int = 0,
     max_rejected_share: float = 0.1,
+    access: S3Access = DEFAULT_ACCESS,
 ) -> tuple[Dataset, bool]:
-    """Stage a folder of class folders.
+    """Stage a data set, wherever it lives; a call that was cut goes on, and one too many does nothing.
 
     Args:
-        source: ``SOURCE/train/CLASS/*`` and ``SOURCE/val/CLASS/*``, or ``SOURCE/CLASS/*``.
+        source: a folder of ``train/CLASS/*`` and ``val/CLASS/*`` or of ``CLASS/*``, Hugging Face's
+            imagefolder, a ``.csv`` file of path and label, an archive, tar shards, the files of ILSVRC2012,
+            or ``s3://bucket/prefix`` with any of these.
         out: folder of the staged data set; an earlier one of the same content is kept as it is.
         val_share: share of images that becomes the split ``val`` where the source has no splits. It is
             decided by each file's content, so adding images never moves one to the other side.
         seed: changes that decision.
         max_rejected_share: share of unusable files above which staging is refused.
+        access: how to reach an object store.
 
     Returns:
         The staged data set, and whether it had been there already.
 
     Raises:
-        DataError: the source is missing or empty, a class has no usable image, a validation class is
-            not among the training classes, or too many files are unusable.
+        DataError: the source is missing or empty, an archive or key is refused, there is no room, a class
+            has no usable image, a validation class is not among the training classes, or too many files are
+            unusable.
+        StoreError: the object store refuses.
         OutputExists: ``out`` holds something else.
     """
-    candidates = find_images(source)
-    if out.resolve().is_relative_to(source.resolve()):
+    origin = open_source(source, access)
+    listing = sha256_of_text(f"{val_share}\t{seed}", origin.listing())
+    if not is_s3(str(source)) and out.resolve().is_relative_to(Path(source).resolve()):
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
     make_folder(out, what="output folder")
     require_empty_or_own(out, DATASET_NAME, what="output folder")
-    listing = _listing_digest(candidates, val_share, seed)
     if (reused := _already_staged(out, listing)) is not None:
-        _refuse_if_too_many(read_jsonl(out / REJECTED_NAME), len(candidates), max_rejected_share)
-        count = len(candidates)
+        count = sum(reused.counts.values()) + reused.rejected
+        _refuse_if_too_many(read_jsonl(out / REJECTED_NAME), count, max_rejected_share)
         emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}", count, count))
         return reused, True
     write_json(out / DATASET_NAME, {"complete": False})
+    work = out / WORK_NAME
+    candidates = origin.candidates(work)
     try:
         rows, rejected = _verify_all(candidates, out, val_share, seed)
     except OSError as cause:
         raise refuse_os_errors(f"staging into {out}")(cause) from cause
     _refuse_if_too_many(rejected, len(candidates), max_rejected_share)
     class_names = _class_names(candidates, rows)
+    verification = verify_rows(rows, rejected, class_names)
     labels = {name: label for label, name in enumerate(class_names)}
     for row in rows:
-        row["label"] = labels[row.pop("class_name")]
-    _remove_strays(out, rows)
-    _write_rejected(out / REJECTED_NAME, rejected)
-    write_manifest(out / MANIFEST_NAME, rows)
-    write_json(out / CLASSES_NAME, class_names)
-    write_json(
-        out / DATASET_NAME,
-        {
-            "complete": True,
-            "digest": rows_digest(rows, class_names),
-            "listing": listing,
-            "counts": dict(sorted(Counter(row["split"] for row in rows).items())),
-            "rejected": len(rejected),
-            "source": str(source),
-        },
-    )
+        row["label"] = labels[row["class_name"]]
+    try:
+        _remove_strays(out, rows)
+        _write_all(out, rows, rejected, class_names, verification)
+        write_json(
+            out / DATASET_NAME,
+            {
+                "complete": True,
+                "digest": rows_digest(rows, class_names),
+                "listing": listing,
+                "counts": dict(sorted(Counter(row["split"] for row in rows).items())),
+                "rejected": len(rejected),
+                "source": origin.shown,
+            },
+        )
+    except OSError as cause:
+        raise refuse_os_errors(f"staging into {out}")(cause) from cause
+    shutil.rmtree(work, ignore_errors=True)
     dataset = open_dataset(out)
+    for warning in verification.warnings():
+        emit(Event(STAGE, f"look into this: {warning}"))
     emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", len(candidates), len(candidates)))
     return dataset, False
 
 
-def find_images(source: Path) -> list[Candidate]:
-    """Every file of every class folder, in a fixed order; hidden names are left out.
-
-    Raises:
-        DataError: the folder is missing, has no class folders, or one of them has no files.
-    """
-    if not source.is_dir():
-        raise DataError(f"data folder {source} does not exist")
-    if (source / "train").is_dir():
-        roots = [(name, source / name) for name in ("train", "val") if (source / name).is_dir()]
-        if len(roots) == 1:
-            raise DataError(
-                f"{source} has train/ but no val/ beside it; add one, or give {source}/train"
-            )
-    else:
-        roots = [("", source)]
-    candidates = []
-    for split, root in roots:
-        folders = [path for path in _visible(root) if path.is_dir()]
-        if not folders:
-            raise DataError(f"{root} has no class folders; expected {root}/CLASS/image files")
-        for folder in folders:
-            files = sorted(
-                path
-                for path in folder.rglob("*")
-                if path.is_file()
-                and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            )
-            if not files:
-                raise DataError(f"class folder {folder} has no images; fill it or remove it")
-            candidates += [
-                Candidate(path, split, folder.name, str(path.relative_to(folder))) for path in files
-            ]
-    return candidates
-
-
-def _visible(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as cause:
-        raise DataError(f"folder {folder} cannot be read ({os_reason(cause)})") from cause
-
-
-def _listing_digest(candidates: list[Candidate], val_share: float, seed: int) -> str:
-    """A digest of names, sizes and times: equal means that nothing has to be looked at again."""
-    lines = []
-    for item in candidates:
-        facts = item.path.stat()
-        lines.append(f"{item.path}\t{item.split}\t{facts.st_size}\t{facts.st_mtime_ns}")
-    return sha256_of_text(f"{val_share}\t{seed}", *lines)
+def _write_all(
+    out: Path,
+    rows: list[dict[str, Any]],
+    rejected: list[dict[str, str]],
+    class_names: list[str],
+    verification: Verification,
+) -> None:
+    """Everything but ``dataset.json``, which makes the data set count."""
+    _write_rejected(out / REJECTED_NAME, rejected)
+    write_manifest(out / MANIFEST_NAME, rows)
+    write_json(out / CLASSES_NAME, class_names)
+    write_json(out / VERIFICATION_NAME, verification.to_dict())
+    synsets = out / WORK_NAME / "imagenet2012" / SYNSETS_NAME
+    if synsets.is_file():
+        write_json(out / SYNSETS_NAME, read_json(synsets))
+    write_card(out, rows, class_names, verification)
 
 
 def _already_staged(out: Path, listing: str) -> Dataset | None:
@@ -212,7 +188,7 @@ def _verify_all(
         results = pool.map(lambda item: _verify(item, out, val_share, seed), candidates)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
             if isinstance(result, str):
-                rejected.append({"path": str(item.path), "reason": result})
+                rejected.append({"path": item.shown or str(item.path), "reason": result})
             else:
                 rows.append(result)
             if done % EVENT_EVERY == 0 or done == len(candidates):
@@ -235,7 +211,7 @@ def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str
     except OSError as cause:
         return os_reason(cause)
     digest = hashlib.sha256(content).hexdigest()
-    split = item.split or ("val" if _in_val(digest, val_share, seed) else "train")
+    split = item.split or split_of(digest, val_share, seed)
     relative = f"images/{split}/{item.class_name}/{item.inner}"
     target = out / relative
     if converted is None:
@@ -257,12 +233,9 @@ def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str
         "sha256": digest,
         "width": image.width,
         "height": image.height,
+        "mode": image.mode,
+        "format": image.format or "turned by its EXIF orientation",
     }
-
-
-def _in_val(digest: str, val_share: float, seed: int) -> bool:
-    position = int(sha256_of_text(str(seed), digest)[:12], 16) / 16**12
-    return position < val_share
 
 
 def _refuse_if_too_many(rejected: list[dict[str, str]], total: int, limit: float) -> None:

@@ -14,6 +14,8 @@ from effnet_core import checkpoint as checkpoints
 from effnet_core.cache import alone, cache_dir
 from effnet_core.checkpoint import Sidecar
 from effnet_core.config import InferConfig, RunConfig
+from effnet_core.engines.tuning import best_piece
+from effnet_core.environment import available_cores
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
 from effnet_core.files import put_in_place, sha256_of_text
@@ -22,7 +24,13 @@ if TYPE_CHECKING:
     from effnet_core.predict import Predictor
 
 CACHE_NAME = "engines"
-ONNX_PACKAGES = ("onnx", "onnxruntime")
+TUNING_NAME = "tuning.json"
+PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+"""What each engine that runs an engine file needs."""
+FEW = 64
+"""So many images are done before a measurement would be."""
+MINDSPORE_PIECE = 32
+"""Images in a call of MindSpore, which computes a batch on all cores."""
 
 
 def choose(config: RunConfig) -> str:
@@ -31,23 +39,31 @@ def choose(config: RunConfig) -> str:
     ``auto`` is onnxruntime on a CPU where it is installed, several times faster there, else mindspore.
 
     Raises:
-        ConfigError: the engine is not installed, or does not go with the device.
+        ConfigError: the engine is not installed, or does not go with the device or the precision.
     """
     asked, device = config.infer.engine, config.runtime.device
-    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if asked == "auto":
-        return "onnxruntime" if device == "CPU" and not missing else "mindspore"
-    if asked == "onnxruntime" and device != "CPU":
+        asked = "onnxruntime" if device == "CPU" and not _missing("onnxruntime") else "mindspore"
+    elif asked in PACKAGES and device != "CPU":
         raise ConfigError(
-            f"infer.engine=onnxruntime runs on CPU, not on runtime.device={device}; "
+            f"infer.engine={asked} runs on CPU, not on runtime.device={device}; "
             "use infer.engine=mindspore, or runtime.device=CPU"
         )
-    if asked == "onnxruntime" and missing:
+    elif asked in PACKAGES and _missing(asked):
         raise ConfigError(
-            f"infer.engine=onnxruntime needs the package {missing[0]}, which is not installed; "
-            f"pip install {' '.join(missing)}, or use infer.engine=mindspore"
+            f"infer.engine={asked} needs the package {_missing(asked)[0]}, which is not installed; "
+            f"pip install {' '.join(PACKAGES[asked])}, or use infer.engine=mindspore"
+        )
+    if config.infer.precision != "fp32" and asked != "openvino":
+        raise ConfigError(
+            f"infer.precision={config.infer.precision} needs infer.engine=openvino; {asked} computes in "
+            "fp32"
         )
     return asked
+
+
+def _missing(engine: str) -> list[str]:
+    return [name for name in PACKAGES[engine] if find_spec(name) is None]
 
 
 def prepare(checkpoint: Path, config: RunConfig) -> dict[str, Any]:
@@ -64,21 +80,21 @@ def prepare(checkpoint: Path, config: RunConfig) -> dict[str, Any]:
     engine = choose(config)
     if engine == "mindspore":
         return {"engine": engine}
-    return {"engine": engine, "engine_file": str(engine_file(checkpoint, config))}
+    return {"engine": engine, "engine_file": str(engine_file(checkpoint, config, engine))}
 
 
-def engine_file(checkpoint: Path, config: RunConfig) -> Path:
-    """The cached ONNX file of a checkpoint, made if it is not there; see ``prepare``."""
+def engine_file(checkpoint: Path, config: RunConfig, engine: str = "onnxruntime") -> Path:
+    """The cached engine file of a checkpoint, made if it is not there; see ``prepare``."""
     from effnet_core.export.onnx_model import GRAPH_VERSION, metadata
 
     sidecar = checkpoints.read_sidecar(checkpoint)
     what = metadata(sidecar)
-    settings = (str(GRAPH_VERSION), str(sidecar.bn_eps), sidecar.padding)
+    settings = (engine, str(GRAPH_VERSION), str(sidecar.bn_eps), sidecar.padding)
     digest = sha256_of_text(*settings, *what.values())
     path = cache_dir(CACHE_NAME) / f"{sidecar.variant}-{digest[:32]}.onnx"
     with alone(path):
         if not _is_usable(path, what):
-            _make(checkpoint, sidecar, path, config)
+            _make(checkpoint, sidecar, path, engine, config)
     return path
 
 
@@ -87,18 +103,46 @@ def load(inputs: dict[str, Any], infer: InferConfig) -> Predictor:
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or not what its sidecar says.
+        ExportError: the engine file is damaged.
     """
     checkpoint = Path(inputs["checkpoint"])
+    images = sum(shard["stop"] - shard["start"] for shard in inputs["shards"])
     if inputs["engine"] == "mindspore":
         from effnet_core.engines.mindspore import MindSporePredictor
 
         # Short batches are filled up, so a few images should not pay for a large one.
-        images = sum(shard["stop"] - shard["start"] for shard in inputs["shards"])
-        return MindSporePredictor(checkpoint, batch_size=min(infer.batch_size, images))
+        piece = infer.batch_size or MINDSPORE_PIECE
+        return MindSporePredictor(checkpoint, piece=min(piece, images))
+    file = Path(inputs["engine_file"])
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    lanes = infer.engine_threads or len(available_cores())
+
+    def make(piece: int) -> Predictor:
+        return load_file(inputs["engine"], file, sidecar, infer, lanes=lanes, piece=piece)
+
+    if infer.batch_size:
+        return make(infer.batch_size)
+    if images <= FEW:
+        return make(1)
+    key = f"{inputs['engine']} {infer.precision} {file.stem} {lanes}"
+    return make(best_piece(key, file.parent / TUNING_NAME, make))
+
+
+def load_file(
+    engine: str, file: Path, sidecar: Sidecar, infer: InferConfig, *, lanes: int, piece: int
+) -> Predictor:
+    """An engine that runs an engine file.
+
+    Raises:
+        ExportError: the file is damaged.
+    """
+    if engine == "openvino":
+        from effnet_core.engines.openvino import OpenVinoPredictor
+
+        return OpenVinoPredictor(file, sidecar, lanes=lanes, piece=piece, precision=infer.precision)
     from effnet_core.engines.onnxruntime import OnnxRuntimePredictor
 
-    sidecar = checkpoints.read_sidecar(checkpoint)
-    return OnnxRuntimePredictor(Path(inputs["engine_file"]), sidecar, threads=infer.engine_threads)
+    return OnnxRuntimePredictor(file, sidecar, lanes=lanes, piece=piece)
 
 
 def _is_usable(path: Path, wanted: dict[str, str]) -> bool:
@@ -112,13 +156,13 @@ def _is_usable(path: Path, wanted: dict[str, str]) -> bool:
     return {item.key: item.value for item in model.metadata_props} == wanted
 
 
-def _make(checkpoint: Path, sidecar: Sidecar, path: Path, config: RunConfig) -> None:
+def _make(checkpoint: Path, sidecar: Sidecar, path: Path, engine: str, config: RunConfig) -> None:
     from effnet_core.export.commands import require_agreement
     from effnet_core.export.onnx_model import write_onnx
 
-    emit(Event("predict", f"making the onnxruntime engine of {sidecar.variant}, once"))
+    emit(Event("predict", f"making the {engine} engine of {sidecar.variant}, once"))
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        write_onnx(checkpoint, sidecar, fresh)
-        require_agreement(checkpoint, fresh, "onnx", config=config)
+        write_onnx(checkpoint, sidecar, fresh, features=True, pixels=True)
+        require_agreement(checkpoint, fresh, engine, config=config)
         put_in_place(fresh, path)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor
-from numpy.typing import NDArray
+from mindspore import Tensor, nn
 
 from effnet_core import checkpoint as checkpoints
 from effnet_core.checkpoint import Sidecar
+from effnet_core.data.preprocess import PixelArray, normalise
 from effnet_core.imagenet import readable
 from effnet_core.model.network import EfficientNet, create_model
-
-FloatArray = NDArray[np.float32]
+from effnet_core.predict import Outputs
 
 
 def load_network(checkpoint: Path, sidecar: Sidecar) -> EfficientNet:
@@ -38,10 +37,24 @@ def load_network(checkpoint: Path, sidecar: Sidecar) -> EfficientNet:
     return network
 
 
-class MindSporePredictor:
-    """The network in MindSpore, compiled once for one batch size."""
+class _WithFeatures(nn.Cell):
+    """A network that also gives what its classifier sees."""
 
-    def __init__(self, checkpoint: Path, *, batch_size: int) -> None:
+    def __init__(self, network: EfficientNet) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network.features(images, None)
+        return self.network.classifier(features), features
+
+
+class MindSporePredictor:
+    """The network in MindSpore, compiled once for one batch size; it uses all cores by itself."""
+
+    lanes = 0
+
+    def __init__(self, checkpoint: Path, *, piece: int) -> None:
         """Load a checkpoint.
 
         Raises:
@@ -50,17 +63,19 @@ class MindSporePredictor:
         sidecar = checkpoints.read_sidecar(checkpoint)
         self.preprocess = sidecar.preprocess
         self.class_names = readable(sidecar.class_names)
-        self.batch_size = batch_size
-        self.network = load_network(checkpoint, sidecar)
+        self.piece = piece
+        self.network = _WithFeatures(load_network(checkpoint, sidecar))
+        self.network.set_train(False)
 
-    def logits(self, images: FloatArray) -> FloatArray:
-        """Map (N, 3, S, S) to (N, num_classes); N is at most the batch size.
+    def forward(self, pixels: PixelArray) -> Outputs:
+        """Answers to squares, (N, S, S, 3) uint8.
 
         A short batch is filled up with zeros, because another shape would compile another graph.
         """
-        count = len(images)
-        if count < self.batch_size:
-            filler = np.zeros((self.batch_size - count, *images.shape[1:]), dtype=np.float32)
+        count = len(pixels)
+        images = normalise(pixels, self.preprocess)
+        if count < self.piece:
+            filler = np.zeros((self.piece - count, *images.shape[1:]), dtype=np.float32)
             images = np.concatenate([images, filler])
-        result: FloatArray = self.network(Tensor(images)).asnumpy()
-        return result[:count]
+        logits, features = self.network(Tensor(images))
+        return Outputs(logits.asnumpy()[:count], features.asnumpy()[:count])

@@ -29,14 +29,17 @@ Array = NDArray[Any]
 OPSET = 17
 IR_VERSION = 8
 INPUT = "images"
+PIXELS = "pixels"
 LOGITS = "logits"
 FEATURES = "features"
 
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 """Raised with every change of the graph, so that engines cached from an older one are made anew."""
 
 
-def write_onnx(checkpoint: Path, sidecar: Sidecar, out: Path, *, features: bool = False) -> None:
+def write_onnx(
+    checkpoint: Path, sidecar: Sidecar, out: Path, *, features: bool = False, pixels: bool = False
+) -> None:
     """Write a checkpoint as an ONNX file.
 
     Args:
@@ -44,26 +47,34 @@ def write_onnx(checkpoint: Path, sidecar: Sidecar, out: Path, *, features: bool 
         sidecar: what belongs to it.
         out: the file.
         features: also give the pooled features, a second output.
+        pixels: take squares of pixels and normalise them inside; see ``build_model``.
 
     Raises:
         CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
     """
-    model = build_model(read_ckpt(checkpoint), sidecar, features=features)
+    model = build_model(read_ckpt(checkpoint), sidecar, features=features, pixels=pixels)
     out.write_bytes(model.SerializeToString())
 
 
 def build_model(
-    parameters: Mapping[str, Array], sidecar: Sidecar, *, features: bool = False
+    parameters: Mapping[str, Array],
+    sidecar: Sidecar,
+    *,
+    features: bool = False,
+    pixels: bool = False,
 ) -> onnx.ModelProto:
     """The graph of a network.
 
-    Input ``images`` is (batch, 3, S, S) float32, normalised as the metadata's ``preprocess`` says;
-    output ``logits`` is (batch, num_classes), and ``features``, where asked for, (batch, head).
+    Input ``images`` is (batch, 3, S, S) float32, normalised as the metadata's ``preprocess`` says, or
+    ``pixels`` is (batch, S, S, 3) uint8 and the graph normalises it: the mean is subtracted, the
+    deviation is in the first convolution. Output ``logits`` is (batch, num_classes), and ``features``,
+    where asked for, (batch, head).
 
     Args:
         parameters: by name; optimizer state may be among them, nothing else that is left over.
         sidecar: variant, classes, preprocessing and digest.
         features: whether to have the second output.
+        pixels: whether the input is pixels.
 
     Raises:
         CheckpointError: a parameter is missing, left over or of another shape.
@@ -71,7 +82,10 @@ def build_model(
     row = variant_row(sidecar.variant)
     architecture = expand(row)
     graph = _Graph(parameters, sidecar, row.activation)
-    x = graph.conv_norm(INPUT, "stem", 3, architecture.stem_channels, kernel=3, stride=2)
+    x, deviation = graph.subtract_mean() if pixels else (INPUT, None)
+    x = graph.conv_norm(
+        x, "stem", 3, architecture.stem_channels, kernel=3, stride=2, deviation=deviation
+    )
     for index, block in enumerate(architecture.blocks):
         x = graph.block(x, f"blocks.{index}", block)
     last, head = architecture.blocks[-1].out_channels, architecture.head_channels
@@ -81,7 +95,7 @@ def build_model(
     graph.dense(x, "classifier", head, sidecar.num_classes, name=LOGITS)
     graph.require_all_used()
     outputs = {LOGITS: sidecar.num_classes, **({FEATURES: head} if features else {})}
-    return graph.finish(outputs)
+    return graph.finish(outputs, pixels=pixels)
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -129,6 +143,14 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(value.astype(np.float32), name))
         return name
 
+    def subtract_mean(self) -> tuple[str, Array]:
+        """Pixels as (N, 3, S, S) around zero, and the deviation of each channel, still to divide by."""
+        spec = self.sidecar.preprocess
+        x = self.op("Transpose", PIXELS, perm=[0, 3, 1, 2])
+        x = self.op("Cast", x, to=TensorProto.FLOAT)
+        mean = self.constant("mean", 255.0 * np.array(spec.mean).reshape(1, 3, 1, 1))
+        return self.op("Sub", x, mean), 255.0 * np.array(spec.std)
+
     def conv_norm(
         self,
         x: str,
@@ -140,10 +162,13 @@ class _Graph:
         stride: int = 1,
         groups: int = 1,
         activate: bool = True,
+        deviation: Array | None = None,
     ) -> str:
-        """Convolution with its BatchNorm folded in, and the activation."""
+        """Convolution with its BatchNorm and the input's deviation folded in, and the activation."""
         shape = (out_channels, in_channels // groups, kernel, kernel)
         weight = self.take(f"{name}.conv.weight", shape)
+        if deviation is not None:
+            weight = weight / deviation[None, :, None, None]
         gamma, beta, mean, variance = (
             self.take(f"{name}.norm.{part}", [out_channels])
             for part in ("gamma", "beta", "moving_mean", "moving_variance")
@@ -238,16 +263,21 @@ class _Graph:
                 f"the checkpoint is of another model: {len(self.left)} parameters left over ({names})"
             )
 
-    def finish(self, outputs: Mapping[str, int]) -> onnx.ModelProto:
+    def finish(self, outputs: Mapping[str, int], *, pixels: bool) -> onnx.ModelProto:
         """The whole model, with its metadata, after ONNX's own checks."""
         side = self.sidecar.preprocess.image_size
+        given = (
+            helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", side, side, 3])
+            if pixels
+            else helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, side, side])
+        )
         if self.activation == "relu6":
             self.constant("zero", np.array(0.0))
             self.constant("six", np.array(6.0))
         graph = helper.make_graph(
             self.nodes,
             self.sidecar.variant,
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, side, side])],
+            [given],
             [
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
                 for name, size in outputs.items()

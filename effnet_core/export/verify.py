@@ -8,15 +8,16 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+import onnxruntime
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from effnet_core import checkpoint as checkpoints
 from effnet_core.checkpoint import Sidecar
-from effnet_core.data.images import read_image
-from effnet_core.data.preprocess import PreprocessSpec, preprocess
+from effnet_core.config import InferConfig
+from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square, normalise
+from effnet_core.engines import load_file
 from effnet_core.engines.mindspore import load_network
-from effnet_core.engines.onnxruntime import OnnxRuntimePredictor
 from effnet_core.errors import EffnetError, ExportError
 
 FloatArray = NDArray[np.float32]
@@ -46,8 +47,8 @@ def compare(checkpoint: Path, file: Path, format: str, pictures: list[Path]) -> 
 
     Args:
         checkpoint: what the file was made from.
-        file: an ONNX or MindIR file.
-        format: ``onnx`` or ``mindir``.
+        file: an ONNX or MindIR file, or an engine file.
+        format: ``onnx``, ``mindir``, or the engine that runs an engine file.
         pictures: real images, compared besides random ones.
 
     Returns:
@@ -55,48 +56,59 @@ def compare(checkpoint: Path, file: Path, format: str, pictures: list[Path]) -> 
         ``images``, how many were compared. Every image is computed alone and among the others.
     """
     sidecar = checkpoints.read_sidecar(checkpoint)
-    images = sample_images(sidecar.preprocess, pictures)
+    squares = sample_squares(sidecar.preprocess, pictures)
     # Without a graph to compile, a few images are done in a fraction of the time.
     ms.set_context(mode=ms.PYNATIVE_MODE)
     network = load_network(checkpoint, sidecar)
-    wanted: FloatArray = network(Tensor(images)).asnumpy()
-    found = _exported_logits(file, format, sidecar, images)
+    wanted: FloatArray = network(Tensor(normalise(squares, sidecar.preprocess))).asnumpy()
+    found = _exported_logits(file, format, sidecar, squares)
     return {
         "difference": max(float(np.abs(answer - wanted).max()) for answer in found),
         "spread": float(wanted.std()),
-        "images": len(images),
+        "images": len(squares),
     }
 
 
-def sample_images(spec: PreprocessSpec, pictures: list[Path]) -> FloatArray:
-    """Noise of the range that normalised pixels have, and pictures, (N, 3, S, S)."""
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=(RANDOM_IMAGES, 3, spec.image_size, spec.image_size))
-    real = [preprocess(read_image(path), spec) for path in pictures]
-    return np.stack([*noise.astype(np.float32), *real])
+def sample_squares(spec: PreprocessSpec, pictures: list[Path]) -> PixelArray:
+    """Noise and pictures, (N, S, S, 3) uint8."""
+    side = spec.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, side, side, 3), np.uint8)
+    return np.stack([*noise, *(decode_square(p.read_bytes(), spec, fast=False) for p in pictures)])
 
 
 def _exported_logits(
-    file: Path, format: str, sidecar: Sidecar, images: FloatArray
+    file: Path, format: str, sidecar: Sidecar, squares: PixelArray
 ) -> list[FloatArray]:
     """Answers of a file for a whole batch, and image by image."""
     try:
-        run = _runner(file, format, sidecar)
-        return [run(images), np.concatenate([run(image[None]) for image in images])]
+        run = _runner(file, format, sidecar, len(squares))
+        return [run(squares), np.concatenate([run(square[None]) for square in squares])]
     except EffnetError:
         raise
     except Exception as cause:
         raise ExportError(f"the exported {format} file cannot be loaded back ({cause})") from cause
 
 
-def _runner(file: Path, format: str, sidecar: Sidecar) -> Callable[[FloatArray], FloatArray]:
-    """What computes the logits of a batch with an exported file."""
+def _runner(
+    file: Path, format: str, sidecar: Sidecar, images: int
+) -> Callable[[PixelArray], FloatArray]:
+    """What computes the logits of up to ``images`` squares with an exported file."""
+    spec = sidecar.preprocess
     if format == "onnx":
-        return OnnxRuntimePredictor(file, sidecar).logits
-    cell = nn.GraphCell(ms.load(str(file)))
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
-    def run(batch: FloatArray) -> FloatArray:
-        answer: FloatArray = cell(Tensor(batch)).asnumpy()
-        return answer
+        def run(squares: PixelArray) -> FloatArray:
+            answer: FloatArray = session.run(["logits"], {"images": normalise(squares, spec)})[0]
+            return answer
 
-    return run
+        return run
+    if format == "mindir":
+        cell = nn.GraphCell(ms.load(str(file)))
+
+        def compute(squares: PixelArray) -> FloatArray:
+            answer: FloatArray = cell(Tensor(normalise(squares, spec))).asnumpy()
+            return answer
+
+        return compute
+    predictor = load_file(format, file, sidecar, InferConfig(), lanes=1, piece=images)
+    return lambda squares: predictor.forward(squares).logits

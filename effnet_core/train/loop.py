@@ -218,7 +218,11 @@ def _stop(run: Run) -> None:
         run.saver.join()
     if run.group.world_size > 1:
         run.group.wait()  # nobody says that it stopped before the checkpoint is on the disk
-    raise Interrupted(
+    raise _stopped(run)
+
+
+def _stopped(run: Run) -> Interrupted:
+    return Interrupted(
         f"training was stopped at step {run.step} of {run.total_steps} and saved; "
         "the same command goes on from there"
     )
@@ -239,9 +243,15 @@ def _finish_epoch(run: Run) -> None:
                 flush=True,
             )
     if evaluates:
-        with _published_weights(run):
-            log_evaluation(run, _evaluate(run))
-            _note_best(run)
+        try:
+            with _published_weights(run):
+                log_evaluation(run, _evaluate(run))
+                _note_best(run)
+        except Interrupted:  # on rank 0 only, after the ranks' statistics were averaged
+            saving.save(run, alone=True)
+            if run.saver is not None:
+                run.saver.join()
+            raise _stopped(run) from None
     run.epoch_finished = True
     if saves or run.finished:
         saving.save(run)

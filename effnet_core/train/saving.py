@@ -57,14 +57,17 @@ class Saver:
         checkpoints.prune(self.folder, self.keep)
 
 
-def save(run: Run) -> None:
+def save(run: Run, *, alone: bool = False) -> None:
     """Save the state of the run; every rank must call it, rank 0 writes.
+
+    Args:
+        alone: the other ranks do not call it, and their statistics are those of rank 0.
 
     Raises:
         CheckpointError: an earlier checkpoint could not be written.
     """
     of_ranks = None
-    if run.group.world_size > 1 and not (run.at_epoch_end and run.epoch_finished):
+    if not alone and run.group.world_size > 1 and not (run.at_epoch_end and run.epoch_finished):
         mine = [parameter.asnumpy().reshape(-1) for parameter in run.statistics()]
         of_ranks = run.group.gather_floats(np.concatenate(mine))
     if run.saver is None:

@@ -220,7 +220,8 @@ def convert(checkpoint: Path, out: Path, *, to: str) -> Converted:
     sidecar = checkpoints.read_sidecar(checkpoint)
     row, layout = variant_row(sidecar.variant), LAYOUTS[to]
     if family(row) not in layout.families:
-        raise ConfigError(f"{to} has no {row.name}")
+        others = [name for name, other in LAYOUTS.items() if family(row) in other.families]
+        raise ConfigError(f"{to} has no {row.name}; these layouts have: {', '.join(others)}")
     stored, names = read_ckpt(checkpoint), layout.names(row)
     arrays = {foreign: stored[native] for native, foreign in names.items()}
     if (

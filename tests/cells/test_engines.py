@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from effnet_core import checkpoint as checkpoints
+from effnet_core.config import InferConfig
+from effnet_core.data.preprocess import normalise
+from effnet_core.engines import load_file
 from effnet_core.engines.mindspore import MindSporePredictor
-from effnet_core.engines.onnxruntime import OnnxRuntimePredictor
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.export.verify import compare, write_mindir
 from effnet_core.model.network import create_model
@@ -26,14 +29,14 @@ TOLERANCE = 1e-4
 
 
 def mindspore_engine(checkpoint: Path) -> Predictor:
-    return MindSporePredictor(checkpoint, batch_size=4)
+    return MindSporePredictor(checkpoint, piece=7)
 
 
-def onnxruntime_engine(checkpoint: Path) -> Predictor:
+def file_engine(name: str, checkpoint: Path) -> Predictor:
     file = checkpoint.with_suffix(".onnx")
     sidecar = checkpoints.read_sidecar(checkpoint)
-    write_onnx(checkpoint, sidecar, file)
-    return OnnxRuntimePredictor(file, sidecar)
+    write_onnx(checkpoint, sidecar, file, features=True, pixels=True)
+    return load_file(name, file, sidecar, InferConfig(), lanes=1, piece=7)
 
 
 @pytest.fixture
@@ -44,11 +47,12 @@ def eagerly() -> Iterator[None]:
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
-ENGINES = [mindspore_engine, onnxruntime_engine]
+FILE_ENGINES = [partial(file_engine, name) for name in ("onnxruntime", "openvino")]
+ENGINES = [mindspore_engine, *FILE_ENGINES]
 
 
-def images(count: int, side: int = 32) -> np.ndarray:
-    return np.random.default_rng(count).normal(size=(count, 3, side, side)).astype(np.float32)
+def squares(count: int, side: int = 32) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -57,9 +61,12 @@ def test_an_engine_keeps_the_protocol(engine: Callable[[Path], Predictor], tmp_p
     predictor = engine(checkpoint)
     assert predictor.preprocess == checkpoints.read_sidecar(checkpoint).preprocess
     assert predictor.class_names == ("tiger cat", "espresso")
-    whole = predictor.logits(images(4))
-    assert whole.shape == (4, 2) and whole.dtype == np.float32
-    np.testing.assert_allclose(predictor.logits(images(4)[:1]), whole[:1], atol=1e-6)
+    whole = predictor.forward(squares(4))
+    assert whole.logits.shape == (4, 2) and whole.logits.dtype == np.float32
+    assert whole.features is not None and whole.features.shape == (4, 32)
+    one = predictor.forward(squares(4)[:1])
+    np.testing.assert_allclose(one.logits, whole.logits[:1], atol=1e-6)
+    np.testing.assert_allclose(one.features, whole.features[:1], atol=1e-6)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -70,7 +77,7 @@ def test_two_checkpoints_give_two_answers(
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
         checkpoint = make_checkpoint(tmp_path / str(seed) / "a.ckpt", seed=seed)
-        answers.append(engine(checkpoint).logits(images(2)))
+        answers.append(engine(checkpoint).forward(squares(2)).logits)
     assert np.abs(answers[0] - answers[1]).max() > 0.1
 
 
@@ -89,8 +96,9 @@ def calibrated_checkpoint(path: Path, variant: str, side: int, padding: Padding)
     drawn = random_parameters(variant, 10)
     for parameter in network.get_parameters():
         parameter.set_data(ms.Tensor(drawn[parameter.name]))
+    sidecar = make_sidecar(variant, 10, image_size=side, padding=padding)
     network.set_train(True)
-    network(ms.Tensor(images(16, side)))
+    network(ms.Tensor(normalise(squares(16, side), sidecar.preprocess)))
     network.set_train(False)
     for parameter in network.get_parameters():
         if parameter.name.endswith(
@@ -98,28 +106,31 @@ def calibrated_checkpoint(path: Path, variant: str, side: int, padding: Padding)
         ):  # a channel that hardly moved must not explode
             value = parameter.asnumpy()
             parameter.set_data(ms.Tensor(0.9 * value + 0.1 * value.mean()))
-    sidecar = make_sidecar(variant, 10, image_size=side, padding=padding)
     checkpoints.save(path, network.get_parameters(), sidecar)
     return path
 
 
+@pytest.mark.parametrize("engine", FILE_ENGINES)
 @pytest.mark.parametrize("padding", get_args(Padding))
 @pytest.mark.parametrize("variant", [*TINIES, "efficientnet_b0"])
-def test_onnxruntime_agrees_with_mindspore(
-    variant: str, padding: Padding, tmp_path: Path, eagerly: None
+def test_engines_agree_with_mindspore(
+    variant: str,
+    padding: Padding,
+    engine: Callable[[Path], Predictor],
+    tmp_path: Path,
+    eagerly: None,
 ) -> None:
     side = 64 if variant == "efficientnet_b0" else 33
     checkpoint = calibrated_checkpoint(tmp_path / "a.ckpt", variant, side, padding)
-    theirs = MindSporePredictor(checkpoint, batch_size=7)
-    ours = onnxruntime_engine(checkpoint)
+    theirs, ours = mindspore_engine(checkpoint), engine(checkpoint)
     for count in (1, 7):
-        batch = images(count, side)
-        wanted = theirs.logits(batch)
-        np.testing.assert_allclose(ours.logits(batch), wanted, rtol=0, atol=TOLERANCE)
-    assert 0.1 < wanted.std() < 10
-    assert (
-        wanted.std(axis=0).min() > 100 * TOLERANCE
-    )  # images differ: the comparison says something
+        batch = squares(count, side)
+        wanted, found = theirs.forward(batch), ours.forward(batch)
+        np.testing.assert_allclose(found.logits, wanted.logits, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(found.features, wanted.features, rtol=0, atol=TOLERANCE)
+    assert 0.1 < wanted.logits.std() < 10
+    # Images differ: the comparison says something.
+    assert wanted.logits.std(axis=0).min() > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("variant", TINIES)

@@ -13,6 +13,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from effnet_core import checkpoint
+from effnet_core.checkpoint import Sidecar
 from effnet_core.collective import Group, parameters_digest
 from effnet_core.config import RunConfig, load_config
 from effnet_core.data.loader import Batch
@@ -20,7 +21,7 @@ from effnet_core.data.order import epoch_order
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import train_transforms
-from effnet_core.errors import ConfigError
+from effnet_core.errors import CheckpointError, ConfigError
 from effnet_core.results import EvalResult
 from effnet_core.train import loop, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
@@ -100,6 +101,21 @@ def start(config: RunConfig, folder: Path) -> tuple[int, str]:
     fresh = prepared(config.model_copy(update=changes), folder)
     resume(fresh)
     return fresh.step, parameters_digest(fresh.network.get_parameters())
+
+
+def start_from_other_classes(config: RunConfig, folder: Path) -> str:
+    """What becomes of weights whose classes are not the data set's."""
+    path = folder / "other.ckpt"
+    run = prepared(config, folder)
+    sidecar = saving.describe_checkpoint(run, training_state=False)
+    facts = vars(sidecar) | {"class_names": ("hen", "owl")}
+    checkpoint.save(path, run.network.get_parameters(), Sidecar(**facts))
+    model = config.model.model_copy(update={"weights": str(path)})
+    try:
+        resume(prepared(config.model_copy(update={"model": model}), folder))
+    except CheckpointError:
+        return "refused"
+    return "started"
 
 
 def practised(config: RunConfig, folder: Path) -> int:
@@ -264,6 +280,7 @@ PROOFS = {
     "model.bn_eps": Proof("0.1", stem_output, TINY),
     "model.padding": Proof("same", stem_output, TINY),
     "model.weights": Proof("other.ckpt", start, TINY),
+    "model.new_head": Proof("true", start_from_other_classes, TINY),
     "data.train_split": Proof("val", training_images, (*TINY, "data.global_batch_size=4")),
     "data.eval_split": Proof("train", evaluated, TINY),
     "data.crop_scale": Proof("[0.9, 1.0]", augmented, TINY),

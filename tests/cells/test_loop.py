@@ -15,11 +15,17 @@ from effnet_core import checkpoint
 from effnet_core.checkpoint import Sidecar
 from effnet_core.collective import Group
 from effnet_core.data.loader import Batch
-from effnet_core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from effnet_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    TrainingDiverged,
+)
 from effnet_core.events import Event
 from effnet_core.files import append_jsonl, read_jsonl
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
-from effnet_core.train import progress, saving
+from effnet_core.train import loop, progress, saving
 from effnet_core.train.run import Run, prepare
 from effnet_core.train.start import resume
 from effnet_core.train.update import update
@@ -225,6 +231,23 @@ def test_a_run_folder_that_disappears_is_named(data_dir: Path, tmp_path: Path) -
         f"run folder {tmp_path / 'run'} can no longer be written to (no such file or directory) at step "
         "3; bring it back, and the same command goes on from the last checkpoint"
     )
+
+
+def test_a_stop_during_the_evaluation_of_an_epoch_saves_that_epoch(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    run.saver = saving.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
+    run.step, run.epoch_finished = run.steps_per_epoch, False
+    monkeypatch.setattr("effnet_core.evaluate.stop_requested", lambda: True)
+    with pytest.raises(Interrupted, match=r"training was stopped at step 3 of 6 and saved"):
+        loop._finish_epoch(run)
+    saved = checkpoint.newest(tmp_path / "run" / CHECKPOINTS_NAME)
+    assert saved is not None
+    assert checkpoint.read_sidecar(saved).step == 3
+    fresh = prepared(data_dir, tmp_path / "run", "runtime.exact_resume=false")
+    resume(fresh)
+    assert not fresh.epoch_finished  # it will be evaluated first of all
 
 
 # --- saving --------------------------------------------------------------------------------------

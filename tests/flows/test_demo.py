@@ -20,7 +20,12 @@ from tests.signals import heed_ctrl_c
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = ("model.variant=efficientnet_tiny", "data.image_size=32", "data.global_batch_size=64")
+SETTINGS = (
+    "model.variant=efficientnet_tiny",
+    "model.weights=null",
+    "data.image_size=32",
+    "data.global_batch_size=64",
+)
 
 
 def start(folder: Path, *settings: str) -> subprocess.Popen[str]:

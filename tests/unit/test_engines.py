@@ -7,24 +7,31 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from effnet_core import checkpoint as checkpoints
 from effnet_core import engines
 from effnet_core.cache import CACHE_VARIABLE, cache_dir
 from effnet_core.config import RunConfig, load_config
-from effnet_core.engines.onnxruntime import OnnxRuntimePredictor
+from effnet_core.data.preprocess import normalise
+from effnet_core.engines import tuning
 from effnet_core.errors import ConfigError, DataError, ExportError
+from effnet_core.events import Event
 from effnet_core.export import commands
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import read_json, write_json
 from tests.weights import make_checkpoint
 
 ONNX = load_config(None, ["infer.engine=onnxruntime"])
+FILE_ENGINES = ("onnxruntime", "openvino")
 
 
 @pytest.fixture
@@ -46,14 +53,19 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def predictor(checkpoint: Path, tmp_path: Path) -> OnnxRuntimePredictor:
+def file(checkpoint: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "engine.onnx"
+    write_onnx(checkpoint, checkpoints.read_sidecar(checkpoint), path, features=True, pixels=True)
+    return path
+
+
+def loaded(engine: str, checkpoint: Path, file: Path, *, piece: int = 4, lanes: int = 2) -> Any:
     sidecar = checkpoints.read_sidecar(checkpoint)
-    write_onnx(checkpoint, sidecar, tmp_path / "engine.onnx")
-    return OnnxRuntimePredictor(tmp_path / "engine.onnx", sidecar, threads=2)
+    return engines.load_file(engine, file, sidecar, RunConfig().infer, lanes=lanes, piece=piece)
 
 
-def images(count: int) -> np.ndarray:
-    return np.random.default_rng(count).normal(size=(count, 3, 32, 32)).astype(np.float32)
+def squares(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
 def test_auto_is_onnxruntime_on_a_cpu_that_has_it() -> None:
@@ -72,6 +84,8 @@ def test_what_was_asked_for_is_used_or_refused() -> None:
         pytest.raises(ConfigError, match="pip install onnx onnxruntime"),
     ):
         engines.choose(ONNX)
+    with pytest.raises(ConfigError, match=r"infer\.precision=bf16 needs infer\.engine=openvino"):
+        engines.choose(load_config(None, ["infer.precision=bf16"]))
     with pytest.raises(ConfigError, match=r"infer\.engine='tensorrt' is not allowed"):
         load_config(None, ["infer.engine=tensorrt"])
 
@@ -97,7 +111,8 @@ def test_another_model_or_sidecar_is_another_engine(
     for change in ({"bn_eps": 1e-5}, {"padding": "same"}, {"class_names": ["x", "y", "z"]}):
         write_json(sidecar, {**read_json(sidecar), **change})
         paths.add(engines.engine_file(checkpoint, ONNX))
-    assert len(paths) == 5
+    paths.add(engines.engine_file(checkpoint, ONNX, "openvino"))
+    assert len(paths) == 6
 
 
 def test_a_damaged_engine_is_made_again(
@@ -160,37 +175,96 @@ def test_the_cache_lies_where_it_is_asked_for(
         cache_dir("engines")
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 33])
-def test_a_batch_of_any_size_is_cut_and_put_together(
-    count: int, predictor: OnnxRuntimePredictor
+@pytest.mark.parametrize("engine", FILE_ENGINES)
+def test_answers_do_not_depend_on_piece_or_lane(engine: str, checkpoint: Path, file: Path) -> None:
+    batch = squares(7)
+    one = loaded(engine, checkpoint, file, piece=1, lanes=1)
+    alone = [one.forward(square[None]) for square in batch]
+    other = loaded(engine, checkpoint, file, piece=7)
+    with ThreadPoolExecutor(2) as lanes:
+        together = [future.result() for future in [lanes.submit(other.forward, batch)] * 3]
+    for answer in (*together, other.forward(batch[:5])):
+        count = len(answer.logits)
+        wanted = np.concatenate([outputs.logits for outputs in alone[:count]])
+        features = np.concatenate([outputs.features for outputs in alone[:count]])
+        assert answer.logits.dtype == np.float32
+        if engine == "onnxruntime":
+            np.testing.assert_array_equal(answer.logits, wanted)
+        np.testing.assert_allclose(answer.logits, wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(answer.features, features, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", FILE_ENGINES)
+def test_pixels_are_normalised_inside(engine: str, checkpoint: Path, file: Path) -> None:
+    """The same answers as from the file for others, which takes normalised images."""
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    write_onnx(checkpoint, sidecar, file.with_name("plain.onnx"))
+    session = onnxruntime.InferenceSession(str(file.with_name("plain.onnx")))
+    images = normalise(squares(4), sidecar.preprocess)
+    [wanted] = session.run(["logits"], {"images": images})
+    found = loaded(engine, checkpoint, file).forward(squares(4)).logits
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_the_fastest_piece_is_measured_once_for_each_machine(
+    checkpoint: Path, file: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event]
 ) -> None:
-    batch = images(count)
-    alone = np.concatenate([predictor.logits(image[None]) for image in batch])
-    np.testing.assert_array_equal(predictor.logits(batch), alone)
-    assert predictor.logits(batch).dtype == np.float32
-
-
-def test_threads_are_those_asked_for(checkpoint: Path, predictor: OnnxRuntimePredictor) -> None:
-    assert predictor.pool._max_workers == 2
     inputs = {
         "checkpoint": str(checkpoint),
         "engine": "onnxruntime",
-        "engine_file": str(checkpoint.with_name("engine.onnx")),
+        "engine_file": str(file),
+        "shards": [{"start": 0, "stop": 1000}],
     }
-    for setting, threads in ((0, len(os.sched_getaffinity(0))), (5, 5)):
+    rates = {1: 100.0, 2: 150.0, 4: 140.0, 8: 90.0, 16: 500.0}
+    measured: list[int] = []
+
+    def rate(predictor: Any) -> float:
+        measured.append(predictor.piece)
+        return rates[predictor.piece]
+
+    monkeypatch.setattr(tuning, "_rate", rate)
+    load = partial(engines.load, inputs, RunConfig().infer)
+    assert load().piece == 2  # type: ignore[attr-defined]
+    assert measured == [1, 2, 4, 8]  # 8 is so much worse that 16 is not tried
+    assert "1: 100.0, 2: 150.0, 4: 140.0, 8: 90.0" in events[-1].message
+    assert load().piece == 2  # type: ignore[attr-defined]
+    assert len(measured) == 4
+    monkeypatch.setattr(tuning, "processor", lambda: "another")
+    load()
+    assert len(measured) == 8
+    (file.parent / engines.TUNING_NAME).write_text("nonsense")
+    assert load().piece == 2  # type: ignore[attr-defined]
+    inputs["shards"] = [{"start": 0, "stop": engines.FEW}]
+    assert load().piece == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("engine", FILE_ENGINES)
+def test_a_rate_is_a_rate(engine: str, checkpoint: Path, file: Path) -> None:
+    assert tuning._rate(loaded(engine, checkpoint, file)) > 0
+
+
+def test_lanes_are_those_asked_for(checkpoint: Path, file: Path) -> None:
+    inputs = {
+        "checkpoint": str(checkpoint),
+        "engine": "onnxruntime",
+        "engine_file": str(file),
+        "shards": [{"start": 0, "stop": 9}],
+    }
+    for setting, lanes in ((0, len(os.sched_getaffinity(0))), (5, 5)):
         infer = load_config(None, [f"infer.engine_threads={setting}"]).infer
-        assert engines.load(inputs, infer).threads == threads  # type: ignore[attr-defined]
+        assert engines.load(inputs, infer).lanes == lanes
 
 
+@pytest.mark.parametrize("engine", FILE_ENGINES)
 @pytest.mark.parametrize("content", [None, b"", b"nonsense"])
 def test_a_bad_engine_file_is_one_sentence(
-    content: bytes | None, checkpoint: Path, tmp_path: Path
+    content: bytes | None, engine: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "bad.onnx"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ExportError, match=r"engine file .*bad\.onnx cannot be loaded") as caught:
-        OnnxRuntimePredictor(path, checkpoints.read_sidecar(checkpoint))
+        loaded(engine, checkpoint, path)
     assert "\n" not in str(caught.value)
 
 
@@ -200,7 +274,7 @@ def test_the_parent_loads_no_mindspore(checkpoint: Path, cache: Path, agreement:
         "import sys, json; from pathlib import Path; from effnet_core import engines; "
         "from effnet_core.config import RunConfig; "
         f"engines.prepare(Path({str(checkpoint)!r}), RunConfig()); "
-        "print(json.dumps(sorted({'mindspore', 'onnxruntime'} & set(sys.modules))))"
+        "print(json.dumps(sorted({'mindspore', 'onnxruntime', 'openvino'} & set(sys.modules))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []

@@ -9,8 +9,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from prefect.blocks.system import Secret
 
-from effnet_core import engines, launch, worker
+from effnet_core import engines, launch, predict, runs, worker
 from effnet_core.checkpoint import read_sidecar
 from effnet_core.config import RunConfig, leaf_keys
 from effnet_core.data.order import epoch_order, train_indices
@@ -18,6 +19,7 @@ from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.errors import DataError, JobTimeout
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import write_json
+from effnet_core.inputs import list_inputs
 from effnet_core.job import Job
 from effnet_core.launch import run_job
 from effnet_core.model.scaling import cost
@@ -26,8 +28,11 @@ from effnet_core.predict_job import predict_shards
 from effnet_core.predictions import Plan, finish, plan, read_parts, write_part
 from effnet_core.publish import publish_model
 from effnet_core.results import ShardResult
+from effnet_core.storage import s3_client
+from effnet_core.storage.credentials import in_use
 from effnet_core.train.mixing import change_batch
 from effnet_core.train.schedule import lr_schedule
+from tasks.credentials import credentials_of
 from tests import every_setting
 from tests.every_setting import Proof
 from tests.images import draw, encode
@@ -76,37 +81,65 @@ def batch_of_rank_1(config: RunConfig, _: Path) -> list[int]:
 
 
 def planned(config: RunConfig, folder: Path) -> Plan:
-    paths = tuple(f"{index}.png" for index in range(6))
-    for path in paths:
-        (folder / path).write_bytes(encode(draw(seed=len(path))))
-    return plan(folder, paths, folder / "out", model_sha256="m", infer=config.infer)
+    (folder / "in").mkdir()
+    for index in range(6):
+        picture = draw(1200, 900, seed=index)
+        (folder / "in" / f"{index}.jpg").write_bytes(encode(picture, "JPEG"))
+    listed = list_inputs([folder / "in"], folder / "out")
+    return plan(listed, folder / "out", model_sha256="m", infer=config.infer)
 
 
 def parts(config: RunConfig, folder: Path) -> list[str]:
     return [shard.part.partition(".")[2] for shard in planned(config, folder).shards]
 
 
-def answers(config: RunConfig, folder: Path) -> tuple[list[tuple[int, ...]], list[dict[str, Any]]]:
-    """Batches that the engine was called with, and the rows that came out."""
+def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
+    """The rows that come out."""
     result = planned(config, folder)
-    engine = BrightnessPredictor()
     inputs = {
         "output": str(result.output),
-        "input_root": str(folder),
+        "input_root": result.root,
         "model_sha256": "m",
         "shards": [vars(shard) for shard in result.shards],
+        "allowed_errors": 0,
     }
-    predict_shards(engine, inputs, config.infer)
-    return engine.batches, read_parts(result.output)
+    predict_shards(BrightnessPredictor(), inputs, config)
+    return read_parts(result.output)
 
 
-def threads_of_the_engine(config: RunConfig, folder: Path) -> int:
+def reading_threads(config: RunConfig, folder: Path) -> list[int]:
+    with mock.patch.object(predict, "_pool", wraps=predict._pool) as pool:
+        answers(config, folder)
+    return [call.args[0] for call in pool.call_args_list if call.args[1] == "reader"]
+
+
+def images_found(config: RunConfig, folder: Path) -> int:
+    for path in ("in/a.jpg", "in/deep/b.jpg"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"")
+    checkpoint = make_checkpoint(folder / "a.ckpt")
+    return runs.plan_inference(checkpoint, [folder / "in"], folder / "out", config=config).images
+
+
+def engine_of(config: RunConfig, folder: Path) -> Any:
     checkpoint = make_checkpoint(folder / "a.ckpt")
     engine_file = folder / "a.onnx"
-    write_onnx(checkpoint, read_sidecar(checkpoint), engine_file)
-    inputs = {"checkpoint": checkpoint, "engine": "onnxruntime", "engine_file": engine_file}
-    engine: Any = engines.load(inputs, config.infer)
-    return int(engine.threads)
+    write_onnx(checkpoint, read_sidecar(checkpoint), engine_file, features=True, pixels=True)
+    inputs = {
+        "checkpoint": checkpoint,
+        "engine": engines.choose(config),
+        "engine_file": engine_file,
+        "shards": [{"start": 0, "stop": 9}],
+    }
+    return engines.load(inputs, config.infer)
+
+
+def asked_precision(config: RunConfig, folder: Path) -> str:
+    """What OpenVINO is asked for; whether it differs is the processor's matter."""
+    with mock.patch("openvino.Core") as core:
+        engine_of(config, folder)
+    _, _, settings = core.return_value.compile_model.call_args.args
+    return str(list(settings.values()))
 
 
 def end_with_one_error_in_six(config: RunConfig, folder: Path) -> str:
@@ -138,6 +171,38 @@ def published(config: RunConfig, folder: Path) -> list[tuple[str, bool]]:
         place = Path(result.uri.removeprefix("file://")).relative_to(folder)
         seen.append((str(place), result.promoted))
     return seen
+
+
+def object_store_client(config: RunConfig, folder: Path) -> tuple[Any, ...]:
+    """What a client was made of."""
+    (folder / "config").write_text("[profile lab]\n")
+    (folder / "credentials").write_text(
+        "[default]\naws_access_key_id=a\naws_secret_access_key=b\n"
+        "[lab]\naws_access_key_id=c\naws_secret_access_key=d\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    files = {
+        "AWS_CONFIG_FILE": str(folder / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
+    }
+    with mock.patch.dict(os.environ, {**kept, **files}, clear=True):
+        client = s3_client(config.storage.access)
+        signed = client.generate_presigned_url("get_object", Params={"Bucket": "bbb", "Key": "k"})
+    key_id = signed.partition("X-Amz-Credential=")[2].partition("%2F")[0]
+    meta = client.meta
+    return meta.endpoint_url, meta.region_name, meta.config.request_checksum_calculation, key_id
+
+
+def credentials_in_a_task(config: RunConfig, _: Path) -> str:
+    """The variables that a task's child process would get."""
+    block = mock.Mock()
+    block.get.return_value = {"aws_access_key_id": "id", "aws_secret_access_key": "s"}
+    with (
+        mock.patch.object(Secret, "load", lambda name: block),
+        credentials_of(config.storage),
+    ):
+        given = in_use()
+    return ",".join(given.environment()) if given else "boto3's own chain"
 
 
 def command(config: RunConfig, folder: Path) -> list[str]:
@@ -238,14 +303,25 @@ PROOFS = {
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
-    "infer.engine_threads": Proof("7", threads_of_the_engine),
-    "infer.batch_size": Proof("4", answers),
+    "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).lanes),
+    "infer.precision": Proof("bf16", asked_precision, ("infer.engine=openvino",)),
+    "infer.batch_size": Proof("4", lambda config, folder: engine_of(config, folder).piece),
+    "infer.readers": Proof("7", reading_threads),
+    "infer.fast_decode": Proof("false", answers, ("infer.features=true",)),
+    "infer.recursive": Proof("false", images_found),
+    "infer.probabilities": Proof("true", answers),
+    "infer.features": Proof("true", answers),
     "infer.top_k": Proof("1", answers),
     "infer.shard_images": Proof("2", parts),
     "infer.max_error_share": Proof("0.5", end_with_one_error_in_six),
     "infer.format": Proof("csv", parts),
     "storage.root": Proof("elsewhere", published),
     "storage.name": Proof("animals", published),
+    "storage.endpoint_url": Proof("http://127.0.0.1:9", object_store_client),
+    "storage.profile": Proof("lab", object_store_client),
+    "storage.region": Proof("eu-west-1", object_store_client),
+    "storage.checksums": Proof("when_required", object_store_client),
+    "storage.credentials_block": Proof("bucket-key", credentials_in_a_task),
     "runtime.world_size": Proof("4", command),
     "runtime.pin_cores": Proof("false", cores_of_rank_0, TWO_RANKS),
     "runtime.master_port": Proof("23456", command, TWO_RANKS),

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_core.config import InferConfig
+from effnet_core.config import InferConfig, RunConfig
 from effnet_core.data.images import decode_image
 from effnet_core.data.manifest import image_id
-from effnet_core.data.preprocess import preprocess
-from effnet_core.errors import Interrupted
+from effnet_core.data.preprocess import normalise, preprocess
+from effnet_core.errors import Interrupted, StoreError
 from effnet_core.events import Event
+from effnet_core.inputs import FolderSource, list_inputs
 from effnet_core.model.spec import VARIANTS
 from effnet_core.predict import (
+    PIECES_AHEAD,
+    Outputs,
     Prediction,
     Rejection,
-    _decode_ahead,
+    Wanted,
     iter_predictions,
     softmax,
 )
 from effnet_core.predict_job import predict_shards
-from effnet_core.predictions import list_inputs, plan, read_parts
+from effnet_core.predictions import allowed_errors, plan, read_parts
 from tests.images import draw, encode
 from tests.unit.fakes import SPEC, BrightnessPredictor
 
@@ -48,25 +53,40 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 50])
-def test_answers_come_in_the_order_of_the_questions(folder: Path, batch_size: int) -> None:
-    predictor = BrightnessPredictor()
-    paths = names(folder)[::-1]
-    chunks = list(iter_predictions(predictor, folder, paths, batch_size=batch_size, top_k=1))
-    answers = [answer for chunk in chunks for answer in chunk]
+def label(
+    folder: Path,
+    paths: Sequence[str],
+    *,
+    predictor: BrightnessPredictor | None = None,
+    **wanted: Any,
+) -> list[Prediction | Rejection]:
+    """The answers to some files."""
+    pieces = iter_predictions(
+        predictor or BrightnessPredictor(), FolderSource(folder), paths, Wanted(**wanted), readers=2
+    )
+    return [answer for piece in pieces for answer in piece.answers]
+
+
+def predicted(answer: Prediction | Rejection) -> Prediction:
+    assert isinstance(answer, Prediction), answer
+    return answer
+
+
+@pytest.mark.parametrize("lanes", [0, 1, 3])
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 50])
+def test_answers_come_in_the_order_of_the_questions(folder: Path, piece: int, lanes: int) -> None:
+    predictor = BrightnessPredictor(piece=piece, lanes=lanes)
+    paths = names(folder)[::-1] * 5
+    answers = label(folder, paths, predictor=predictor)
     assert [answer.path for answer in answers] == paths
-    assert all(isinstance(answer, Prediction) for answer in answers)
-    assert all(f"-{answer.class_names[0]}." in answer.path for answer in answers)
-    assert [shape[0] for shape in predictor.batches] == [len(chunk) for chunk in chunks]
-    assert {len(chunk) for chunk in chunks[:-1]} <= {batch_size}
-    assert len(chunks[-1]) == (7 % batch_size or batch_size)
+    assert all(f"-{predicted(answer).class_names[0]}." in answer.path for answer in answers)
+    sizes = sorted(shape[0] for shape in predictor.batches)
+    assert sum(sizes) == 35 and set(sizes[1:]) <= {piece}
 
 
 def test_an_answer_in_full(folder: Path) -> None:
-    [[answer]] = iter_predictions(
-        BrightnessPredictor(), folder, ["1-green.png"], batch_size=4, top_k=2
-    )
-    assert isinstance(answer, Prediction)
+    [found] = label(folder, ["1-green.png"], top_k=2)
+    answer = predicted(found)
     assert answer.image_id == image_id("1-green.png")
     assert answer.class_ids[0] == 1
     assert answer.class_names[0] == "green"
@@ -74,30 +94,42 @@ def test_an_answer_in_full(folder: Path) -> None:
     assert len(answer.class_ids) == len(answer.class_names) == len(answer.probs) == 2
     assert all(type(value) is int for value in answer.class_ids)
     assert all(type(value) is float for value in answer.probs)
+    assert answer.probabilities is None and answer.features is None
+
+
+@pytest.mark.parametrize("lanes", [0, 2])
+def test_every_probability_and_the_features_where_asked_for(folder: Path, lanes: int) -> None:
+    predictor = BrightnessPredictor(lanes=lanes)
+    paths = ["1-green.png", "0-red.png"]
+    for found in label(
+        folder, paths, predictor=predictor, top_k=1, probabilities=True, features=True
+    ):
+        answer = predicted(found)
+        assert answer.probabilities is not None and answer.features is not None
+        assert answer.probabilities.sum() == pytest.approx(1)
+        assert answer.probabilities[answer.class_ids[0]] == pytest.approx(answer.probs[0])
+        assert answer.features.argmax() == answer.class_ids[0]
 
 
 def test_top_k_beyond_the_classes_gives_them_all(folder: Path) -> None:
-    [[answer]] = iter_predictions(
-        BrightnessPredictor(), folder, ["0-red.png"], batch_size=1, top_k=9
-    )
-    assert isinstance(answer, Prediction)
-    assert sorted(answer.class_ids) == [0, 1, 2]
-    assert sum(answer.probs) == pytest.approx(1)
+    [answer] = label(folder, ["0-red.png"], top_k=9)
+    assert sorted(predicted(answer).class_ids) == [0, 1, 2]
+    assert sum(predicted(answer).probs) == pytest.approx(1)
 
 
 def test_no_paths(folder: Path) -> None:
-    assert list(iter_predictions(BrightnessPredictor(), folder, [], batch_size=4, top_k=1)) == []
+    assert label(folder, []) == []
 
 
-def test_bad_files_keep_their_place_and_never_reach_the_engine(folder: Path) -> None:
+@pytest.mark.parametrize("lanes", [0, 2])
+def test_bad_files_keep_their_place_and_never_reach_the_engine(folder: Path, lanes: int) -> None:
     (folder / "1-empty.png").write_bytes(b"")
     (folder / "2-text.jpg").write_bytes(b"hello")
     (folder / "3-cut.jpg").write_bytes(encode(draw(), "JPEG")[:120])
     (folder / "4-lab.tif").write_bytes(encode(draw().convert("LAB"), "TIFF"))
     paths = [*names(folder), "gone.png"]
-    predictor = BrightnessPredictor()
-    chunks = list(iter_predictions(predictor, folder, paths, batch_size=4, top_k=1))
-    answers = [answer for chunk in chunks for answer in chunk]
+    predictor = BrightnessPredictor(lanes=lanes)
+    answers = label(folder, paths, predictor=predictor)
     assert [answer.path for answer in answers] == paths
     assert {answer.path: answer.reason for answer in answers if isinstance(answer, Rejection)} == {
         "1-empty.png": "empty file",
@@ -110,16 +142,33 @@ def test_bad_files_keep_their_place_and_never_reach_the_engine(folder: Path) -> 
 
 def test_a_batch_without_one_good_image_does_not_call_the_engine(folder: Path) -> None:
     predictor = BrightnessPredictor()
-    [chunk] = iter_predictions(predictor, folder, ["gone.png"], batch_size=4, top_k=1)
-    assert isinstance(chunk[0], Rejection)
+    [answer] = label(folder, ["gone.png"], predictor=predictor)
+    assert isinstance(answer, Rejection)
     assert predictor.batches == []
 
 
 def test_a_name_that_is_not_utf8(folder: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     (folder / name).write_bytes(encode(draw()))
-    [[answer]] = iter_predictions(BrightnessPredictor(), folder, [name], batch_size=1, top_k=1)
-    assert answer == Rejection(name, "file name is not valid UTF-8")
+    assert label(folder, [name]) == [Rejection(name, "file name is not valid UTF-8")]
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.jpg")
+    assert label(folder, ["pipe.jpg"]) == [Rejection("pipe.jpg", "not a regular file")]
+
+
+def test_a_lost_source_is_no_matter_of_one_file(folder: Path) -> None:
+    class Lost(FolderSource):
+        def read(self, path: str) -> bytes:
+            raise StoreError("the server is gone")
+
+    for lanes in (0, 2):
+        pieces = iter_predictions(
+            BrightnessPredictor(lanes=lanes), Lost(folder), names(folder), Wanted(), readers=2
+        )
+        with pytest.raises(StoreError, match="the server is gone"):
+            list(pieces)
 
 
 def test_a_turned_photo_is_seen_upright(folder: Path) -> None:
@@ -133,12 +182,12 @@ def test_a_turned_photo_is_seen_upright(folder: Path) -> None:
     seen: list[np.ndarray] = []
 
     class Recorder(BrightnessPredictor):
-        def logits(self, images: np.ndarray) -> np.ndarray:
-            seen.append(images)
-            return super().logits(images)
+        def forward(self, pixels: np.ndarray) -> Outputs:
+            seen.append(pixels)
+            return super().forward(pixels)
 
-    list(iter_predictions(Recorder(), folder, ["phone.png"], batch_size=1, top_k=1))
-    assert np.array_equal(seen[0][0], preprocess(upright, SPEC))
+    label(folder, ["phone.png"], predictor=Recorder())
+    assert np.array_equal(normalise(seen[0], SPEC)[0], preprocess(upright, SPEC))
 
 
 def test_softmax_of_large_logits() -> None:
@@ -147,21 +196,28 @@ def test_softmax_of_large_logits() -> None:
     assert probs.dtype == np.float32
 
 
-def test_decoding_runs_ahead_but_not_away(folder: Path) -> None:
-    """A million images are labelled in constant memory: the list is read as answers are taken."""
-    asked: list[str] = []
+@pytest.mark.parametrize("lanes", [0, 2])
+def test_work_runs_ahead_but_not_away(folder: Path, lanes: int) -> None:
+    """A million images are labelled in constant memory: files are read as answers are taken."""
+    read: list[str] = []
 
-    def endless() -> Iterator[str]:
-        while True:
-            asked.append("0-red.png")
-            yield asked[-1]
+    class Counting(FolderSource):
+        def read(self, path: str) -> bytes:
+            read.append(path)
+            return super().read(path)
 
-    decoded = _decode_ahead(folder, endless(), SPEC, ahead=6)
-    next(decoded)
-    assert len(asked) == 6
-    next(decoded)
-    assert len(asked) == 7
-    decoded.close()
+    pieces = iter_predictions(
+        BrightnessPredictor(piece=2, lanes=lanes),
+        Counting(folder),
+        ["0-red.png"] * 1000,
+        Wanted(),
+        readers=2,
+    )
+    for taken in range(1, 4):
+        next(pieces)
+        time.sleep(0.1)
+        assert len(read) <= 2 * (taken + PIECES_AHEAD * max(lanes, 1))
+    pieces.close()
 
 
 # --- preprocessing -------------------------------------------------------------------------------
@@ -216,14 +272,18 @@ def test_formats_do_not_matter(tmp_path: Path) -> None:
 # --- shards --------------------------------------------------------------------------------------
 
 
-def inputs_of(folder: Path, output: Path, infer: InferConfig) -> dict[str, object]:
-    root, paths = list_inputs([folder], output)
-    planned = plan(root, paths, output, model_sha256="m", infer=infer)
+def config_of(**settings: Any) -> RunConfig:
+    return RunConfig(infer=InferConfig(**settings))
+
+
+def inputs_of(folder: Path, output: Path, config: RunConfig) -> dict[str, Any]:
+    planned = plan(list_inputs([folder], output), output, model_sha256="m", infer=config.infer)
     return {
         "output": str(output),
-        "input_root": str(root),
+        "input_root": planned.root,
         "model_sha256": "m",
         "shards": [vars(shard) for shard in planned.shards],
+        "allowed_errors": allowed_errors(planned.images, config.infer),
     }
 
 
@@ -231,9 +291,9 @@ def test_predict_shards_writes_parts_and_counts(
     folder: Path, tmp_path: Path, events: list[Event]
 ) -> None:
     (folder / "3-bad.png").write_bytes(b"")
-    infer = InferConfig(shard_images=3, batch_size=2, top_k=2)
+    config = config_of(shard_images=3, top_k=2, max_error_share=0.5)
     output = tmp_path / "out"
-    result = predict_shards(BrightnessPredictor(), inputs_of(folder, output, infer), infer)
+    result = predict_shards(BrightnessPredictor(), inputs_of(folder, output, config), config)
     assert [(shard["start"], shard["stop"]) for shard in result["shards"]] == [
         (0, 3),
         (3, 6),
@@ -242,18 +302,29 @@ def test_predict_shards_writes_parts_and_counts(
     assert [shard["labelled"] for shard in result["shards"]] == [3, 2, 2]
     assert result["shards"][1]["rejected"] == [{"path": "3-bad.png", "reason": "empty file"}]
     assert result["shards"][0]["histogram"] == {"red": 1, "green": 1, "blue": 1}
+    assert all(shard["latency_ms"][0] > 0 for shard in result["shards"])
     assert len(read_parts(output)) == 7
-    assert [event.done for event in events if not event.message] == [2, 3, 5, 6, 8]
+    assert [event.done for event in events if event.message] == [3, 6, 8]
     assert events[-1].message.startswith("labelled 2 images, set aside 0, wrote part-00002-")
+
+
+def test_too_many_bad_files_stop_the_job_after_their_shard(folder: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        (folder / f"0-bad-{index}.png").write_bytes(b"")
+    config = config_of(shard_images=3, max_error_share=0.1)
+    inputs = inputs_of(folder, tmp_path / "out", config)
+    result = predict_shards(BrightnessPredictor(), inputs, config)
+    assert [len(shard["rejected"]) for shard in result["shards"]] == [3]
+    assert len(inputs["shards"]) == 4
 
 
 def test_predict_shards_stops_when_asked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    infer = InferConfig(shard_images=2, batch_size=2)
-    inputs = inputs_of(folder, tmp_path / "out", infer)
+    config = config_of(shard_images=2)
+    inputs = inputs_of(folder, tmp_path / "out", config)
     answers = iter([False, True])
     monkeypatch.setattr("effnet_core.predict_job.stop_requested", lambda: next(answers))
     with pytest.raises(Interrupted, match="stopped after 2 of 7 images"):
-        predict_shards(BrightnessPredictor(), inputs, infer)
+        predict_shards(BrightnessPredictor(piece=2), inputs, config)
     assert len(read_parts(tmp_path / "out")) == 2

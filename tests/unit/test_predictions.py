@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -12,6 +15,7 @@ from effnet_core.config import InferConfig
 from effnet_core.data.manifest import image_id
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import read_json, read_jsonl, write_json
+from effnet_core.inputs import list_inputs
 from effnet_core.predict import Prediction
 from effnet_core.predictions import (
     ERRORS_NAME,
@@ -19,7 +23,6 @@ from effnet_core.predictions import (
     SUMMARY_NAME,
     Plan,
     finish,
-    list_inputs,
     plan,
     read_inputs,
     read_parts,
@@ -48,42 +51,22 @@ def fill(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def planned(folder: Path, output: Path, *, model: str = "m", **settings: object) -> Plan:
-    root, paths = list_inputs([folder], output)
-    return plan(root, paths, output, model_sha256=model, infer=InferConfig(**settings))
+def planned(
+    folder: Path, output: Path, *, model: str = "m", only_new: bool = False, **settings: Any
+) -> Plan:
+    listed = list_inputs([folder], output)
+    return plan(
+        listed, output, model_sha256=model, infer=InferConfig(**settings), only_new=only_new
+    )
+
+
+def paths_of(result: Plan) -> list[str]:
+    return read_inputs(result.output, 0, result.images)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return fill(tmp_path / "in", [f"{index:02d}.jpg" for index in range(10)])
-
-
-# --- inputs --------------------------------------------------------------------------------------
-
-
-def test_a_folder_is_listed_in_order_at_any_depth_without_hidden_files(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "in", ["b.jpg", "a/z.jpg", "a/b/c.jpg", ".hidden", ".git/x", "a/.y"])
-    assert list_inputs([folder], tmp_path / "out") == (folder, ("a/b/c.jpg", "a/z.jpg", "b.jpg"))
-
-
-def test_files_are_taken_as_they_are(tmp_path: Path) -> None:
-    fill(tmp_path, ["a/1.jpg", "b/2.jpg"])
-    files = [tmp_path / "b/2.jpg", tmp_path / "a/1.jpg", tmp_path / "b/2.jpg"]
-    assert list_inputs(files, tmp_path / "out") == (tmp_path, ("a/1.jpg", "b/2.jpg"))
-
-
-def test_inputs_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist"):
-        list_inputs([tmp_path / "nowhere"], tmp_path / "out")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="has no files"):
-        list_inputs([tmp_path / "empty"], tmp_path / "out")
-
-
-@pytest.mark.parametrize("inner", [".", "out", "a/b/out"])
-def test_the_output_may_not_lie_inside_the_input(folder: Path, inner: str) -> None:
-    with pytest.raises(OutputExists, match="lies inside the input folder"):
-        list_inputs([folder], folder / inner)
 
 
 # --- the plan ------------------------------------------------------------------------------------
@@ -107,14 +90,14 @@ def test_shards_cut_the_list(
     assert [shard.index for shard in result.shards] == list(range(len(cuts)))
     assert len({shard.part for shard in result.shards}) == len(cuts)
     assert result.missing() == list(result.shards)
-    assert read_inputs(tmp_path / "out") == list(result.paths)
+    assert paths_of(result) == sorted(path.name for path in folder.iterdir())
+    assert read_inputs(tmp_path / "out", 3, 5) == ["03.jpg", "04.jpg"]
 
 
 def test_the_input_list_survives_odd_names(tmp_path: Path) -> None:
     folder = fill(tmp_path / "in", ODD_NAMES)
     result = planned(folder, tmp_path / "out")
-    assert sorted(result.paths) == sorted(ODD_NAMES)
-    assert read_inputs(tmp_path / "out") == list(result.paths)
+    assert sorted(paths_of(result)) == sorted(ODD_NAMES)
 
 
 def test_the_same_run_is_continued(folder: Path, tmp_path: Path) -> None:
@@ -124,7 +107,7 @@ def test_the_same_run_is_continued(folder: Path, tmp_path: Path) -> None:
     assert not first.is_done(done)  # its count is not there yet
     write_json(first.shard_path(done), {})
     again = planned(folder, tmp_path / "out", shard_images=4)
-    assert again == first
+    assert again == replace(first, new=0)
     assert [shard.index for shard in again.missing()] == [0, 2]
 
 
@@ -135,6 +118,8 @@ def test_the_same_run_is_continued(folder: Path, tmp_path: Path) -> None:
         ({"top_k": 1}, "top_k"),
         ({"shard_images": 5}, "shard_images"),
         ({"format": "csv"}, "format"),
+        ({"probabilities": True}, "probabilities"),
+        ({"features": True}, "features"),
     ],
 )
 def test_another_run_is_refused_by_name(
@@ -148,13 +133,32 @@ def test_another_run_is_refused_by_name(
 def test_another_input_is_refused(folder: Path, tmp_path: Path) -> None:
     planned(folder, tmp_path / "out")
     fill(folder, ["new.jpg"])
-    with pytest.raises(OutputExists, match="differs in inputs_sha256, images"):
+    with pytest.raises(OutputExists, match=r"another list of files \(10, now 11\).*--only-new"):
         planned(folder, tmp_path / "out")
+
+
+def test_only_what_is_new_is_added(folder: Path, tmp_path: Path) -> None:
+    first = planned(folder, tmp_path / "out", only_new=True, shard_images=4)
+    assert (first.new, first.images, len(first.shards)) == (10, 10, 3)
+    fill(folder, ["00-new.jpg", "new.jpg"])
+    (folder / "03.jpg").write_bytes(b"changed since")
+    (folder / "04.jpg").unlink()
+    second = planned(folder, tmp_path / "out", only_new=True, shard_images=4)
+    assert (second.new, second.images) == (3, 13)
+    assert second.shards[:3] == first.shards  # what was labelled stays as it is
+    assert paths_of(second)[10:] == ["00-new.jpg", "03.jpg", "new.jpg"]
+    third = planned(folder, tmp_path / "out", only_new=True, shard_images=4)
+    assert third == replace(second, new=0)
+    fill(folder, ["later.jpg"])
+    fourth = planned(folder, tmp_path / "out", only_new=True, shard_images=4)
+    assert fourth.shards[:4] == second.shards
+    assert [(shard.start, shard.stop) for shard in fourth.shards[3:]] == [(10, 13), (13, 14)]
 
 
 def test_settings_that_do_not_change_answers_may_change(folder: Path, tmp_path: Path) -> None:
     first = planned(folder, tmp_path / "out", batch_size=8)
-    assert planned(folder, tmp_path / "out", batch_size=1, max_error_share=1.0) == first
+    again = planned(folder, tmp_path / "out", batch_size=1, max_error_share=1.0)
+    assert again == replace(first, new=0)
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(folder: Path, tmp_path: Path) -> None:
@@ -190,7 +194,17 @@ def test_parts_round_trip_whatever_the_names(tmp_path: Path, form: str) -> None:
     write_part(parts / f"part-00000-a.{form}", rows[:4], model_sha256="m")
     write_part(parts / f"part-00001-b.{form}", rows[4:], model_sha256="m")
     write_part(parts / f"part-00002-c.{form}", [], model_sha256="m")
-    assert read_parts(tmp_path) == [vars(row) for row in rows]
+    columns = ("image_id", "path", "class_ids", "class_names", "probs")
+    assert read_parts(tmp_path) == [{name: getattr(r, name) for name in columns} for r in rows]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_long_columns_are_there_where_asked_for(tmp_path: Path, form: str) -> None:
+    every, pooled = np.float32([0.25, 0, 0.75]), np.float32([1.5, -2])
+    row = replace(prediction("a"), probabilities=every, features=pooled)
+    write_part(tmp_path / "predictions" / f"part-0.{form}", [row], model_sha256="m")
+    [found] = read_parts(tmp_path)
+    assert (found["probabilities"], found["features"]) == ([0.25, 0, 0.75], [1.5, -2])
 
 
 def test_parquet_names_its_model(tmp_path: Path) -> None:
@@ -211,7 +225,7 @@ def complete(result: Plan, *, rejected: dict[int, list[dict[str, str]]] | None =
         bad = (rejected or {}).get(shard.index, [])
         names = [
             name
-            for name in result.paths[shard.start : shard.stop]
+            for name in paths_of(result)[shard.start : shard.stop]
             if name not in {row["path"] for row in bad}
         ]
         write_part(result.part_path(shard), [prediction(n) for n in names], model_sha256="m")
@@ -222,7 +236,9 @@ def complete(result: Plan, *, rejected: dict[int, list[dict[str, str]]] | None =
             labelled=len(names),
             rejected=bad,
             histogram={"cat": len(names)},
+            started=100.0 + shard.index,  # each overlaps the next by a second
             seconds=2.0,
+            latency_ms=[10.0 * (shard.index + 1)],
         )
         write_json(result.shard_path(shard), counts.to_dict())
 
@@ -238,7 +254,9 @@ def test_finish_counts(folder: Path, tmp_path: Path) -> None:
     assert summary["rejected"] == 1
     assert summary["rejected_by_reason"] == {"empty file": 1}
     assert summary["classes"] == {"cat": 9}
-    assert summary["images_per_s"] == round(10 / 6, 2)
+    assert summary["seconds"] == 4
+    assert summary["images_per_s"] == round(10 / 4, 2)
+    assert summary["latency_ms"] == {"p50": 20.0, "p90": 28.0, "p99": 29.8}
     assert [tmp_path / "out" / part for part in summary["parts"]] == [
         result.part_path(shard) for shard in result.shards
     ]
@@ -280,5 +298,5 @@ def test_too_many_errors_are_refused_but_told(folder: Path, tmp_path: Path) -> N
 def test_a_run_is_known_by_a_file_that_people_can_read(folder: Path, tmp_path: Path) -> None:
     planned(folder, tmp_path / "out")
     identity = json.loads((tmp_path / "out" / RUN_NAME).read_text())
-    assert identity["images"] == 10
+    assert identity["lists"] == [10]
     assert identity["input"] == str(folder)

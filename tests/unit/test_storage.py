@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import storage
 from effnet_core.errors import ConfigError, Conflict, StoreError
-from effnet_core.storage import PRIVATE_NAME, Entry, LocalStore, Store, open_store
+from effnet_core.storage import PRIVATE_NAME, Entry, LocalStore, Store, local, open_store
 
 ROUNDS = 20
 
@@ -174,7 +173,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_rest(
         Path(target).write_bytes(b"ne")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage.shutil, "copyfile", full)
+    monkeypatch.setattr(local.shutil, "copyfile", full)
     with pytest.raises(
         StoreError, match=r"m/a cannot be written .*\(no space left on device\); set"
     ):
@@ -189,7 +188,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_rest(
 def test_what_killed_writers_left_is_swept_after_a_day(store: LocalStore) -> None:
     store.put_bytes("m/a", b"1")
     folder = store.root / PRIVATE_NAME / "tmp"
-    for name, age_s in (("old", storage.ABANDONED_S + 60), ("young", 60)):
+    for name, age_s in (("old", local.ABANDONED_S + 60), ("young", 60)):
         (folder / name).write_bytes(b"rest")
         os.utime(folder / name, (time.time() - age_s,) * 2)
     store.put_bytes("m/a", b"2")
@@ -222,7 +221,7 @@ def test_create_only_where_there_are_no_hard_links(
     def refuse(source: Path, target: Path) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(storage.os, "link", refuse)
+    monkeypatch.setattr(local.os, "link", refuse)
     store.put_bytes("m/a", b"first", if_none_match=True)
     with pytest.raises(Conflict):
         store.put_bytes("m/a", b"second", if_none_match=True)
@@ -233,7 +232,7 @@ def test_other_link_errors_are_told(store: LocalStore, monkeypatch: pytest.Monke
     def refuse(source: Path, target: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(storage.os, "link", refuse)
+    monkeypatch.setattr(local.os, "link", refuse)
     with pytest.raises(StoreError, match="input/output error"):
         store.put_bytes("m/a", b"first", if_none_match=True)
 
@@ -349,8 +348,10 @@ def test_open_store_takes_paths_and_file_addresses(
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s3://bucket/models", "supports local folders only; give a path"),
-        ("s3:/bucket", "supports local folders only"),
+        ("s3:/bucket", "is no address of the form s3://bucket/key"),
+        ("s3://", "has no usable bucket: ''"),
+        ("s3:///key", "has no usable bucket: ''"),
+        ("s3://b/key", "has no usable bucket: 'b' is not 3-63"),
         ("gs://bucket", "unknown scheme 'gs'; allowed are a path"),
         ("file://server/share", "names the machine 'server'"),
         ("file://", "is no absolute path"),

@@ -1,9 +1,4 @@
-"""Where published files lie: a small interface, and its form for a local folder.
-
-A store maps keys such as ``efficientnet/production.json`` to bytes. What more than one process may
-write is written conditionally: create-only, or only if nobody changed it since it was read. The
-interface is what S3 can do too (``If-None-Match``, ``If-Match``), so a bucket fits behind it.
-"""
+"""A store in a local folder."""
 
 from __future__ import annotations
 
@@ -11,168 +6,21 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 import time
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-from urllib.parse import unquote
 
-from effnet_core.errors import ConfigError, Conflict, StoreError
+from effnet_core.errors import Conflict, StoreError
 from effnet_core.files import atomic_path, os_reason
-
-PRIVATE_NAME = ".effnet-store"
-"""Folder of a local store for the lock and for files that are still being written; no key."""
-
-KEY_BYTES = 1024
-SEGMENT_BYTES = 255
-"""Limits of S3 and of file systems; a key obeys both, so that stores can be copied."""
+from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
 
 ABANDONED_S = 24 * 3600
 """Age at which a temporary file belongs to a process that is gone."""
 
 _WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One stored object."""
-
-    key: str
-    size_bytes: int
-
-
-class Store(Protocol):
-    """What publication needs of a place; each call is whole or has no effect.
-
-    Every method raises ``StoreError`` for a key that is not allowed and for what the place refuses.
-    """
-
-    @property
-    def uri(self) -> str:
-        """Address that keys are relative to, without a slash at its end."""
-        ...
-
-    def put_file(self, path: Path, key: str) -> None:
-        """Store a file's content, over what was there."""
-        ...
-
-    def get_file(self, key: str, path: Path) -> None:
-        """Write an object's content to ``path``, whole or not at all."""
-        ...
-
-    def put_bytes(
-        self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False
-    ) -> str:
-        """Store bytes.
-
-        Args:
-            key: where.
-            data: what.
-            if_match: etag that the object must still have.
-            if_none_match: there must be no such object yet.
-
-        Returns:
-            The new etag.
-
-        Raises:
-            Conflict: the condition does not hold; nothing was changed.
-        """
-        ...
-
-    def get_bytes(self, key: str) -> tuple[bytes, str]:
-        """An object's content and etag."""
-        ...
-
-    def list(self, prefix: str) -> tuple[Entry, ...]:
-        """Every object whose key starts with ``prefix``, sorted by key."""
-        ...
-
-    def head(self, key: str) -> Entry | None:
-        """An object's size, or None where there is no such object."""
-        ...
-
-    def delete(self, key: str) -> None:
-        """Remove an object; a missing one is no error."""
-        ...
-
-
-def open_store(uri: str) -> Store:
-    """The store at a path or ``file://`` address; it need not exist yet.
-
-    Raises:
-        ConfigError: the address is empty or of a kind that this version does not know.
-    """
-    if not uri.strip() or "\0" in uri:
-        raise ConfigError(f"storage.root={uri!r} is no place; give a folder such as store")
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", uri)
-    if scheme is None:
-        try:
-            return LocalStore(Path(uri).expanduser())
-        except RuntimeError as cause:
-            raise ConfigError(
-                f"storage.root={uri!r} names a home folder that is not known"
-            ) from cause
-    shown = re.sub(r"//[^/]*@", "//***@", uri)
-    if scheme[1].lower() == "file":
-        host, _, path = uri[scheme.end() - 1 :].removeprefix("//").partition("/")
-        if host not in ("", "localhost"):
-            raise ConfigError(
-                f"storage.root={shown!r} names the machine {host!r}, and this version supports "
-                "local folders only; give a path such as store, or file:///srv/models"
-            )
-        if not path.strip("/"):
-            raise ConfigError(
-                f"storage.root={shown!r} is no absolute path; give one such as file:///srv/models"
-            )
-        return LocalStore(Path("/" + unquote(path)))
-    if scheme[1].lower() == "s3":
-        raise ConfigError(
-            f"storage.root={shown!r} is a bucket, and this version supports local folders only; "
-            "give a path such as store, or file:///srv/models"
-        )
-    raise ConfigError(
-        f"storage.root={shown!r} has the unknown scheme {scheme[1]!r}; allowed are a path such as "
-        "store, or file:///srv/models"
-    )
-
-
-def require_key(key: str) -> str:
-    """``key`` itself, if it is one that every store accepts and that stays below its root.
-
-    Raises:
-        StoreError: it is not; the message says why.
-    """
-    reason = _objection(key)
-    if reason:
-        raise StoreError(
-            f"key {key!r} is not allowed: {reason}; use names joined by single slashes, such as "
-            "efficientnet/production.json"
-        )
-    return key
-
-
-def _objection(key: str) -> str:
-    """Why a key is not allowed, or an empty string."""
-    try:
-        segments = key.encode().split(b"/")
-    except UnicodeEncodeError:
-        return "it is not valid Unicode"
-    rules = (
-        (key.startswith("/"), "it starts with a slash"),
-        ("\\" in key, "it has a backslash"),
-        (any(unicodedata.category(c) == "Cc" for c in key), "it has a control character"),
-        (any(s in (b"", b".", b"..") for s in segments), "a segment is empty, '.' or '..'"),
-        (segments[0] == PRIVATE_NAME.encode(), f"{PRIVATE_NAME} belongs to the store itself"),
-        (len(key.encode()) > KEY_BYTES, f"it is longer than {KEY_BYTES} bytes"),
-        (max(map(len, segments)) > SEGMENT_BYTES, f"a part is longer than {SEGMENT_BYTES} bytes"),
-    )
-    return next((reason for broken, reason in rules if broken), "")
 
 
 class LocalStore:
@@ -265,6 +113,12 @@ class LocalStore:
                 with self._lock():
                     path.unlink(missing_ok=True)
 
+    def sweep(self, older_than_s: float = ABANDONED_S) -> int:
+        """Delete what killed writers left, and count it."""
+        folder = self.root / PRIVATE_NAME / "tmp"
+        with _sentence(f"model store {self.root} cannot be swept"):
+            return _sweep(folder, older_than_s) if folder.is_dir() else 0
+
     def _path(self, key: str) -> Path:
         path = self.root / require_key(key)
         with _sentence(f"{key} cannot be used in model store {self.root}"):
@@ -307,7 +161,7 @@ class LocalStore:
         """A file of the store's own file system that is gone after the block."""
         folder = self.root / PRIVATE_NAME / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        _sweep(folder, ABANDONED_S)
         handle, name = tempfile.mkstemp(dir=folder)
         os.close(handle)
         try:
@@ -383,12 +237,15 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: Path, older_than_s: float) -> int:
     """Delete what killed processes left."""
+    count = 0
     for path in folder.iterdir():
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED_S:
+            if time.time() - path.stat().st_mtime >= older_than_s:
                 path.unlink()
+                count += 1
+    return count
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -1,0 +1,271 @@
+"""Unpacking archives that nobody vouches for: what could leave the folder or fill the disk is refused.
+
+Members are read one by one and written to paths that are built here; the libraries' own extraction,
+which obeys the archive, is never called.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from effnet_core.data.space import require_space
+from effnet_core.errors import DataError
+from effnet_core.files import CHUNK_BYTES, human_bytes, os_reason
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+SUFFIXES = (*TAR_SUFFIXES, ".zip")
+SEGMENT_BYTES = 255
+PATH_BYTES = 2000
+
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
+"""What the libraries raise for an archive that is cut or none."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much an archive may unpack to."""
+
+    members: int = 20_000_000
+    total_bytes: int = 2_000_000_000_000
+    member_bytes: int = 20_000_000_000
+    ratio: float = 50.0
+    """Unpacked size by packed size; archives of images have about 1."""
+    always_bytes: int = 50_000_000
+    """Up to this size the ratio does not count."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry, before it is trusted."""
+
+    name: str
+    size_bytes: int
+    kind: str
+    """``file``, ``folder``, or what else it is."""
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is an archive by its name."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def stem(name: str) -> str:
+    """An archive's file name without its suffix."""
+    suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len, default="")
+    return name[: len(name) - len(suffix)]
+
+
+def unpack(archive: Path, out: Path, *, limits: Limits = DEFAULT_LIMITS) -> Path:
+    """Unpack an archive into a folder that appears only when all of it is there.
+
+    Args:
+        archive: ``.tar``, ``.tar.gz``, ``.tar.bz2``, ``.tar.xz`` or ``.zip``.
+        out: the folder; one that exists is taken as done.
+        limits: what it may unpack to.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        DataError: the archive is damaged, has a member that is not allowed, is too large, or the disk
+            is full; ``out`` does not exist then.
+    """
+    if out.exists():
+        return out
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        require_space(partial, _declared_bytes(archive), what=f"unpacking {archive.name}")
+        with _refusing(archive):
+            _unpack_all(archive, partial, limits)
+        partial.rename(out)
+    except OSError as cause:
+        raise DataError(
+            f"{archive} cannot be unpacked into {out} ({os_reason(cause)}); choose a folder that can be "
+            "written to and has room"
+        ) from cause
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def require_name(name: str) -> str:
+    """``name`` itself without a trailing slash, if it stays below the folder it is joined to.
+
+    Raises:
+        ValueError: it does not; the text says why.
+    """
+    plain = name[2:] if name.startswith("./") else name
+    plain = plain.rstrip("/")
+    segments = plain.split("/")
+    rules = (
+        (name.startswith("/"), "an absolute name"),
+        ("\\" in plain, "a backslash in its name"),
+        (len(plain) > 1 and plain[1] == ":", "a drive letter in its name"),
+        (any(ord(c) < 32 or ord(c) == 127 for c in plain), "a control character in its name"),
+        (".." in segments, "'..' in its name, which leads out of the folder"),
+        (any(s in ("", ".") for s in segments), "an empty part in its name"),
+        (len(os.fsencode(plain)) > PATH_BYTES, f"a name of more than {PATH_BYTES} bytes"),
+        (
+            max(len(os.fsencode(s)) for s in segments) > SEGMENT_BYTES,
+            f"a part of more than {SEGMENT_BYTES} bytes in its name",
+        ),
+    )
+    reason = next((reason for broken, reason in rules if broken), "")
+    if reason:
+        raise ValueError(reason)
+    return plain
+
+
+def members(archive: Path) -> Iterator[tuple[Member, IO[bytes] | None]]:
+    """Every entry in the archive's order, and for files a stream that is valid until the next one."""
+    if archive.name.lower().endswith(".zip"):
+        yield from _zip_members(archive)
+    else:
+        with archive.open("rb") as stream:
+            yield from tar_members(stream)
+
+
+def tar_members(stream: IO[bytes]) -> Iterator[tuple[Member, IO[bytes] | None]]:
+    """As ``members``, for a tar file that is read from a stream, compressed or not."""
+    with tarfile.open(fileobj=stream, mode="r:*") as tar:
+        for info in tar:
+            kind = _tar_kind(info)
+            content = tar.extractfile(info) if kind == "file" else None
+            yield Member(info.name, info.size, kind), content
+            tar.members = []  # type: ignore[attr-defined]  # else a million of them are kept in memory
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[Member, IO[bytes] | None]]:
+    with zipfile.ZipFile(archive) as container:
+        for info in container.infolist():
+            mode = info.external_attr >> 16
+            if info.flag_bits & 1:
+                kind = "an encrypted file"
+            elif stat.S_ISLNK(mode):
+                kind = "a link"
+            elif stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                kind = "a device or pipe"
+            else:
+                kind = "folder" if info.is_dir() else "file"
+            # orig_filename keeps what zipfile would mend silently.
+            member = Member(info.orig_filename, info.file_size, kind)
+            if kind == "file":
+                with container.open(info) as stream:
+                    yield member, stream
+            else:
+                yield member, None
+
+
+def _tar_kind(info: tarfile.TarInfo) -> str:
+    if info.isreg():
+        return "file"
+    if info.isdir():
+        return "folder"
+    return "a link" if info.issym() or info.islnk() else "a device or pipe"
+
+
+def _unpack_all(archive: Path, out: Path, limits: Limits) -> None:
+    packed = max(1, archive.stat().st_size)
+    largest = min(limits.total_bytes, max(limits.always_bytes, int(packed * limits.ratio)))
+    total = count = 0
+    for member, stream in members(archive):
+        count += 1
+        if count > limits.members:
+            raise _refusal(archive, f"more than {limits.members:,} members")
+        path = out / _allowed_name(archive, member)
+        if member.kind == "folder":
+            _make_folder(archive, member, path)
+            continue
+        if member.kind != "file" or stream is None:
+            raise _refusal(archive, f"{member.kind} ({member.name!r})")
+        if member.size_bytes > limits.member_bytes or total + member.size_bytes > largest:
+            raise _too_large(archive, packed, total + member.size_bytes)
+        _make_folder(archive, member, path.parent)
+        total += _copy(archive, member, stream, path, room=largest - total)
+
+
+def _allowed_name(archive: Path, member: Member) -> str:
+    if member.kind == "folder" and member.name.strip("./") == "":
+        return ""
+    try:
+        return require_name(member.name)
+    except ValueError as reason:
+        raise _refusal(archive, f"a member with {reason} ({member.name[:100]!r})") from None
+
+
+def _make_folder(archive: Path, member: Member, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise _refusal(archive, f"a file and a folder of one name ({member.name!r})") from None
+
+
+def _copy(archive: Path, member: Member, stream: IO[bytes], path: Path, *, room: int) -> int:
+    """Write a member's bytes; sizes are counted, not believed."""
+    done = 0
+    try:
+        target = path.open("xb")
+    except (FileExistsError, IsADirectoryError):
+        raise _refusal(archive, f"two members of one name ({member.name!r})") from None
+    with target:
+        while chunk := stream.read(CHUNK_BYTES):
+            done += len(chunk)
+            if done > room:
+                raise _too_large(archive, archive.stat().st_size, done)
+            target.write(chunk)
+    if done != member.size_bytes:
+        raise _damaged(archive, f"{member.name} has {done:,} of {member.size_bytes:,} bytes")
+    return done
+
+
+def _declared_bytes(archive: Path) -> int:
+    """The size that an archive says it unpacks to; its own size where that takes unpacking."""
+    with suppress(*DAMAGE):
+        if archive.name.lower().endswith(".zip"):
+            with zipfile.ZipFile(archive) as container:
+                return sum(info.file_size for info in container.infolist())
+    return archive.stat().st_size
+
+
+@contextmanager
+def _refusing(archive: Path) -> Iterator[None]:
+    """Turn what the libraries raise into a sentence."""
+    try:
+        yield
+    except DAMAGE as cause:
+        raise _damaged(archive, " ".join(str(cause).split()) or type(cause).__name__) from cause
+    except UnicodeError as cause:
+        raise _damaged(archive, "a name that cannot be read") from cause
+
+
+def _refusal(archive: Path, what: str) -> DataError:
+    return DataError(
+        f"{archive} is refused: it has {what}; nothing of it was kept, make the archive anew from plain "
+        "files and folders"
+    )
+
+
+def _too_large(archive: Path, packed: int, size: int) -> DataError:
+    return DataError(
+        f"{archive} is refused: it unpacks to {human_bytes(size)} or more from {human_bytes(packed)}, as "
+        "archives do that are made to fill disks; unpack it by hand if it is right, and stage the folder"
+    )
+
+
+def _damaged(archive: Path, what: str) -> DataError:
+    return DataError(f"{archive} is damaged or cut ({what[:200]}); fetch it again")

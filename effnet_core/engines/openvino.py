@@ -1,0 +1,76 @@
+"""OpenVINO on the CPU: faster than ONNX Runtime on most, and able to compute in bfloat16."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import openvino
+from openvino import properties
+
+from effnet_core.checkpoint import Sidecar
+from effnet_core.data.preprocess import PixelArray
+from effnet_core.errors import ExportError
+from effnet_core.imagenet import readable
+from effnet_core.predict import Outputs
+
+Precision = Literal["fp32", "bf16"]
+
+
+class OpenVinoPredictor:
+    """A checkpoint's engine file in OpenVINO, one stream a lane, compiled for one piece size."""
+
+    def __init__(
+        self,
+        file: Path,
+        sidecar: Sidecar,
+        *,
+        lanes: int,
+        piece: int,
+        precision: Precision = "fp32",
+    ) -> None:
+        """Load and compile an engine file.
+
+        Args:
+            file: made by ``export.onnx_model`` with ``pixels`` and ``features``.
+            sidecar: of the checkpoint that it was made from.
+            lanes: threads that call it side by side.
+            piece: images in a call; a shorter one is filled up.
+            precision: ``bf16`` is faster on processors that have it, and rounds to 8 bits.
+
+        Raises:
+            ExportError: the file is missing or damaged.
+        """
+        self.preprocess = sidecar.preprocess
+        self.class_names = readable(sidecar.class_names)
+        self.lanes, self.piece = lanes, piece
+        kind = openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32
+        settings: dict[Any, Any] = {
+            properties.inference_num_threads: lanes,
+            properties.num_streams: lanes,
+            properties.hint.inference_precision: kind,
+        }
+        side = sidecar.preprocess.image_size
+        try:
+            core = openvino.Core()
+            model = core.read_model(str(file))
+            model.reshape([piece, side, side, 3])
+            self.model = core.compile_model(model, "CPU", settings)
+        except Exception as cause:
+            reason = " ".join(str(cause).split())
+            raise ExportError(f"engine file {file} cannot be loaded ({reason})") from cause
+        self.own = threading.local()
+        """Each lane's request: it holds the buffers of one call."""
+
+    def forward(self, pixels: PixelArray) -> Outputs:
+        """Answers to squares, (N, S, S, 3) uint8."""
+        if not hasattr(self.own, "request"):
+            self.own.request = self.model.create_infer_request()
+        count = len(pixels)
+        if count < self.piece:
+            filler = np.zeros((self.piece - count, *pixels.shape[1:]), dtype=np.uint8)
+            pixels = np.concatenate([pixels, filler])
+        found = self.own.request.infer({"pixels": pixels}, share_inputs=True)
+        return Outputs(np.array(found["logits"][:count]), np.array(found["features"][:count]))

@@ -1,0 +1,144 @@
+"""The one place that makes an S3 client: how it finds the server, how it waits, what it logs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from effnet_core.errors import ConfigError
+from effnet_core.storage.addresses import without_userinfo
+from effnet_core.storage.credentials import in_use
+from effnet_core.storage.refusals import explained
+
+if TYPE_CHECKING:
+    from botocore.config import Config
+    from mypy_boto3_s3 import S3Client
+
+ATTEMPTS = 5
+"""Requests in all, the first one counted; waits between them double."""
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 60
+CONNECTIONS = 32
+FALLBACK_REGION = "us-east-1"
+AWS_HOST = re.compile(r"\.amazonaws\.com(\.cn)?$")
+
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Variables that name the server, as boto3 reads them."""
+
+Checksums: TypeAlias = Literal["when_supported", "when_required"]
+
+NOISY_LOGGERS = ("botocore", "boto3", "s3transfer", "urllib3")
+"""At DEBUG they write key ids, session tokens and signatures."""
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How to reach an object store; what is None is found by boto3's own chain."""
+
+    endpoint_url: str | None = None
+    profile: str | None = None
+    region: str | None = None
+    checksums: Checksums = "when_supported"
+
+
+DEFAULT_ACCESS = S3Access()
+
+_clients: dict[tuple[object, ...], S3Client] = {}
+_lock = threading.Lock()
+
+
+def s3_client(access: S3Access = DEFAULT_ACCESS) -> S3Client:
+    """A client for all threads of this process; the same one for the same settings.
+
+    Raises:
+        ConfigError: the endpoint is no address, or the profile is unknown.
+        StoreError: there are no credentials.
+    """
+    key = (access, in_use(), os.getpid(), _environment_digest())
+    with _lock:
+        if key not in _clients:
+            _clients[key] = _make(access)
+        return _clients[key]
+
+
+def _make(access: S3Access) -> S3Client:
+    import boto3
+
+    _require_endpoint(access.endpoint_url)
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    given = in_use()
+    with explained("the S3 client cannot be set up", access.endpoint_url or ""):
+        session = boto3.Session(
+            profile_name=access.profile,
+            region_name=access.region,
+            aws_access_key_id=given.access_key_id if given else None,
+            aws_secret_access_key=given.secret_access_key if given else None,
+            aws_session_token=given.session_token if given else None,
+        )
+        region = session.region_name or FALLBACK_REGION
+
+        def build(config: Config) -> S3Client:
+            return session.client(
+                "s3", endpoint_url=access.endpoint_url, region_name=region, config=config
+            )
+
+        # Servers other than AWS are rarely set up for buckets as host names.
+        named = access.endpoint_url or next(filter(None, map(os.environ.get, ENDPOINTS)), None)
+        if named and not is_aws(named):
+            return build(_config(access, "path"))
+        client = build(_config(access, "auto"))
+        if is_aws(client.meta.endpoint_url):
+            return client
+        return build(_config(access, "path"))  # a profile names the server
+
+
+def is_aws(url: str) -> bool:
+    """Whether an address is one of AWS itself."""
+    return bool(AWS_HOST.search(urlsplit(url).hostname or ""))
+
+
+def _config(access: S3Access, addressing: Literal["auto", "path"]) -> Config:
+    from botocore.config import Config
+
+    return Config(
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=CONNECTIONS,
+        signature_version="s3v4",
+        s3={"addressing_style": addressing},
+        request_checksum_calculation=access.checksums,
+        response_checksum_validation=access.checksums,
+    )
+
+
+def _require_endpoint(url: str | None) -> None:
+    if url is None:
+        return
+    shown = without_userinfo(url)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(
+            f"storage.endpoint_url={shown!r} is no address of a server; give one that starts with "
+            "http:// or https://, such as https://s3.example.org"
+        )
+    if parts.username is not None:
+        raise ConfigError(
+            f"storage.endpoint_url={shown!r} holds credentials, and settings are logged; leave them "
+            "out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+
+
+def _environment_digest() -> str:
+    """Changes with every variable that boto3 reads, so that no client outlives its settings."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in os.environ if name.startswith("AWS_")):
+        digest.update(f"{name}={os.environ[name]}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()

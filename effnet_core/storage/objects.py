@@ -1,0 +1,131 @@
+"""Reading a bucket: listing in pages, and whole objects, tried again where the connection breaks."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from effnet_core.errors import StoreBusy, StoreError
+from effnet_core.storage.addresses import S3Url, parse_s3
+from effnet_core.storage.client import DEFAULT_ACCESS, S3Access, s3_client
+from effnet_core.storage.refusals import explained
+
+READ_TRIES = 4
+FIRST_WAIT_S = 0.5
+"""Before the second try of a body that was cut; doubles from then on."""
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object as the listing of its bucket shows it."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    """Without quotes; the MD5 of the content only for objects that were uploaded in one piece."""
+
+
+def list_objects(url: str | S3Url, access: S3Access = DEFAULT_ACCESS) -> Iterator[StoredObject]:
+    """Every object whose key starts with that of ``url``, in the order of the keys' bytes.
+
+    Pages of a thousand are fetched as they are needed, so the list need not fit into memory.
+
+    Raises:
+        ConfigError: ``url`` is no address.
+        StoreError: the bucket does not exist or cannot be listed.
+    """
+    place = url if isinstance(url, S3Url) else parse_s3(url)
+    client = s3_client(access)
+    with explained(f"{place} cannot be listed", client.meta.endpoint_url):
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket=place.bucket, Prefix=place.key
+        )
+        for page in pages:
+            if "IsTruncated" not in page:
+                raise StoreError(
+                    f"{place} cannot be listed: {client.meta.endpoint_url} does not answer as S3 does; "
+                    "is the endpoint right (storage.endpoint_url, AWS_ENDPOINT_URL)?"
+                )
+            for item in page.get("Contents", ()):
+                yield StoredObject(item["Key"], item["Size"], item["ETag"].strip('"'))
+
+
+def read_object(url: str | S3Url, access: S3Access = DEFAULT_ACCESS) -> bytes:
+    """An object's content; fetched again when it comes cut or damaged.
+
+    Raises:
+        StoreError: there is no such object, or the server refuses.
+    """
+    return read_with_etag(url if isinstance(url, S3Url) else parse_s3(url), access)[0]
+
+
+def read_with_etag(place: S3Url, access: S3Access) -> tuple[bytes, str]:
+    """An object's content and etag.
+
+    Raises:
+        StoreError: as ``read_object``.
+    """
+    client = s3_client(access)
+
+    def read() -> tuple[bytes, str]:
+        with explained(f"{place} cannot be read", client.meta.endpoint_url):
+            answer = client.get_object(Bucket=place.bucket, Key=place.key)
+            with closing(answer["Body"]) as body:  # "with body" would skip its checks
+                data = body.read()
+        if len(data) != answer["ContentLength"]:
+            raise StoreBusy(
+                f"{place} came cut: {len(data):,} of {answer['ContentLength']:,} bytes; try again"
+            )
+        return data, answer["ETag"].strip('"')
+
+    return patiently(read)
+
+
+def head_object(place: S3Url, access: S3Access = DEFAULT_ACCESS) -> StoredObject | None:
+    """An object's size and etag, or None where there is none.
+
+    Raises:
+        StoreError: the server refuses.
+    """
+    from botocore.exceptions import ClientError
+
+    client = s3_client(access)
+    with explained(f"{place} cannot be read", client.meta.endpoint_url):
+        try:
+            facts = client.head_object(Bucket=place.bucket, Key=place.key)
+        except ClientError as cause:
+            if cause.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+    return StoredObject(place.key, facts["ContentLength"], facts["ETag"].strip('"'))
+
+
+def patiently(call: Callable[[], R]) -> R:
+    """The result of ``call``, tried again with growing waits while it raises ``StoreBusy``.
+
+    boto3 repeats requests by itself, but not the reading of a body that has begun.
+    """
+    for attempt in range(1, READ_TRIES):
+        try:
+            return call()
+        except StoreBusy:
+            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311
+    return call()
+
+
+def require_object(place: S3Url, access: S3Access) -> StoredObject:
+    """As ``head_object``.
+
+    Raises:
+        StoreError: there is no such object.
+    """
+    found = head_object(place, access)
+    if found is None:
+        raise StoreError(f"{place} does not exist")
+    return found

@@ -1,0 +1,128 @@
+"""Fetching one large object in parts, several at a time, and going on where an earlier try was cut."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import Lock
+
+from effnet_core.errors import Conflict, StoreBusy, StoreError
+from effnet_core.storage.addresses import S3Url
+from effnet_core.storage.client import S3Access, s3_client
+from effnet_core.storage.objects import StoredObject, patiently, require_object
+from effnet_core.storage.refusals import explained
+
+PART_BYTES = 16 << 20
+PART_THREADS = 8
+JOURNAL_SUFFIX = ".parts"
+
+
+def fetch(
+    place: S3Url,
+    path: Path,
+    access: S3Access,
+    *,
+    expected: StoredObject | None = None,
+    resume: bool = False,
+) -> StoredObject:
+    """Write an object's content to ``path``.
+
+    Every request demands the etag of the first, so parts of two different objects are never mixed.
+    The caller checks the digest and gives the file its name; until then it is not whole.
+
+    Args:
+        expected: the object as it was listed; looked up when absent.
+        resume: note what has arrived in a file beside it (``.parts``), so that a later call goes on
+            there.
+
+    Raises:
+        Conflict: the object changed meanwhile.
+        StoreError: there is no such object, or the server refuses.
+        OSError: the disk refuses.
+    """
+    found = expected or patiently(lambda: require_object(place, access))
+    journal = _Journal(path, found, keep=resume)
+    missing = journal.missing()
+    with path.open("r+b" if path.exists() else "w+b") as stream:
+        stream.truncate(found.size_bytes)
+        handle = stream.fileno()
+
+        def one(part: int) -> None:
+            data = patiently(lambda: _read(place, access, found, part))
+            os.pwrite(handle, data, part * PART_BYTES)
+            journal.note(part)
+
+        _all(one, missing)
+    journal.path.unlink(missing_ok=True)
+    return found
+
+
+def _all(one: Callable[[int], None], parts: Iterable[int]) -> None:
+    """Run ``one`` for every part; after an error no further part is begun."""
+    with ThreadPoolExecutor(PART_THREADS) as pool:
+        futures = [pool.submit(one, part) for part in parts]
+        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in waiting:
+            future.cancel()
+        for future in done:
+            future.result()
+
+
+def _read(place: S3Url, access: S3Access, found: StoredObject, part: int) -> bytes:
+    start = part * PART_BYTES
+    stop = min(start + PART_BYTES, found.size_bytes)
+    client = s3_client(access)
+    try:
+        with explained(f"{place} cannot be read", client.meta.endpoint_url):
+            answer = client.get_object(
+                Bucket=place.bucket,
+                Key=place.key,
+                IfMatch=f'"{found.etag}"',
+                Range=f"bytes={start}-{stop - 1}",
+            )
+            with closing(answer["Body"]) as body:  # "with body" would skip its checks
+                data = body.read()
+    except Conflict as cause:
+        raise Conflict(f"{place} was replaced while it was read; start again") from cause
+    if len(data) != stop - start:
+        if len(data) == found.size_bytes:
+            raise StoreError(f"the server of {place} ignores ranges; it cannot be read in parts")
+        raise StoreBusy(f"{place} came cut; try again")
+    return data
+
+
+class _Journal:
+    """Which parts of which object a file holds."""
+
+    def __init__(self, path: Path, found: StoredObject, *, keep: bool) -> None:
+        self.keep = keep
+        self.path = path.with_name(path.name + JOURNAL_SUFFIX)
+        self.count = -(-found.size_bytes // PART_BYTES)
+        self._identity = {"etag": found.etag, "size_bytes": found.size_bytes, "part": PART_BYTES}
+        self._lock = Lock()
+        self._done: set[int] = set()
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            lines = self.path.read_text().splitlines()
+            if path.exists() and json.loads(lines[0]) == self._identity:
+                self._done = {int(line) for line in lines[1:]}
+        if not self._done:
+            path.unlink(missing_ok=True)
+        if not keep:
+            return
+        header = [json.dumps(self._identity), *map(str, sorted(self._done))]
+        self.path.write_text("".join(f"{line}\n" for line in header))
+
+    def missing(self) -> list[int]:
+        """Parts that have not arrived."""
+        return [part for part in range(self.count) if part not in self._done]
+
+    def note(self, part: int) -> None:
+        """Remember that a part is on its place."""
+        if not self.keep:
+            return
+        with self._lock, self.path.open("a") as stream:
+            stream.write(f"{part}\n")

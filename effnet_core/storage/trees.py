@@ -1,0 +1,270 @@
+"""Whole folders to and from a bucket: many objects at once, each once, going on after a cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from effnet_core.data.archives import require_name
+from effnet_core.data.space import require_space
+from effnet_core.errors import DataError
+from effnet_core.events import Event, emit
+from effnet_core.files import atomic_path, human_bytes, os_reason, put_in_place
+from effnet_core.storage.addresses import S3Url
+from effnet_core.storage.bulk import SMALL_BYTES, THREADS, Bulk
+from effnet_core.storage.client import S3Access, s3_client
+from effnet_core.storage.objects import StoredObject, list_objects
+from effnet_core.storage.ranged import JOURNAL_SUFFIX, fetch
+from effnet_core.storage.refusals import explained
+from effnet_core.storage.s3 import transfer_config
+
+STAGE = "transfer"
+STATE_NAME = ".fetched.jsonl"
+PART_SUFFIX = ".part"
+EVENT_EVERY_S = 1.0
+
+T = TypeVar("T")
+
+
+def list_tree(place: S3Url, access: S3Access) -> list[StoredObject]:
+    """Every object below a prefix, as files of a folder; empty markers of folders are left out.
+
+    Raises:
+        DataError: there is none, or a key cannot be a file below a folder.
+        StoreError: the bucket cannot be listed.
+    """
+    prefix = folder_key(place)
+    found = [
+        item
+        for item in list_objects(S3Url(place.bucket, prefix), access)
+        if not (item.key.endswith("/") and item.size_bytes == 0)
+    ]
+    if not found:
+        raise DataError(f"{place} has no objects; correct the address")
+    _require_names(place, [item.key.removeprefix(prefix) for item in found])
+    return found
+
+
+def folder_key(place: S3Url) -> str:
+    """The beginning of the keys below an address."""
+    return f"{place.key.rstrip('/')}/" if place.key.strip("/") else ""
+
+
+def download_tree(
+    place: S3Url, folder: Path, access: S3Access, *, objects: Sequence[StoredObject] | None = None
+) -> int:
+    """Bring every object below a prefix to a folder, and count those that had to be fetched.
+
+    What is there with the etag of the listing is kept; a large object goes on in the middle.
+
+    Args:
+        objects: as ``list_tree`` gave them; listed when absent.
+
+    Raises:
+        DataError: a key cannot be a file, or there is no room.
+        StoreError: the server refuses.
+    """
+    found = list_tree(place, access) if objects is None else objects
+    prefix = folder_key(place)
+    state = _State(folder)
+    missing = [item for item in found if not state.has(item.key.removeprefix(prefix), item)]
+    total = sum(item.size_bytes for item in missing)
+    require_space(folder, total, what=f"fetching {place}")
+    bulk = Bulk(place.bucket, access)
+    progress = _Progress(f"fetched {place}", total)
+
+    def one(item: StoredObject) -> None:
+        name = item.key.removeprefix(prefix)
+        path = folder / name
+        if item.size_bytes <= SMALL_BYTES:
+            data = bulk.get(item)
+            with atomic_path(path, durable=False) as temporary:
+                temporary.write_bytes(data)
+        else:
+            _fetch_large(S3Url(place.bucket, item.key), path, access, item)
+        state.note(name, item)
+        progress.add(item.size_bytes)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _in_threads(one, missing)
+    except OSError as cause:
+        raise DataError(
+            f"{place} cannot be fetched into {folder} ({os_reason(cause)}); choose a folder that can be "
+            "written to and has room"
+        ) from cause
+    progress.end(len(missing))
+    return len(missing)
+
+
+def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
+    """Store every file of a folder below a prefix, and count those that had to be sent.
+
+    A file is not sent again when an object of its size is there that is not older, as ``aws s3 sync``
+    decides; give a new prefix to what changes in place.
+
+    Raises:
+        DataError: the folder is missing or empty, or a file cannot be read.
+        StoreError: the server refuses.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not paths:
+        raise DataError(f"folder {folder} has no files to upload")
+    prefix = folder_key(place)
+    there = {
+        item.key: item.size_bytes for item in list_objects(S3Url(place.bucket, prefix), access)
+    }
+    missing = [
+        path
+        for path in paths
+        if there.get(prefix + path.relative_to(folder).as_posix()) != path.stat().st_size
+    ]
+    bulk = Bulk(place.bucket, access)
+    progress = _Progress(f"stored {place}", sum(path.stat().st_size for path in missing))
+
+    def one(path: Path) -> None:
+        key = prefix + path.relative_to(folder).as_posix()
+        size = path.stat().st_size
+        if size <= SMALL_BYTES:
+            bulk.put(key, path.read_bytes())
+        else:
+            client = s3_client(access)
+            with explained(
+                f"s3://{place.bucket}/{key} cannot be written", client.meta.endpoint_url
+            ):
+                client.upload_file(str(path), place.bucket, key, Config=transfer_config())
+        progress.add(size)
+
+    try:
+        _in_threads(one, missing)
+    except OSError as cause:
+        raise DataError(
+            f"{cause.filename or folder} cannot be read ({os_reason(cause)})"
+        ) from cause
+    progress.end(len(missing))
+    return len(missing)
+
+
+def _fetch_large(place: S3Url, path: Path, access: S3Access, found: StoredObject) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}{PART_SUFFIX}")
+    fetch(place, part, access, expected=found, resume=True)
+    put_in_place(part, path)
+    part.with_name(part.name + JOURNAL_SUFFIX).unlink(missing_ok=True)
+
+
+def _require_names(place: S3Url, names: list[str]) -> None:
+    """Refuse keys that are no files of one folder: before the first byte, not in the middle."""
+    seen: dict[str, str] = {}
+    for name in names:
+        try:
+            require_name(name)
+            if name.endswith("/"):
+                raise ValueError("a slash at its end, but content")
+        except ValueError as reason:
+            raise DataError(
+                f"{place} is refused: it has a key with {reason} ({name!r}); rename or remove it"
+            ) from None
+        same = unicodedata.normalize("NFC", name)
+        if same in seen:
+            raise DataError(
+                f"{place} is refused: the keys {seen[same]!r} and {name!r} are one name to file systems; "
+                "rename one"
+            )
+        seen[same] = name
+    for name in names:
+        parent = name.rpartition("/")[0]
+        while parent:
+            if parent in seen:
+                raise DataError(
+                    f"{place} is refused: {parent!r} is a key and the folder of {name!r}; rename one"
+                )
+            parent = parent.rpartition("/")[0]
+
+
+def _in_threads(one: Callable[[T], None], items: Iterable[T]) -> None:
+    """Run ``one`` for every item; after an error nothing more is begun."""
+    stop = threading.Event()
+
+    def guarded(item: T) -> None:
+        if stop.is_set():
+            return
+        try:
+            one(item)
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for _ in pool.map(guarded, items):
+                pass
+        except BaseException:
+            stop.set()
+            raise
+
+
+class _Progress:
+    """Bytes that have travelled, told once a second."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self._lock = threading.Lock()
+        self._begun = self._told = time.monotonic()
+
+    def add(self, size: int) -> None:
+        """Count a file's bytes."""
+        with self._lock:
+            self.done += size
+            now = time.monotonic()
+            if now - self._told < EVENT_EVERY_S:
+                return
+            self._told = now
+            done = self.done
+        emit(Event(STAGE, "", done, self.total, {"mb_per_s": self._speed(done)}))
+
+    def end(self, files: int) -> None:
+        """Say how much it was."""
+        text = f"{self.what}: {files:,} file(s), {human_bytes(self.done)}, {self._speed(self.done)} MB/s"
+        emit(Event(STAGE, text, self.total or None, self.total or None))
+
+    def _speed(self, done: int) -> float:
+        return round(done / 1e6 / max(time.monotonic() - self._begun, 1e-6), 1)
+
+
+class _State:
+    """Which objects a folder holds: etag and size of each, one line a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / STATE_NAME
+        self._lock = threading.Lock()
+        self._known: dict[str, list[Any]] = {}
+        with suppress(OSError):
+            for line in self.path.read_text(encoding="utf-8").split("\n"):
+                with suppress(ValueError, TypeError):
+                    name, *facts = json.loads(line)
+                    self._known[name] = facts
+
+    def has(self, name: str, found: StoredObject) -> bool:
+        """Whether the file is there as it was listed."""
+        if self._known.get(name) != [found.etag, found.size_bytes]:
+            return False
+        try:
+            return os.stat(self.folder / name).st_size == found.size_bytes  # noqa: PTH116 - speed
+        except OSError:
+            return False
+
+    def note(self, name: str, found: StoredObject) -> None:
+        """Remember a file that has its name."""
+        line = json.dumps([name, found.etag, found.size_bytes], ensure_ascii=False)
+        with self._lock, self.path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")

@@ -1,0 +1,26 @@
+"""Published models on this machine: fetched once, verified, kept in the cache by their digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from effnet_core.cache import alone, cache_dir
+from effnet_core.config import StorageConfig
+from effnet_core.publish import fetch_model
+from effnet_core.shelf import PRODUCTION, Shelf, sha256_of_bytes
+
+
+def cached_model(storage: StorageConfig, version: str = PRODUCTION) -> Path:
+    """The checkpoint of a published version, with its sidecar, on this machine's disk.
+
+    ``production`` is looked up each time, so a moved pointer is followed; the files of a version that were
+    fetched before are compared with their digests and used again.
+
+    Raises:
+        StoreError: there is no such version, it is damaged, or the store cannot be reached.
+    """
+    shelf = Shelf.open(storage)
+    manifest, data = shelf.require(version)
+    folder = cache_dir("models") / f"{manifest.version}-{sha256_of_bytes(data)[:16]}"
+    with alone(folder):
+        return fetch_model(storage, manifest.version, folder)

@@ -1,0 +1,97 @@
+"""Batch inference as a flow: its runners, its dashboard, its live folder."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from effnet_core.errors import ConfigError
+from effnet_core.predictions import read_parts
+from flows.batch_infer import batch_infer_flow, task_runner
+from tests.images import draw, encode
+from tests.weights import make_checkpoint
+
+pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
+
+SETTINGS = ["infer.shard_images=4", "infer.features=true", "infer.max_error_share=0.5"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "model.ckpt")
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    """Eleven images and one file that is none: three shards."""
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    for index in range(11):
+        (folder / f"{index:02d}.png").write_bytes(encode(draw(seed=index)))
+    (folder / "note.txt").write_text("no image")
+    return folder
+
+
+def run(inbox: Path, checkpoint: Path, output: Path, **options: Any) -> dict[str, Any]:
+    summary: dict[str, Any] = batch_infer_flow(
+        str(inbox), str(checkpoint), str(output), overrides=SETTINGS, **options
+    )
+    return summary
+
+
+def digests(output: Path) -> dict[str, str]:
+    parts = (output / "predictions").iterdir()
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in parts}
+
+
+def latest(key: str) -> Any:
+    async def read() -> Any:
+        async with get_client() as client:
+            wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+            return await client.read_artifacts(artifact_filter=wanted)
+
+    return max(asyncio.run(read()), key=lambda artifact: artifact.created)
+
+
+def test_runners_write_the_same_bytes(inbox: Path, checkpoint: Path, tmp_path: Path) -> None:
+    summary = run(inbox, checkpoint, tmp_path / "threads", workers=2)
+    assert (summary["images"], summary["labelled"], summary["rejected"]) == (12, 11, 1)
+    other = run(inbox, checkpoint, tmp_path / "dask", runner="dask", workers=2)
+    assert other["classes"] == summary["classes"]
+    assert digests(tmp_path / "dask") == digests(tmp_path / "threads")
+    assert len(digests(tmp_path / "dask")) == 3
+
+    bar = latest("batch-infer-progress")
+    assert bar.data == 100
+    assert bar.description.startswith("12 of 12 images, ")
+    assert "images/s, 0.0 s left" in bar.description
+    page = latest("batch-infer-summary").data
+    assert "| labelled | 11 |" in page and "1 × not an image" in page
+
+
+def test_a_live_folder_gets_labels_for_what_is_new(
+    inbox: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    run(inbox, checkpoint, output, only_new=True)
+    before = digests(output)
+    assert run(inbox, checkpoint, output, only_new=True)["images"] == 12
+    assert digests(output) == before
+    (inbox / "0-new.png").write_bytes(encode(draw(seed=99)))
+    summary = run(inbox, checkpoint, output, only_new=True)
+    assert (summary["images"], summary["labelled"]) == (13, 12)
+    assert before.items() <= digests(output).items()
+    assert read_parts(output)[-1]["path"] == "0-new.png"
+
+
+def test_runners_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="workers=0 is not allowed"):
+        task_runner("threads", 0, None)
+    with pytest.raises(ConfigError, match="dask_address=tcp://x:1 goes with runner=dask"):
+        task_runner("threads", 1, "tcp://x:1")
