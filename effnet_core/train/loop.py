@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from mindspore import Tensor
@@ -212,14 +211,18 @@ def _heard(run: Run, shared: Tensor) -> float:
     return float(round(wish))
 
 
-def _stop(run: Run, *, alone: bool = False) -> NoReturn:
-    """Save and leave, on all ranks at the same step; or on rank 0 ``alone``, with equal statistics."""
-    saving.save(run, alone=alone)
+def _stop(run: Run) -> None:
+    """Save and leave, on all ranks at the same step."""
+    saving.save(run)
     if run.saver is not None:
         run.saver.join()
-    if run.group.world_size > 1 and not alone:
+    if run.group.world_size > 1:
         run.group.wait()  # nobody says that it stopped before the checkpoint is on the disk
-    raise Interrupted(
+    raise _stopped(run)
+
+
+def _stopped(run: Run) -> Interrupted:
+    return Interrupted(
         f"training was stopped at step {run.step} of {run.total_steps} and saved; "
         "the same command goes on from there"
     )
@@ -244,8 +247,11 @@ def _finish_epoch(run: Run) -> None:
             with _published_weights(run):
                 log_evaluation(run, _evaluate(run))
                 _note_best(run)
-        except Interrupted:  # only rank 0 hears it there, and the others wait for its answer
-            _stop(run, alone=True)
+        except Interrupted:  # on rank 0 only, after the ranks' statistics were averaged
+            saving.save(run, alone=True)
+            if run.saver is not None:
+                run.saver.join()
+            raise _stopped(run) from None
     run.epoch_finished = True
     if saves or run.finished:
         saving.save(run)

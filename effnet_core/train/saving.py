@@ -61,8 +61,7 @@ def save(run: Run, *, alone: bool = False) -> None:
     """Save the state of the run; every rank must call it, rank 0 writes.
 
     Args:
-        run: the run.
-        alone: only rank 0 calls it, while the statistics are the same on all ranks.
+        alone: the other ranks do not call it, and their statistics are those of rank 0.
 
     Raises:
         CheckpointError: an earlier checkpoint could not be written.

@@ -14,6 +14,7 @@ from effnet_core.checkpoint import CLASSIFIER, Sidecar
 from effnet_core.errors import CheckpointError, ConfigError
 from effnet_core.files import read_jsonl, write_text
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
+from effnet_core.model.network import EfficientNet
 from effnet_core.train.optim import of_head
 from effnet_core.train.run import Best, Run, step_cell, thaw
 from effnet_core.train.saving import RANK_STATISTICS, restore_progress
@@ -94,7 +95,7 @@ def _start_from_weights(run: Run, source: Path) -> None:
     weights = [p for p in run.network.get_parameters() if not (new_head and of_head(p.name))]
     checkpoints.load(source, weights, skip=CLASSIFIER if new_head else ())
     if new_head:
-        _clear_head(run)
+        _clear_head(run.network)
     head = (
         f"; its {sidecar.num_classes} classes are replaced by a new head of {run.dataset.num_classes}"
         if new_head
@@ -105,21 +106,21 @@ def _start_from_weights(run: Run, source: Path) -> None:
     run.tell(f"starting from the weights of {source}{head}")
 
 
+def _clear_head(network: EfficientNet) -> None:
+    """Set the classifier to zero, as BiT does (Kolesnikov et al., 2020).
+
+    A drawn one would first push its noise into the backbone that others have trained.
+    """
+    for parameter in network.get_parameters():
+        if of_head(parameter.name):
+            parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))
+
+
 def _starts_new_head(run: Run, sidecar: Sidecar) -> bool:
     """Whether the weights' classes are others, and the caller knows: said so, or how many are new."""
     model = run.config.model
     wanted = model.new_head or model.num_classes is not None
     return wanted and sidecar.class_names != run.dataset.class_names
-
-
-def _clear_head(run: Run) -> None:
-    """Set the classifier to zero, as BiT does (Kolesnikov et al., 2020).
-
-    A drawn one would first push its noise into the backbone that others have trained.
-    """
-    for parameter in run.network.get_parameters():
-        if of_head(parameter.name):
-            parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))
 
 
 def _require_same_model(run: Run, source: Path, sidecar: Sidecar, *, classes: bool = True) -> None:

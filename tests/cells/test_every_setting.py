@@ -107,9 +107,8 @@ def start_from_other_classes(config: RunConfig, folder: Path) -> str:
     """What becomes of weights whose classes are not the data set's."""
     path = folder / "other.ckpt"
     run = prepared(config, folder)
-    facts = vars(saving.describe_checkpoint(run, training_state=False)) | {
-        "class_names": ("hen", "owl")
-    }
+    sidecar = saving.describe_checkpoint(run, training_state=False)
+    facts = vars(sidecar) | {"class_names": ("hen", "owl")}
     checkpoint.save(path, run.network.get_parameters(), Sidecar(**facts))
     model = config.model.model_copy(update={"weights": str(path)})
     try:

@@ -233,6 +233,23 @@ def test_a_run_folder_that_disappears_is_named(data_dir: Path, tmp_path: Path) -
     )
 
 
+def test_a_stop_during_the_evaluation_of_an_epoch_saves_that_epoch(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(data_dir, tmp_path / "run")
+    run.saver = saving.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
+    run.step, run.epoch_finished = run.steps_per_epoch, False
+    monkeypatch.setattr("effnet_core.evaluate.stop_requested", lambda: True)
+    with pytest.raises(Interrupted, match=r"training was stopped at step 3 of 6 and saved"):
+        loop._finish_epoch(run)
+    saved = checkpoint.newest(tmp_path / "run" / CHECKPOINTS_NAME)
+    assert saved is not None
+    assert checkpoint.read_sidecar(saved).step == 3
+    fresh = prepared(data_dir, tmp_path / "run", "runtime.exact_resume=false")
+    resume(fresh)
+    assert not fresh.epoch_finished  # it will be evaluated first of all
+
+
 # --- saving --------------------------------------------------------------------------------------
 
 
@@ -298,19 +315,3 @@ def test_statistics_of_each_rank_come_back_to_it_or_their_mean_to_others(
         values = np.concatenate([p.asnumpy().reshape(-1) for p in fresh.statistics()])
         seen.append(set(values.tolist()))
     assert seen == [{1.0}, {3.0}, {2.0}]
-
-
-def test_a_stop_during_the_evaluation_of_an_epoch_saves_that_epoch(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = prepared(data_dir, tmp_path / "run")
-    run.saver = saving.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
-    run.step, run.epoch_finished = run.steps_per_epoch, False
-    monkeypatch.setattr("effnet_core.evaluate.stop_requested", lambda: True)
-    with pytest.raises(Interrupted, match=r"training was stopped at step 3 of 6 and saved"):
-        loop._finish_epoch(run)
-    saved = checkpoint.newest(tmp_path / "run" / CHECKPOINTS_NAME)
-    assert saved is not None and checkpoint.read_sidecar(saved).step == 3
-    fresh = prepared(data_dir, tmp_path / "run")
-    resume(fresh)
-    assert (fresh.step, fresh.epoch_finished) == (3, False)  # so the evaluation is made up for
