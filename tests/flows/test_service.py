@@ -15,8 +15,6 @@ from tests.flows.service import TestedService, kill, processes_naming, wait_for
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
-CANCELLED_WITHIN_S = 15.0
-
 
 def test_a_training_by_its_bare_name(
     service: TestedService, data_dir: Path, tmp_path: Path
