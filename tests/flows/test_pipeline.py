@@ -28,6 +28,9 @@ ARTIFACTS = [
     "training-epochs",
     "evaluation",
     "published-version",
+    "batch-infer-classes",
+    "batch-infer-progress",
+    "batch-infer-summary",
 ]
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
@@ -103,8 +106,9 @@ def test_the_dashboard_has_runs_lines_and_progress(
     data = {item.key: item.data for item in artifacts}
     assert data["train-progress"] == 100.0
     assert f"top-1 **{summary['top1']:.2%}**" in str(data["pipeline-report"])
-    assert "# 12 images of 2 classes" in str(data["data-card"])
+    assert "**12 images**" in str(data["data-card"])
     assert "| cat | 4 | 2 |" in str(data["data-card"])
+    assert "| labelled | 3 |" in str(data["batch-infer-summary"])
     assert str(data["training"]).startswith(f"# top-1 {summary['top1']:.2%}")
     assert str(data["training"]).count("](data:image/png;base64,") == 3
     assert len(str(data["training"])) < 500_000
