@@ -43,7 +43,8 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         "-w",
-        help="Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL or name.",
+        help="Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, or of the "
+        "model store: production or store:VERSION.",
     ),
 ]
 Processes = Annotated[

@@ -19,6 +19,7 @@ from effnet_core.job import JOB_NAME, RESULT_NAME, Job
 from effnet_core.launch import run_job, write_job
 from effnet_core.predictions import Plan, Shard
 from effnet_core.results import EvalResult, ShardResult, TrainResult
+from effnet_core.store_models import from_store
 from effnet_core.weights.resolve import resolve
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
@@ -93,7 +94,8 @@ def evaluate(
     """Evaluate a checkpoint on a split of a staged data set.
 
     Args:
-        weights: as ``weights.resolve.resolve`` takes them: checkpoint, run folder, file, URL or name.
+        weights: as ``weights.resolve.resolve`` takes them (checkpoint, run folder, file, URL or name), or
+            ``production`` or ``store:VERSION`` of the model store.
         data_dir: a staged data set with the same class names.
         split: ``data.eval_split`` by default.
         config: processes, batch size and workers; the model comes from the sidecar.
@@ -104,7 +106,7 @@ def evaluate(
     """
     config = config or RunConfig()
     chosen = split or config.data.eval_split
-    checkpoint = resolve(weights)
+    checkpoint = resolve(from_store(weights, config.storage))
     checkpoints.read_sidecar(checkpoint)
     images = len(open_dataset(data_dir).split(chosen))
     if config.runtime.world_size > images:
@@ -198,7 +200,8 @@ def infer(
     """Label every image of the input, or what an earlier run of the same left undone.
 
     Args:
-        weights: as ``weights.resolve.resolve`` takes them: checkpoint, run folder, file, URL or name.
+        weights: as ``weights.resolve.resolve`` takes them (checkpoint, run folder, file, URL or name), or
+            ``production`` or ``store:VERSION`` of the model store.
         inputs: as ``inputs.list_inputs`` takes them.
         output: folder of predictions.
         config: settings of inference.
@@ -214,6 +217,7 @@ def infer(
         StoreError: a bucket cannot be reached.
     """
     config = config or RunConfig()
+    weights = from_store(weights, config.storage)
     planned = plan_inference(weights, inputs, output, config=config, only_new=only_new)
     missing = planned.missing()
     if only_new:

@@ -9,6 +9,8 @@ from effnet_core.config import StorageConfig
 from effnet_core.publish import fetch_model
 from effnet_core.shelf import PRODUCTION, Shelf, sha256_of_bytes
 
+STORE_SCHEME = "store:"
+
 
 def cached_model(storage: StorageConfig, version: str = PRODUCTION) -> Path:
     """The checkpoint of a published version, with its sidecar, on this machine's disk.
@@ -24,3 +26,19 @@ def cached_model(storage: StorageConfig, version: str = PRODUCTION) -> Path:
     folder = cache_dir("models") / f"{manifest.version}-{sha256_of_bytes(data)[:16]}"
     with alone(folder):
         return fetch_model(storage, manifest.version, folder)
+
+
+def from_store(weights: str | Path, storage: StorageConfig) -> str | Path:
+    """What ``production`` or ``store:VERSION`` stands for; other weights as they are.
+
+    A long run asks once and keeps the answer, since the pointer may move meanwhile.
+
+    Raises:
+        StoreError: there is no such version, or the store cannot be reached.
+    """
+    text = str(weights)
+    if text == PRODUCTION and not Path(text).exists():
+        return cached_model(storage)
+    if text.startswith(STORE_SCHEME):
+        return cached_model(storage, text.removeprefix(STORE_SCHEME))
+    return weights

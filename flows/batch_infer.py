@@ -14,7 +14,7 @@ from effnet_core.errors import ConfigError
 from effnet_core.predictions import Plan
 from flows.environments import flow_config
 from flows.names import named
-from tasks.infer import Pace, finish_inference, plan_inference, predict_shard
+from tasks.infer import Pace, find_model, finish_inference, plan_inference, predict_shard
 
 Runner = Literal["threads", "dask"]
 
@@ -49,7 +49,7 @@ def batch_infer_flow(
 
     Args:
         folder: Folder of images, image file, pattern, list of paths or s3://bucket/prefix; only read.
-        weights: Checkpoint, folder of a training run, file of another publisher, URL or known name.
+        weights: production, store:VERSION, checkpoint, folder of a training run, published file, URL or name.
         output: Folder of predictions, errors and summary.
         only_new: Add what earlier runs into the output have not seen.
         runner: threads of this process, or dask: worker processes, here or on other machines.
@@ -63,6 +63,7 @@ def batch_infer_flow(
     if not config.infer.engine_threads and dask_address is None:
         share = {"engine_threads": max(1, len(available_cores()) // workers)}
         config = config.model_copy(update={"infer": config.infer.model_copy(update=share)})
+    weights = find_model(config, weights)
     plan = plan_inference(config, weights, folder, output, only_new=only_new)
     if plan.missing():
         label_shards.with_options(task_runner=chosen)(config, plan, weights)

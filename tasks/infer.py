@@ -20,6 +20,7 @@ from effnet_core.config import RunConfig
 from effnet_core.predictions import Plan, Shard
 from effnet_core.report import format_seconds
 from effnet_core.results import ShardResult
+from effnet_core.store_models import from_store
 from effnet_core.weights.resolve import resolve
 from tasks import policies
 from tasks.credentials import credentials_of
@@ -28,6 +29,13 @@ from tasks.reporting import on_dashboard
 STAGE = "predict"
 CLASSES_SHOWN = 100
 """Rows of the table of classes."""
+
+
+@task(name="find-model", **policies.INFER)
+def find_model(config: RunConfig, weights: str) -> str:
+    """The checkpoint that ``production`` or a version stands for now; other weights as they are."""
+    with credentials_of(config.storage):
+        return str(from_store(weights, config.storage))
 
 
 @task(name="plan-inference", **policies.INFER)

@@ -87,8 +87,10 @@ def test_from_bucket_to_bucket(
 
     dataset = stage_flow(f"s3://{bucket}/data", str(data), recipe="digits", overrides=settings)
     assert sum(dataset.counts.values()) == images
-    train_flow(str(data), str(run_dir), "digits", [*settings, "runtime.world_size=1"])
-    published = publish_flow(str(run_dir), "v1", True, settings)
+    train_flow(
+        str(data), str(run_dir), recipe="digits", overrides=[*settings, "runtime.world_size=1"]
+    )
+    published = publish_flow(str(run_dir), version="v1", overrides=settings)
     assert published.promoted
     assert published.uri == f"s3://{bucket}/models/animals/versions/v1"
 
@@ -102,7 +104,9 @@ def test_from_bucket_to_bucket(
     assert read_sidecar(checkpoint).sha256 == read_sidecar(run_dir / "model.ckpt").sha256
     inbox = class_folders(tmp_path / "inbox", {"any": 12}, seed=5)
     out = tmp_path / "out"
-    summary = batch_infer_flow(str(inbox), str(checkpoint), str(out), "digits", settings)
+    summary = batch_infer_flow(
+        str(inbox), "production", str(out), recipe="digits", overrides=settings
+    )
     assert (summary["labelled"], summary["rejected"]) == (12, 0)
     assert len(read_parts(out)) == 12
 
