@@ -17,9 +17,11 @@ from PIL import Image
 
 from effnet_core import runs
 from effnet_core.config import load_config
+from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import DataError
 from effnet_core.files import read_json, read_jsonl
 from effnet_core.predictions import read_parts
+from effnet_core.results import TrainResult
 from effnet_core.storage.client import s3_client
 from tests.images import draw, encode
 from tests.s3 import SeaweedFS
@@ -178,3 +180,18 @@ def test_a_bucket_gives_what_its_folder_gives(
         rows[name] = {row["path"]: row for row in read_parts(tmp_path / name)}
         assert read_json(tmp_path / name / "summary.json") == summary
     assert rows["bucket"] == rows["folder"]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "mindspore", "openvino"])
+def test_labelling_a_split_finds_the_top1_of_its_evaluation(
+    engine: str, one_rank: tuple[Path, TrainResult], data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir, result = one_rank
+    split = open_dataset(data_dir).split("val")
+    (tmp_path / "val.txt").write_text("".join(f"{split.root / path}\n" for path in split.paths))
+    config = load_config(None, [f"infer.engine={engine}"])
+    runs.infer(run_dir, [tmp_path / "val.txt"], tmp_path / "out", config=config)
+    answers = [row["class_ids"][0] for row in read_parts(tmp_path / "out")]
+    right = sum(a == label for a, label in zip(answers, split.labels, strict=True))
+    assert right == result.evaluation.correct1
+    assert 0 < right < len(answers)  # the comparison says something
