@@ -49,7 +49,7 @@ def plan_inference(
         )
 
 
-@task(name="predict-shard", task_run_name="predict-shard-{shard.index}", **policies.INFER)
+@task(name="predict-shard", task_run_name="predict-shard-{shard.index}", **policies.SHARD)
 def predict_shard(config: RunConfig, plan: Plan, shard: Shard, checkpoint: str) -> ShardResult:
     """Label one shard in a child process and write its part file."""
     title = f"images of shard {shard.index + 1} of {len(plan.shards)}"

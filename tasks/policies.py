@@ -66,4 +66,6 @@ many days may lose a rank now and then."""
 EVALUATE = policy(retries=2, timeout_s=6 * HOUR_S)
 PUBLISH = policy(retries=3, timeout_s=HOUR_S)
 INFER = policy(retries=3, timeout_s=6 * HOUR_S)
+SHARD = policy(retries=3, timeout_s=None)
+"""A shard is limited by ``runtime.timeout_s``: Prefect cannot interrupt what runs in a worker thread."""
 REPORT = policy(retries=0, timeout_s=HOUR_S)
