@@ -110,8 +110,8 @@ def main() -> None:
         f"- {options.images:,} images of 48x48 in {seconds:.0f} s, listing and start included.",
         f"- Resident memory of the working process: at most {settled:.0f} MB in the first {SETTLED:,} "
         f"images, at most {largest:.0f} MB afterwards: {largest - settled:+.0f} MB.",
-        f"- Killed with SIGKILL after {', '.join(map(str, kills))} of {options.images // shard} shards, then "
-        f"finished: {len(rows):,} paths, each {set(rows.values()) or 0} times; the same rows as the run in one "
+        f"- Killed with SIGKILL after {', '.join(map(str, kills))} of {options.images // shard} shards, "
+        f"then finished: {len(rows):,} paths, each {set(rows.values()) or 0} times; the same rows as the run in one "
         f"go: {same}.",
     ]
     write_note(__file__, "Memory of batch inference, and runs that are killed", lines)

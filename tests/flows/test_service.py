@@ -26,7 +26,7 @@ def test_a_training_by_its_bare_name(
         "recipe": "digits",
         "epochs": "2",
         "processes": "1",
-        "overrides": "[model.variant=efficientnet_tiny, data.image_size=32, "
+        "overrides": "[model.variant=efficientnet_tiny, model.weights=null, data.image_size=32, "
         "data.global_batch_size=8]",
     }
     options = [part for item in parameters.items() for part in ("-p", "=".join(item))]

@@ -158,6 +158,7 @@ def test_everything_at_once_resumes_exactly_too(images: Path, tmp_path: Path) ->
     assert result.weights_digest == expected.weights_digest
 
 
+@pytest.mark.slow
 def test_a_budget_in_minutes_ends_by_the_clock_and_the_rate_falls_with_it(
     images: Path, tmp_path: Path
 ) -> None:
