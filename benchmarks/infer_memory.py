@@ -1,6 +1,6 @@
 """Resident memory while 100,000 small images are labelled, and that a run killed three times has them all.
 
-    python benchmarks/infer_memory.py [--images 100000]
+python benchmarks/infer_memory.py [--images 100000]
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def main() -> None:
         f"- Resident memory of the working process: at most {settled:.0f} MB in the first {SETTLED:,} "
         f"images, at most {largest:.0f} MB afterwards: {largest - settled:+.0f} MB.",
         f"- Killed with SIGKILL after {', '.join(map(str, kills))} of {options.images // shard} shards, "
-        f"then finished: {len(rows):,} paths, each {set(rows.values()) or 0} times; the same rows as the run in one "
-        f"go: {same}.",
+        f"then finished: {len(rows):,} paths, each {set(rows.values()) or 0} times; the same rows as "
+        f"the run in one go: {same}.",
     ]
     write_note(__file__, "Memory of batch inference, and runs that are killed", lines)
 

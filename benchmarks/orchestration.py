@@ -21,7 +21,12 @@ from machine import write_note
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-QUICK = ["model.variant=efficientnet_tiny", "model.weights=null", "data.image_size=32", "train.epochs=2"]
+QUICK = [
+    "model.variant=efficientnet_tiny",
+    "model.weights=null",
+    "data.image_size=32",
+    "train.epochs=2",
+]
 
 ALONE = """
 import sys
