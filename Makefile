@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test test-all check lint format types dist peers bench bench-infer \
+.PHONY: help demo up down status test test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
         bench-store bench-train dashboard docs lock clean
 
 help: ## list the targets
@@ -16,8 +16,18 @@ demo: $(STAMP) ## the whole pipeline on a small real data set: stage, train, eva
 
 # Two processes, because MindSpore may run only in one that Prefect does not use (docs/adr/0003).
 test: $(STAMP) ## the test suite
-	$(BIN)/pytest -m "not slow" tests/cells
-	$(BIN)/pytest -m "not slow" tests/unit tests/jobs tests/flows
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 test-library test-jobs test-flows
+
+# Side by side, because jobs and flows wait more than they compute. Lines begin with where they come from.
+PYTEST := set -o pipefail; $(BIN)/pytest -m "not slow"
+test-library test-jobs test-flows: SHELL := /bin/bash
+test-library: $(STAMP)
+	@$(PYTEST) tests/cells 2>&1 | sed -u 's/^/cells  /'
+	@$(PYTEST) tests/unit 2>&1 | sed -u 's/^/unit   /'
+test-jobs: $(STAMP)
+	@$(PYTEST) tests/jobs 2>&1 | sed -u 's/^/jobs   /'
+test-flows: $(STAMP)
+	@$(PYTEST) tests/flows 2>&1 | sed -u 's/^/flows  /'
 
 test-all: $(STAMP) ## the test suite with its slow tests
 	$(BIN)/pytest tests/cells
