@@ -48,9 +48,7 @@ class MBConv(Residual):
             hidden, hidden, block.kernel, stride=block.stride, groups=hidden, settings=settings
         )
         if self.gated:
-            self.se = SqueezeExcite(
-                hidden, block.squeeze_channels, library=settings.library
-            )
+            self.se = SqueezeExcite(hidden, block.squeeze_channels, library=settings.library)
         self.project = ConvNormAct(hidden, block.out_channels, 1, activate=False, settings=settings)
 
     def branch(self, x: Tensor) -> Tensor:
