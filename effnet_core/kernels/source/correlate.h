@@ -44,6 +44,7 @@ struct Padded {
   int64_t rows, pitch;
 
   int64_t size() const { return rows * pitch; }
+  void clear(int64_t more) { std::fill_n(data, size() + more, 0.0f); }
 };
 
 // A sum of rows: out[i][j] = sum over taps of weight * in[offset + i * row_step + j].
@@ -114,26 +115,22 @@ inline Padded padded_input_shape(const Plane& p) {
   return {nullptr, (p.out_height - 1) * p.stride + p.kernel, columns * p.stride};
 }
 
+// Copies a plane to its place; all around it must be zero before. At stride 2, `row` is a row's memory,
+// zero before as well.
 inline void pad_input(const Plane& p, const float* x, const Padded& to, float* row) {
-  const int64_t used = std::min(p.width, to.pitch - p.left);
-  std::memset(row, 0, static_cast<size_t>(to.pitch) * sizeof(float));
-  for (int64_t r = 0; r < to.rows; ++r) {
-    float* out = to.data + r * to.pitch;
-    const int64_t i = r - p.top;
-    if (i < 0 || i >= p.height) {
-      std::memset(out, 0, static_cast<size_t>(to.pitch) * sizeof(float));
-    } else if (p.stride == 1) {
-      std::memset(out, 0, static_cast<size_t>(p.left) * sizeof(float));
-      std::memcpy(out + p.left, x + i * p.width, static_cast<size_t>(used) * sizeof(float));
-      std::memset(out + p.left + used, 0,
-                  static_cast<size_t>(to.pitch - p.left - used) * sizeof(float));
-    } else {
-      const int64_t half = to.pitch / 2;
-      std::memcpy(row + p.left, x + i * p.width, static_cast<size_t>(used) * sizeof(float));
-      for (int64_t j = 0; j < half; ++j) {
-        out[j] = row[2 * j];
-        out[half + j] = row[2 * j + 1];
-      }
+  const int64_t rows = std::min(p.height, to.rows - p.top), half = to.pitch / 2;
+  const size_t bytes = static_cast<size_t>(p.width) * sizeof(float);
+  for (int64_t i = 0; i < rows; ++i) {
+    float* out = to.data + (i + p.top) * to.pitch;
+    if (p.stride == 1) {
+      std::memcpy(out + p.left, x + i * p.width, bytes);
+      continue;
+    }
+    std::memcpy(row + p.left, x + i * p.width, bytes);
+    const int64_t pairs = (p.left + p.width + 1) / 2;
+    for (int64_t j = 0; j < pairs; ++j) {
+      out[j] = row[2 * j];
+      out[half + j] = row[2 * j + 1];
     }
   }
 }
@@ -181,8 +178,8 @@ inline PaddedGradient padded_gradient_shape(const Plane& p) {
   return g;
 }
 
+// As pad_input, for the gradient of the output.
 inline void pad_gradient(const Plane& p, const float* du, const PaddedGradient& to) {
-  std::memset(to.data, 0, static_cast<size_t>(to.size()) * sizeof(float));
   for (int64_t i = 0; i < p.out_height; ++i) {
     std::memcpy(to.data + (i + to.above) * to.pitch + to.before, du + i * p.out_width,
                 static_cast<size_t>(p.out_width) * sizeof(float));

@@ -31,6 +31,7 @@ float* convolve_channel(const Layer& layer, const float* x, const float* weights
   const Plane& p = layer.plane;
   Padded padded = padded_input_shape(p);
   padded.data = scratch(kInput, padded.size() + padded.pitch);
+  padded.clear(padded.pitch);
   float* row = padded.data + padded.size();
   float* out = scratch(kConvolved, layer.count() + kLanes);
   const Taps taps = forward_taps(p, padded, weights + c * layer.taps);
@@ -100,10 +101,11 @@ void backward_pass(const Tensors& t) {
     backward_from_dz(back, u, du, du, layer.count());
 
     Padded x = padded_input_shape(p);
-    x.data = scratch(kInput, x.size() + x.pitch);
+    x.data = scratch(kInput, x.size() + x.pitch);  // as convolve_channel left it, with its zeros
     PaddedGradient grad = padded_gradient_shape(p);
     // A vector of the last row may reach beyond it.
     grad.data = scratch(kPaddedGradient, grad.size() + kLanes);
+    grad.clear(kLanes);
     float* dx = scratch(kInputGradient, p.size() + kLanes);
     float* phases = scratch(kPhases, 2 * ((p.height / 2 + 1) * (p.width / 2 + 1) + kLanes));
     const float* weights = t[1] + c * layer.taps;

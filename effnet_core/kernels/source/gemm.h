@@ -39,32 +39,40 @@ inline void cut_into_pieces(int64_t begin, int64_t end, int64_t size, std::vecto
   }
 }
 
+// Calls each(row, offset in the tensor, place in the panels, count) for the runs of a block that lie side
+// by side both in a tensor (images, rows, size) and in panels. Row by row, so that memory is read in order.
+template <typename Each>
+EFFNET_INLINE void for_runs(int64_t rows, int64_t size, const std::vector<Piece>& pieces, Each each) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (const Piece& piece : pieces) {
+      each(r, (piece.image * rows + r) * size + piece.pixel,
+           (piece.panel * rows + r) * kPanel + piece.lane, piece.count);
+    }
+  }
+}
+
+// Sets the columns after the last one of a block to zero, as far as its last panel goes.
+inline void clear_rest(int64_t rows, const std::vector<Piece>& pieces, float* panels) {
+  const Piece& last = pieces.back();
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = panels + (last.panel * rows + r) * kPanel;
+    std::fill(row + last.lane + last.count, row + kPanel, 0.0f);
+  }
+}
+
 // Copies a block of x (images, rows, size) into panels; columns that do not exist are zero.
 inline void pack_columns(const float* x, int64_t rows, int64_t size, const std::vector<Piece>& pieces,
                          float* panels) {
-  for (const Piece& piece : pieces) {
-    const float* from = x + piece.image * rows * size + piece.pixel;
-    float* to = panels + piece.panel * rows * kPanel + piece.lane;
-    if (piece.count == kPanel) {
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int v = 0; v < kTileVectors; ++v) {
-          store(to + r * kPanel + v * kLanes, load<Wide>(from + r * size + v * kLanes));
-        }
+  for_runs(rows, size, pieces, [&](int64_t, int64_t from, int64_t to, int64_t count) {
+    if (count == kPanel) {
+      for (int v = 0; v < kTileVectors; ++v) {
+        store(panels + to + v * kLanes, load<Wide>(x + from + v * kLanes));
       }
     } else {
-      for (int64_t r = 0; r < rows; ++r) {
-        std::memcpy(to + r * kPanel, from + r * size, static_cast<size_t>(piece.count) * sizeof(float));
-      }
+      std::memcpy(panels + to, x + from, static_cast<size_t>(count) * sizeof(float));
     }
-  }
-  const Piece& last = pieces.back();
-  const int64_t used = last.lane + last.count;
-  if (used < kPanel) {
-    for (int64_t r = 0; r < rows; ++r) {
-      std::fill(panels + (last.panel * rows + r) * kPanel + used,
-                panels + (last.panel * rows + r + 1) * kPanel, 0.0f);
-    }
-  }
+  });
+  clear_rest(rows, pieces, panels);
 }
 
 // Copies a matrix into strips of kTileRows rows: element (row, step) at row * row_step + step * step_step

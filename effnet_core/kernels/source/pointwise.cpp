@@ -98,25 +98,14 @@ void infer(const Tensors& t) {
 template <Act act>
 void gradient_panels(const Layer& l, const Backward* back, const float* u, const float* dy,
                      const std::vector<Piece>& pieces, float* panels) {
-  for (const Piece& piece : pieces) {
-    const int64_t from = piece.image * l.out_channels * l.size + piece.pixel;
-    float* to = panels + piece.panel * l.out_channels * kPanel + piece.lane;
-    for (int64_t m = 0; m < l.out_channels; ++m) {
-      const int64_t at = from + m * l.size;
-      if (piece.count == kPanel) {
-        backward<act>(back[m], u + at, dy + at, to + m * kPanel, kPanel);
-      } else {
-        backward<act>(back[m], u + at, dy + at, to + m * kPanel, piece.count);
-      }
+  for_runs(l.out_channels, l.size, pieces, [&](int64_t m, int64_t from, int64_t to, int64_t count) {
+    if (count == kPanel) {
+      backward<act>(back[m], u + from, dy + from, panels + to, kPanel);
+    } else {
+      backward<act>(back[m], u + from, dy + from, panels + to, count);
     }
-  }
-  const Piece& last = pieces.back();
-  const int64_t used = last.lane + last.count;
-  if (used == kPanel) return;
-  for (int64_t m = 0; m < l.out_channels; ++m) {
-    float* row = panels + (last.panel * l.out_channels + m) * kPanel;
-    std::fill(row + used, row + kPanel, 0.0f);
-  }
+  });
+  clear_rest(l.out_channels, pieces, panels);
 }
 
 // What each channel's gradient is made with; writes the gradients of gamma and beta.
