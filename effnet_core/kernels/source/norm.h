@@ -34,17 +34,26 @@ inline Moments moments_of_block(const float* x, int64_t size) {
   }
   float sum = sum_of_lanes<Wide>((sums[0] + sums[1]) + (sums[2] + sums[3]));
   for (int64_t i = whole; i < size; ++i) sum += x[i];
-  const float mean = sum / static_cast<float>(size);
-  Wide squares[4] = {};
-  for (int64_t i = 0; i < whole; i += 4 * kLanes) {
-    for (int j = 0; j < 4; ++j) {
-      const Wide d = load<Wide>(x + i + j * kLanes) - mean;
+  const float middle = sum / static_cast<float>(size);
+  Wide squares[2] = {}, rests[2] = {};
+  const int64_t pairs = size / (2 * kLanes) * (2 * kLanes);
+  for (int64_t i = 0; i < pairs; i += 2 * kLanes) {
+    for (int j = 0; j < 2; ++j) {
+      const Wide d = load<Wide>(x + i + j * kLanes) - middle;
+      rests[j] += d;
       squares[j] += d * d;
     }
   }
-  float square = sum_of_lanes<Wide>((squares[0] + squares[1]) + (squares[2] + squares[3]));
-  for (int64_t i = whole; i < size; ++i) square += (x[i] - mean) * (x[i] - mean);
-  return {static_cast<double>(size), static_cast<double>(sum) / static_cast<double>(size), square};
+  float square = sum_of_lanes<Wide>(squares[0] + squares[1]);
+  float rest = sum_of_lanes<Wide>(rests[0] + rests[1]);
+  for (int64_t i = pairs; i < size; ++i) {
+    const float d = x[i] - middle;
+    rest += d;
+    square += d * d;
+  }
+  // `middle` was rounded; the rest corrects for that.
+  const double count = static_cast<double>(size), off = rest / count;
+  return {count, middle + off, square - off * rest};
 }
 
 inline Moments moments(const float* x, int64_t size) {
