@@ -100,8 +100,21 @@ class EfficientNet(nn.Cell):
         )
         last = architecture.blocks[-1].out_channels
         self.head = ConvNormAct(last, architecture.head_channels, 1, settings=settings)
+        self.own_operators = settings.library is not None
         self.pool = GlobalMean(settings.library)
         self.classifier = nn.Dense(architecture.head_channels, num_classes)
+
+    def set_inputs(self, *inputs: Tensor, **named: Tensor) -> None:
+        """As MindSpore's, which is how a graph with a free dimension is asked for.
+
+        Raises:
+            ValueError: this network has own operators, whose shapes MindSpore asks for as numbers.
+        """
+        if self.own_operators:
+            raise ValueError(
+                "own CPU operators need a fixed batch size; make the network without a library"
+            )
+        super().set_inputs(*inputs, **named)
 
     def features(self, x: Tensor, path_scale: Tensor | None = None) -> Tensor:
         """Pooled features, (N, head_channels), of images (N, 3, H, W)."""
