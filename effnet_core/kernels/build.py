@@ -118,9 +118,9 @@ def processor_flags(machine: str, features: frozenset[str]) -> tuple[str, ...]:
         return ()  # NEON is always there
     if machine not in ("x86_64", "AMD64"):
         raise Unavailable(f"they are for x86-64 and aarch64, this processor is {machine}")
-    missing = [name for name in ("avx2", "fma") if name not in features]
+    missing = [name.upper() for name in ("avx2", "fma") if name not in features]
     if missing:
-        raise Unavailable(f"this processor has no {' and no '.join(missing).upper()}")
+        raise Unavailable(f"this processor has no {' and no '.join(missing)}")
     flags = ["-mavx2", "-mfma"]
     wide = ("avx512f", "avx512vl", "avx512bw", "avx512dq")
     if all(name in features for name in wide):
