@@ -95,11 +95,11 @@ class ConvNormAct(nn.Cell):
         if self.fused is None:
             return self.act(self.norm(self.conv(x)))
         norm = self.norm
-        values = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        statistics = (norm.moving_mean, norm.moving_variance)
+        values = (self.conv.weight, norm.gamma, norm.beta, *statistics)
         if self.kind == "norm":
             x = self.conv(x)
-        else:
-            values = (self.conv.weight, *values)
+            values = values[1:]
         if not self.training:
             return self.fused.infer(x, *values)
         y, mean, variance = self.fused(x, *values)
