@@ -57,6 +57,7 @@ bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its 
 	$(BIN)/python benchmarks/gradient_mean.py
 	$(BIN)/python benchmarks/onednn_isa.py
 	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python -m benchmarks.kernels
 
 bench-infer: $(STAMP) ## labelling files, compared with a torch loop (EFFNET_PEERS_PYTHON: interpreter with torch)
 	$(BIN)/python benchmarks/infer.py --peers "$${EFFNET_PEERS_PYTHON:-$(BIN)/python}"
@@ -79,7 +80,7 @@ status: $(STAMP) ## whether the service is well, and what runs
 dashboard: $(STAMP) ## the Prefect dashboard over the runs of the demo
 	@$(BIN)/effnet dashboard
 
-# What the sanitizers see must be finite in time: -O1, and no more than AVX2.
+# At -O1, so that what is reported can be read.
 CXX ?= c++
 kernels-asan: ## the CPU operators' own test under AddressSanitizer and UndefinedBehaviorSanitizer (needs a C++ compiler)
 	@mkdir -p build

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from machine import write_note
 
+from benchmarks.machine import write_note
 from effnet_core.environment import available_cores
 from effnet_core.kernels import build
 from effnet_core.model.scaling import expand
