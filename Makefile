@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
-        bench-store bench-train dashboard docs lock clean
+        bench-store bench-train dashboard docs kernels-asan lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -57,6 +57,7 @@ bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its 
 	$(BIN)/python benchmarks/gradient_mean.py
 	$(BIN)/python benchmarks/onednn_isa.py
 	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python -m benchmarks.kernels
 
 bench-infer: $(STAMP) ## labelling files, compared with a torch loop (EFFNET_PEERS_PYTHON: interpreter with torch)
 	$(BIN)/python benchmarks/infer.py --peers "$${EFFNET_PEERS_PYTHON:-$(BIN)/python}"
@@ -78,6 +79,15 @@ status: $(STAMP) ## whether the service is well, and what runs
 
 dashboard: $(STAMP) ## the Prefect dashboard over the runs of the demo
 	@$(BIN)/effnet dashboard
+
+# At -O1, so that what is reported can be read.
+CXX ?= c++
+kernels-asan: ## the CPU operators' own test under AddressSanitizer and UndefinedBehaviorSanitizer (needs a C++ compiler)
+	@mkdir -p build
+	$(CXX) -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -Wall -Wextra -Wno-psabi \
+	    $(if $(filter x86_64,$(shell uname -m)),-mavx2 -mfma) -pthread \
+	    effnet_core/kernels/source/*.cpp tests/kernels/main.cpp -o build/kernels-asan
+	build/kernels-asan
 
 docs: $(STAMP) ## renew docs/configuration.md from the settings themselves
 	$(BIN)/effnet settings --markdown > docs/configuration.md

@@ -1,8 +1,9 @@
-"""Training speed of EfficientNet-B0: against mindcv's network, torch, and itself on two processes.
+"""Training speed and memory of EfficientNet-B0: with own CPU operators and with MindSpore's, against
+mindcv's network, torch, and itself on two processes.
 
 Each contender runs in a process of its own, in turns, so that all meet the machine's moods. torch and
 torchvision may live in another Python (EFFNET_PEERS_PYTHON); mindcv must lie beside MindSpore. Both are
-in the extra ``peers``.
+in the extra ``peers``; what is not installed is left out. ``--contenders`` takes some of them only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -21,10 +23,13 @@ from typing import Any
 
 PEERS_PYTHON = os.environ.get("EFFNET_PEERS_PYTHON", sys.executable)
 OURS = "effnet_core"
+BUILTIN = "effnet_core, runtime.kernels=builtin"
 PLAIN = "mindcv, MindSpore's defaults"
 MENDED = "mindcv, ONEDNN_MAX_CPU_ISA=AVX2"
 TORCH = "torch + torchvision, channels_last"
-CONTENDERS = (OURS, PLAIN, MENDED, TORCH)
+CONTENDERS = {"own": OURS, "builtin": BUILTIN, "plain": PLAIN, "mended": MENDED, "torch": TORCH}
+"""By the names that ``--contenders`` takes."""
+NEEDS = {PLAIN: "mindcv", MENDED: "mindcv", TORCH: "torchvision"}
 CLASSES = 1000
 FILES, FILE_SIZE = 128, (500, 375)
 
@@ -48,6 +53,14 @@ def batch_of_noise(batch: int, size: int) -> tuple[Any, Any]:
 
 
 def ours(batch: int, size: int, steps: int) -> float:
+    return our_step(batch, size, steps, kernels="native")
+
+
+def builtin(batch: int, size: int, steps: int) -> float:
+    return our_step(batch, size, steps, kernels="builtin")
+
+
+def our_step(batch: int, size: int, steps: int, *, kernels: str) -> float:
     """A step as ``effnet train`` does it, with its masks and its rate."""
     from effnet_core import environment
 
@@ -57,14 +70,16 @@ def ours(batch: int, size: int, steps: int) -> float:
 
     from effnet_core.collective import join_group
     from effnet_core.config import OptimConfig, RuntimeConfig
+    from effnet_core.kernels.choice import library
     from effnet_core.model.network import create_model
     from effnet_core.model.regularisation import drop_path_scale, dropout_scale
     from effnet_core.train.optim import create_optimizer, set_learning_rate
     from effnet_core.train.step import SHARED, TrainStep
 
     world = int(os.environ.get("MS_WORKER_NUM", "1"))
-    group = join_group(RuntimeConfig(world_size=world))
-    network = create_model("efficientnet_b0", num_classes=CLASSES)
+    runtime = RuntimeConfig(world_size=world, kernels=kernels)
+    group = join_group(runtime)
+    network = create_model("efficientnet_b0", num_classes=CLASSES, library=library(runtime, print))
     optimizer = create_optimizer(network.trainable_params(), OptimConfig())
     cell = TrainStep(network, optimizer, label_smoothing=0.1, world_size=group.world_size)
     cell.set_train()
@@ -200,7 +215,7 @@ def _rate(counts: Any) -> float:
 
 def worker(name: str, options: argparse.Namespace) -> None:
     """Run one contender and print its figure; under msrun, of rank 0."""
-    kinds = {OURS: ours, PLAIN: mindcv, MENDED: mindcv, TORCH: torch}
+    kinds = {OURS: ours, BUILTIN: builtin, PLAIN: mindcv, MENDED: mindcv, TORCH: torch}
     pipelines = {"our pipeline": our_pipeline, "torch pipeline": torch_pipeline}
     rank = int(os.environ.get("MS_NODE_ID", "0"))
     if os.environ.get("ONE_CORE"):
@@ -211,16 +226,20 @@ def worker(name: str, options: argparse.Namespace) -> None:
     else:
         value = pipelines[name](options.files, options.batch, options.size, options.epochs)
     if rank == 0 and os.environ.get("MS_ROLE") != "MS_SCHED":
-        options.out.write_text(json.dumps(value))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        options.out.write_text(json.dumps([value, peak]))
 
 
 def measure(
     name: str, options: argparse.Namespace, *, ranks: int = 0, files: Path | None = None
-) -> float:
-    """The figure of one contender in a fresh process; with ``ranks``, on so many of one core each."""
+) -> tuple[float, float]:
+    """One contender's figure and peak memory (GB) in a fresh process.
+
+    With ``ranks``, on so many processes of one core each, and the memory is that of the first.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "value.json"
-        own = name in (OURS, PLAIN, MENDED, "our pipeline")
+        own = name in (OURS, BUILTIN, PLAIN, MENDED, "our pipeline")
         python = sys.executable if own else PEERS_PYTHON
         command = [__file__, "--contender", name, "--out", str(out)]
         for key in ("batch", "size", "steps", "epochs"):
@@ -246,29 +265,48 @@ def measure(
         )
         if not out.exists():
             sys.exit(f"{name} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        return float(json.loads(out.read_text()))
+        figure, peak = json.loads(out.read_text())
+        return float(figure), float(peak)
+
+
+def installed(name: str) -> bool:
+    """Whether a contender can run; says what is missing where it cannot."""
+    package = NEEDS.get(name)
+    python = PEERS_PYTHON if name == TORCH else sys.executable
+    if package is None:
+        return True
+    done = subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False)
+    if done.returncode:
+        print(f"{name} is left out: {package} is not installed beside {python}", flush=True)
+    return done.returncode == 0
 
 
 def compare(options: argparse.Namespace) -> list[str]:
-    """The four contenders in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    """The contenders in turns."""
+    names = [name for key, name in CONTENDERS.items() if key in options.contenders]
+    names = [name for name in names if installed(name)]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, list[float]] = {name: [] for name in names}
     for number in range(options.rounds):
-        for name in CONTENDERS:
-            seconds[name].append(measure(name, options))
-            print(f"round {number + 1}: {name} {seconds[name][-1]:.2f} s", flush=True)
+        for name in names:
+            figure, peak = measure(name, options)
+            seconds[name].append(figure)
+            peaks[name].append(peak)
+            print(f"round {number + 1}: {name} {figure:.2f} s, {peak:.2f} GB", flush=True)
     rows = [
         f"A training step of EfficientNet-B0, {options.size} px, batch {options.batch}, median of "
-        f"{options.steps} steps, {options.rounds} round(s) in turns:",
+        f"{options.steps} steps, {options.rounds} round(s) in turns; memory is the process's peak:",
         "",
-        "| | seconds | images/s | times ours is faster, round by round |",
-        "|---|---|---|---|",
+        "| | seconds | images/s | times ours is faster, round by round | GB | ours / it |",
+        "|---|---|---|---|---|---|",
     ]
     for name, times in seconds.items():
-        ratios = [b / a for a, b in zip(seconds[OURS], times, strict=True)]
-        middle = statistics.median(times)
+        ratios = [b / a for a, b in zip(seconds[names[0]], times, strict=True)]
+        middle, peak = statistics.median(times), statistics.median(peaks[name])
         rows.append(
             f"| {name} | {middle:.2f} | {options.batch / middle:.1f} | "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}) |"
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}) | "
+            f"{peak:.2f} | {statistics.median(peaks[names[0]]) / peak:.2f} |"
         )
     return rows
 
@@ -277,12 +315,12 @@ def scale(options: argparse.Namespace) -> list[str]:
     """One process on one core, and two on one core each."""
     ratios = []
     for number in range(options.rounds):
-        one, two = (measure(OURS, options, ranks=ranks) for ranks in (1, 2))
-        ratios.append(one / two)
+        (one, _), (two, _) = (measure(OURS, options, ranks=ranks) for ranks in (1, 2))
+        ratios.append(2 * one / two)
         print(f"round {number + 1}: one rank {one:.2f} s, two ranks {two:.2f} s", flush=True)
     return [
         "",
-        f"Two ranks of one core each, batch {options.batch} on each, against one: efficiency "
+        f"Two ranks of one core each, batch {options.batch} on each, against one on one: images/s times "
         f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} - {max(ratios):.2f}).",
     ]
 
@@ -294,7 +332,7 @@ def pipelines(options: argparse.Namespace) -> list[str]:
         draw_files(Path(folder))
         for _ in range(options.rounds):
             for name, values in rates.items():
-                values.append(measure(name, options, files=Path(folder)))
+                values.append(measure(name, options, files=Path(folder))[0])
     our, their = (statistics.median(values) for values in rates.values())
     return [
         "",
@@ -307,8 +345,22 @@ def pipelines(options: argparse.Namespace) -> list[str]:
 def main() -> None:
     """Measure, print and write the note."""
     reader = argparse.ArgumentParser(description=__doc__)
-    for key, default in (("batch", 16), ("size", 224), ("steps", 5), ("rounds", 3), ("epochs", 10)):
+    for key, default in (("batch", 16), ("size", 224), ("steps", 5), ("rounds", 5), ("epochs", 10)):
         reader.add_argument(f"--{key}", type=int, default=default)
+    reader.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=CONTENDERS,
+        default=list(CONTENDERS),
+        help="who runs; the first is compared with the others",
+    )
+    reader.add_argument(
+        "--parts",
+        nargs="+",
+        choices=("compare", "scale", "pipelines"),
+        default=["compare", "scale", "pipelines"],
+        help="what is measured",
+    )
     reader.add_argument("--contender", help=argparse.SUPPRESS)
     reader.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     reader.add_argument("--files", type=Path, help=argparse.SUPPRESS)
@@ -318,7 +370,9 @@ def main() -> None:
         return
     from machine import write_note
 
-    write_note(__file__, "Training", [*compare(options), *scale(options), *pipelines(options)])
+    parts = {"compare": compare, "scale": scale, "pipelines": pipelines}
+    rows = [row for name in options.parts for row in parts[name](options)]
+    write_note(__file__, "Training", rows)
 
 
 if __name__ == "__main__":

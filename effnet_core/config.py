@@ -396,6 +396,9 @@ class RuntimeConfig(Section):
     """What MindSpore computes on."""
     world_size: int = Field(1, ge=1)
     """Processes that train or evaluate together, one a device."""
+    kernels: Literal["auto", "builtin", "native"] = "auto"
+    """CPU operators of training and evaluation: this project's own where they can be had; MindSpore's
+    built-in ones; own ones or an error."""
     pin_cores: bool = True
     """Give each CPU process cores of its own."""
     master_port: int = Field(0, ge=0, le=65535)

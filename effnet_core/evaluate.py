@@ -21,6 +21,7 @@ from effnet_core.engines.mindspore import load_network
 from effnet_core.errors import DataError, Interrupted, JobError
 from effnet_core.events import Event, emit
 from effnet_core.interrupts import stop_requested
+from effnet_core.kernels.choice import library
 from effnet_core.model.network import EfficientNet
 from effnet_core.results import EvalResult
 
@@ -117,8 +118,13 @@ def evaluate_checkpoint(
     spec = sidecar.preprocess
     if config.data.image_size is not None:
         spec = replace(spec, image_size=config.data.image_size)
+
+    def tell(line: str) -> None:
+        if group.is_first:
+            emit(Event(STAGE, line))
+
     result = evaluate_network(
-        load_network(checkpoint, sidecar),
+        load_network(checkpoint, sidecar, library=library(config.runtime, tell)),
         dataset.split(split),
         spec,
         config,

@@ -63,6 +63,7 @@ UNIT = (
     "storage.checksums",
     "storage.credentials_block",
     "runtime.world_size",
+    "runtime.kernels",
     "runtime.pin_cores",
     "runtime.master_port",
     "runtime.startup_timeout_s",

@@ -15,12 +15,15 @@ from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.predict import Outputs
 
 
-def load_network(checkpoint: Path, sidecar: Sidecar) -> EfficientNet:
+def load_network(
+    checkpoint: Path, sidecar: Sidecar, *, library: Path | None = None
+) -> EfficientNet:
     """The network of a checkpoint, for inference.
 
     Args:
         checkpoint: its bytes were checked by ``read_sidecar`` before.
         sidecar: what belongs to it.
+        library: of own operators; not for a network that is exported.
 
     Raises:
         CheckpointError: the checkpoint does not hold exactly the network's parameters.
@@ -31,6 +34,7 @@ def load_network(checkpoint: Path, sidecar: Sidecar) -> EfficientNet:
         bn_momentum=sidecar.bn_momentum,
         bn_eps=sidecar.bn_eps,
         padding=sidecar.padding,
+        library=library,
     )
     checkpoints.load(checkpoint, network.get_parameters())
     network.set_train(False)

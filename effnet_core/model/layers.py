@@ -2,15 +2,20 @@
 
 Handled here once: ``Conv2d`` pads "same" unless told otherwise; BatchNorm's ``momentum`` is the share
 of the old value (0.99 here is 0.01 in PyTorch); ``x += y`` and adaptive pooling cannot be exported.
+
+Each layer computes with MindSpore's built-in operators or with this project's own (``kernels/``); its
+parameters are the same, so checkpoints fit both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
+from effnet_core.kernels.operators import KERNELS, FusedNormAct, Kind, global_mean, squeeze_excite
 from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
 
 Activation = Literal["silu", "relu6", "none"]
@@ -28,6 +33,8 @@ class LayerSettings:
     """``symmetric``: (kernel - 1) // 2 on each side. ``same``: TensorFlow's, which depends on the input:
     as much as makes the output ceil(input / stride) wide, the odd pixel right and below."""
     activation: Activation = "silu"
+    library: Path | None = None
+    """Of own operators; None takes the built-in ones."""
 
 
 def activation(name: Activation) -> nn.Cell:
@@ -66,22 +73,68 @@ class ConvNormAct(nn.Cell):
             has_bias=False,
         )
         self.norm = nn.BatchNorm2d(out_channels, eps=settings.eps, momentum=settings.momentum)
-        self.act = activation(settings.activation if activate else "none")
+        name: Activation = settings.activation if activate else "none"
+        self.act = activation(name)
+        self.fused = None
+        if settings.library is not None:
+            depthwise = groups == in_channels == out_channels and kernel in KERNELS
+            self.kind: Kind = "depthwise" if depthwise else "norm"
+            if kernel == stride == groups == 1:
+                self.kind = "pointwise"
+            self.fused = FusedNormAct(
+                settings.library,
+                self.kind,
+                eps=settings.eps,
+                momentum=settings.momentum,
+                activation=name,
+                stride=stride,
+                same_padding=same,
+            )
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        if self.fused is None:
+            return self.act(self.norm(self.conv(x)))
+        norm = self.norm
+        statistics = (norm.moving_mean, norm.moving_variance)
+        values = (self.conv.weight, norm.gamma, norm.beta, *statistics)
+        if self.kind == "norm":
+            x = self.conv(x)
+            values = values[1:]
+        if not self.training:
+            return self.fused.infer(x, *values)
+        y, mean, variance = self.fused(x, *values)
+        ops.assign(norm.moving_mean, mean)
+        ops.assign(norm.moving_variance, variance)
+        return y
 
 
 class SqueezeExcite(nn.Cell):
     """Scale channels by a gate computed from their means (paper section 3, from SENet)."""
 
-    def __init__(self, channels: int, squeeze_channels: int) -> None:
+    def __init__(
+        self, channels: int, squeeze_channels: int, *, library: Path | None = None
+    ) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, squeeze_channels, 1, pad_mode="valid", has_bias=True)
         self.expand = nn.Conv2d(squeeze_channels, channels, 1, pad_mode="valid", has_bias=True)
         self.act = nn.SiLU()
         self.gate = nn.Sigmoid()
+        self.fused = None if library is None else squeeze_excite(library)
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.fused is not None:
+            reduce, expand = self.reduce, self.expand
+            return self.fused(x, reduce.weight, reduce.bias, expand.weight, expand.bias)[0]
         squeezed = x.mean((2, 3), keep_dims=True)  # (N, C, 1, 1)
         return x * self.gate(self.expand(self.act(self.reduce(squeezed))))
+
+
+class GlobalMean(nn.Cell):
+    """The mean over an image's pixels: (N, C, H, W) to (N, C)."""
+
+    def __init__(self, library: Path | None = None) -> None:
+        super().__init__()
+        self.fused = None if library is None else global_mean(library)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) if self.fused is None else self.fused(x)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor, nn
 
-from effnet_core.model.layers import ConvNormAct, LayerSettings, SqueezeExcite
+from effnet_core.model.layers import ConvNormAct, GlobalMean, LayerSettings, SqueezeExcite
 from effnet_core.model.scaling import Architecture, Block, expand
 from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
 from effnet_core.model.spec import variant as variant_row
@@ -47,7 +48,7 @@ class MBConv(Residual):
             hidden, hidden, block.kernel, stride=block.stride, groups=hidden, settings=settings
         )
         if self.gated:
-            self.se = SqueezeExcite(hidden, block.squeeze_channels)
+            self.se = SqueezeExcite(hidden, block.squeeze_channels, library=settings.library)
         self.project = ConvNormAct(hidden, block.out_channels, 1, activate=False, settings=settings)
 
     def branch(self, x: Tensor) -> Tensor:
@@ -99,7 +100,21 @@ class EfficientNet(nn.Cell):
         )
         last = architecture.blocks[-1].out_channels
         self.head = ConvNormAct(last, architecture.head_channels, 1, settings=settings)
+        self.own_operators = settings.library is not None
+        self.pool = GlobalMean(settings.library)
         self.classifier = nn.Dense(architecture.head_channels, num_classes)
+
+    def set_inputs(self, *inputs: Tensor, **named: Tensor) -> None:
+        """As MindSpore's, which is how a graph with a free dimension is asked for.
+
+        Raises:
+            ValueError: this network has own operators, whose shapes MindSpore asks for as numbers.
+        """
+        if self.own_operators:
+            raise ValueError(
+                "own CPU operators need a fixed batch size; make the network without a library"
+            )
+        super().set_inputs(*inputs, **named)
 
     def features(self, x: Tensor, path_scale: Tensor | None = None) -> Tensor:
         """Pooled features, (N, head_channels), of images (N, 3, H, W)."""
@@ -107,7 +122,7 @@ class EfficientNet(nn.Cell):
         for index, block in enumerate(self.blocks):
             x = block(x, None if path_scale is None else path_scale[index])
         x = self.head(x)  # (N, head, H/32, W/32)
-        return x.mean((2, 3))  # (N, head)
+        return self.pool(x)  # (N, head)
 
     def construct(
         self, x: Tensor, path_scale: Tensor | None = None, feature_scale: Tensor | None = None
@@ -159,6 +174,7 @@ def create_model(
     bn_eps: float = DEFAULT_BN_EPS,
     padding: Padding = DEFAULT_PADDING,
     seed: int = 0,
+    library: Path | None = None,
 ) -> EfficientNet:
     """A freshly initialised network of the family.
 
@@ -169,13 +185,14 @@ def create_model(
         bn_eps: added to the variance inside BatchNorm.
         padding: of convolutions; ``same`` is TensorFlow's, for weights that came from there.
         seed: of the initial weights.
+        library: of own operators (``kernels.library``); for export leave it out.
 
     Raises:
         ConfigError: no such variant.
     """
     row = variant_row(variant)
     architecture = expand(row)
-    settings = LayerSettings(bn_momentum, bn_eps, padding, row.activation)
+    settings = LayerSettings(bn_momentum, bn_eps, padding, row.activation, library)
     network = EfficientNet(architecture, num_classes=num_classes, settings=settings)
     initialise(network, seed)
     return network

@@ -16,6 +16,7 @@ from effnet_core.data.manifest import Dataset, Split, open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, emit
+from effnet_core.kernels.choice import library
 from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.results import EvalResult
 from effnet_core.train.optim import create_optimizer, lr_scales, of_head
@@ -202,6 +203,7 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         bn_eps=config.bn_eps,
         padding=config.padding,
         seed=config.train.seed,
+        library=library(config.runtime, lambda line: _tell_first(group, line)),
     )
     length = config.train.length
     steps = length.steps(steps_per_epoch=steps_per_epoch, batch_size=config.data.global_batch_size)
@@ -229,6 +231,11 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         train_size=training_size(config, 0.0),
         ema=_averages(network, config.train.ema_decay),
     )
+
+
+def _tell_first(group: Group, message: str) -> None:
+    if group.is_first:
+        emit(Event(STAGE, message))
 
 
 def _averages(network: EfficientNet, decay: float) -> Ema | None:

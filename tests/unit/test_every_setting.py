@@ -21,6 +21,7 @@ from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import write_json
 from effnet_core.inputs import list_inputs
 from effnet_core.job import Job
+from effnet_core.kernels import choice
 from effnet_core.launch import run_job
 from effnet_core.model.scaling import cost
 from effnet_core.model.spec import variant
@@ -216,6 +217,10 @@ def command(config: RunConfig, folder: Path) -> list[str]:
     ]
 
 
+def chosen_operators(config: RunConfig, folder: Path) -> str:
+    return str(choice.describe(config.runtime))
+
+
 def cores_of_rank_0(config: RunConfig, _: Path) -> list[Any]:
     with (
         mock.patch("os.sched_setaffinity") as pin,
@@ -324,6 +329,7 @@ PROOFS = {
     "storage.checksums": Proof("when_required", object_store_client),
     "storage.credentials_block": Proof("bucket-key", credentials_in_a_task),
     "runtime.world_size": Proof("4", command),
+    "runtime.kernels": Proof("builtin", chosen_operators),
     "runtime.pin_cores": Proof("false", cores_of_rank_0, TWO_RANKS),
     "runtime.master_port": Proof("23456", command, TWO_RANKS),
     "runtime.startup_timeout_s": Proof("77", command, TWO_RANKS),

@@ -1,0 +1,84 @@
+"""Which operators a run computes with on this machine, and why. MindSpore is not needed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from effnet_core.config import RuntimeConfig
+from effnet_core.errors import ConfigError
+from effnet_core.kernels import build
+from effnet_core.kernels.build import Unavailable
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What training computes with on this machine."""
+
+    own: bool
+    reason: str
+    """Why, in words that can stand after ``own operators:`` or ``built-in operators:``."""
+    library: Path | None = None
+    """Where the own operators are, or will be once they are built."""
+
+    def __str__(self) -> str:
+        return f"{'own' if self.own else 'built-in'} operators: {self.reason}"
+
+
+def describe(runtime: RuntimeConfig) -> Choice:
+    """What a run would compute with, without building anything."""
+    refused = _refusal(runtime)
+    if refused is not None:
+        return Choice(False, refused)
+    try:
+        plan = build.plan()
+    except Unavailable as cause:
+        return Choice(False, str(cause))
+    if not plan.library.exists():
+        return Choice(True, f"built at first use, {plan}", plan.library)
+    problem = build.problem_of(plan.library)
+    if problem is not None:
+        return Choice(
+            True, f"{plan}, built anew at next use: the present file {problem}", plan.library
+        )
+    return Choice(True, str(plan), plan.library)
+
+
+def library(runtime: RuntimeConfig, tell: Callable[[str], None]) -> Path | None:
+    """The library of own operators, built where it has to be, or None for the built-in ones.
+
+    Args:
+        runtime: ``kernels`` and ``device`` are what matters.
+        tell: is given what is used and why, one line, and before it that something is built.
+
+    Raises:
+        ConfigError: ``runtime.kernels=native`` and they cannot be had.
+    """
+    if _refusal(runtime) is not None:
+        return None
+    try:
+        plan = build.plan()
+        path = build.library(plan, tell)
+    except Unavailable as cause:
+        if runtime.kernels == "native":
+            raise ConfigError(
+                f"runtime.kernels=native, but own CPU operators cannot be used: {cause}; mend that, or set "
+                "runtime.kernels=auto"
+            ) from cause
+        tell(f"CPU operators: built-in, several times slower than own ones: {cause}")
+        return None
+    tell(f"CPU operators: own ({plan})")
+    return path
+
+
+def _refusal(runtime: RuntimeConfig) -> str | None:
+    """Why the settings ask for the built-in operators, if they do."""
+    if runtime.device != "CPU":
+        if runtime.kernels == "native":
+            raise ConfigError(
+                f"runtime.kernels=native is for runtime.device=CPU, not {runtime.device}; set "
+                "runtime.kernels=auto"
+            )
+        return f"runtime.device={runtime.device}"
+    return "runtime.kernels=builtin" if runtime.kernels == "builtin" else None

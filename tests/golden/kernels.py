@@ -1,0 +1,116 @@
+"""Cases of the CPU operators: inputs drawn from a seed, and what must come out, in files beside this.
+
+``make_kernels.py`` computes the answers with torch in double precision; tests only read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+ANSWERS = Path(__file__).parent / "kernels.npz"
+EPS, MOMENTUM = 1e-3, 0.9
+ACTIVATIONS = ("none", "silu", "relu6")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution with BatchNorm and activation."""
+
+    kind: str
+    images: int
+    inputs: int
+    outputs: int
+    height: int
+    width: int
+    kernel: int = 1
+    stride: int = 1
+    same: bool = False
+    activation: str = "silu"
+
+    @property
+    def name(self) -> str:
+        """A key of the file."""
+        padding = "same" if self.same else "symmetric"
+        return (
+            f"{self.kind}-{self.images}x{self.inputs}-{self.outputs}x{self.height}x{self.width}"
+            f"-k{self.kernel}-s{self.stride}-{padding}-{self.activation}"
+        )
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """Either padding gives ceil(size / stride)."""
+        height, width = -(-self.height // self.stride), -(-self.width // self.stride)
+        return self.images, self.outputs, height, width
+
+    def inputs_of(self) -> dict[str, FloatArray]:
+        """x, weight, gamma, beta, mean, variance and dy."""
+        rng = np.random.default_rng(sum(map(ord, self.name)))
+        group = 1 if self.kind == "depthwise" else self.inputs
+
+        def normal(*shape: int) -> FloatArray:
+            return rng.standard_normal(shape).astype(np.float32)
+
+        return {
+            "x": normal(self.images, self.inputs, self.height, self.width) + np.float32(0.3),
+            "weight": normal(self.outputs, group, self.kernel, self.kernel) * np.float32(0.3),
+            "gamma": 1 + np.float32(0.3) * normal(self.outputs),
+            "beta": normal(self.outputs),
+            "mean": np.float32(0.1) * normal(self.outputs),
+            "variance": 1 + rng.random(self.outputs).astype(np.float32),
+            "dy": normal(*self.out_shape),
+        }
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Squeeze-excite."""
+
+    images: int
+    channels: int
+    squeezed: int
+    height: int
+    width: int
+
+    @property
+    def name(self) -> str:
+        """A key of the file."""
+        return f"gate-{self.images}x{self.channels}-{self.squeezed}x{self.height}x{self.width}"
+
+    def inputs_of(self) -> dict[str, FloatArray]:
+        """x, the weights and biases, and dy."""
+        rng = np.random.default_rng(sum(map(ord, self.name)))
+
+        def normal(*shape: int) -> FloatArray:
+            return rng.standard_normal(shape).astype(np.float32)
+
+        shape = (self.images, self.channels, self.height, self.width)
+        return {
+            "x": normal(*shape),
+            "reduce": normal(self.squeezed, self.channels, 1, 1) / np.float32(3),
+            "reduce_bias": normal(self.squeezed),
+            "expand": normal(self.channels, self.squeezed, 1, 1),
+            "expand_bias": normal(self.channels),
+            "dy": normal(*shape),
+        }
+
+
+SIZES = ((2, 7, 7), (1, 14, 9), (1, 15, 33), (2, 5, 20), (3, 2, 3))  # images, height, width
+DEPTHWISE = [
+    Layer("depthwise", n, 3, 3, height, width, kernel, stride, same, ACTIVATIONS[index % 3])
+    for index, (n, height, width) in enumerate(SIZES)
+    for kernel in (3, 5)
+    for stride in (1, 2)
+    for same in (False, True)
+]
+POINTWISE = [
+    Layer("pointwise", 2, 3, 5, 7, 7, activation="silu"),
+    Layer("pointwise", 1, 17, 33, 9, 14, activation="none"),
+    Layer("pointwise", 5, 40, 24, 3, 5, activation="relu6"),
+    Layer("pointwise", 9, 16, 29, 1, 1, activation="silu"),
+]
+GATES = [Gate(2, 19, 5, 7, 9), Gate(1, 5, 1, 1, 1), Gate(3, 8, 2, 15, 33)]

@@ -1,0 +1,73 @@
+"""Rewrite kernels.npz. Run with a Python that has torch: python tests/golden/make_kernels.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kernels import ANSWERS, DEPTHWISE, EPS, GATES, MOMENTUM, POINTWISE, Gate, Layer
+
+ACTIVATE = {"none": lambda z: z, "silu": F.silu, "relu6": F.relu6}
+
+
+def doubles(values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {
+        k: torch.tensor(v.astype(np.float64), requires_grad=k != "dy") for k, v in values.items()
+    }
+
+
+def padding(size: int, kernel: int, stride: int, same: bool) -> tuple[int, int]:
+    if not same:
+        return (kernel - 1) // 2, (kernel - 1) // 2
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def of_layer(case: Layer) -> dict[str, torch.Tensor]:
+    t = doubles(case.inputs_of())
+    pads = [
+        *padding(case.width, case.kernel, case.stride, case.same),
+        *padding(case.height, case.kernel, case.stride, case.same),
+    ]
+    groups = case.inputs if case.kind == "depthwise" else 1
+    u = F.conv2d(F.pad(t["x"], pads), t["weight"], stride=case.stride, groups=groups)
+    found = {}
+    for mode in ("train", "infer"):
+        mean, variance = t["mean"].detach().clone(), t["variance"].detach().clone()
+        z = F.batch_norm(
+            u, mean, variance, t["gamma"], t["beta"], mode == "train", 1 - MOMENTUM, EPS
+        )
+        y = ACTIVATE[case.activation](z)
+        found[f"{mode}.y"] = y.detach()
+        if mode == "train":
+            names = ("x", "weight", "gamma", "beta")
+            grads = torch.autograd.grad(y, [t[name] for name in names], t["dy"], retain_graph=True)
+            found.update({f"d_{n}": g for n, g in zip(names, grads, strict=True)})
+            found.update(mean=mean, variance=variance)
+    return found
+
+
+def of_gate(case: Gate) -> dict[str, torch.Tensor]:
+    t = doubles(case.inputs_of())
+    hidden = F.conv2d(t["x"].mean((2, 3), keepdim=True), t["reduce"], t["reduce_bias"])
+    y = t["x"] * torch.sigmoid(F.conv2d(F.silu(hidden), t["expand"], t["expand_bias"]))
+    names = [name for name in t if name != "dy"]
+    grads = torch.autograd.grad(y, [t[name] for name in names], t["dy"])
+    return {"y": y.detach(), **{f"d_{n}": g for n, g in zip(names, grads, strict=True)}}
+
+
+def main() -> None:
+    answers = {}
+    for case in (*DEPTHWISE, *POINTWISE):
+        answers.update({f"{case.name}.{k}": v for k, v in of_layer(case).items()})
+    for gate in GATES:
+        answers.update({f"{gate.name}.{k}": v for k, v in of_gate(gate).items()})
+    np.savez_compressed(ANSWERS, **{k: v.numpy().astype(np.float32) for k, v in answers.items()})
+
+
+main()
