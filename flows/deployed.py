@@ -125,7 +125,7 @@ class _Log:
         """Print what has come since the last call; a run's lines may come a little out of order."""
         body = {
             "logs": {
-                "flow_run_id": {"any_": [self.flow_run_id, *self._children()]},
+                "flow_run_id": {"any_": [self.flow_run_id, *self._inside(self.flow_run_id)]},
                 "timestamp": {"after_": self.since},
             },
             "sort": "TIMESTAMP_ASC",
@@ -140,6 +140,8 @@ class _Log:
         if len(lines) > KEPT_LINES:
             self.since = str(lines[-KEPT_LINES]["timestamp"])
 
-    def _children(self) -> list[str]:
-        inside = {"parent_flow_run_id": {"any_": [self.flow_run_id]}}
-        return [str(run["id"]) for run in self.api.runs(flow_runs=inside)]
+    def _inside(self, *runs: str) -> list[str]:
+        """The runs inside of runs, and those inside of them."""
+        inside = {"parent_flow_run_id": {"any_": list(runs)}}
+        found = [str(run["id"]) for run in self.api.runs(flow_runs=inside)]
+        return [*found, *self._inside(*found)] if found else []
