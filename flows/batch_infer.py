@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import flow
@@ -28,6 +29,7 @@ from flows.parameters import (
     own_folder,
 )
 from tasks.infer import Pace, find_model, finish_inference, plan_inference, predict_shard
+from tasks.slots import device_slot
 
 
 @flow(name="label-shards", flow_run_name="label-{plan.images}-images", persist_result=False)
@@ -82,8 +84,10 @@ def batch_infer_flow(
     weights = find_model(config, weights)
     output = output or own_folder("batch-infer")
     plan = plan_inference(config, weights, folder, output, only_new=only_new)
+    on_cpu = config.runtime.device == "CPU"  # where it may run beside a training
     if plan.missing():
-        label_shards.with_options(task_runner=chosen)(config, plan, weights)
+        with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
+            label_shards.with_options(task_runner=chosen)(config, plan, weights)
     return finish_inference(config, plan, weights)
 
 

@@ -5,6 +5,7 @@ Prefect is imported inside the commands that need it, after their server's addre
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,16 @@ import typer
 
 from effnet_core.cli import app
 from effnet_core.commands import guarded
+from effnet_core.doctor import CHECKS, Finding
+
+
+def _server() -> Iterable[Finding]:
+    from flows import doctor
+
+    return [*doctor.server(), *doctor.state_folder()]
+
+
+CHECKS.append(_server)
 
 Overrides = Annotated[
     list[str] | None,

@@ -91,7 +91,6 @@ class TestedService:
 
     def start_training(self, data: Path, run_dir: Path, *, epochs: int, name: str = "b0") -> str:
         """A run of the smallest network, about a second an epoch."""
-        found = self.api.get(f"/deployments/name/train/train-{name}")
         parameters = {
             "data": str(data),
             "run_dir": str(run_dir),
@@ -99,9 +98,20 @@ class TestedService:
             "epochs": epochs,
             "overrides": [*TINY[:-3], "train.log_every_steps=1", "runtime.world_size=1"],
         }
+        return self.start_run(f"train/train-{name}", parameters)
+
+    def start_run(self, deployment: str, parameters: dict[str, Any]) -> str:
+        """A run of ``FLOW/DEPLOYMENT``."""
+        found = self.api.get(f"/deployments/name/{deployment}")
         path = f"/deployments/{found['id']}/create_flow_run"
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return str(self.api.post(path, body)["id"])
+
+    def runs_inside(self, run: str) -> list[dict[str, Any]]:
+        """The runs inside a run, and those inside them."""
+        inside = {"parent_flow_run_id": {"any_": [run]}}
+        found = self.api.runs(flow_runs=inside)
+        return [*found, *(deeper for item in found for deeper in self.runs_inside(item["id"]))]
 
     def state(self, run: str) -> str:
         return str(self.api.run(run)["state_name"])
