@@ -94,13 +94,22 @@ def status() -> None:
 
 @app.command()
 @guarded
-def deploy(environment: Environment = "local") -> None:
+def deploy(
+    environment: Environment = "local",
+    automations: Annotated[
+        Path | None, typer.Option(help="A file in deployments/automations to bring as well.")
+    ] = None,
+) -> None:
     """Bring work pool, device slots and deployments of a server to what the repository says."""
     from effnet_core.terminal import console
     from flows import service
+    from flows.automations import bring_automations
 
     api = service.server_api()
     service.deploy(api, environment=environment)
+    names = bring_automations(api, automations) if automations else []
+    for name in names:
+        console.print(f"automation: {name}", markup=False)
     console.print(f"deployed to {api.url}")
 
 

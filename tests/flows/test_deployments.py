@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, get_args
+from uuid import uuid4
 
 import pytest
 import yaml
+from prefect.blocks.notifications import SendgridEmail, SlackWebhook
+from prefect.blocks.webhook import Webhook
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule
@@ -18,6 +21,7 @@ from effnet_core.config import InferConfig, load_config
 from effnet_core.errors import ConfigError
 from effnet_core.model.spec import VARIANTS
 from flows import environments, parameters
+from flows.automations import BLOCK
 from flows.command import run_as_command
 from flows.environments import VARIABLE, flow_config, read_environment
 
@@ -240,10 +244,22 @@ def test_an_unknown_environment_names_the_known_ones() -> None:
         read_environment("productoin")
 
 
-def test_the_sample_automations_are_prefects() -> None:
-    content = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())
-    names = [AutomationCore.model_validate(item).name for item in content["automations"]]
-    assert names == ["runs without a heartbeat have crashed", "tell about failures"]
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "deployments" / "automations").glob("*.yaml")),
+    ids=lambda item: item.stem,
+)
+def test_the_sample_automations_are_prefects(path: Path) -> None:
+    (automation,) = yaml.safe_load(path.read_text())["automations"]
+    (action,) = automation["actions"]
+    if BLOCK in action:
+        kind, _, name = action.pop(BLOCK).partition("/")
+        assert (kind, name) in {
+            (block.get_block_type_slug(), "failures")  # type: ignore[no-untyped-call]
+            for block in (SlackWebhook, SendgridEmail, Webhook)
+        }
+        action["block_document_id"] = str(uuid4())
+    assert AutomationCore.model_validate(automation).name
 
 
 def test_a_command_refuses_what_the_form_refuses(

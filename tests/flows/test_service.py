@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from effnet_core.checkpoint import newest
-from tests.flows.service import TestedService, kill, processes_naming, wait_for
+from effnet_core.files import read_json
+from tests.flows.service import ROOT, TestedService, kill, processes_naming, wait_for
 from tests.images import draw, encode
 from tests.tiny import TINY
 from tests.weights import make_checkpoint
@@ -323,6 +324,8 @@ def test_another_environment_and_its_watch(service: TestedService) -> None:
     try:
         pool = service.api.get("/work_pools/production")
         assert pool["type"] == "kubernetes"
+        template = read_json(ROOT / "deployments" / "kubernetes" / "work-pool.json")
+        assert pool["base_job_template"]["job_configuration"] == template["job_configuration"]
         deployment = service.api.get("/deployments/name/stage/stage")
         assert deployment["work_pool_name"] == "production"
         assert deployment["job_variables"]["env"]["EFFNET_ENVIRONMENT"] == "production"
