@@ -27,7 +27,12 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SIZE = (500, 375)
-ENGINES = ("onnxruntime", "openvino")
+ENGINES = {
+    "onnxruntime": ("infer.engine=onnxruntime",),
+    "openvino": ("infer.engine=openvino",),
+    "openvino, bf16": ("infer.engine=openvino", "infer.precision=bf16"),
+}
+"""Settings of each contender of ours."""
 TRIED = [
     (threads, workers, batch)
     for threads, workers in ((2, 0), (1, 1), (2, 1), (1, 2), (2, 2))
@@ -79,16 +84,24 @@ def write_checkpoint(path: Path) -> None:
     checkpoints.save(path, network.get_parameters(), sidecar)
 
 
-def ours(engine: str, photographs: Path, checkpoint: Path, output: Path) -> float:
+def has_bf16() -> bool:
+    """Whether the processor computes in bfloat16."""
+    from openvino import Core
+
+    return "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def ours(name: str, photographs: Path, checkpoint: Path, output: Path) -> float:
     """Images/s of ``effnet predict``."""
     command = [sys.executable, "-m", "effnet_core", "predict", str(photographs)]
-    command += ["--weights", str(checkpoint), "--output", str(output), "--engine", engine]
+    command += ["--weights", str(checkpoint), "--output", str(output)]
+    command += [part for setting in ENGINES[name] for part in ("--override", setting)]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     rate: float = json.loads((output / "summary.json").read_text())["images_per_s"]
     return rate
 
 
-def pure(engine: str, photographs: Path, checkpoint: Path) -> dict[str, float]:
+def pure(name: str, photographs: Path, checkpoint: Path) -> dict[str, float]:
     """Child: images/s of decoding alone and of computing alone, on all cores."""
     import numpy as np
 
@@ -96,7 +109,7 @@ def pure(engine: str, photographs: Path, checkpoint: Path) -> dict[str, float]:
     from effnet_core.config import RunConfig, load_config
     from effnet_core.data.preprocess import decode_square
 
-    config = load_config(None, [f"infer.engine={engine}"])
+    config = load_config(None, list(ENGINES[name]))
     inputs = {"checkpoint": str(checkpoint), "shards": [{"start": 0, "stop": 2000}]}
     predictor: Any = engines.load({**inputs, **engines.prepare(checkpoint, config)}, config.infer)
     paths = sorted(photographs.iterdir())
@@ -229,12 +242,13 @@ def main() -> None:
     if options.child:
         serve(*options.child)
         return
+    names = [name for name in ENGINES if "bf16" not in name or has_bf16()]
     with tempfile.TemporaryDirectory(prefix="effnet-bench-") as temporary:
         folder = Path(temporary)
         photographs, checkpoint = folder / "photographs", folder / "b0.ckpt"
         write_photographs(photographs, options.images)
         child(sys.executable, "checkpoint", checkpoint)
-        for name in ENGINES:  # makes the engine and measures its piece size, as a first run does
+        for name in names:  # makes the engine and measures its piece size, as a first run does
             ours(name, photographs, checkpoint, folder / f"{name}-first")
         trials = {
             setting: child(
@@ -248,7 +262,7 @@ def main() -> None:
             found: dict[str, Any] = {}
             arguments = (photographs, folder / "torch", *best, options.images)
             found["torch"] = child(options.peers, "torch", *arguments)
-            for name in ENGINES:
+            for name in names:
                 output = folder / f"{name}-{turn}"
                 found[name] = ours(name, photographs, checkpoint, output)
                 found[f"{name} alone"] = child(
@@ -256,10 +270,12 @@ def main() -> None:
                 )
             turns.append(found)
             print(turn + 1, json.dumps(found), flush=True)
-    _report(turns, best, options.images)
+    _report(names, turns, best, options.images)
 
 
-def _report(turns: list[dict[str, Any]], best: tuple[int, ...], images: int) -> None:
+def _report(
+    names: list[str], turns: list[dict[str, Any]], best: tuple[int, ...], images: int
+) -> None:
     from machine import write_note  # not in a peer's interpreter, which has no effnet_core
 
     median = statistics.median
@@ -267,7 +283,7 @@ def _report(turns: list[dict[str, Any]], best: tuple[int, ...], images: int) -> 
     bars = {"torch loop": median([turn["torch"] for turn in turns])}
     rows.append(f"| torch loop | {bars['torch loop']:.1f} | 1 | |")
     parts = []
-    for name in ENGINES:
+    for name in names:
         rate = median([turn[name] for turn in turns])
         ratio = median([turn[name] / turn["torch"] for turn in turns])
         alone = [turn[f"{name} alone"] for turn in turns]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effnet_core.environment import available_cores
 
-LIBRARIES = ("mindspore", "numpy", "onnxruntime", "prefect")
+LIBRARIES = ("mindspore", "numpy", "onnxruntime", "openvino", "pillow", "prefect")
 
 
 def cpu_name() -> str:

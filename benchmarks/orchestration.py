@@ -50,7 +50,7 @@ published = publish_model(
 )
 inference = runs.infer(weights, [out / "digits" / "unlabelled"], out / "predictions", config=config)
 write_pipeline_report(
-    config, out, data_dir=out / "data", folder=out / "digits" / "unlabelled", trained=trained,
+    config, out, data_dir=out / "data", trained=trained,
     evaluation=evaluation, published=published, inference=inference, seconds={}, flow_run_id="",
 )
 """

@@ -346,7 +346,7 @@ class InferConfig(Section):
     readers: int = Field(0, ge=0)
     """Threads that read files; 0 means 2 for folders and 16 for buckets."""
     fast_decode: bool = True
-    """Let the JPEG library reduce large pictures while decoding, to at least twice what is needed."""
+    """Decode faster: shrink large JPEGs while decoding, to at least twice the size needed; one level off."""
     recursive: bool = True
     """Whether folders inside the input folder count too."""
     top_k: int = Field(5, ge=1)

@@ -122,7 +122,6 @@ def _command(runtime: RuntimeConfig, run_dir: Path) -> list[str]:
 
 def _child_environment(runtime: RuntimeConfig) -> dict[str, str]:
     child = dict(os.environ)
-    environment.prepare(child)
     environment.set_log_level(child, runtime.mindspore_log)
     if given := in_use():
         child.update(given.environment())

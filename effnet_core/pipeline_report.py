@@ -8,10 +8,11 @@ from typing import Any
 from effnet_core.config import CONFIG_NAME, RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.events import Event, emit
-from effnet_core.files import read_jsonl, write_json
+from effnet_core.files import read_json, read_jsonl, write_json
+from effnet_core.inputs import open_source
 from effnet_core.job import METRICS_NAME
 from effnet_core.plots import accuracy_curve, loss_curve, png_data_uri
-from effnet_core.predictions import ERRORS_NAME, read_parts
+from effnet_core.predictions import ERRORS_NAME, RUN_NAME, read_parts
 from effnet_core.publish import Published
 from effnet_core.report import ReportInputs, write_report
 from effnet_core.results import EvalResult, TrainResult
@@ -25,7 +26,6 @@ def write_pipeline_report(
     out: Path,
     *,
     data_dir: Path,
-    folder: Path,
     trained: TrainResult,
     evaluation: EvalResult,
     published: Published,
@@ -39,7 +39,6 @@ def write_pipeline_report(
         config: settings of the run.
         out: holds ``train/`` and ``predictions/``.
         data_dir: the staged data set.
-        folder: the images that were labelled.
         trained: result of training.
         evaluation: result of evaluation.
         published: what was published.
@@ -74,7 +73,7 @@ def write_pipeline_report(
             evaluation=evaluation,
             predictions=read_parts(predictions_dir),
             rejected=read_jsonl(predictions_dir / ERRORS_NAME),
-            input_root=folder,
+            source=open_source(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
             config_yaml=(run_dir / CONFIG_NAME).read_text(encoding="utf-8"),
         ),
     )

@@ -128,6 +128,28 @@ def accuracy_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     return _finish_curve(figure, axes, theme=theme, empty=not top1)
 
 
+def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes:
+    """PNG of how many images got how probable an answer.
+
+    Args:
+        counts: images by the probability of their best class, from 0 to 1 in equal steps.
+        theme: colours of the chart.
+    """
+    figure, axes = _create_axes(theme, "probability of the best class", "images")
+    width = 1 / len(counts)
+    axes.bar(
+        [width * index for index in range(len(counts))],
+        counts,
+        width=0.92 * width,
+        align="edge",
+        color=theme.first,
+    )
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return _render(figure)
+
+
 def confusion_matrix(
     confusion: Sequence[Sequence[int]], class_names: Sequence[str], *, theme: Theme = LIGHT
 ) -> bytes:

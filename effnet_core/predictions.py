@@ -7,6 +7,7 @@ OUTPUT/
   shards/*.json         what each finished shard counted
   errors.jsonl          path and reason of files without an answer
   summary.json          totals
+  report.html           the same to look at, with pictures (predictions_report.py)
 """
 
 from __future__ import annotations
@@ -340,16 +341,27 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
 
 def read_parts(output: Path) -> list[dict[str, Any]]:
     """All predictions of a finished run, in input order, whatever form they have."""
-    rows: list[dict[str, Any]] = []
+    return list(iter_rows(output))
+
+
+def iter_rows(output: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Predictions of a finished run one by one, in input order, in constant memory.
+
+    Args:
+        output: folder of predictions.
+        columns: what is wanted; everything when absent. Other columns may come too.
+    """
     for path in sorted((output / PARTS_NAME).glob("part-*")):
         if path.suffix == ".parquet":
-            rows += pq.read_table(path).to_pylist()
+            with pq.ParquetFile(path) as part:
+                for batch in part.iter_batches(columns=columns):
+                    yield from batch.to_pylist()
         elif path.suffix == ".jsonl":
-            text = path.read_text(encoding="utf-8")
-            rows += [json.loads(line) for line in text.split("\n") if line]
+            with path.open(encoding="utf-8", newline="\n") as stream:
+                for line in stream:
+                    yield json.loads(line)
         else:
             with path.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
                     lists = {key: json.loads(row[key]) for key in LISTS if key in row}
-                    rows.append({**row, **lists})
-    return rows
+                    yield {**row, **lists}

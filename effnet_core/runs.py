@@ -18,6 +18,7 @@ from effnet_core.inputs import list_inputs
 from effnet_core.job import JOB_NAME, RESULT_NAME, Job
 from effnet_core.launch import run_job, write_job
 from effnet_core.predictions import Plan, Shard
+from effnet_core.predictions_report import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardResult, TrainResult
 from effnet_core.store_models import from_store
 from effnet_core.weights.resolve import resolve
@@ -226,8 +227,29 @@ def infer(
         kept = len(planned.shards) - len(missing)
         emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
     infer_shards(planned, missing, weights, config=config)
+    return finish_inference(planned, weights, config=config)[0]
+
+
+def finish_inference(
+    planned: Plan, weights: str | Path, *, config: RunConfig
+) -> tuple[dict[str, Any], PredictionsReport | None]:
+    """Write totals and the report once every shard is there.
+
+    Returns:
+        The content of ``summary.json``, and the report; a single image has none.
+
+    Raises:
+        DataError: a shard is missing, or too many files could not be read.
+    """
     sidecar = checkpoints.read_sidecar(resolve(weights))
-    return predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
+    summary = predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
+    if planned.images == 1:
+        return summary, None
+    report = write_predictions_report(
+        planned, summary, weights=str(weights), storage=config.storage
+    )
+    emit(Event("predict", f"report: {report.path}"))
+    return summary, report
 
 
 def _require_images(config: RunConfig, counts: dict[str, int]) -> None:

@@ -82,6 +82,7 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     if job.kind == "predict" and job.inputs["engine"] != "mindspore":
         write_json(run_dir / RESULT_NAME, _predict(job, config, None, run_dir))
         return 0  # without the seconds and the memory that MindSpore's import takes
+    environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
     from effnet_core.collective import join_group
 
     group = join_group(config.runtime)
@@ -158,7 +159,6 @@ def _write_event(run_dir: Path, event: Event) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    environment.prepare()
     code = main(Path(sys.argv[1]))
     # Cells that are still referenced when the interpreter has torn down its modules complain from
     # __del__; everything above ended with its function, and this collects what cycles still hold.

@@ -107,7 +107,6 @@ def pipeline_flow(
         config,
         out,
         data=data,
-        folder=folder,
         trained=trained,
         evaluation=evaluation,
         published=published,

@@ -14,14 +14,13 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core import predictions, runs
+from effnet_core import runs
 from effnet_core.config import RunConfig
+from effnet_core.pages import NO_VALUE, format_seconds
 from effnet_core.predictions import Plan, Shard
-from effnet_core.report import format_seconds
+from effnet_core.predictions_report import PredictionsReport
 from effnet_core.results import ShardResult
 from effnet_core.store_models import from_store
-from effnet_core.weights.resolve import resolve
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.reporting import on_dashboard
@@ -65,10 +64,10 @@ def predict_shard(config: RunConfig, plan: Plan, shard: Shard, checkpoint: str) 
 def finish_inference(config: RunConfig, plan: Plan, checkpoint: str) -> dict[str, Any]:
     """Write totals once every shard is there; refuse when too many files could not be read.
 
-    The classes become a table and the totals a page on the dashboard.
+    The classes become a table, the totals and the gallery pages on the dashboard.
     """
-    sha256 = checkpoints.read_sidecar(resolve(checkpoint)).sha256
-    summary = predictions.finish(plan, infer=config.infer, model_sha256=sha256)
+    with credentials_of(config.storage):
+        summary, report = runs.finish_inference(plan, checkpoint, config=config)
     classes = list(summary["classes"].items())
     create_table_artifact(
         key="batch-infer-classes",
@@ -79,8 +78,14 @@ def finish_inference(config: RunConfig, plan: Plan, checkpoint: str) -> dict[str
         description=f"The {min(CLASSES_SHOWN, len(classes))} most frequent of {len(classes)} classes",
     )
     create_markdown_artifact(
-        key="batch-infer-summary", markdown=_page(plan, summary), description=str(plan.output)
+        key="batch-infer-summary",
+        markdown=_page(plan, summary, report),
+        description=str(plan.output),
     )
+    if report:
+        create_markdown_artifact(
+            key="batch-infer-gallery", markdown=report.card, description=str(report.path)
+        )
     return summary
 
 
@@ -110,7 +115,7 @@ class Pace:
         )
 
 
-def _page(plan: Plan, summary: dict[str, Any]) -> str:
+def _page(plan: Plan, summary: dict[str, Any], report: PredictionsReport | None) -> str:
     """The totals as Markdown."""
     latency = ", ".join(f"{name} {value:.1f} ms" for name, value in summary["latency_ms"].items())
     rows = {
@@ -121,6 +126,7 @@ def _page(plan: Plan, summary: dict[str, Any]) -> str:
         "rate": f"{summary['images_per_s']:.1f} images/s",
         "time an image takes on a core": latency,
         "output": str(plan.output),
+        "report": str(report.path) if report else NO_VALUE,
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     reasons = "".join(

@@ -14,6 +14,7 @@ from effnet_core.data.images import ImageProblem, read_image, to_rgb
 from effnet_core.data.layouts import TRAIN
 from effnet_core.data.verification import VERIFICATION_NAME, Verification
 from effnet_core.files import human_bytes, read_json, write_text
+from effnet_core.pages import markdown_text, write_page
 
 CARD_NAME = "data_card.html"
 CARD_MARKDOWN_NAME = "data_card.md"
@@ -52,28 +53,20 @@ def write_card(
         class_names: in the order of their labels.
         facts: what verification found.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number="{:,}".format, size=human_bytes)
     bars = class_bars(rows, class_names)
-    page = environment.get_template(TEMPLATE_NAME).render(
-        facts=facts,
-        splits=_splits(rows),
-        classes=bars[:MAX_CLASS_ROWS],
-        more_classes=max(0, len(bars) - MAX_CLASS_ROWS),
-        num_classes=len(class_names),
-        sides=side_bars(rows),
-        samples=[(name, _thumbnails(out, rows, name)) for name in class_names[:MAX_SAMPLE_CLASSES]],
-        more_samples=max(0, len(class_names) - MAX_SAMPLE_CLASSES),
-    )
-    write_text(out / CARD_NAME, page)
+    values = {
+        "facts": facts,
+        "splits": _splits(rows),
+        "classes": bars[:MAX_CLASS_ROWS],
+        "more_classes": max(0, len(bars) - MAX_CLASS_ROWS),
+        "num_classes": len(class_names),
+        "sides": side_bars(rows),
+        "samples": [
+            (name, _thumbnails(out, rows, name)) for name in class_names[:MAX_SAMPLE_CLASSES]
+        ],
+        "more_samples": max(0, len(class_names) - MAX_SAMPLE_CLASSES),
+    }
+    write_page(out / CARD_NAME, TEMPLATE_NAME, values)
     write_text(out / CARD_MARKDOWN_NAME, _markdown(rows, bars, facts))
 
 
@@ -149,7 +142,7 @@ def _markdown(rows: Sequence[dict[str, Any]], bars: list[Bar], facts: Verificati
     lines = [
         f"**{facts.images:,} images**, {human_bytes(facts.total_bytes)}, {len(bars)} classes",
         "",
-        *(f"- **Look into this:** {_plain(text)}" for text in facts.warnings()),
+        *(f"- **Look into this:** {markdown_text(text)}" for text in facts.warnings()),
         f"- width {_range(facts.width)}, height {_range(facts.height)}",
         f"- formats: {_list(facts.formats)}; modes: {_list(facts.modes)}",
         f"- set aside: {_list(facts.rejected) or 'none'}",
@@ -157,7 +150,7 @@ def _markdown(rows: Sequence[dict[str, Any]], bars: list[Bar], facts: Verificati
         f"| class | {' | '.join(splits)} |",
         f"|---|{'--:|' * len(splits)}",
         *(
-            f"| {_plain(bar.label)} | {' | '.join(f'{bar.counts[s]:,}' for s in splits)} |"
+            f"| {markdown_text(bar.label)} | {' | '.join(f'{bar.counts[s]:,}' for s in splits)} |"
             for bar in bars[:MAX_CLASS_ROWS]
         ),
     ]
@@ -171,11 +164,4 @@ def _range(values: dict[str, float]) -> str:
 
 
 def _list(counts: dict[str, int]) -> str:
-    return _plain(", ".join(f"{name} {count:,}" for name, count in counts.items()))
-
-
-def _plain(text: str) -> str:
-    """Names of files and classes without what Markdown would read as markup."""
-    for mark in ("\\", "|", "`", "*", "_", "<", "["):
-        text = text.replace(mark, f"\\{mark}" if mark != "<" else "&lt;")
-    return " ".join(text.split())
+    return markdown_text(", ".join(f"{name} {count:,}" for name, count in counts.items()))

@@ -12,11 +12,13 @@ from openvino import properties
 
 from effnet_core.checkpoint import Sidecar
 from effnet_core.data.preprocess import PixelArray
-from effnet_core.errors import ExportError
+from effnet_core.errors import ConfigError, ExportError
 from effnet_core.imagenet import readable
 from effnet_core.predict import Outputs
 
 Precision = Literal["fp32", "bf16"]
+CAPABILITIES, BF16 = "OPTIMIZATION_CAPABILITIES", "BF16"
+"""What OpenVINO calls a processor's abilities."""
 
 
 class OpenVinoPredictor:
@@ -41,8 +43,15 @@ class OpenVinoPredictor:
             precision: ``bf16`` is faster on processors that have it, and rounds to 8 bits.
 
         Raises:
+            ConfigError: the processor does not compute in this precision.
             ExportError: the file is missing or damaged.
         """
+        core = openvino.Core()
+        if precision == "bf16" and BF16 not in core.get_property("CPU", CAPABILITIES):
+            raise ConfigError(
+                "infer.precision=bf16 is not what this processor can compute in; use "
+                "infer.precision=fp32, or a machine with AVX512_BF16, AMX or SVE"
+            )
         self.preprocess = sidecar.preprocess
         self.class_names = readable(sidecar.class_names)
         self.lanes, self.piece = lanes, piece
@@ -54,7 +63,6 @@ class OpenVinoPredictor:
         }
         side = sidecar.preprocess.image_size
         try:
-            core = openvino.Core()
             model = core.read_model(str(file))
             model.reshape([piece, side, side, 3])
             self.model = core.compile_model(model, "CPU", settings)

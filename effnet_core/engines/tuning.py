@@ -23,14 +23,16 @@ from effnet_core.predict import Predictor
 CANDIDATES = (1, 2, 4, 8, 16)
 BUDGET_S = 6.0
 """No further size is tried after so many seconds."""
-ROUNDS = 3
-"""Measured calls a lane; the first ones before them warm up."""
+SAMPLE_S = 0.4
+"""How long a size is measured; a call a lane before that warms up."""
 WORSE = 0.9
 """A size below this share of the best rate ends the search: larger ones fall further."""
+NEAR = 0.97
+"""Of sizes that reach this share of the best rate, the largest: it hands over less often."""
 
 
 def best_piece(key: str, notes: Path, make: Callable[[int], Predictor]) -> int:
-    """The piece size with the highest rate.
+    """The largest piece size whose rate is the highest, or hardly below.
 
     Args:
         key: of engine, model and threads; the processor's name is added.
@@ -46,7 +48,8 @@ def best_piece(key: str, notes: Path, make: Callable[[int], Predictor]) -> int:
             rates = ", ".join(f"{size}: {rate}" for size, rate in known[key].items())
             emit(Event("predict", f"measured the engine, images/s by images in a call: {rates}"))
     measured = known[key]
-    return int(max(measured, key=lambda size: measured[size]))
+    enough = NEAR * max(measured.values())
+    return max(int(size) for size, rate in measured.items() if rate >= enough)
 
 
 def processor() -> str:
@@ -82,12 +85,16 @@ def _rate(predictor: Predictor) -> float:
     side = predictor.preprocess.image_size
     noise = np.random.default_rng(0).integers(0, 256, (predictor.piece, side, side, 3), np.uint8)
 
-    def call(_: int) -> None:
-        predictor.forward(noise)
+    def call(_: int) -> int:
+        calls, deadline = 0, time.perf_counter() + SAMPLE_S
+        while calls == 0 or time.perf_counter() < deadline:
+            predictor.forward(noise)
+            calls += 1
+        return calls
 
     with ThreadPoolExecutor(predictor.lanes) as lanes:
-        list(lanes.map(call, range(predictor.lanes)))
+        list(lanes.map(lambda _: predictor.forward(noise), range(predictor.lanes)))
         started = time.perf_counter()
-        list(lanes.map(call, range(ROUNDS * predictor.lanes)))
+        calls = sum(lanes.map(call, range(predictor.lanes)))
         seconds = time.perf_counter() - started
-    return ROUNDS * predictor.lanes * predictor.piece / seconds
+    return calls * predictor.piece / seconds

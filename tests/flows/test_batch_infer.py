@@ -74,7 +74,11 @@ def test_runners_write_the_same_bytes(inbox: Path, checkpoint: Path, tmp_path: P
     assert bar.data == 100
     assert bar.description.startswith("12 of 12 images, ")
     assert "images/s, 0.0 s left" in bar.description
+    gallery = latest("batch-infer-gallery")
+    assert gallery.description == str(tmp_path / "dask" / "report.html")
+    assert gallery.data.count("](data:image/webp;base64,") > 11
     page = latest("batch-infer-summary").data
+    assert f"| report | {tmp_path / 'dask' / 'report.html'} |" in page
     assert "| labelled | 11 |" in page and "not an image" in page
 
 

@@ -182,6 +182,28 @@ def test_a_bucket_gives_what_its_folder_gives(
     assert rows["bucket"] == rows["folder"]
 
 
+def test_openvino_meets_its_whole_processor(checkpoint: Path, tmp_path: Path) -> None:
+    """MindSpore's limit for oneDNN would slow OpenVINO's own down and take bfloat16 from it."""
+    import openvino
+
+    able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if not able:
+        pytest.skip("this processor does not compute in bfloat16")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(6):
+        (folder / f"{index}.png").write_bytes(encode(draw(seed=index)))
+    found = {}
+    for precision in ("fp32", "bf16"):
+        settings = ["infer.engine=openvino", f"infer.precision={precision}"]
+        settings += ["infer.probabilities=true"]
+        output = tmp_path / precision
+        runs.infer(checkpoint, [folder], output, config=load_config(None, settings))
+        found[precision] = [row["probabilities"] for row in read_parts(output)]
+    assert found["bf16"] != found["fp32"]
+    np.testing.assert_allclose(found["bf16"], found["fp32"], atol=0.02)
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "mindspore", "openvino"])
 def test_labelling_a_split_finds_the_top1_of_its_evaluation(
     engine: str, one_rank: tuple[Path, TrainResult], data_dir: Path, tmp_path: Path

@@ -206,6 +206,17 @@ def test_pixels_are_normalised_inside(engine: str, checkpoint: Path, file: Path)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+def test_a_precision_that_the_processor_lacks_is_refused(checkpoint: Path, file: Path) -> None:
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    infer = RunConfig().infer.model_copy(update={"precision": "bf16"})
+    with mock.patch("openvino.Core") as core:
+        core.return_value.get_property.return_value = ["FP32", "INT8"]
+        with pytest.raises(
+            ConfigError, match=r"infer\.precision=bf16 .* use infer\.precision=fp32"
+        ):
+            engines.load_file("openvino", file, sidecar, infer, lanes=1, piece=1)
+
+
 def test_the_fastest_piece_is_measured_once_for_each_machine(
     checkpoint: Path, file: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event]
 ) -> None:
@@ -224,6 +235,11 @@ def test_the_fastest_piece_is_measured_once_for_each_machine(
 
     monkeypatch.setattr(tuning, "_rate", rate)
     load = partial(engines.load, inputs, RunConfig().infer)
+    rates[4] = 146.0  # hardly below the best, and hands over less often
+    assert load().piece == 4  # type: ignore[attr-defined]
+    (file.parent / engines.TUNING_NAME).unlink()
+    measured.clear()
+    rates[4] = 140.0
     assert load().piece == 2  # type: ignore[attr-defined]
     assert measured == [1, 2, 4, 8]  # 8 is so much worse that 16 is not tried
     assert "1: 100.0, 2: 150.0, 4: 140.0, 8: 90.0" in events[-1].message

@@ -137,6 +137,7 @@ def engine_of(config: RunConfig, folder: Path) -> Any:
 def asked_precision(config: RunConfig, folder: Path) -> str:
     """What OpenVINO is asked for; whether it differs is the processor's matter."""
     with mock.patch("openvino.Core") as core:
+        core.return_value.get_property.return_value = ["FP32", "BF16"]
         engine_of(config, folder)
     _, _, settings = core.return_value.compile_model.call_args.args
     return str(list(settings.values()))

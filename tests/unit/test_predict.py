@@ -187,7 +187,8 @@ def test_a_turned_photo_is_seen_upright(folder: Path) -> None:
             return super().forward(pixels)
 
     label(folder, ["phone.png"], predictor=Recorder())
-    assert np.array_equal(normalise(seen[0], SPEC)[0], preprocess(upright, SPEC))
+    level = 1.001 / 255 / min(SPEC.std)  # what fast decoding may differ by
+    assert np.allclose(normalise(seen[0], SPEC)[0], preprocess(upright, SPEC), rtol=0, atol=level)
 
 
 def test_softmax_of_large_logits() -> None:

@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 from effnet_core import plots
-from effnet_core.report import ReportInputs, format_seconds, format_share, write_report
+from effnet_core.inputs import FolderSource
+from effnet_core.pages import format_seconds, format_share
+from effnet_core.report import ReportInputs, write_report
 from effnet_core.results import EvalResult
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -113,7 +115,7 @@ def inputs(tmp_path: Path) -> ReportInputs:
         evaluation=result,
         predictions=[row(path, i, result.class_names) for i, path in enumerate(paths)],
         rejected=[{"path": "b/cut.jpg", "reason": "truncated"}],
-        input_root=root,
+        source=FolderSource(root),
         config_yaml="model:\n  weights: https://example.org/b0.ckpt\n",
     )
 
@@ -165,7 +167,7 @@ def test_needs_nothing_from_elsewhere(tmp_path: Path, inputs: ReportInputs) -> N
 def test_names_cannot_become_markup(tmp_path: Path, inputs: ReportInputs) -> None:
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     names = [evil, "50% {{ title }}", "$x^2$", r"$\frac$", "虎斑猫", "🦊\u202efox"]
-    path = save_image(inputs.input_root, "<b>" + "ü%s {}'\"&amp;.png")
+    path = save_image(inputs.source.root, "<b>" + "ü%s {}'\"&amp;.png")
     hostile = replace(
         inputs,
         title=evil,
@@ -197,8 +199,8 @@ def test_pictures_belong_to_their_paths(tmp_path: Path, inputs: ReportInputs) ->
     names = ["hot", "cold"]
     turned = Image.Exif()
     turned[0x0112] = 6  # a quarter turn
-    save_image(inputs.input_root, "red.png")
-    save_image(inputs.input_root, "blue.jpg", BLUE, exif=turned)
+    save_image(inputs.source.root, "red.png")
+    save_image(inputs.source.root, "blue.jpg", BLUE, exif=turned)
     rows = [row("red.png", 0, names, 0.75), row("blue.jpg", 1, names, 0.625)]
     page = write_plain(tmp_path, replace(inputs, predictions=rows))
     seen = {}
@@ -218,8 +220,8 @@ def test_pictures_belong_to_their_paths(tmp_path: Path, inputs: ReportInputs) ->
 
 
 def test_small_pictures_keep_their_pixels(tmp_path: Path, inputs: ReportInputs) -> None:
-    (inputs.input_root / "tiny.png").parent.mkdir(exist_ok=True)
-    Image.new("L", (8, 8), 200).save(inputs.input_root / "tiny.png")
+    (inputs.source.root / "tiny.png").parent.mkdir(exist_ok=True)
+    Image.new("L", (8, 8), 200).save(inputs.source.root / "tiny.png")
     page = write_plain(tmp_path, replace(inputs, predictions=[row("tiny.png", 0, ["a", "b"])]))
     assert [picture.get("class") for picture in page.thumbnails()] == ["pixelated"] * 2
 
@@ -227,14 +229,14 @@ def test_small_pictures_keep_their_pixels(tmp_path: Path, inputs: ReportInputs) 
 def test_missing_and_damaged_pictures_become_placeholders(
     tmp_path: Path, inputs: ReportInputs
 ) -> None:
-    save_image(inputs.input_root, "good.png")
-    (inputs.input_root / "bad.png").write_bytes(b"no picture")
+    save_image(inputs.source.root, "good.png")
+    (inputs.source.root / "bad.png").write_bytes(b"no picture")
     names = ["a", "b"]
     rows = [row(path, 0, names) for path in ("good.png", "gone.png", "bad.png")]
     page = write_plain(tmp_path, replace(inputs, predictions=rows))
     assert len(page.thumbnails()) == 2  # in both galleries
     labels = [div["aria-label"] for div in page.find("div", "placeholder")]
-    assert labels == ["gone.png, no picture", "bad.png, no picture"] * 2
+    assert labels == ["bad.png, no picture", "gone.png, no picture"] * 2
     assert "No picture no such file or directory" in page.text
     assert "No picture not an image" in page.text
 
@@ -251,7 +253,7 @@ def test_missing_and_damaged_pictures_become_placeholders(
 def test_galleries_are_capped(
     tmp_path: Path, inputs: ReportInputs, classes: int, shown: int, note: str
 ) -> None:
-    path = save_image(inputs.input_root, "same.png")
+    path = save_image(inputs.source.root, "same.png")
     names = [f"class_{i}" for i in range(classes)]
     rows = [row(path, i % classes, names, 1 - i / 1000) for i in range(400)]
     page = write_plain(tmp_path, replace(inputs, predictions=rows))
