@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.api import Api
+from flows.api import Api, ApiError
 from flows.keeper import run_processes
 from flows.recovery import is_final
 from flows.server import STATE_DIR_VARIABLE
@@ -25,12 +25,16 @@ PATIENCE_S = 180.0
 
 
 def wait_for(what: str, question: Callable[[], Any], *, seconds: float = PATIENCE_S) -> Any:
-    """The first true answer."""
+    """The first true answer; a server on SQLite under load may give none for a minute."""
     deadline = time.monotonic() + seconds
-    while not (answer := question()):
+    while True:
+        try:
+            if answer := question():
+                return answer
+        except ApiError as error:
+            what = f"{what} ({error})" if "(" not in what else what
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
         time.sleep(0.2)
-    return answer
 
 
 class TestedService:

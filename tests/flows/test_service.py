@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -249,7 +248,7 @@ def test_three_trainings_take_turns_on_one_slot_and_labelling_runs_meanwhile(
     service: TestedService, data_dir: Path, tmp_path: Path
 ) -> None:
     folders = {name: tmp_path / name for name in ("b0", "b1", "b2")}
-    lengths = {"b0": 500, "b1": 4, "b2": 4}
+    lengths = {"b0": 5000, "b1": 4, "b2": 4}
     runs = {
         name: service.start_training(data_dir, folder, epochs=lengths[name], name=name)
         for name, folder in folders.items()
@@ -276,9 +275,13 @@ def test_three_trainings_take_turns_on_one_slot_and_labelling_runs_meanwhile(
 
     service.prefect("flow-run", "cancel", runs["b0"])
     busiest = 0
-    while any(service.api.run(run)["state_type"] == "RUNNING" for run in runs.values()):
+
+    def idle() -> bool:
+        nonlocal busiest
         busiest = max(busiest, sum(bool(processes_naming(path)) for path in folders.values()))
-        time.sleep(0.2)
+        return not any(service.api.run(run)["state_type"] == "RUNNING" for run in runs.values())
+
+    wait_for("the end of all", idle)
     assert [service.wait_until_final(run) for run in runs.values()] == [
         *("Cancelled", "Completed", "Completed")
     ]
