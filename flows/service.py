@@ -45,7 +45,7 @@ STOP_TIMEOUT_S = RUN_GRACE_S + 45
 WATCH_EVERY_S = 5.0
 
 # A worker asks for work every two seconds instead of ten, so a run starts sooner. Heartbeats let the
-# automation of deployments/automations.yaml notice runs that were lost with their machine. Leases of
+# automation deployments/automations/heartbeat.yaml notice runs that were lost with their machine. Leases of
 # slots are kept on the disk: in memory, Prefect's default, a restarted server forgets who holds a slot
 # and it is never free again.
 SERVICE_SETTINGS = {
