@@ -108,6 +108,26 @@ def settings(
 
 @app.command()
 @guarded
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Check this machine: versions, devices, memory, disk, services; 1 if something is wrong."""
+    import json
+
+    from effnet_core import doctor as checks
+    from effnet_core.terminal import console
+
+    findings = checks.examine()
+    if as_json:
+        typer.echo(json.dumps(checks.as_json(findings), indent=2))
+    else:
+        console.print(checks.as_table(findings))
+    if not checks.is_well(findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+@guarded
 def stage(
     source: Annotated[
         str,

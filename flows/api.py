@@ -12,6 +12,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+import uuid
 from typing import Any
 
 from effnet_core.errors import ConfigError, EffnetError
@@ -42,6 +43,7 @@ class Api:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self.proof: dict[str, str] = {}
 
     def get(self, path: str) -> Any:
         """The answer to a GET, as JSON."""
@@ -54,6 +56,10 @@ class Api:
     def patch(self, path: str, body: JSON) -> None:
         """Change something."""
         self._ask("PATCH", path, body)
+
+    def put(self, path: str, body: JSON) -> None:
+        """Replace something."""
+        self._ask("PUT", path, body)
 
     def delete(self, path: str) -> None:
         """Remove something."""
@@ -95,7 +101,7 @@ class Api:
     def _ask(
         self, method: str, path: str, body: JSON | list[JSON] | None, *, timeout_s: float = 30
     ) -> Any:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self.proof}
         if auth := os.environ.get(AUTH_VARIABLE):
             headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
         request = urllib.request.Request(  # noqa: S310 - the user's own server
@@ -107,11 +113,25 @@ class Api:
         try:
             content = _open(request, timeout_s)
         except urllib.error.HTTPError as error:
-            raise _refusal(error, self.url) from None
+            refusal = _refusal(error, self.url)
+            if isinstance(refusal, _ProofWanted) and not self.proof:
+                self._prove()
+                return self._ask(method, path, body, timeout_s=timeout_s)
+            raise refusal from None
         except (OSError, ValueError) as cause:
             reason = getattr(cause, "reason", cause)
             raise ApiError(f"the Prefect server at {self.url} does not answer ({reason})") from None
         return json.loads(content) if content else None
+
+    def _prove(self) -> None:
+        """Fetch what a server with protection against forged requests wants with every change."""
+        client = str(uuid.uuid4())
+        token = self._ask("GET", f"/csrf-token?client={client}", None)["token"]
+        self.proof = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
+
+
+class _ProofWanted(ConfigError):
+    """The server wants a token that shows that no other web page sends the request."""
 
 
 def _open(request: urllib.request.Request, timeout_s: float) -> bytes:
@@ -134,6 +154,8 @@ def _refusal(error: urllib.error.HTTPError, url: str) -> EffnetError:
         detail = json.loads(error.read()).get("detail", "")
     except (OSError, ValueError, AttributeError):
         detail = ""
+    if error.code == 403 and "CSRF" in f"{detail}":
+        return _ProofWanted(f"the Prefect server at {url} refused: {detail}")
     if error.code in (401, 403):
         return ConfigError(
             f"the Prefect server at {url} wants a login; set {AUTH_VARIABLE}=USER:PASSWORD"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from contextlib import nullcontext
+from typing import Any
 
 from prefect import flow
 from prefect.futures import as_completed
@@ -14,12 +15,24 @@ from effnet_core.errors import ConfigError
 from effnet_core.predictions import Plan
 from flows.environments import flow_config
 from flows.names import named
+from flows.parameters import (
+    AS_IN_RECIPE,
+    DaskAddress,
+    Device,
+    Engine,
+    FolderPath,
+    Overrides,
+    Recipe,
+    Runner,
+    Workers,
+    as_overrides,
+    own_folder,
+)
 from tasks.infer import Pace, find_model, finish_inference, plan_inference, predict_shard
+from tasks.slots import device_slot
 
-Runner = Literal["threads", "dask"]
 
-
-@flow(name="label-shards", persist_result=False)
+@flow(name="label-shards", flow_run_name="label-{plan.images}-images", persist_result=False)
 def label_shards(config: RunConfig, plan: Plan, weights: str) -> None:
     """Label every shard that is missing, each in a task run of its own, retried by itself."""
     missing = plan.missing()
@@ -35,38 +48,46 @@ def label_shards(config: RunConfig, plan: Plan, weights: str) -> None:
     persist_result=False,
 )
 def batch_infer_flow(
-    folder: str,
-    weights: str,
-    output: str,
+    folder: FolderPath,
+    weights: FolderPath = "production",
+    output: FolderPath | None = None,
     only_new: bool = False,
+    engine: Engine = AS_IN_RECIPE,
+    device: Device = AS_IN_RECIPE,
     runner: Runner = "threads",
-    workers: int = 1,
-    dask_address: str | None = None,
-    recipe: str | None = None,
-    overrides: list[str] | None = None,
+    workers: Workers = 1,
+    dask_address: DaskAddress = None,
+    recipe: Recipe | None = None,
+    overrides: Overrides = None,
 ) -> dict[str, Any]:
     """Label every image of a folder, exactly once; a run that was cut goes on where it stopped.
 
     Args:
         folder: Folder of images, image file, pattern, list of paths or s3://bucket/prefix; only read.
         weights: production, store:VERSION, checkpoint, folder of a training run, published file, URL or name.
-        output: Folder of predictions, errors and summary.
+        output: Folder of predictions, errors and summary; one of the run's own by default.
         only_new: Add what earlier runs into the output have not seen.
+        engine: What computes; auto is onnxruntime on a CPU, else mindspore. openvino is CPU only too.
+        device: What the engine computes on.
         runner: threads of this process, or dask: worker processes, here or on other machines.
         workers: Shards that are labelled at the same time; they share the cores.
         dask_address: Scheduler of a Dask cluster that is running already, such as tcp://host:8786.
-        recipe: Name of a recipe.
-        overrides: Settings as section.key=value, such as infer.top_k=3.
+        recipe: Name of a recipe, or path of a YAML file.
+        overrides: Settings as section.key=value, such as infer.top_k=3; they win over the fields above.
     """
-    config = flow_config(recipe, overrides)
+    settings = as_overrides(overrides, infer__engine=engine, runtime__device=device)
+    config = flow_config(recipe, settings)
     chosen = task_runner(runner, workers, dask_address)
     if not config.infer.engine_threads and dask_address is None:
         share = {"engine_threads": max(1, len(available_cores()) // workers)}
         config = config.model_copy(update={"infer": config.infer.model_copy(update=share)})
     weights = find_model(config, weights)
+    output = output or own_folder("batch-infer")
     plan = plan_inference(config, weights, folder, output, only_new=only_new)
+    on_cpu = config.runtime.device == "CPU"  # where it may run beside a training
     if plan.missing():
-        label_shards.with_options(task_runner=chosen)(config, plan, weights)
+        with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
+            label_shards.with_options(task_runner=chosen)(config, plan, weights)
     return finish_inference(config, plan, weights)
 
 
@@ -76,8 +97,6 @@ def task_runner(runner: Runner, workers: int, dask_address: str | None) -> TaskR
     Raises:
         ConfigError: the settings do not go together, or Dask is not installed.
     """
-    if workers < 1:
-        raise ConfigError(f"workers={workers} is not allowed: use 1 or more")
     if runner == "threads":
         if dask_address is not None:
             raise ConfigError(f"dask_address={dask_address} goes with runner=dask, not threads")

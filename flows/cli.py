@@ -5,6 +5,7 @@ Prefect is imported inside the commands that need it, after their server's addre
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,16 @@ import typer
 
 from effnet_core.cli import app
 from effnet_core.commands import guarded
+from effnet_core.doctor import CHECKS, Finding
+
+
+def _server() -> Iterable[Finding]:
+    from flows import doctor
+
+    return [*doctor.server(), *doctor.state_folder()]
+
+
+CHECKS.append(_server)
 
 Overrides = Annotated[
     list[str] | None,
@@ -83,13 +94,22 @@ def status() -> None:
 
 @app.command()
 @guarded
-def deploy(environment: Environment = "local") -> None:
+def deploy(
+    environment: Environment = "local",
+    automations: Annotated[
+        Path | None, typer.Option(help="A file in deployments/automations to bring as well.")
+    ] = None,
+) -> None:
     """Bring work pool, device slots and deployments of a server to what the repository says."""
     from effnet_core.terminal import console
     from flows import service
+    from flows.automations import bring_automations
 
     api = service.server_api()
     service.deploy(api, environment=environment)
+    names = bring_automations(api, automations) if automations else []
+    for name in names:
+        console.print(f"automation: {name}", markup=False)
     console.print(f"deployed to {api.url}")
 
 

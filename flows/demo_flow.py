@@ -9,19 +9,30 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from effnet_core.data.digits import write_digits
-from flows.parameters import Overrides
+from flows.parameters import AS_IN_RECIPE, Device, Engine, Epochs, Overrides, Processes
 from flows.pipeline import pipeline_flow
 
 RECIPE = "digits"
 
 
 @flow(name="demo", flow_run_name="demo-digits", persist_result=False)
-def demo_flow(out: str = "runs/demo", overrides: Overrides = None) -> dict[str, Any]:
+def demo_flow(
+    out: str = "runs/demo",
+    epochs: Epochs = None,
+    device: Device = AS_IN_RECIPE,
+    processes: Processes = None,
+    engine: Engine = AS_IN_RECIPE,
+    overrides: Overrides = None,
+) -> dict[str, Any]:
     """Stage, train, evaluate, publish, label and report on 1,797 real handwritten digits.
 
     Args:
         out: Folder of all demo runs; images, staged data and model store are shared by them.
-        overrides: Settings as section.key=value.
+        epochs: Full passes over the training images.
+        device: What MindSpore computes on.
+        processes: Processes that train and evaluate together, one a device.
+        engine: What labels the test images; auto is onnxruntime on a CPU, else mindspore.
+        overrides: Settings as section.key=value; they win over the fields above.
     """
     folder = Path(out).resolve()
     write_digits(folder / "digits")
@@ -32,5 +43,9 @@ def demo_flow(out: str = "runs/demo", overrides: Overrides = None) -> dict[str, 
         out=str(folder / f"run-{run_id[:8]}"),
         data=str(folder / "data"),
         recipe=RECIPE,
+        epochs=epochs,
+        device=device,
+        processes=processes,
+        engine=engine,
         overrides=[f"storage.root={folder / 'store'}", *(overrides or [])],
     )

@@ -10,11 +10,13 @@ import yaml
 
 from effnet_core.errors import ConfigError, EffnetError, nearest
 from effnet_core.terminal import console
-from flows.api import JSON, PAGE, Api
+from flows.api import JSON, PAGE, Api, ApiError
 from flows.recovery import is_final
 from flows.server import ui_url
 
 POLL_S = 1.0
+AWAY_S = 300.0
+"""Longest time that a watched run's server may not answer, such as in a restart."""
 KEPT_LINES = 50
 """Newest lines of a log that are asked for again, since lines of several tasks cross."""
 
@@ -95,17 +97,23 @@ def _parse(deployment: JSON, text: str) -> tuple[str, Any]:
 
 
 def _watch(api: Api, flow_run_id: str) -> None:
-    """Show states and log lines until the run has ended for good."""
-    log, state = _Log(api, flow_run_id), ""
-    while True:
-        run = api.run(flow_run_id)
-        if run["state_name"] != state:
-            state = run["state_name"]
-            console.print(f"[bold]{state}[/bold] {run['name']}", soft_wrap=True)
-        log.show()
-        if is_final(run):
-            break
-        time.sleep(POLL_S)
+    """Show states and log lines until the run has ended for good; a server may be away meanwhile."""
+    log, state, run = _Log(api, flow_run_id), "", None
+    answered = time.monotonic()
+    while run is None or not is_final(run):
+        time.sleep(POLL_S if run else 0)
+        try:
+            run = api.run(flow_run_id)
+            if run["state_name"] != state:
+                state = run["state_name"]
+                console.print(f"[bold]{state}[/bold] {run['name']}", soft_wrap=True)
+            log.show()
+            answered = time.monotonic()
+        except ApiError as error:
+            if time.monotonic() - answered > AWAY_S:
+                raise
+            console.print(f"{error}; the run goes on meanwhile", soft_wrap=True, markup=False)
+            time.sleep(POLL_S)
     time.sleep(POLL_S)  # the last lines are sent after the state
     log.show()
     if run["state_type"] != "COMPLETED":
@@ -125,7 +133,7 @@ class _Log:
         """Print what has come since the last call; a run's lines may come a little out of order."""
         body = {
             "logs": {
-                "flow_run_id": {"any_": [self.flow_run_id, *self._children()]},
+                "flow_run_id": {"any_": [self.flow_run_id, *self._inside(self.flow_run_id)]},
                 "timestamp": {"after_": self.since},
             },
             "sort": "TIMESTAMP_ASC",
@@ -140,6 +148,8 @@ class _Log:
         if len(lines) > KEPT_LINES:
             self.since = str(lines[-KEPT_LINES]["timestamp"])
 
-    def _children(self) -> list[str]:
-        inside = {"parent_flow_run_id": {"any_": [self.flow_run_id]}}
-        return [str(run["id"]) for run in self.api.runs(flow_runs=inside)]
+    def _inside(self, *runs: str) -> list[str]:
+        """The runs inside of runs, and those inside of them."""
+        inside = {"parent_flow_run_id": {"any_": list(runs)}}
+        found = [str(run["id"]) for run in self.api.runs(flow_runs=inside)]
+        return [*found, *self._inside(*found)] if found else []

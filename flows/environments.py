@@ -36,6 +36,8 @@ class Environment(BaseModel):
     """Work pool that takes the runs."""
     pool_type: str = "process"
     """Kind of work pool: process, docker or kubernetes."""
+    job_template: str | None = None
+    """JSON file in deployments/ with what each run of a new pool gets; Prefect's own by default."""
     device_jobs: int = Field(1, ge=1)
     """Jobs that may use the devices at once; each takes all devices that it can see."""
     runs: int = Field(8, ge=1)

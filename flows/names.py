@@ -39,14 +39,15 @@ def training_name(prefix: str) -> Callable[[], str]:
             config = flow_config(recipe, training_overrides(given))
         except EffnetError:  # the run itself says what is wrong
             return f"{prefix}-{last_name(recipe)}"
-        data = data_name(given.get("data") or given.get("source"))
+        source = given.get("source")  # of a pipeline, whose data need not be there yet
+        data = last_name(source) if source else data_name(given.get("data"))
         return f"{prefix}-{short_variant(config)}-{data}-e{config.train.epochs}"
 
     return name
 
 
 def training_overrides(given: dict[str, Any]) -> list[str]:
-    """The settings that a training's form holds."""
+    """The settings that a training's or a pipeline's form holds."""
     return as_overrides(
         given.get("overrides"),
         model__variant=given.get("variant"),
@@ -56,6 +57,7 @@ def training_overrides(given: dict[str, Any]) -> list[str]:
         model__weights=given.get("weights"),
         runtime__device=given.get("device"),
         runtime__world_size=given.get("processes"),
+        infer__engine=given.get("engine"),
     )
 
 

@@ -15,8 +15,20 @@ from effnet_core.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
 from flows.environments import flow_config
 from flows.evaluate import evaluate_flow
-from flows.names import last_name, tag_run, training_name
-from flows.parameters import FolderPath, Overrides, Recipe, Version, own_folder
+from flows.names import last_name, tag_run, training_name, training_overrides
+from flows.parameters import (
+    AS_IN_RECIPE,
+    Device,
+    Engine,
+    Epochs,
+    FolderPath,
+    Overrides,
+    Processes,
+    Recipe,
+    VariantName,
+    Version,
+    own_folder,
+)
 from flows.publish import publish_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
@@ -34,6 +46,11 @@ def pipeline_flow(
     out: str | None = None,
     data: str | None = None,
     recipe: Recipe = "digits",
+    variant: VariantName = AS_IN_RECIPE,
+    epochs: Epochs = None,
+    device: Device = AS_IN_RECIPE,
+    processes: Processes = None,
+    engine: Engine = AS_IN_RECIPE,
     overrides: Overrides = None,
     version: Version = None,
 ) -> dict[str, Any]:
@@ -45,9 +62,23 @@ def pipeline_flow(
         out: Folder of the run, one of its own by default; a run that was cut goes on in it.
         data: Folder of the staged data set; OUT/data by default.
         recipe: Name of a recipe, or path of a YAML file.
-        overrides: Settings as section.key=value.
+        variant: Member of the family.
+        epochs: Full passes over the training images.
+        device: What MindSpore computes on.
+        processes: Processes that train and evaluate together, one a device.
+        engine: What labels the folder; auto is onnxruntime on a CPU, else mindspore.
+        overrides: Further settings as section.key=value; they win over the fields above.
         version: Name of the published version; made from time and digest by default.
     """
+    given = {
+        "variant": variant,
+        "epochs": epochs,
+        "device": device,
+        "processes": processes,
+        "engine": engine,
+        "overrides": overrides,
+    }
+    overrides = training_overrides(given)
     config = flow_config(recipe, overrides)
     out = out or own_folder("pipeline")
     tag_run(config.model.variant, f"data:{last_name(source)}")

@@ -45,7 +45,7 @@ STOP_TIMEOUT_S = RUN_GRACE_S + 45
 WATCH_EVERY_S = 5.0
 
 # A worker asks for work every two seconds instead of ten, so a run starts sooner. Heartbeats let the
-# automation of deployments/automations.yaml notice runs that were lost with their machine. Leases of
+# automation deployments/automations/heartbeat.yaml notice runs that were lost with their machine. Leases of
 # slots are kept on the disk: in memory, Prefect's default, a restarted server forgets who holds a slot
 # and it is never free again.
 SERVICE_SETTINGS = {
@@ -237,7 +237,7 @@ def deploy(api: Api, *, environment: str) -> None:
     place = read_environment(environment)
     if not DEPLOYMENTS.exists():
         raise ConfigError(f"{DEPLOYMENTS} does not exist; deploy from a checkout of the repository")
-    _create_pool(api, place.pool, place.pool_type)
+    _create_pool(api, place)
     if place.slot not in {limit["name"] for limit in _limits(api)}:
         limit = {"name": place.slot, "limit": place.device_jobs, "active": True}
         api.post("/v2/concurrency_limits/", limit)
@@ -342,13 +342,16 @@ def _busy_with(service: Service, word: str) -> bool:
     return False
 
 
-def _create_pool(api: Api, name: str, kind: str) -> None:
-    """A work pool with Prefect's own job template for its kind, if there is none of that name."""
-    named = {"work_pools": {"name": {"any_": [name]}}}
+def _create_pool(api: Api, place: Environment) -> None:
+    """The environment's work pool, if there is none of that name; an old one is left as people set it."""
+    named = {"work_pools": {"name": {"any_": [place.pool]}}}
     if api.post("/work_pools/filter", named):
         return
+    command = ["work-pool", "create", place.pool, "--type", place.pool_type]
+    if place.job_template:
+        command += ["--base-job-template", str(DEPLOYMENTS.parent / place.job_template)]
     try:
-        _prefect(api.url, ["work-pool", "create", name, "--type", kind])
+        _prefect(api.url, command)
     except ServiceError:
         if not api.post("/work_pools/filter", named):  # else a worker that started was faster
             raise

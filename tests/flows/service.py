@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.api import Api
+from flows.api import Api, ApiError
 from flows.keeper import run_processes
 from flows.recovery import is_final
 from flows.server import STATE_DIR_VARIABLE
@@ -25,12 +25,16 @@ PATIENCE_S = 180.0
 
 
 def wait_for(what: str, question: Callable[[], Any], *, seconds: float = PATIENCE_S) -> Any:
-    """The first true answer."""
+    """The first true answer; a server on SQLite under load may give none for a minute."""
     deadline = time.monotonic() + seconds
-    while not (answer := question()):
+    while True:
+        try:
+            if answer := question():
+                return answer
+        except ApiError as error:
+            what = f"{what} ({error})" if "(" not in what else what
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
         time.sleep(0.2)
-    return answer
 
 
 class TestedService:
@@ -91,7 +95,6 @@ class TestedService:
 
     def start_training(self, data: Path, run_dir: Path, *, epochs: int, name: str = "b0") -> str:
         """A run of the smallest network, about a second an epoch."""
-        found = self.api.get(f"/deployments/name/train/train-{name}")
         parameters = {
             "data": str(data),
             "run_dir": str(run_dir),
@@ -99,9 +102,20 @@ class TestedService:
             "epochs": epochs,
             "overrides": [*TINY[:-3], "train.log_every_steps=1", "runtime.world_size=1"],
         }
+        return self.start_run(f"train/train-{name}", parameters)
+
+    def start_run(self, deployment: str, parameters: dict[str, Any]) -> str:
+        """A run of ``FLOW/DEPLOYMENT``."""
+        found = self.api.get(f"/deployments/name/{deployment}")
         path = f"/deployments/{found['id']}/create_flow_run"
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return str(self.api.post(path, body)["id"])
+
+    def runs_inside(self, run: str) -> list[dict[str, Any]]:
+        """The runs inside a run, and those inside them."""
+        inside = {"parent_flow_run_id": {"any_": [run]}}
+        found = self.api.runs(flow_runs=inside)
+        return [*found, *(deeper for item in found for deeper in self.runs_inside(item["id"]))]
 
     def state(self, run: str) -> str:
         return str(self.api.run(run)["state_name"])

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.concurrency.sync import ConcurrencySlotAcquisitionError
 
 from effnet_core.errors import ConfigError
+from effnet_core.files import read_json
 from effnet_core.predictions import read_parts
 from flows.batch_infer import batch_infer_flow, task_runner
+from tasks.slots import SLOT_VARIABLE
 from tests.images import draw, encode
 from tests.weights import make_checkpoint
 
@@ -40,7 +43,7 @@ def inbox(tmp_path: Path) -> Path:
 
 def run(inbox: Path, checkpoint: Path, output: Path, **options: Any) -> dict[str, Any]:
     summary: dict[str, Any] = batch_infer_flow(
-        str(inbox), str(checkpoint), str(output), overrides=SETTINGS, **options
+        str(inbox), str(checkpoint), str(output), **{"overrides": SETTINGS, **options}
     )
     return summary
 
@@ -94,8 +97,25 @@ def test_a_live_folder_gets_labels_for_what_is_new(
     assert read_parts(output)[-1]["path"] == "0-new.png"
 
 
+def test_the_forms_engine_is_the_one_that_computes(
+    inbox: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    run(inbox, checkpoint, tmp_path / "out", engine="mindspore")
+    jobs = list((tmp_path / "out" / "jobs").glob("*/job.json"))
+    assert {read_json(job)["inputs"]["engine"] for job in jobs} == {"mindspore"}
+    with pytest.raises(ConfigError, match="onnxruntime runs on CPU, not on"):
+        run(inbox, checkpoint, tmp_path / "no", engine="onnxruntime", device="GPU")
+
+
+def test_labelling_takes_a_turn_at_devices_but_not_at_the_cpu(
+    inbox: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SLOT_VARIABLE, "a-limit-that-nobody-made")
+    run(inbox, checkpoint, tmp_path / "cpu")
+    with pytest.raises(ConcurrencySlotAcquisitionError, match="a-limit-that-nobody-made"):
+        run(inbox, checkpoint, tmp_path / "gpu", device="GPU")
+
+
 def test_runners_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="workers=0 is not allowed"):
-        task_runner("threads", 0, None)
     with pytest.raises(ConfigError, match="dask_address=tcp://x:1 goes with runner=dask"):
         task_runner("threads", 1, "tcp://x:1")

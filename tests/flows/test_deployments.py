@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+from uuid import uuid4
 
 import pytest
 import yaml
+from prefect.blocks.notifications import SendgridEmail, SlackWebhook
+from prefect.blocks.webhook import Webhook
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule
@@ -14,10 +17,11 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.schema_tools.validation import is_valid
 
-from effnet_core.config import load_config
+from effnet_core.config import InferConfig, load_config
 from effnet_core.errors import ConfigError
 from effnet_core.model.spec import VARIANTS
 from flows import environments, parameters
+from flows.automations import BLOCK
 from flows.command import run_as_command
 from flows.environments import VARIABLE, flow_config, read_environment
 
@@ -98,34 +102,93 @@ def test_what_starts_by_itself_never_runs_twice_at_once() -> None:
         assert item["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
 
 
+TRAIN, INFER, PIPELINE = "train-b0", "batch-infer", "nightly-pipeline"
+DEVICES = ["as in recipe", "CPU", "GPU", "Ascend"]
+ENGINES = ["as in recipe", "auto", "onnxruntime", "openvino", "mindspore"]
+
+
+def form(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A deployment's schema, and values that it takes."""
+    deployment = next(item for item in DEPLOYMENTS if item["name"] == name)
+    schema = load(deployment, monkeypatch).parameters.model_dump()
+    return schema, {key: EXAMPLES[key] for key in schema.get("required", [])}
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("deployment", "name", "value"),
     [
-        ("epochs", 0),
-        ("epochs", "many"),
-        ("base_lr", 0),
-        ("processes", 0),
-        ("device", "TPU"),
-        ("variant", "efficientnet_b9"),
-        ("recipe", "digit"),
-        ("overrides", ["epochs=3"]),
-        ("overrides", "train.epochs=3"),
-        ("data", ""),
+        (TRAIN, "epochs", 0),
+        (TRAIN, "epochs", "many"),
+        (TRAIN, "base_lr", 0),
+        (TRAIN, "processes", 0),
+        (TRAIN, "device", "TPU"),
+        (TRAIN, "variant", "efficientnet_b9"),
+        (TRAIN, "recipe", "digit"),
+        (TRAIN, "overrides", ["epochs=3"]),
+        (TRAIN, "overrides", "train.epochs=3"),
+        (TRAIN, "data", ""),
+        ("evaluate", "device", "cpu"),
+        ("evaluate", "split", "../val"),
+        ("stage", "val_share", 0.95),
+        ("stage", "seed", -1),
+        ("publish", "version", "a version"),
+        (INFER, "engine", "tensorrt"),
+        (INFER, "engine", ""),
+        (INFER, "device", "TPU"),
+        (INFER, "runner", "ray"),
+        (INFER, "workers", 0),
+        (INFER, "workers", 1.5),
+        (INFER, "dask_address", "localhost"),
+        (INFER, "folder", ""),
+        (INFER, "recipe", "digit"),
+        (INFER, "overrides", ["engine=openvino"]),
+        ("batch-infer-inbox", "engine", "tensorrt"),
+        (PIPELINE, "engine", "tensorrt"),
+        (PIPELINE, "device", "TPU"),
+        (PIPELINE, "variant", "efficientnet_b9"),
+        (PIPELINE, "epochs", 0),
+        ("demo", "engine", "tensorrt"),
+        ("demo", "device", "TPU"),
+        ("demo", "epochs", 0),
     ],
 )
-def test_the_form_refuses(name: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = load({"entrypoint": "flows/train.py:train_flow"}, monkeypatch)
-    schema = flow.parameters.model_dump()
-    assert is_valid({"data": "data"}, schema)
-    assert not is_valid({"data": "data", name: value}, schema)
+def test_the_form_refuses(
+    deployment: str, name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema, values = form(deployment, monkeypatch)
+    assert is_valid(values, schema)
+    assert not is_valid({**values, name: value}, schema)
 
 
-def test_the_form_offers_lists_of_variants_and_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = load({"entrypoint": "flows/train.py:train_flow"}, monkeypatch)
-    properties = flow.parameters.model_dump()["properties"]
+def test_the_form_takes_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema, values = form(INFER, monkeypatch)
+    right = {"runner": "dask", "dask_address": "tcp://10.0.0.7:8786", "workers": 16}
+    assert is_valid({**values, **right, "engine": "openvino", "device": "CPU"}, schema)
+
+
+def test_the_form_offers_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     known = [name for name in VARIANTS if not name.startswith("efficientnet_tiny")]
-    assert properties["variant"]["enum"] == [parameters.AS_IN_RECIPE, *known]
-    assert properties["device"]["enum"] == [parameters.AS_IN_RECIPE, "CPU", "GPU", "Ascend"]
+    lists = {
+        "variant": [parameters.AS_IN_RECIPE, *known],
+        "device": DEVICES,
+        "engine": ENGINES,
+        "runner": ["threads", "dask"],
+    }
+    wanted = {
+        TRAIN: ("variant", "device"),
+        "evaluate": ("device",),
+        INFER: ("engine", "device", "runner"),
+        "batch-infer-inbox": ("engine", "device", "runner"),
+        PIPELINE: ("variant", "device", "engine"),
+        "demo": ("device", "engine"),
+    }
+    for name, fields in wanted.items():
+        properties = form(name, monkeypatch)[0]["properties"]
+        assert {field for field in lists if field in properties} == set(fields)
+        for field in fields:
+            assert properties[field]["enum"] == lists[field], (name, field)
+    engines = get_args(InferConfig.model_fields["engine"].annotation)
+    assert set(engines) == set(ENGINES[1:])
 
 
 def test_what_a_form_leaves_open_stays_as_in_the_recipe() -> None:
@@ -181,10 +244,22 @@ def test_an_unknown_environment_names_the_known_ones() -> None:
         read_environment("productoin")
 
 
-def test_the_sample_automations_are_prefects() -> None:
-    content = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())
-    names = [AutomationCore.model_validate(item).name for item in content["automations"]]
-    assert names == ["runs without a heartbeat have crashed", "tell about failures"]
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "deployments" / "automations").glob("*.yaml")),
+    ids=lambda item: item.stem,
+)
+def test_the_sample_automations_are_prefects(path: Path) -> None:
+    (automation,) = yaml.safe_load(path.read_text())["automations"]
+    (action,) = automation["actions"]
+    if BLOCK in action:
+        kind, _, name = action.pop(BLOCK).partition("/")
+        assert (kind, name) in {
+            (block.get_block_type_slug(), "failures")  # type: ignore[no-untyped-call]
+            for block in (SlackWebhook, SendgridEmail, Webhook)
+        }
+        action["block_document_id"] = str(uuid4())
+    assert AutomationCore.model_validate(automation).name
 
 
 def test_a_command_refuses_what_the_form_refuses(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,11 @@ from typing import Any
 import pytest
 
 from effnet_core.checkpoint import newest
-from tests.flows.service import TestedService, kill, processes_naming, wait_for
+from effnet_core.files import read_json
+from tests.flows.service import ROOT, TestedService, kill, processes_naming, wait_for
+from tests.images import draw, encode
+from tests.tiny import TINY
+from tests.weights import make_checkpoint
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
@@ -105,6 +108,54 @@ def test_cancelling_ends_every_process_and_leaves_a_checkpoint(
 
 
 @pytest.mark.slow
+def test_a_cancelled_training_goes_on_in_its_folder(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run = service.start_training(data_dir, run_dir, epochs=40)
+    service.wait_for_epoch(run_dir, 2)
+    service.api.set_state(run, "CANCELLING", "Cancelling", "as the dashboard does")
+    wait_for("the processes to end", lambda: not processes_naming(run_dir), seconds=15)
+    assert service.wait_until_final(run) == "Cancelled"
+    again = service.start_training(data_dir, run_dir, epochs=40)
+    assert service.wait_until_final(again) == "Completed"
+    assert "resuming from" in service.log(again)
+    assert "epoch 1/40" not in service.log(again)
+
+
+@pytest.mark.slow
+def test_runs_inside_a_killed_pipeline_end_with_it(
+    service: TestedService, source_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    parameters = {
+        "source": str(source_dir),
+        "folder": str(source_dir / "val"),
+        "out": str(out),
+        "data": str(tmp_path / "data"),
+        "recipe": "digits",
+        "processes": 1,
+        "epochs": 12,
+        "overrides": [
+            *(setting for setting in TINY if not setting.startswith("train.epochs")),
+            *("infer.max_error_share=0.5", f"storage.root={tmp_path / 'store'}"),
+        ],
+    }
+    run = service.start_run("pipeline/nightly-pipeline", parameters)
+    service.wait_for_epoch(out / "train", 2)
+    before = {item["id"] for item in service.runs_inside(run)}
+    kill(service.process_of(run))
+    wait_for("the next start", lambda: service.history(run).count("Running") == 2)
+    ended = [item["state_name"] for item in map(service.api.run, before)]
+    assert sorted(ended) == ["Completed", "Crashed"]  # staging had ended, the training was cut
+    assert service.wait_until_final(run) == "Completed"
+    after = [item for item in service.runs_inside(run) if item["id"] not in before]
+    assert {item["state_name"] for item in after} == {"Completed"}
+    assert any("resuming from" in service.log(item["id"]) for item in after)
+    assert processes_naming(out) == []
+
+
+@pytest.mark.slow
 def test_a_killed_run_is_seen_and_goes_on(
     service: TestedService, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -193,20 +244,47 @@ def test_down_saves_and_up_goes_on(service: TestedService, data_dir: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_three_trainings_take_turns_on_one_slot(
+def test_three_trainings_take_turns_on_one_slot_and_labelling_runs_meanwhile(
     service: TestedService, data_dir: Path, tmp_path: Path
 ) -> None:
     folders = {name: tmp_path / name for name in ("b0", "b1", "b2")}
-    runs = [
-        service.start_training(data_dir, folder, epochs=8, name=name)
+    lengths = {"b0": 5000, "b1": 4, "b2": 4}
+    runs = {
+        name: service.start_training(data_dir, folder, epochs=lengths[name], name=name)
         for name, folder in folders.items()
-    ]
+        if name == "b0"
+    }
+    service.wait_for_epoch(folders["b0"], 1)
+    for name in ("b1", "b2"):
+        runs[name] = service.start_training(
+            data_dir, folders[name], epochs=lengths[name], name=name
+        )
+    for name in ("b1", "b2"):
+        wait_for(f"{name} in the queue", lambda run=runs[name]: "its turn" in service.log(run))
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(3):
+        (images / f"{index}.png").write_bytes(encode(draw(seed=index)))
+    weights = str(make_checkpoint(tmp_path / "model.ckpt"))
+    parameters = {"folder": str(images), "weights": weights, "output": str(tmp_path / "labels")}
+    labelling = service.start_run("batch-infer/batch-infer", parameters)
+    assert service.wait_until_final(labelling) == "Completed"
+    assert {service.state(run) for run in runs.values()} == {"Running"}
+    assert [bool(processes_naming(path)) for path in folders.values()] == [True, False, False]
+
+    service.prefect("flow-run", "cancel", runs["b0"])
     busiest = 0
-    while any(service.api.run(run)["state_type"] != "COMPLETED" for run in runs):
+
+    def idle() -> bool:
+        nonlocal busiest
         busiest = max(busiest, sum(bool(processes_naming(path)) for path in folders.values()))
-        for run in runs:
-            assert service.api.run(run)["state_type"] not in ("FAILED", "CRASHED")
-        time.sleep(0.2)
+        return not any(service.api.run(run)["state_type"] == "RUNNING" for run in runs.values())
+
+    wait_for("the end of all", idle)
+    assert [service.wait_until_final(run) for run in runs.values()] == [
+        *("Cancelled", "Completed", "Completed")
+    ]
     assert busiest == 1
 
 
@@ -249,6 +327,8 @@ def test_another_environment_and_its_watch(service: TestedService) -> None:
     try:
         pool = service.api.get("/work_pools/production")
         assert pool["type"] == "kubernetes"
+        template = read_json(ROOT / "deployments" / "kubernetes" / "work-pool.json")
+        assert pool["base_job_template"]["job_configuration"] == template["job_configuration"]
         deployment = service.api.get("/deployments/name/stage/stage")
         assert deployment["work_pool_name"] == "production"
         assert deployment["job_variables"]["env"]["EFFNET_ENVIRONMENT"] == "production"

@@ -18,7 +18,7 @@ from flows.cli import app
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
     *("models", "recipes", "settings", "stage", "train", "evaluate", "predict", "publish"),
-    *("demo", "dashboard"),
+    *("demo", "dashboard", "doctor", "up", "down", "status", "deploy", "watch", "run"),
 }
 
 

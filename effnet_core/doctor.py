@@ -1,0 +1,325 @@
+"""``effnet doctor``: whether this machine has what the project needs, and what to do where it has not.
+
+``CHECKS`` is the list of all checks, in the order of the screen; ``flows`` adds the server. A check is a
+function that returns findings; it must be quick, and it must not raise.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+from rich.table import Table
+
+from effnet_core.cache import CACHE_VARIABLE, cache_dir
+from effnet_core.environment import ONEDNN_ISA, ONEDNN_ISA_DEFAULT, available_cores
+from effnet_core.errors import EffnetError
+from effnet_core.files import human_bytes
+
+DISTRIBUTION = "effnet-flows"
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 12)
+SHOWN = ("mindspore", "prefect", "onnxruntime", "openvino", "numpy", "pillow")
+"""Packages whose versions are shown; all that the project needs are compared with what it asks for."""
+ISA_LEVELS = ("SSE41", "AVX", "AVX2")
+"""Values of oneDNN's setting that stay below AVX-512."""
+LEAST_MEMORY = 2e9
+LEAST_DISK = 2e9
+
+Level = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the screen."""
+
+    what: str
+    found: str
+    level: Level = "ok"
+    """A note is something that only some need; a problem stops work or makes it slow."""
+    advice: str = ""
+    """One sentence: what to do."""
+
+
+def python_version() -> Iterator[Finding]:
+    """The interpreter."""
+    version = tuple(map(int, platform.python_version_tuple()[:2]))
+    found = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    if OLDEST_PYTHON <= version <= NEWEST_PYTHON:
+        yield Finding("Python", found)
+    else:
+        yield Finding(
+            *("Python", found, "problem"),
+            "Use Python 3.10, 3.11 or 3.12, such as make PYTHON=python3.11 up.",
+        )
+
+
+def packages() -> Iterator[Finding]:
+    """Versions, and whether they are those that the project asks for."""
+    try:
+        wanted = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or []]
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            *(DISTRIBUTION, "not installed", "problem"),
+            "Run make up, or pip install -e . in the repository's folder.",
+        )
+        return
+    yield Finding(DISTRIBUTION, metadata.version(DISTRIBUTION))
+    for name in SHOWN:
+        found = _version(name)
+        yield (
+            Finding(name, found) if found else Finding(name, "not installed", "note", _extra(name))
+        )
+    needed = [item for item in wanted if item.marker is None or item.marker.evaluate({"extra": ""})]
+    for item in needed:
+        found = _version(item.name)
+        if not found or not item.specifier.contains(found, prereleases=True):
+            yield Finding(
+                *(item.name, found or "not installed", "problem"),
+                f"Run pip install '{item.name}{item.specifier}', or make a new .venv with make up.",
+            )
+
+
+def vector_setting() -> Iterator[Finding]:
+    """Which instructions MindSpore's oneDNN may use (docs/performance.md)."""
+    flags = _cpu_flags()
+    best = next((name for name in ("avx512f", "avx2", "avx") if name in flags), "no AVX")
+    chosen = os.environ.get(ONEDNN_ISA, ONEDNN_ISA_DEFAULT)
+    found = f"{ONEDNN_ISA}={chosen}, the processor has {best}"
+    if best == "avx512f" and chosen.upper() not in ISA_LEVELS:
+        yield Finding(
+            *("vector instructions", found, "problem"),
+            f"Unset {ONEDNN_ISA}: with AVX-512 convolutions are several times slower here.",
+        )
+    else:
+        yield Finding("vector instructions", found)
+
+
+def devices() -> Iterator[Finding]:
+    """What MindSpore was built for, and the devices that are there."""
+    spec = find_spec("mindspore")
+    places = spec.submodule_search_locations if spec else None
+    library = Path(places[0], "lib") if places else None
+    built = [name for name in ("cpu", "gpu", "ascend") if library and _has_backend(library, name)]
+    present = {"gpu": _count("nvidia[0-9]*"), "ascend": _count("davinci[0-9]*")}
+    counted = [f"{count} {name.upper()} device(s)" for name, count in present.items() if count]
+    found = (
+        f"{', '.join(counted) or 'CPU only'}; MindSpore's build has {', '.join(built) or 'nothing'}"
+    )
+    unused = [name for name, count in present.items() if count and name not in built]
+    if unused:
+        yield Finding(
+            *("devices", found, "note"),
+            f"Install MindSpore's build for {unused[0].upper()} to use it; this one cannot.",
+        )
+    else:
+        yield Finding("devices", found)
+
+
+def cores() -> Iterator[Finding]:
+    """Processors that this process may use."""
+    usable, there, share = len(available_cores()), os.cpu_count() or 1, _cpu_share()
+    limit = f", limited to {share:g} by the container" if share else ""
+    found = f"{usable} of {there} usable{limit}"
+    if share and share < usable:
+        yield Finding(
+            *("cores", found, "note"),
+            f"Pin the container to whole cores (such as --cpuset-cpus): {usable} threads share {share:g}.",
+        )
+    else:
+        yield Finding("cores", found)
+
+
+def memory() -> Iterator[Finding]:
+    """Memory that is free, for this machine or container."""
+    sizes = dict(_meminfo())
+    total, free = sizes.get("MemTotal", 0.0), sizes.get("MemAvailable", 0.0)
+    if (limit := _memory_limit()) and limit < total:
+        total, free = limit, min(free, limit)
+    found = f"{human_bytes(free)} of {human_bytes(total)} free"
+    if free < LEAST_MEMORY:
+        yield Finding(
+            *("memory", found, "problem"),
+            "End other programs: a training of the smallest variant needs about 2 GB.",
+        )
+    else:
+        yield Finding("memory", found)
+
+
+def disk() -> Iterator[Finding]:
+    """Room where runs are written."""
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free
+    found = f"{human_bytes(free)} free in {here}"
+    if not os.access(here, os.W_OK):
+        yield Finding(*("disk", found, "problem"), "Go to a folder that you may write to.")
+    elif free < LEAST_DISK:
+        yield Finding(
+            *("disk", found, "problem"), "Free some room, or work in a folder on another disk."
+        )
+    else:
+        yield Finding("disk", found)
+
+
+def caches() -> Iterator[Finding]:
+    """What can be made again, and its size."""
+    try:
+        folder = cache_dir("engines").parent
+    except EffnetError as error:
+        yield Finding(*("cache", str(error), "problem"), f"Set {CACHE_VARIABLE} to another folder.")
+        return
+    parts = [f"{path.name} {human_bytes(size_of(path))}" for path in sorted(folder.iterdir())]
+    yield Finding("cache", f"{folder}: {', '.join(parts)}")
+
+
+def compiler() -> Iterator[Finding]:
+    """The C++ compiler, for kernels of one's own."""
+    program = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if program:
+        yield Finding("compiler", _first_line([program, "--version"]))
+    else:
+        yield Finding(
+            *("compiler", "no C++ compiler", "note"), "apt-get install g++ builds CPU kernels."
+        )
+
+
+def programs() -> Iterator[Finding]:
+    """Programs that pip cannot install; tests and servers for a team use them."""
+    postgres = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    found = {
+        "Chromium": shutil.which("chromium") or shutil.which("google-chrome"),
+        "PostgreSQL": shutil.which("postgres") or (str(postgres[-1]) if postgres else None),
+        "MPI": shutil.which("mpirun"),
+    }
+    advice = {
+        "Chromium": "apt-get install chromium is needed only by the tests of the dashboard.",
+        "PostgreSQL": "apt-get install postgresql is needed only by a server for many.",
+        "MPI": "apt-get install openmpi-bin is needed only by programs that use MPI themselves.",
+    }
+    for name, program in found.items():
+        if program:
+            yield Finding(name, program)
+        else:
+            yield Finding(name, "not found", "note", advice[name])
+
+
+CHECKS: list[Callable[[], Iterable[Finding]]] = [
+    python_version,
+    packages,
+    vector_setting,
+    devices,
+    cores,
+    memory,
+    disk,
+    caches,
+    compiler,
+    programs,
+]
+
+
+def examine() -> list[Finding]:
+    """Every finding, in the order of ``CHECKS``."""
+    return [finding for check in CHECKS for finding in check()]
+
+
+def is_well(findings: Iterable[Finding]) -> bool:
+    """Whether there is no problem; notes are none."""
+    return all(finding.level != "problem" for finding in findings)
+
+
+def as_table(findings: Iterable[Finding]) -> Table:
+    """The screen."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for heading in ("", "what", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+    for finding in findings:
+        table.add_row(marks[finding.level], finding.what, finding.found, finding.advice)
+    return table
+
+
+def as_json(findings: Iterable[Finding]) -> dict[str, Any]:
+    """The same for programs."""
+    rows = [asdict(finding) for finding in findings]
+    return {"well": all(row["level"] != "problem" for row in rows), "findings": rows}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder; what goes away meanwhile counts nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += Path(root, name).lstat().st_size
+            except OSError:
+                continue
+    return total
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _extra(name: str) -> str:
+    return f"pip install '{DISTRIBUTION}[{name}]' adds it."
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def _has_backend(library: Path, name: str) -> bool:
+    return any(library.glob(f"**/libmindspore_{name}*"))
+
+
+def _count(pattern: str) -> int:
+    return len(list(Path("/dev").glob(pattern)))
+
+
+def _cpu_share() -> float | None:
+    """Cores' worth of time that a container gives, where it is limited."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _memory_limit() -> float | None:
+    try:
+        return float(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # "max" too
+        return None
+
+
+def _meminfo() -> Iterator[tuple[str, float]]:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        name, _, size = line.partition(":")
+        yield name, float(size.split()[0]) * 1024
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]} does not run ({error})"
+    return next(iter(done.stdout.splitlines()), command[0])
