@@ -19,9 +19,9 @@ from typing import Any
 
 from effnet_core import environment, supervise
 from effnet_core.config import RunConfig, RuntimeConfig, write_config
-from effnet_core.errors import ConfigError, JobTimeout, WorkerLost
+from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost
 from effnet_core.events import Event, emit
-from effnet_core.files import make_folder, read_json
+from effnet_core.files import make_folder, os_reason, read_json
 from effnet_core.job import (
     ERROR_NAME,
     EVENTS_NAME,
@@ -29,6 +29,7 @@ from effnet_core.job import (
     RESULT_NAME,
     Job,
     read_error,
+    reserve_room,
 )
 from effnet_core.storage.credentials import in_use
 
@@ -79,8 +80,14 @@ def write_job(job: Job, config: RunConfig, run_dir: Path) -> None:
         (run_dir / stale).unlink(missing_ok=True)
     for stale_pid in (run_dir / LOGS_NAME).glob("rank_*.pid"):
         stale_pid.unlink()
-    write_config(config, run_dir)
-    job.write(run_dir)
+    try:
+        write_config(config, run_dir)
+        job.write(run_dir)
+        reserve_room(run_dir)
+    except OSError as cause:
+        raise DataError(
+            f"run folder {run_dir} cannot be written to ({os_reason(cause)}); make room or choose another"
+        ) from cause
 
 
 def _check_processes(runtime: RuntimeConfig) -> None:

@@ -199,6 +199,8 @@ def _wish(run: Run) -> float:
     """What this rank wants after the next step; only rank 0 hears signals and looks at the clock."""
     if not run.group.is_first:
         return NOTHING
+    if run.saver is not None:
+        run.saver.raise_if_failed()
     if stop_requested():
         return STOP
     return SAVE if saving.due(run) else NOTHING

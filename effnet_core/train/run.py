@@ -16,6 +16,7 @@ from effnet_core.data.manifest import Dataset, Split, open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, emit
+from effnet_core.job import JOB_NAME
 from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.results import EvalResult
 from effnet_core.train.optim import create_optimizer, lr_scales, of_head
@@ -114,6 +115,8 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     saver: Saver | None = None
     """Writes checkpoints; only rank 0 has one."""
+    has_job: bool = False
+    """Whether a job lay in the run folder when the run began."""
 
     @property
     def limit_s(self) -> float | None:
@@ -228,6 +231,7 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         frozen=frozen,
         train_size=training_size(config, 0.0),
         ema=_averages(network, config.train.ema_decay),
+        has_job=(run_dir / JOB_NAME).exists(),
     )
 
 
