@@ -183,6 +183,7 @@ OPTIMIZER_PREFIXES = (
     "global_step",
     "learning_rate",
     "ema.",
+    "loss_scale.",
     "ranks.",
 )
 """Names of training state, which a checkpoint may hold beside the weights."""

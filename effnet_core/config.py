@@ -284,6 +284,12 @@ class TrainConfig(Section):
     """Probability mass moved from the true class to all."""
     class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Weight of each class in the loss; balanced: as many times more as it is rarer."""
+    amp_level: Literal["O0", "O2", "O3"] = "O0"
+    """Mixed precision: O0 is float32; O2 computes all but BatchNorm in 16 bits, O3 BatchNorm too."""
+    amp_dtype: Literal["auto", "fp16", "bf16"] = "auto"
+    """The 16 bits of O2 and O3; auto is bf16 on an Ascend where the layers have it, else fp16."""
+    loss_scale: Literal["dynamic"] | Annotated[float, Field(ge=1)] = "dynamic"
+    """fp16: factor of the loss, so that small gradients stay above zero; dynamic follows overflows."""
     ema_decay: float = Field(0, ge=0, lt=1)
     """Decay of a moving average of the weights, which then is evaluated and published; 0 means none."""
     early_stop_evaluations: int = Field(0, ge=0)
@@ -449,6 +455,36 @@ class RunConfig(Section):
                 "set model.weights or leave out train.freeze_epochs"
             )
         return self
+
+    @model_validator(mode="after")
+    def _precision_fits(self) -> RunConfig:
+        train, device = self.train, self.runtime.device
+        if train.amp_level == "O0" or train.amp_dtype != "bf16":
+            return self
+        if device == "CPU":
+            raise ValueError(
+                "train.amp_dtype=bf16 is nothing that MindSpore computes on runtime.device=CPU; use fp16 "
+                "(slower there than train.amp_level=O0), or a GPU or Ascend"
+            )
+        if not self._has_bf16:
+            raise ValueError(
+                f"train.amp_dtype=bf16 does not go with train.amp_level={train.amp_level} and "
+                f"{self.model.variant}: MindSpore's BatchNorm and ReLU6 know fp16 only; use fp16, or O2 "
+                "and a variant with SiLU"
+            )
+        return self
+
+    @property
+    def _has_bf16(self) -> bool:
+        """Whether MindSpore's layers know bf16 at this level; BatchNorm and ReLU6 do not."""
+        return self.train.amp_level == "O2" and self.row.activation == "silu"
+
+    @property
+    def amp_dtype(self) -> Literal["fp16", "bf16"]:
+        """The 16 bits of mixed precision: the setting, or what suits the device."""
+        if self.train.amp_dtype != "auto":
+            return self.train.amp_dtype
+        return "bf16" if self.runtime.device == "Ascend" and self._has_bf16 else "fp16"
 
     @property
     def row(self) -> Variant:

@@ -349,6 +349,39 @@ def test_a_budget_in_every_unit(text: str, steps: int | None) -> None:
     assert config.train.length.steps(steps_per_epoch=10, batch_size=8) == steps
 
 
+@pytest.mark.parametrize(
+    ("settings", "dtype"),
+    [
+        (["runtime.device=CPU"], "fp16"),
+        (["runtime.device=GPU"], "fp16"),
+        (["runtime.device=Ascend"], "bf16"),
+        (["runtime.device=Ascend", "model.variant=efficientnet_lite0"], "fp16"),
+        (["runtime.device=Ascend", "train.amp_level=O3"], "fp16"),
+        (["runtime.device=GPU", "train.amp_dtype=bf16"], "bf16"),
+    ],
+)
+def test_the_sixteen_bits_suit_device_and_layers(settings: list[str], dtype: str) -> None:
+    assert load_config(None, ["train.amp_level=O2", *settings]).amp_dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["train.amp_level=O2"], "bf16 is nothing that MindSpore computes on runtime.device=CPU"),
+        (["train.amp_level=O3", "runtime.device=Ascend"], "BatchNorm and ReLU6 know fp16 only"),
+        (
+            ["train.amp_level=O2", "runtime.device=GPU", "model.variant=efficientnet_lite0"],
+            "train.amp_level=O2 and efficientnet_lite0",
+        ),
+        (["train.amp_level=O1"], "it should be 'O0', 'O2' or 'O3'"),
+    ],
+)
+def test_precision_that_cannot_be_had_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["train.amp_dtype=bf16", *settings])
+    assert message in str(caught.value)
+
+
 def test_parts_of_a_batch_must_divide_it() -> None:
     config = load_config(
         None, ["data.global_batch_size=30", "runtime.world_size=2", "optim.accumulate_steps=4"]

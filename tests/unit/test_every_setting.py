@@ -261,10 +261,15 @@ def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | N
     return argv, popen.call_args.kwargs["env"].get("GLOG_v")
 
 
+def sixteen_bits(config: RunConfig, _: Path) -> str:
+    return config.amp_dtype
+
+
 EXPONENTIAL = ("schedule.name=exponential",)
 POLYNOMIAL = ("schedule.name=polynomial", "schedule.decay_epochs=100")
 PIECES = ("schedule.name=piecewise_constant", "schedule.warmup_epochs=0")
 TWO_RANKS = ("runtime.world_size=2",)
+ON_ASCEND = ("runtime.device=Ascend", "train.amp_level=O2")
 
 PROOFS = {
     "model.variant": Proof("efficientnet_b4", network_size),
@@ -300,6 +305,7 @@ PROOFS = {
     "data.cutmix_alpha": Proof("1", changed_batch),
     "train.epochs": Proof("10", rates),
     "train.budget": Proof("100 steps", rates),
+    "train.amp_dtype": Proof("fp16", sixteen_bits, ON_ASCEND),
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
