@@ -300,6 +300,8 @@ class TrainConfig(Section):
     """Of initial weights, image order, augmentation and masks."""
     log_every_steps: int = Field(50, ge=1)
     """Steps between lines of the log and of metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Where figures go besides metrics.jsonl: TensorBoard's event files in the run folder, MLflow."""
     evaluate_every_epochs: int = Field(1, ge=1)
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_every_epochs: int = Field(1, ge=1)
@@ -401,11 +403,15 @@ class RuntimeConfig(Section):
     device: Literal["CPU", "GPU", "Ascend"] = "CPU"
     """What MindSpore computes on."""
     world_size: int = Field(1, ge=1)
-    """Processes that train or evaluate together, one a device."""
+    """Processes that train or evaluate together, one a device; on all hosts together."""
+    hosts: tuple[str, ...] = ()
+    """Addresses of the machines that train together, rank 0's first; empty means this one alone."""
+    host_index: int | None = Field(None, ge=0)
+    """Which of `runtime.hosts` this machine is, from 0; found by its addresses when absent."""
     pin_cores: bool = True
     """Give each CPU process cores of its own."""
     master_port: int = Field(0, ge=0, le=65535)
-    """Port at which ranks meet; 0 takes a free one."""
+    """Port at which ranks meet; 0 takes a free one, which several hosts cannot know."""
     startup_timeout_s: int = Field(120, ge=5)
     """Seconds that ranks wait for each other at the start."""
     timeout_s: int = Field(0, ge=0)
@@ -416,6 +422,40 @@ class RuntimeConfig(Section):
     """Practise some steps before a cut run goes on, so that CPU kernels round as they did before."""
     mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
     """Least severe message of MindSpore's own log that is written."""
+
+    @model_validator(mode="after")
+    def _hosts_fit(self) -> RuntimeConfig:
+        hosts, world, index = self.hosts, self.world_size, self.host_index
+        if index is not None and index >= max(1, len(hosts)):
+            raise ValueError(
+                f"runtime.host_index={index} is none of the {len(hosts)} runtime.hosts, counted from 0"
+            )
+        if not hosts:
+            return self
+        if len(set(hosts)) < len(hosts):
+            raise ValueError(f"runtime.hosts={', '.join(hosts)} names a host twice")
+        if world % len(hosts) or world == len(hosts) == 1:
+            raise ValueError(
+                f"runtime.world_size={world} must be a multiple of the {len(hosts)} runtime.hosts, with at "
+                "least 2 processes in all"
+            )
+        if not self.master_port:
+            raise ValueError(
+                "runtime.hosts needs runtime.master_port, the same on every host: a port that is free on "
+                f"{hosts[0]} and that the others reach"
+            )
+        return self
+
+    @property
+    def local_world_size(self) -> int:
+        """Processes on each host."""
+        return self.world_size // max(1, len(self.hosts))
+
+    @property
+    def on_this_host(self) -> RuntimeConfig:
+        """The same for a job that one host does alone."""
+        changes = {"hosts": (), "host_index": None, "world_size": self.local_world_size}
+        return self.model_copy(update=changes)
 
 
 class RunConfig(Section):

@@ -160,7 +160,8 @@ def _take_cores(config: RunConfig, rank: int) -> None:
     runtime = config.runtime
     if runtime.device == "CPU" and runtime.world_size > 1 and runtime.pin_cores:
         cores = environment.available_cores()
-        os.sched_setaffinity(0, environment.cores_of_rank(cores, rank, runtime.world_size))
+        ranks = runtime.local_world_size
+        os.sched_setaffinity(0, environment.cores_of_rank(cores, rank % ranks, ranks))
 
 
 def _write_event(run_dir: Path, event: Event) -> None:

@@ -118,6 +118,7 @@ def record(run: Run, row: dict[str, Any]) -> None:
         append_jsonl(run.run_dir / METRICS_NAME, row)
     except OSError as cause:
         raise no_longer_writable(run.run_dir, cause, step=run.step) from cause
+    run.trackers.log(row)
 
 
 def require_folder(run: Run) -> None:

@@ -23,6 +23,7 @@ from effnet_core.train.optim import create_optimizer, lr_scales, of_head
 from effnet_core.train.precision import LossScale, loss_scale, lower
 from effnet_core.train.schedule import lr_schedule, rate_at
 from effnet_core.train.step import Ema, TrainStep
+from effnet_core.train.tracking import Trackers
 
 if TYPE_CHECKING:
     from effnet_core.train.saving import Saver
@@ -113,6 +114,8 @@ class Run:
     best: Best = field(default_factory=Best)
     ema: Ema | None = None
     loss_scale: LossScale | None = None
+    trackers: Trackers = field(default_factory=lambda: Trackers([]))
+    """Where rows of metrics.jsonl go besides; only rank 0 has some."""
     losses: Losses = field(default_factory=Losses)
     clock: Clock = field(default_factory=Clock)
     saver: Saver | None = None

@@ -382,6 +382,24 @@ def test_precision_that_cannot_be_had_is_refused(settings: list[str], message: s
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["runtime.world_size=3"], "world_size=3 must be a multiple of the 2 runtime.hosts"),
+        (["runtime.master_port=0"], "runtime.hosts needs runtime.master_port"),
+        (["runtime.host_index=2"], "host_index=2 is none of the 2 runtime.hosts"),
+        (["runtime.hosts=[a, a]"], "names a host twice"),
+        (["runtime.hosts=[]", "runtime.host_index=1"], "host_index=1 is none of the 0"),
+    ],
+)
+def test_hosts_that_do_not_fit_are_refused(settings: list[str], message: str) -> None:
+    hosts = ["runtime.hosts=[a, b]", "runtime.world_size=4", "runtime.master_port=8118"]
+    assert load_config(None, hosts).runtime.local_world_size == 2
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [*hosts, *settings])
+    assert message in str(caught.value)
+
+
 def test_parts_of_a_batch_must_divide_it() -> None:
     config = load_config(
         None, ["data.global_batch_size=30", "runtime.world_size=2", "optim.accumulate_steps=4"]

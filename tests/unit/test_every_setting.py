@@ -268,6 +268,7 @@ def sixteen_bits(config: RunConfig, _: Path) -> str:
 EXPONENTIAL = ("schedule.name=exponential",)
 POLYNOMIAL = ("schedule.name=polynomial", "schedule.decay_epochs=100")
 PIECES = ("schedule.name=piecewise_constant", "schedule.warmup_epochs=0")
+PORT = "runtime.master_port=23456"
 TWO_RANKS = ("runtime.world_size=2",)
 ON_ASCEND = ("runtime.device=Ascend", "train.amp_level=O2")
 
@@ -329,6 +330,10 @@ PROOFS = {
     "storage.checksums": Proof("when_required", object_store_client),
     "storage.credentials_block": Proof("bucket-key", credentials_in_a_task),
     "runtime.world_size": Proof("4", command),
+    "runtime.hosts": Proof("[127.0.0.1, 192.0.2.1]", command, (*TWO_RANKS, PORT)),
+    "runtime.host_index": Proof(
+        "1", command, (*TWO_RANKS, PORT, "runtime.hosts=[127.0.0.1, 192.0.2.1]")
+    ),
     "runtime.pin_cores": Proof("false", cores_of_rank_0, TWO_RANKS),
     "runtime.master_port": Proof("23456", command, TWO_RANKS),
     "runtime.startup_timeout_s": Proof("77", command, TWO_RANKS),
