@@ -120,6 +120,6 @@ def test_an_mlflow_that_cannot_be_used_is_refused_before_the_first_step(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://somewhere")
     with pytest.raises(
-        ConfigError, match="train.trackers=mlflow: its server or folder cannot be used"
+        ConfigError, match=r"train\.trackers=mlflow: its server or folder cannot be used"
     ):
         open_trackers(tiny_config("train.trackers=[mlflow]"), tmp_path, from_step=0)
