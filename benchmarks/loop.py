@@ -187,9 +187,9 @@ def report(seconds: dict[str, Any], images: int, minutes: float) -> list[str]:
         "",
         f"A checkpoint stops the steps for {ms['copy']:.0f} ms (the copy), and the thread that writes it "
         f"takes {ms['writer']:.0f} ms of the rank's processor: {cost:.0f} ms in all. Every "
-        f"{minutes:g} minutes (`train.checkpoint_every_minutes`) that is {cost / interval:.3%} of the time; it stays below 2 % "
-        f"where checkpoints are at least {cost / 20:.0f} s apart. (The clock says: {BLOCK} steps with one took "
-        f"{1000 * statistics.median(beside):.0f} ms more than {BLOCK} without, "
+        f"{minutes:g} minutes (`train.checkpoint_every_minutes`) that is {cost / interval:.3%} of the time; "
+        f"it stays below 2 % where checkpoints are at least {cost / 20:.0f} s apart. (The clock says: "
+        f"{BLOCK} steps with one took {1000 * statistics.median(beside):.0f} ms more than {BLOCK} without, "
         f"{1000 * min(beside):.0f} to {1000 * max(beside):.0f} in {len(beside)} turns, which is the "
         "machine's noise.)",
     ]
