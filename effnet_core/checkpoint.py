@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from effnet_core.ckpt_file import read_ckpt, write_ckpt
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import CheckpointError
-from effnet_core.files import atomic_path, os_reason, read_json, sha256_of_file, write_json
+from effnet_core.files import NO_ROOM, atomic_path, os_reason, read_json, sha256_of_file, write_json
 from effnet_core.model.spec import DEFAULT_PADDING, Padding
 
 if TYPE_CHECKING:
@@ -152,11 +152,12 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], sidecar: Sidecar
     except (OSError, CheckpointError) as cause:
         system = cause if isinstance(cause, OSError) else cause.__cause__
         reason = os_reason(system) if isinstance(system, OSError) else str(cause)
-        needed = sum(array.nbytes for array in arrays.values())
-        raise CheckpointError(
-            f"checkpoint {path} cannot be written ({reason}); it needs {needed:,} bytes"
-            f"{_free_space(path)}, and earlier checkpoints are untouched"
-        ) from cause
+        if isinstance(system, OSError) and system.errno not in NO_ROOM:
+            what = "bring its folder back, or mend its rights"
+        else:
+            needed = sum(array.nbytes for array in arrays.values())
+            what = f"it needs {needed:,} bytes{_free_space(path)}, and earlier checkpoints are untouched"
+        raise CheckpointError(f"checkpoint {path} cannot be written ({reason}); {what}") from cause
     return complete
 
 
@@ -182,6 +183,7 @@ OPTIMIZER_PREFIXES = (
     "global_step",
     "learning_rate",
     "ema.",
+    "loss_scale.",
     "ranks.",
 )
 """Names of training state, which a checkpoint may hold beside the weights."""

@@ -1,6 +1,7 @@
 """What every command does alike: errors as sentences, the right exit codes, no tracebacks.
 
-0 done, 1 failed, 2 wrong usage or setting, 130 interrupted. ``EFFNET_TRACEBACK=1`` shows tracebacks to
+0 done, 1 failed, 2 wrong usage or setting, 75 told to stop (SIGTERM), 130 interrupted.
+``EFFNET_TRACEBACK=1`` shows tracebacks to
 those who look for a fault in the program.
 """
 
@@ -8,8 +9,11 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from effnet_core.errors import ConfigError, EffnetError, OutputExists
@@ -17,11 +21,37 @@ from effnet_core.files import os_reason
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_STOPPED = 75
+"""``EX_TEMPFAIL`` of sysexits.h: try again later."""
 EXIT_INTERRUPTED = 130
 TRACEBACK_VARIABLE = "EFFNET_TRACEBACK"
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Stopped(KeyboardInterrupt):
+    """A scheduler, or whoever sent SIGTERM, wants its machine back."""
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM does what Ctrl-C does, so that jobs can save, where nobody else listens to it."""
+    listens = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    if listens:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if listens and signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -30,7 +60,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with _heeding_sigterm():
+                return command(*args, **kwargs)
+        except Stopped:
+            _end("stopped by SIGTERM; run the same command again to go on", EXIT_STOPPED)
         except KeyboardInterrupt as stop:
             _end(str(stop) or "interrupted; run the same command again to go on", EXIT_INTERRUPTED)
         except (ConfigError, OutputExists) as error:

@@ -284,6 +284,12 @@ class TrainConfig(Section):
     """Probability mass moved from the true class to all."""
     class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Weight of each class in the loss; balanced: as many times more as it is rarer."""
+    amp_level: Literal["O0", "O2", "O3"] = "O0"
+    """Mixed precision: O0 is float32; O2 computes all but BatchNorm in 16 bits, O3 BatchNorm too."""
+    amp_dtype: Literal["auto", "fp16", "bf16"] = "auto"
+    """The 16 bits of O2 and O3; auto is bf16 on an Ascend where the layers have it, else fp16."""
+    loss_scale: Literal["dynamic"] | Annotated[float, Field(ge=1)] = "dynamic"
+    """fp16: factor of the loss, so that small gradients stay above zero; dynamic follows overflows."""
     ema_decay: float = Field(0, ge=0, lt=1)
     """Decay of a moving average of the weights, which then is evaluated and published; 0 means none."""
     early_stop_evaluations: int = Field(0, ge=0)
@@ -294,6 +300,8 @@ class TrainConfig(Section):
     """Of initial weights, image order, augmentation and masks."""
     log_every_steps: int = Field(50, ge=1)
     """Steps between lines of the log and of metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Where figures go besides metrics.jsonl: TensorBoard's event files in the run folder, MLflow."""
     evaluate_every_epochs: int = Field(1, ge=1)
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_every_epochs: int = Field(1, ge=1)
@@ -395,14 +403,18 @@ class RuntimeConfig(Section):
     device: Literal["CPU", "GPU", "Ascend"] = "CPU"
     """What MindSpore computes on."""
     world_size: int = Field(1, ge=1)
-    """Processes that train or evaluate together, one a device."""
+    """Processes that train or evaluate together, one a device; on all hosts together."""
+    hosts: tuple[str, ...] = ()
+    """Addresses of the machines that train together, rank 0's first; empty means this one alone."""
+    host_index: int | None = Field(None, ge=0)
+    """Which of `runtime.hosts` this machine is, from 0; found by its addresses when absent."""
     kernels: Literal["auto", "builtin", "native"] = "auto"
     """CPU operators of training and evaluation: this project's own where they can be had; MindSpore's
     built-in ones; own ones or an error."""
     pin_cores: bool = True
     """Give each CPU process cores of its own."""
     master_port: int = Field(0, ge=0, le=65535)
-    """Port at which ranks meet; 0 takes a free one."""
+    """Port at which ranks meet; 0 takes a free one, which several hosts cannot know."""
     startup_timeout_s: int = Field(120, ge=5)
     """Seconds that ranks wait for each other at the start."""
     timeout_s: int = Field(0, ge=0)
@@ -413,6 +425,40 @@ class RuntimeConfig(Section):
     """Practise some steps before a cut run goes on, so that CPU kernels round as they did before."""
     mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
     """Least severe message of MindSpore's own log that is written."""
+
+    @model_validator(mode="after")
+    def _hosts_fit(self) -> RuntimeConfig:
+        hosts, world, index = self.hosts, self.world_size, self.host_index
+        if index is not None and index >= max(1, len(hosts)):
+            raise ValueError(
+                f"runtime.host_index={index} is none of the {len(hosts)} runtime.hosts, counted from 0"
+            )
+        if not hosts:
+            return self
+        if len(set(hosts)) < len(hosts):
+            raise ValueError(f"runtime.hosts={', '.join(hosts)} names a host twice")
+        if world % len(hosts) or world == len(hosts) == 1:
+            raise ValueError(
+                f"runtime.world_size={world} must be a multiple of the {len(hosts)} runtime.hosts, with at "
+                "least 2 processes in all"
+            )
+        if not self.master_port:
+            raise ValueError(
+                "runtime.hosts needs runtime.master_port, the same on every host: a port that is free on "
+                f"{hosts[0]} and that the others reach"
+            )
+        return self
+
+    @property
+    def local_world_size(self) -> int:
+        """Processes on each host."""
+        return self.world_size // max(1, len(self.hosts))
+
+    @property
+    def on_this_host(self) -> RuntimeConfig:
+        """The same for a job that one host does alone."""
+        changes = {"hosts": (), "host_index": None, "world_size": self.local_world_size}
+        return self.model_copy(update=changes)
 
 
 class RunConfig(Section):
@@ -452,6 +498,36 @@ class RunConfig(Section):
                 "set model.weights or leave out train.freeze_epochs"
             )
         return self
+
+    @model_validator(mode="after")
+    def _precision_fits(self) -> RunConfig:
+        train, device = self.train, self.runtime.device
+        if train.amp_level == "O0" or train.amp_dtype != "bf16":
+            return self
+        if device == "CPU":
+            raise ValueError(
+                "train.amp_dtype=bf16 is nothing that MindSpore computes on runtime.device=CPU; use fp16 "
+                "(slower there than train.amp_level=O0), or a GPU or Ascend"
+            )
+        if not self._has_bf16:
+            raise ValueError(
+                f"train.amp_dtype=bf16 does not go with train.amp_level={train.amp_level} and "
+                f"{self.model.variant}: MindSpore's BatchNorm and ReLU6 know fp16 only; use fp16, or O2 "
+                "and a variant with SiLU"
+            )
+        return self
+
+    @property
+    def _has_bf16(self) -> bool:
+        """Whether MindSpore's layers know bf16 at this level; BatchNorm and ReLU6 do not."""
+        return self.train.amp_level == "O2" and self.row.activation == "silu"
+
+    @property
+    def amp_dtype(self) -> Literal["fp16", "bf16"]:
+        """The 16 bits of mixed precision: the setting, or what suits the device."""
+        if self.train.amp_dtype != "auto":
+            return self.train.amp_dtype
+        return "bf16" if self.runtime.device == "Ascend" and self._has_bf16 else "fp16"
 
     @property
     def row(self) -> Variant:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,9 @@ from typing import Any
 from effnet_core.errors import DataError, EffnetError, OutputExists
 
 CHUNK_BYTES = 1 << 20
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a disk, a share of it or a file is full."""
 
 
 def sha256_of_file(path: Path) -> str:
@@ -153,6 +157,16 @@ def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:
         raise OutputExists(
             f"{what} {path} already holds files that are not ours (no {marker} there); choose an empty folder"
         )
+
+
+def no_longer_writable(run_dir: Path, error: OSError, *, step: int | None = None) -> DataError:
+    """The sentence about a run folder that could be written to before."""
+    what = "make room" if error.errno in NO_ROOM else "bring it back"
+    at = "" if step is None else f" at step {step}"
+    return DataError(
+        f"run folder {run_dir} can no longer be written to ({os_reason(error)}){at}; {what}, and the "
+        "same command goes on from the last checkpoint"
+    )
 
 
 def os_reason(error: OSError) -> str:

@@ -9,7 +9,7 @@ RUN_DIR/
   model.ckpt/.json  the finished model (training)
   result.json       the answer, or
   error.json        why there is none
-  logs/             one log a rank, process ids
+  logs/             one log a rank, process ids, and room kept for the answer
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ METRICS_NAME = "metrics.jsonl"
 RESULT_NAME = "result.json"
 ERROR_NAME = "error.json"
 LOGS_NAME = "logs"
+RESERVE_NAME = f"{LOGS_NAME}/.reserve"
+RESERVE_BYTES = 16_384
+"""Room that a job takes at its start and gives back for its answer, which a full disk would swallow."""
 CHECKPOINTS_NAME = "checkpoints"
 
 Kind = Literal["train", "evaluate", "predict", "verify", "mindir"]
@@ -51,12 +54,27 @@ class Job:
         return cls(**read_json(run_dir / JOB_NAME))
 
 
+def reserve_room(run_dir: Path) -> None:
+    """Take room on the disk for an answer; the folder of logs must be there.
+
+    Raises:
+        OSError: there is none.
+    """
+    (run_dir / RESERVE_NAME).write_bytes(b"\0" * RESERVE_BYTES)
+
+
+def release_room(run_dir: Path) -> None:
+    """Give back what ``reserve_room`` took."""
+    (run_dir / RESERVE_NAME).unlink(missing_ok=True)
+
+
 def write_error(run_dir: Path, error: BaseException, *, rank: int) -> None:
     """Leave an error for the parent; the first one stays."""
     path = run_dir / ERROR_NAME
     known = isinstance(error, EffnetError)
     text = str(error) if known else f"{type(error).__name__}: {_first_line(error)}"
     if not path.exists():
+        release_room(run_dir)
         write_json(
             path,
             {

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from effnet_core import environment, supervise
+from effnet_core import environment, hosts, supervise
 from effnet_core.config import RunConfig, RuntimeConfig, write_config
-from effnet_core.errors import ConfigError, JobTimeout, WorkerLost
+from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost
 from effnet_core.events import Event, emit
-from effnet_core.files import make_folder, read_json
+from effnet_core.files import make_folder, os_reason, read_json
 from effnet_core.job import (
     ERROR_NAME,
     EVENTS_NAME,
@@ -29,6 +29,8 @@ from effnet_core.job import (
     RESULT_NAME,
     Job,
     read_error,
+    reserve_room,
+    write_error,
 )
 from effnet_core.storage.credentials import in_use
 
@@ -57,10 +59,41 @@ def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         WorkerLost: a rank died without an answer.
         JobTimeout: the job took longer than ``runtime.timeout_s``.
     """
+    if job.kind != "train":
+        config = config.model_copy(update={"runtime": config.runtime.on_this_host})
     _check_processes(config.runtime)
     write_job(job, config, run_dir)
-    with _supervised(_command(config.runtime, run_dir), config.runtime, run_dir) as process:
-        _wait(process, config.runtime, run_dir)
+    return _run_ranks(config.runtime, run_dir)
+
+
+def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
+    """Run this machine's ranks of a job that the first of ``runtime.hosts`` has written and leads.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        WorkerLost: the first machine has not started, or a rank died here; it hears of that.
+        EffnetError: as ``run_job``.
+    """
+    _check_processes(runtime)
+    emit(Event("launch", f"waiting for {runtime.hosts[0]} to start the run"))
+    hosts.wait_for_first(runtime)
+    try:
+        return _run_ranks(runtime, run_dir)
+    except BaseException as cause:
+        if not _answered(run_dir):  # nobody else can know that these ranks are gone
+            ranks = hosts.local_ranks(runtime)
+            reason = str(cause) or type(cause).__name__
+            gone = WorkerLost(f"ranks {ranks[0]}-{ranks[-1]} left the run: {reason}")
+            write_error(run_dir, gone, rank=ranks[0])
+        raise
+
+
+def _run_ranks(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
+    """Start this machine's ranks of the job in a folder, and wait for the answer."""
+    with _supervised(_command(runtime, run_dir), runtime, run_dir) as process:
+        _wait(process, runtime, run_dir)
     if (run_dir / RESULT_NAME).exists():
         result: dict[str, Any] = read_json(run_dir / RESULT_NAME)
         return result
@@ -79,21 +112,29 @@ def write_job(job: Job, config: RunConfig, run_dir: Path) -> None:
         (run_dir / stale).unlink(missing_ok=True)
     for stale_pid in (run_dir / LOGS_NAME).glob("rank_*.pid"):
         stale_pid.unlink()
-    write_config(config, run_dir)
-    job.write(run_dir)
+    try:
+        write_config(config, run_dir)
+        job.write(run_dir)
+        reserve_room(run_dir)
+    except OSError as cause:
+        raise DataError(
+            f"run folder {run_dir} cannot be written to ({os_reason(cause)}); make room or choose another"
+        ) from cause
 
 
 def _check_processes(runtime: RuntimeConfig) -> None:
     cores = len(environment.available_cores())
-    if runtime.device == "CPU" and runtime.world_size > cores:
+    if runtime.device == "CPU" and runtime.local_world_size > cores:
+        here = " on this host" if runtime.hosts else ""
         emit(
             Event(
                 "launch",
-                f"runtime.world_size={runtime.world_size} processes share {cores} cores; "
+                f"runtime.world_size={runtime.local_world_size} processes{here} share {cores} cores; "
                 f"{cores} would be faster",
             )
         )
-    if runtime.world_size > 1 and runtime.master_port and not _is_free(runtime.master_port):
+    leads = hosts.host_index(runtime) == 0
+    if leads and runtime.world_size > 1 and runtime.master_port and not _is_free(runtime):
         raise ConfigError(
             f"runtime.master_port={runtime.master_port} is in use on this machine; "
             "choose another, or 0 for a free one"
@@ -108,8 +149,9 @@ def _command(runtime: RuntimeConfig, run_dir: Path) -> list[str]:
     return [
         str(Path(sys.executable).with_name("msrun")),
         f"--worker_num={runtime.world_size}",
-        f"--local_worker_num={runtime.world_size}",
-        "--master_addr=127.0.0.1",
+        f"--local_worker_num={runtime.local_world_size}",
+        f"--master_addr={hosts.first_address(runtime)}",
+        f"--node_rank={hosts.host_index(runtime)}",
         f"--master_port={port}",
         f"--log_dir={(run_dir / LOGS_NAME).resolve()}",
         f"--cluster_time_out={runtime.startup_timeout_s}",
@@ -138,7 +180,9 @@ def _supervised(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A command below a supervisor, in a session of its own; ended with the block."""
     single = runtime.world_size == 1
-    log = run_dir / LOGS_NAME / ("worker_0.log" if single else "launcher.log")
+    index = hosts.host_index(runtime)
+    launcher = "launcher.log" if index == 0 else f"launcher_{index}.log"
+    log = run_dir / LOGS_NAME / ("worker_0.log" if single else launcher)
     argv = [
         sys.executable,
         supervise.__file__,
@@ -163,7 +207,7 @@ def _supervised(
         raise
     except BaseException:
         process.terminate()  # asks the ranks to save and leave
-        _wait_for_ranks(process, run_dir, runtime.stop_grace_s)
+        _wait_for_ranks(process, runtime, run_dir)
         emit(Event("launch", _how_it_stopped(run_dir, runtime)))
         raise
     finally:
@@ -172,10 +216,12 @@ def _supervised(
         _wait_for_end(process, supervise.EOF_GRACE_S + 5)
 
 
-def _wait_for_ranks(process: subprocess.Popen[bytes], run_dir: Path, seconds: float) -> None:
+def _wait_for_ranks(
+    process: subprocess.Popen[bytes], runtime: RuntimeConfig, run_dir: Path
+) -> None:
     """Wait until every rank has left; MindSpore's scheduler would stay longer than it is needed."""
-    deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline and _living_ranks(run_dir):
+    deadline, mine = time.monotonic() + runtime.stop_grace_s, hosts.local_ranks(runtime)
+    while process.poll() is None and time.monotonic() < deadline and _living_ranks(run_dir, mine):
         time.sleep(POLL_S)
 
 
@@ -204,11 +250,12 @@ def _wait(process: subprocess.Popen[bytes], runtime: RuntimeConfig, run_dir: Pat
     events = _EventTail(run_dir / EVENTS_NAME)
     deadline = time.monotonic() + runtime.timeout_s if runtime.timeout_s else None
     lost: tuple[int, float] | None = None  # the first rank seen dead, and when
+    mine = hosts.local_ranks(runtime)
     while process.poll() is None:
         events.repeat()
         if _answered(run_dir):
             break
-        if lost is None and (dead := _dead_rank(run_dir)) is not None:
+        if lost is None and (dead := _dead_rank(run_dir, mine)) is not None:
             lost = dead, time.monotonic()
         if lost is not None and time.monotonic() - lost[1] > ANSWER_GRACE_S:
             raise _lost(run_dir, f"rank {lost[0]} died without an answer", rank=lost[0])
@@ -225,23 +272,24 @@ def _answered(run_dir: Path) -> bool:
     return (run_dir / RESULT_NAME).exists() or (run_dir / ERROR_NAME).exists()
 
 
-def _ranks(run_dir: Path) -> dict[int, bool]:
-    """Every rank that has started, and whether it is alive."""
+def _ranks(run_dir: Path, mine: range) -> dict[int, bool]:
+    """Every rank of this machine that has started, and whether it is alive."""
     found = {}
     for path in sorted((run_dir / LOGS_NAME).glob("rank_*.pid")):
-        if text := path.read_text():
-            found[int(path.stem.partition("_")[2])] = _is_alive(int(text))
+        rank = int(path.stem.partition("_")[2])
+        if rank in mine and (text := path.read_text()):
+            found[rank] = _is_alive(int(text))
     return found
 
 
-def _dead_rank(run_dir: Path) -> int | None:
+def _dead_rank(run_dir: Path, mine: range) -> int | None:
     """A rank that had started and is gone, or None."""
-    return next((rank for rank, alive in _ranks(run_dir).items() if not alive), None)
+    return next((rank for rank, alive in _ranks(run_dir, mine).items() if not alive), None)
 
 
-def _living_ranks(run_dir: Path) -> bool:
+def _living_ranks(run_dir: Path, mine: range) -> bool:
     """Whether any rank is still there."""
-    return any(_ranks(run_dir).values())
+    return any(_ranks(run_dir, mine).values())
 
 
 def _is_alive(pid: int) -> bool:
@@ -280,11 +328,11 @@ class _EventTail:
             emit(Event(**json.loads(line)))
 
 
-def _is_free(port: int) -> bool:
+def _is_free(runtime: RuntimeConfig) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((hosts.first_address(runtime), runtime.master_port))
         except OSError:
             return False
     return True

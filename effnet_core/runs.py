@@ -14,9 +14,10 @@ from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import ConfigError, DataError, OutputExists
 from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json
+from effnet_core.hosts import host_index
 from effnet_core.inputs import list_inputs
 from effnet_core.job import JOB_NAME, RESULT_NAME, Job
-from effnet_core.launch import run_job, write_job
+from effnet_core.launch import join_job, run_job, write_job
 from effnet_core.predictions import Plan, Shard
 from effnet_core.predictions_report import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardResult, TrainResult
@@ -36,12 +37,23 @@ def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
         OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files.
         EffnetError: as the training loop and the launcher.
     """
+    if host_index(config.runtime) > 0:
+        return _join_training(config, data_dir, run_dir)
     finished = prepare_training(config, data_dir, run_dir)
     if finished is not None:
         return finished
     return TrainResult.from_dict(
         run_job(Job.read(run_dir), read_config(run_dir / CONFIG_NAME), run_dir)
     )
+
+
+def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
+    """This machine's share of a run that the first of ``runtime.hosts`` leads, in a shared run folder."""
+    _require_images(config, open_dataset(data_dir).counts)
+    if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+        emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
+        return training_result(run_dir)
+    return TrainResult.from_dict(join_job(config.runtime, run_dir))
 
 
 def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult | None:

@@ -18,7 +18,7 @@ from effnet_core import environment
 from effnet_core.config import CONFIG_NAME, RunConfig, read_config
 from effnet_core.errors import EffnetError, Interrupted
 from effnet_core.events import Event, listen
-from effnet_core.files import append_jsonl, write_json
+from effnet_core.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
 from effnet_core.interrupts import EXIT_INTERRUPTED, listen_as_first, listen_as_other
 from effnet_core.job import (
     ERROR_NAME,
@@ -26,6 +26,7 @@ from effnet_core.job import (
     LOGS_NAME,
     RESULT_NAME,
     Job,
+    release_room,
     write_error,
 )
 
@@ -72,15 +73,24 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
         print(error, file=sys.stderr)
         return 1
     except Exception as error:
+        if not scheduler:  # first of all: the log may be what cannot be written to
+            write_error(run_dir, _explained(error, run_dir), rank=rank)
         traceback.print_exc()
-        if not scheduler:
-            write_error(run_dir, error, rank=rank)
         return 1
+
+
+def _explained(error: Exception, run_dir: Path) -> Exception:
+    """The same error, or the sentence about a disk that is full."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return no_longer_writable(run_dir, error)
+    return error
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     if job.kind == "predict" and job.inputs["engine"] != "mindspore":
-        write_json(run_dir / RESULT_NAME, _predict(job, config, None, run_dir))
+        result = _predict(job, config, None, run_dir)
+        release_room(run_dir)
+        write_json(run_dir / RESULT_NAME, result)
         return 0  # without the seconds and the memory that MindSpore's import takes
     environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
     from effnet_core.collective import join_group
@@ -88,6 +98,7 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     group = join_group(config.runtime)
     result = _KINDS[job.kind](job, config, group, run_dir)
     if group.is_first:
+        release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
     return 0
 
@@ -150,11 +161,15 @@ def _take_cores(config: RunConfig, rank: int) -> None:
     runtime = config.runtime
     if runtime.device == "CPU" and runtime.world_size > 1 and runtime.pin_cores:
         cores = environment.available_cores()
-        os.sched_setaffinity(0, environment.cores_of_rank(cores, rank, runtime.world_size))
+        ranks = runtime.local_world_size
+        os.sched_setaffinity(0, environment.cores_of_rank(cores, rank % ranks, ranks))
 
 
 def _write_event(run_dir: Path, event: Event) -> None:
-    append_jsonl(run_dir / EVENTS_NAME, event.to_dict())
+    try:
+        append_jsonl(run_dir / EVENTS_NAME, event.to_dict())
+    except OSError as cause:
+        raise no_longer_writable(run_dir, cause) from cause
 
 
 if __name__ == "__main__":

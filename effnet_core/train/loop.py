@@ -38,6 +38,7 @@ from effnet_core.train.run import (
 )
 from effnet_core.train.start import resume
 from effnet_core.train.step import TrainStep
+from effnet_core.train.tracking import open_trackers
 from effnet_core.train.update import NOTHING, SAVE, STOP, update
 
 BLOCK_IMAGES = 4096
@@ -67,6 +68,7 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     cell = resume(run)
     if group.is_first:
         run.saver = saving.Saver(run_dir / CHECKPOINTS_NAME, keep=config.train.keep_checkpoints)
+        run.trackers = open_trackers(config, run_dir, from_step=run.step)
     run.tell(f"training {config.model.variant}: {describe(run)}")
     try:
         _train_epochs(run, cell)
@@ -75,6 +77,7 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     finally:
         if run.saver is not None:
             run.saver.close()
+        run.trackers.close(finished=run.finished)
     return _finish(run, seconds=time.perf_counter() - started)
 
 
@@ -199,6 +202,8 @@ def _wish(run: Run) -> float:
     """What this rank wants after the next step; only rank 0 hears signals and looks at the clock."""
     if not run.group.is_first:
         return NOTHING
+    if run.saver is not None:
+        run.saver.raise_if_failed()
     if stop_requested():
         return STOP
     return SAVE if saving.due(run) else NOTHING

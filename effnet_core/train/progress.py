@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import time
 from typing import Any
 
 from mindspore import Tensor
 
-from effnet_core.errors import DataError, TrainingDiverged
+from effnet_core.errors import TrainingDiverged
 from effnet_core.events import Event, emit
-from effnet_core.files import append_jsonl, os_reason
-from effnet_core.job import METRICS_NAME
+from effnet_core.files import append_jsonl, no_longer_writable
+from effnet_core.job import JOB_NAME, METRICS_NAME
 from effnet_core.results import EvalResult
 from effnet_core.train.run import STAGE, Run
 
@@ -111,10 +113,23 @@ def record(run: Run, row: dict[str, Any]) -> None:
     Raises:
         DataError: the run folder is gone or cannot be written to.
     """
+    require_folder(run)
     try:
         append_jsonl(run.run_dir / METRICS_NAME, row)
     except OSError as cause:
-        raise DataError(
-            f"run folder {run.run_dir} can no longer be written to ({os_reason(cause)}) at step "
-            f"{run.step}; bring it back, and the same command goes on from the last checkpoint"
-        ) from cause
+        raise no_longer_writable(run.run_dir, cause, step=run.step) from cause
+    run.trackers.log(row)
+
+
+def require_folder(run: Run) -> None:
+    """Make sure that the run folder is still the one in which the run began.
+
+    Where a shared folder is no longer mounted, an empty local one is left in its place, and a checkpoint
+    would go there.
+
+    Raises:
+        DataError: it is not.
+    """
+    if run.has_job and not (run.run_dir / JOB_NAME).exists():
+        gone = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise no_longer_writable(run.run_dir, gone, step=run.step)

@@ -17,11 +17,14 @@ from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, emit
 from effnet_core.kernels.choice import library
+from effnet_core.job import JOB_NAME
 from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.results import EvalResult
 from effnet_core.train.optim import create_optimizer, lr_scales, of_head
+from effnet_core.train.precision import LossScale, loss_scale, lower
 from effnet_core.train.schedule import lr_schedule, rate_at
 from effnet_core.train.step import Ema, TrainStep
+from effnet_core.train.tracking import Trackers
 
 if TYPE_CHECKING:
     from effnet_core.train.saving import Saver
@@ -111,10 +114,15 @@ class Run:
     latest: EvalResult | None = None
     best: Best = field(default_factory=Best)
     ema: Ema | None = None
+    loss_scale: LossScale | None = None
+    trackers: Trackers = field(default_factory=lambda: Trackers([]))
+    """Where rows of metrics.jsonl go besides; only rank 0 has some."""
     losses: Losses = field(default_factory=Losses)
     clock: Clock = field(default_factory=Clock)
     saver: Saver | None = None
     """Writes checkpoints; only rank 0 has one."""
+    has_job: bool = False
+    """Whether a job lay in the run folder when the run began."""
 
     @property
     def limit_s(self) -> float | None:
@@ -162,6 +170,8 @@ class Run:
         found.update({p.name: p for p in self.optimizer.get_parameters()})
         if self.ema is not None:
             found.update({p.name: p for p in self.ema.averages})
+        if self.loss_scale is not None:
+            found.update({p.name: p for p in self.loss_scale.get_parameters()})
         return list(found.values())
 
     def statistics(self) -> list[Parameter]:
@@ -205,6 +215,7 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         seed=config.train.seed,
         library=library(config.runtime, lambda line: _tell_first(group, line)),
     )
+    lower(network, config)
     length = config.train.length
     steps = length.steps(steps_per_epoch=steps_per_epoch, batch_size=config.data.global_batch_size)
     rates = None
@@ -230,6 +241,8 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         frozen=frozen,
         train_size=training_size(config, 0.0),
         ema=_averages(network, config.train.ema_decay),
+        loss_scale=loss_scale(config),
+        has_job=(run_dir / JOB_NAME).exists(),
     )
 
 
@@ -287,6 +300,7 @@ def step_cell(run: Run) -> TrainStep:
         clip_norm=run.config.optim.clip_norm,
         accumulate_steps=run.config.optim.accumulate_steps,
         ema=run.ema,
+        loss_scale=run.loss_scale,
     )
 
 
@@ -319,5 +333,13 @@ def describe(run: Run) -> str:
         f"{len(run.split)} images, {run.dataset.num_classes} classes, {run.train_size} px, "
         f"{config.train.length}, {run.steps_per_epoch} steps an epoch, global batch "
         f"{config.data.global_batch_size} on {run.group.world_size} process(es), "
-        f"peak rate {config.peak_lr:.5f}"
+        f"peak rate {config.peak_lr:.5f}{_precision(config)}"
     )
+
+
+def _precision(config: RunConfig) -> str:
+    """How it computes, where that is not simply float32."""
+    if config.train.amp_level == "O0":
+        return ""
+    slow = " (slower than O0 on a CPU)" if config.runtime.device == "CPU" else ""
+    return f", precision {config.train.amp_level} with {config.amp_dtype}{slow}"

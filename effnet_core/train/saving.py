@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from effnet_core import checkpoint as checkpoints
 from effnet_core.checkpoint import Sidecar
 from effnet_core.job import CHECKPOINTS_NAME
+from effnet_core.train.progress import require_folder
 from effnet_core.train.run import Best, Losses, Run
 
 RANK_STATISTICS = "ranks.statistics"
@@ -37,6 +38,15 @@ class Saver:
         self.join()
         self.saved_at = time.monotonic()
         self._pending = self._threads.submit(self._write, path, arrays, sidecar)
+
+    def raise_if_failed(self) -> None:
+        """Tell of a write that has failed, without waiting for one that goes on.
+
+        Raises:
+            CheckpointError: it could not be written; earlier checkpoints are untouched.
+        """
+        if self._pending is not None and self._pending.done():
+            self.join()
 
     def join(self) -> None:
         """Wait until everything is on the disk.
@@ -75,6 +85,7 @@ def save(run: Run, *, alone: bool = False) -> None:
     arrays = {parameter.name: parameter.asnumpy().copy() for parameter in run.parameters()}
     if of_ranks is not None:
         arrays[RANK_STATISTICS] = of_ranks
+    require_folder(run)
     path = checkpoints.step_path(run.run_dir / CHECKPOINTS_NAME, run.step)
     run.saver.save(path, arrays, describe_checkpoint(run, training_state=True))
 
@@ -130,6 +141,7 @@ def restore_progress(run: Run, sidecar: Sidecar) -> None:
 def save_best(run: Run) -> None:
     """Keep the weights as they are as the best of the run, on rank 0."""
     if run.saver is not None:
+        require_folder(run)
         arrays = {p.name: p.asnumpy().copy() for p in run.network.get_parameters()}
         path = run.run_dir / CHECKPOINTS_NAME / checkpoints.BEST_NAME
         run.saver.save(path, arrays, describe_checkpoint(run, training_state=False))

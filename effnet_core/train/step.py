@@ -12,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops.auto_generate import SplitWithSize
 
 from effnet_core.model.network import EfficientNet
+from effnet_core.train.precision import LossScale
 
 SHARED = 3
 """Numbers that travel with the gradients: the loss, what rank 0 wishes, the seconds it has spent."""
@@ -128,12 +129,21 @@ class Ema(nn.Cell):
 
 
 class Forward(nn.Cell):
-    """Loss and gradients of one batch."""
+    """Loss and gradients of one batch; the gradients are those of the scaled loss."""
 
-    def __init__(self, network: EfficientNet, loss: nn.Cell, parameters: list[Parameter]) -> None:
+    def __init__(
+        self,
+        network: EfficientNet,
+        loss: nn.Cell,
+        parameters: list[Parameter],
+        loss_scale: LossScale | None = None,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
         self.loss = loss
+        self.scales = loss_scale is not None
+        if loss_scale is not None:
+            self.loss_scale = loss_scale
         self.loss_and_grads = ms.value_and_grad(self.forward, None, ParameterTuple(parameters))
 
     def forward(
@@ -143,8 +153,9 @@ class Forward(nn.Cell):
         path_scale: Tensor | None,
         feature_scale: Tensor | None,
     ) -> Tensor:
-        """Mean loss of one batch."""
-        return self.loss(self.network(images, path_scale, feature_scale), labels)
+        """Mean loss of one batch, times the scale."""
+        loss = self.loss(self.network(images, path_scale, feature_scale), labels)
+        return loss * self.loss_scale.factor if self.scales else loss
 
     def construct(
         self,
@@ -153,8 +164,9 @@ class Forward(nn.Cell):
         path_scale: Tensor | None = None,
         feature_scale: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The loss, and the gradient of each parameter."""
-        return self.loss_and_grads(images, labels, path_scale, feature_scale)  # type: ignore[no-any-return]
+        """The loss, and the gradient of each parameter, which still has the scale."""
+        loss, grads = self.loss_and_grads(images, labels, path_scale, feature_scale)
+        return loss / self.loss_scale.factor if self.scales else loss, grads
 
 
 class Collect(nn.Cell):
@@ -196,12 +208,16 @@ class TrainStep(nn.Cell):
         clip_norm: float = 0.0,
         accumulate_steps: int = 1,
         ema: Ema | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         parameters = list(optimizer.parameters)
         self.optimizer = optimizer
         loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=label_smoothing)
-        self.forward_cell = Forward(network, loss, parameters)
+        self.forward_cell = Forward(network, loss, parameters, loss_scale)
+        self.scales = loss_scale is not None
+        if loss_scale is not None:
+            self.loss_scale = loss_scale
         self.map = ops.HyperMap()
         self.concat = ops.Concat(0)
         self.clip_norm = clip_norm
@@ -247,11 +263,21 @@ class TrainStep(nn.Cell):
         shared = self.concat((ops.reshape(loss, (1,)), said))
         if self.reduces:
             grads, shared = self.reduce(grads, shared)
+        if self.scales:
+            grads, finite = self.loss_scale(grads)
+            if finite:  # else the step is left out, and the next one has a smaller scale
+                self.change_weights(grads)
+        else:
+            self.change_weights(grads)
+        if self.accumulates:
+            self.map(_clear, self.sums)
+        return shared
+
+    def change_weights(self, grads: tuple[Tensor, ...]) -> bool:
+        """Cut the gradients to their length, and let weights and averages follow them."""
         if self.clip_norm > 0.0:
             grads = ops.clip_by_global_norm(grads, self.clip_norm)
         self.optimizer(grads)
-        if self.accumulates:
-            self.map(_clear, self.sums)
         if self.averages:
             self.ema()
-        return shared
+        return True

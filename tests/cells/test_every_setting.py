@@ -28,6 +28,7 @@ from effnet_core.train.optim import create_optimizer, set_learning_rate
 from effnet_core.train.run import Run, prepare, step_cell
 from effnet_core.train.start import resume
 from effnet_core.train.step import SHARED, TrainStep
+from effnet_core.train.tracking import open_trackers
 from effnet_core.train.update import update
 from tests import every_setting
 from tests.cells.test_evaluate import BrightnessNetwork
@@ -209,6 +210,18 @@ def after_one_step(config: RunConfig, folder: Path) -> str:
     return f"{len(parts)} {parameters_digest(run.parameters())}"
 
 
+def first_scale(config: RunConfig, folder: Path) -> tuple[float, bool]:
+    scale = prepared(config, folder).loss_scale
+    assert scale is not None
+    return float(scale.factor), scale.dynamic
+
+
+def trackers(config: RunConfig, folder: Path) -> list[str]:
+    opened = open_trackers(config, folder, from_step=0)
+    opened.close(finished=True)
+    return [type(tracker).__name__ for tracker in opened.trackers]
+
+
 def end_of_the_run(config: RunConfig, folder: Path) -> tuple[int, int]:
     """After how many evaluations a run ends that never gets better, and whose weights it delivers."""
     run = prepared(config, folder)
@@ -303,6 +316,9 @@ PROOFS = {
     "optim.backbone_lr_scale": Proof("0.1", learning, TINY),
     "train.freeze_epochs": Proof("1", learning, (*TINY, "model.weights=w.ckpt")),
     "train.class_weights": Proof("[1.0, 3.0]", after_one_step, TINY),
+    "train.amp_level": Proof("O2", after_one_step, TINY),
+    "train.loss_scale": Proof("8", first_scale, (*TINY, "train.amp_level=O3")),
+    "train.trackers": Proof("[tensorboard]", trackers, TINY),
     "train.ema_decay": Proof("0.9", after_one_step, TINY),
     "train.early_stop_evaluations": Proof("2", end_of_the_run, (*TINY, "train.epochs=5")),
     "train.final_model": Proof("best", end_of_the_run, (*TINY, "train.epochs=5")),

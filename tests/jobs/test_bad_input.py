@@ -111,6 +111,7 @@ def test_data_that_is_not_staged(source_dir: Path, tmp_path: Path) -> None:
         ("train.epochs", ["section.key=value"]),
         ("schedule.name=cosin", ["schedule.name='cosin'", "'cosine'", "'piecewise_constant'"]),
         ("schedule.warmup_epochs=9", ["warmup_epochs=9", "epochs=2"]),
+        ("schedule.rates=[0.1]", ["schedule.milestones and schedule.rates", "not to cosine"]),
     ],
 )
 def test_settings(setting: str, words: list[str], data_dir: Path, tmp_path: Path) -> None:

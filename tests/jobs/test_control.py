@@ -67,17 +67,22 @@ def steps_done(run_dir: Path) -> int:
     return rows[-1]["step"] if rows else 0
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_ctrl_c_saves_leaves_no_process_and_can_be_resumed(
-    processes: int, data_dir: Path, tmp_path: Path
+STOPS = {
+    signal.SIGINT: (130, "effnet: interrupted; run the same command again to go on"),
+    signal.SIGTERM: (75, "effnet: stopped by SIGTERM; run the same command again to go on"),
+}
+
+
+@pytest.mark.parametrize(("processes", "stop"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+def test_a_stop_saves_leaves_no_process_and_can_be_resumed(
+    processes: int, stop: signal.Signals, data_dir: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     process = start_training(data_dir, run_dir, processes=processes)
     wait_for(lambda: steps_done(run_dir) >= 4)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     output, errors = process.communicate(timeout=90)
-    assert process.returncode == 130
-    assert errors.strip() == "effnet: interrupted; run the same command again to go on"
+    assert (process.returncode, errors.strip()) == STOPS[stop]
     assert processes_of(run_dir) == []
     saved = checkpoint.newest(run_dir / "checkpoints")
     assert saved is not None

@@ -349,6 +349,57 @@ def test_a_budget_in_every_unit(text: str, steps: int | None) -> None:
     assert config.train.length.steps(steps_per_epoch=10, batch_size=8) == steps
 
 
+@pytest.mark.parametrize(
+    ("settings", "dtype"),
+    [
+        (["runtime.device=CPU"], "fp16"),
+        (["runtime.device=GPU"], "fp16"),
+        (["runtime.device=Ascend"], "bf16"),
+        (["runtime.device=Ascend", "model.variant=efficientnet_lite0"], "fp16"),
+        (["runtime.device=Ascend", "train.amp_level=O3"], "fp16"),
+        (["runtime.device=GPU", "train.amp_dtype=bf16"], "bf16"),
+    ],
+)
+def test_the_sixteen_bits_suit_device_and_layers(settings: list[str], dtype: str) -> None:
+    assert load_config(None, ["train.amp_level=O2", *settings]).amp_dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["train.amp_level=O2"], "bf16 is nothing that MindSpore computes on runtime.device=CPU"),
+        (["train.amp_level=O3", "runtime.device=Ascend"], "BatchNorm and ReLU6 know fp16 only"),
+        (
+            ["train.amp_level=O2", "runtime.device=GPU", "model.variant=efficientnet_lite0"],
+            "train.amp_level=O2 and efficientnet_lite0",
+        ),
+        (["train.amp_level=O1"], "it should be 'O0', 'O2' or 'O3'"),
+    ],
+)
+def test_precision_that_cannot_be_had_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["train.amp_dtype=bf16", *settings])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["runtime.world_size=3"], "world_size=3 must be a multiple of the 2 runtime.hosts"),
+        (["runtime.master_port=0"], "runtime.hosts needs runtime.master_port"),
+        (["runtime.host_index=2"], "host_index=2 is none of the 2 runtime.hosts"),
+        (["runtime.hosts=[a, a]"], "names a host twice"),
+        (["runtime.hosts=[]", "runtime.host_index=1"], "host_index=1 is none of the 0"),
+    ],
+)
+def test_hosts_that_do_not_fit_are_refused(settings: list[str], message: str) -> None:
+    hosts = ["runtime.hosts=[a, b]", "runtime.world_size=4", "runtime.master_port=8118"]
+    assert load_config(None, hosts).runtime.local_world_size == 2
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [*hosts, *settings])
+    assert message in str(caught.value)
+
+
 def test_parts_of_a_batch_must_divide_it() -> None:
     config = load_config(
         None, ["data.global_batch_size=30", "runtime.world_size=2", "optim.accumulate_steps=4"]

@@ -267,10 +267,16 @@ def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | N
     return argv, popen.call_args.kwargs["env"].get("GLOG_v")
 
 
+def sixteen_bits(config: RunConfig, _: Path) -> str:
+    return config.amp_dtype
+
+
 EXPONENTIAL = ("schedule.name=exponential",)
 POLYNOMIAL = ("schedule.name=polynomial", "schedule.decay_epochs=100")
 PIECES = ("schedule.name=piecewise_constant", "schedule.warmup_epochs=0")
+PORT = "runtime.master_port=23456"
 TWO_RANKS = ("runtime.world_size=2",)
+ON_ASCEND = ("runtime.device=Ascend", "train.amp_level=O2")
 
 PROOFS = {
     "model.variant": Proof("efficientnet_b4", network_size),
@@ -306,6 +312,7 @@ PROOFS = {
     "data.cutmix_alpha": Proof("1", changed_batch),
     "train.epochs": Proof("10", rates),
     "train.budget": Proof("100 steps", rates),
+    "train.amp_dtype": Proof("fp16", sixteen_bits, ON_ASCEND),
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
@@ -330,6 +337,10 @@ PROOFS = {
     "storage.credentials_block": Proof("bucket-key", credentials_in_a_task),
     "runtime.world_size": Proof("4", command),
     "runtime.kernels": Proof("builtin", chosen_operators),
+    "runtime.hosts": Proof("[127.0.0.1, 192.0.2.1]", command, (*TWO_RANKS, PORT)),
+    "runtime.host_index": Proof(
+        "1", command, (*TWO_RANKS, PORT, "runtime.hosts=[127.0.0.1, 192.0.2.1]")
+    ),
     "runtime.pin_cores": Proof("false", cores_of_rank_0, TWO_RANKS),
     "runtime.master_port": Proof("23456", command, TWO_RANKS),
     "runtime.startup_timeout_s": Proof("77", command, TWO_RANKS),

@@ -11,12 +11,20 @@ from unittest import mock
 
 import pytest
 
-from effnet_core import launch
+from effnet_core import hosts, launch
 from effnet_core.config import RunConfig, RuntimeConfig, load_config
 from effnet_core.errors import ConfigError, DataError, WorkerLost
 from effnet_core.events import Event
 from effnet_core.files import append_jsonl, write_json
-from effnet_core.job import ERROR_NAME, EVENTS_NAME, LOGS_NAME, RESULT_NAME, Job, write_error
+from effnet_core.job import (
+    ERROR_NAME,
+    EVENTS_NAME,
+    LOGS_NAME,
+    RESULT_NAME,
+    Job,
+    read_error,
+    write_error,
+)
 from effnet_core.launch import run_job
 
 
@@ -44,6 +52,57 @@ def test_several_are_started_by_msrun(run_dir: Path) -> None:
     assert "--worker_num=3" in line
     assert "--local_worker_num=3" in line
     assert line[-4:] == ["python", "-m", "effnet_core.worker", str(run_dir)]
+
+
+TWO_HOSTS = {"hosts": ("127.0.0.1", "192.0.2.7"), "world_size": 4, "master_port": 23456}
+"""The second is an address of documentation, which no machine has."""
+
+
+def test_each_host_starts_its_share_of_the_ranks(run_dir: Path) -> None:
+    for index in (0, 1):
+        runtime = RuntimeConfig(**TWO_HOSTS, host_index=index)
+        line = launch._command(runtime, run_dir)
+        assert "--worker_num=4" in line
+        assert "--local_worker_num=2" in line
+        assert "--master_addr=127.0.0.1" in line
+        assert f"--node_rank={index}" in line
+        assert list(hosts.local_ranks(runtime)) == [2 * index, 2 * index + 1]
+
+
+def test_a_host_finds_its_place_by_its_addresses() -> None:
+    assert hosts.host_index(RuntimeConfig()) == 0
+    assert hosts.host_index(RuntimeConfig(**TWO_HOSTS)) == 0
+    turned = {**TWO_HOSTS, "hosts": ("192.0.2.7", "127.0.0.1")}
+    assert hosts.host_index(RuntimeConfig(**turned)) == 1
+    both = {**TWO_HOSTS, "hosts": ("127.0.0.1", "127.0.0.2")}
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1 and 127\.0\.0\.2 of runtime.hosts="):
+        hosts.host_index(RuntimeConfig(**both))
+    nowhere = {**TWO_HOSTS, "hosts": ("192.0.2.7", "192.0.2.8")}
+    with pytest.raises(ConfigError, match=r"none of .* set runtime\.host_index .* 0 to 1"):
+        hosts.host_index(RuntimeConfig(**nowhere))
+
+
+def test_a_first_host_that_does_not_start_is_named() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    runtime = RuntimeConfig(**{**TWO_HOSTS, "master_port": port})
+    runtime = runtime.model_copy(update={"startup_timeout_s": 0})
+    with pytest.raises(WorkerLost, match=rf"127\.0\.0\.1, did not start training at port {port}"):
+        hosts.wait_for_first(runtime)
+
+
+def test_other_hosts_hear_of_ranks_that_are_lost_here(run_dir: Path) -> None:
+    runtime = RuntimeConfig(**TWO_HOSTS, host_index=1)
+    with (
+        mock.patch.object(hosts, "wait_for_first"),
+        mock.patch.object(launch, "_run_ranks", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        launch.join_job(runtime, run_dir)
+    error = read_error(run_dir)
+    assert isinstance(error, WorkerLost)
+    assert str(error) == "ranks 2-3 left the run: KeyboardInterrupt"
 
 
 def test_children_find_the_library_and_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +136,10 @@ def test_a_rank_that_died_without_an_answer_is_noticed(run_dir: Path) -> None:
     logs = run_dir / LOGS_NAME
     (logs / "rank_0.pid").write_text(str(os.getpid()))
     (logs / "rank_1.pid").write_text("")
-    assert launch._dead_rank(run_dir) is None
+    assert launch._dead_rank(run_dir, range(2)) is None
     (logs / "rank_1.pid").write_text(str(dead_pid()))
-    assert launch._dead_rank(run_dir) == 1
+    assert launch._dead_rank(run_dir, range(2)) == 1
+    assert launch._dead_rank(run_dir, range(1)) is None  # rank 1 is another host's
 
 
 def test_a_lost_rank_shows_its_last_words(run_dir: Path) -> None:

@@ -1,0 +1,85 @@
+"""Disks that fill up and folders that go away under a running job, on real file systems."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from effnet_core import checkpoint, runs
+from effnet_core.errors import CheckpointError, DataError, EffnetError
+from effnet_core.files import read_jsonl
+from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
+from tests.tiny import tiny_config
+
+pytestmark = pytest.mark.mindspore
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk of a size in memory; that takes root."""
+    mounted = []
+
+    def make(size: str) -> Path:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            message = f"a disk cannot be mounted here, so this is NOT tested: {done.stderr.strip()}"
+            if os.environ.get("EFFNET_REQUIRE_SERVICES") == "1":
+                pytest.fail(message)
+            pytest.skip(message)
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
+
+
+def test_a_full_disk_is_named_and_the_last_checkpoint_is_good(
+    data_dir: Path, tmp_path: Path, mount: Callable[[str], Path]
+) -> None:
+    run_dir = mount("700k") / "run"
+    config = tiny_config("train.epochs=10", "train.keep_checkpoints=100")
+    with pytest.raises(EffnetError) as caught:
+        runs.train(config, data_dir, run_dir)
+    assert isinstance(caught.value, CheckpointError | DataError)
+    message = str(caught.value)
+    assert "no space left on device" in message
+    if isinstance(caught.value, CheckpointError):
+        assert re.search(r"it needs [\d,]+ bytes and [\d,]+ are free", message)
+    newest = checkpoint.newest(run_dir / CHECKPOINTS_NAME)
+    assert newest is not None
+    before = checkpoint.read_sidecar(newest).step
+    assert 0 < before < 30
+    # With room it goes on from there.
+    subprocess.run(["mount", "-o", "remount,size=20m", str(run_dir.parent)], check=True)
+    result = runs.train(config, data_dir, run_dir)
+    assert (result.steps, result.resumed_from_step) == (30, before)
+
+
+def test_a_shared_folder_that_goes_away_is_named_and_nothing_is_written_in_its_place(
+    data_dir: Path, tmp_path: Path, mount: Callable[[str], Path]
+) -> None:
+    disk = mount("50m")
+    run_dir = disk / "run"
+
+    def take_away() -> None:
+        while len(read_jsonl(run_dir / METRICS_NAME)) < 10:
+            time.sleep(0.05)
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+    thief = threading.Thread(target=take_away, daemon=True)
+    thief.start()
+    with pytest.raises(EffnetError, match=r"no such file or directory.*bring i"):
+        runs.train(tiny_config("train.epochs=4000"), data_dir, run_dir)
+    thief.join()
+    assert not list(disk.rglob("*.ckpt"))
