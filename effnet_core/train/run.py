@@ -16,8 +16,8 @@ from effnet_core.data.manifest import Dataset, Split, open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, emit
-from effnet_core.kernels.choice import library
 from effnet_core.job import JOB_NAME
+from effnet_core.kernels.choice import library
 from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.results import EvalResult
 from effnet_core.train.optim import create_optimizer, lr_scales, of_head
