@@ -13,6 +13,7 @@ from effnet_core.config import RunConfig
 from effnet_core.data.manifest import DATASET_NAME
 from effnet_core.errors import DataError, EffnetError
 from effnet_core.files import read_json
+from effnet_core.model.spec import VARIANTS
 from flows.environments import flow_config
 from flows.parameters import as_overrides
 
@@ -83,7 +84,9 @@ def short_variant(config: RunConfig) -> str:
 
 
 def tag_run(*tags: str) -> None:
-    """Add tags to this flow run, beside those of its deployment."""
-    given = flow_run.tags
+    """Add tags to this flow run, beside those of its deployment; the variant in use replaces another."""
+    given = set(flow_run.tags)
+    if not VARIANTS.keys().isdisjoint(tags):
+        given -= VARIANTS.keys()
     with get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, tags=sorted({*given, *tags}))

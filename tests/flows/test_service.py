@@ -42,6 +42,7 @@ def test_a_training_by_its_bare_name(
     assert len(lines) == len(set(lines))
     newest_run = service.api.runs("COMPLETED")[0]
     assert {"train", "efficientnet_tiny"} <= set(newest_run["tags"])
+    assert "efficientnet_b0" not in newest_run["tags"]
 
 
 def test_wrong_values_are_refused_before_a_run_exists(service: TestedService) -> None:
