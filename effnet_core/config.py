@@ -28,9 +28,9 @@ from effnet_core.errors import ConfigError, nearest
 from effnet_core.files import os_reason, write_text
 from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, DROP_PATH_RATE, Padding, Variant
 from effnet_core.model.spec import variant as variant_row
+from effnet_core.recipes import RECIPES_DIR, recipe_names
 from effnet_core.storage.client import S3Access
 
-RECIPES_DIR = Path(__file__).parent / "recipes"
 CONFIG_NAME = "config.yaml"
 
 REFERENCE_BATCH_SIZE = 256
@@ -537,11 +537,6 @@ def leaf_keys() -> dict[str, Any]:
         for section, field in RunConfig.model_fields.items()
         for key in field.annotation.model_fields  # type: ignore[union-attr]
     }
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the library, sorted."""
-    return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
 
 
 def load_config(

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -210,23 +210,29 @@ def _require_names(place: S3Url, names: list[str]) -> None:
             parent = parent.rpartition("/")[0]
 
 
-def _in_threads(one: Callable[[T], None], items: Iterable[T]) -> None:
-    """Run ``one`` for every item; after an error nothing more is begun."""
+def _in_threads(one: Callable[[T], None], items: Sequence[T]) -> None:
+    """Run ``one`` for every item, in order of the items; after an error nothing more is begun."""
+    waiting = iter(items)
+    taking = threading.Lock()
     stop = threading.Event()
 
-    def guarded(item: T) -> None:
-        if stop.is_set():
-            return
-        try:
-            one(item)
-        except BaseException:
-            stop.set()
-            raise
+    def work() -> None:
+        while not stop.is_set():
+            with taking:
+                item = next(waiting, None)
+            if item is None:
+                return
+            try:
+                one(item)
+            except BaseException:
+                stop.set()
+                raise
 
     with ThreadPoolExecutor(THREADS) as pool:
+        workers = [pool.submit(work) for _ in range(min(THREADS, len(items)))]
         try:
-            for _ in pool.map(guarded, items):
-                pass
+            for worker in workers:
+                worker.result()
         except BaseException:
             stop.set()
             raise

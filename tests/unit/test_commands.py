@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from effnet_core import __version__
-from effnet_core.config import leaf_keys, recipe_names
+from effnet_core.config import leaf_keys
 from effnet_core.model.spec import VARIANTS
+from effnet_core.recipes import recipe_names
 from effnet_core.tables import settings_markdown
 from flows.cli import app
 
