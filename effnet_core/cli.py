@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_core import __version__
-from effnet_core.commands import guarded
+from effnet_core.commands import guarded, run
 from effnet_core.recipes import recipe_names
 from effnet_core.store_commands import app as store_commands
 from effnet_core.weights.commands import app as weights_commands
@@ -384,4 +384,4 @@ def _print_evaluation(result: EvalResult) -> None:
 
 def main() -> None:
     """Run the library's commands."""
-    app(prog_name="effnet")
+    run(app)
