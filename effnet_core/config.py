@@ -127,6 +127,8 @@ class DataConfig(Section):
     """Passes over the training split in one epoch."""
     progressive_sizes: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = ()
     """Sides of the training input, px, one after the other in equal parts of the run."""
+    format: Literal["folder", "mindrecord"] = "folder"
+    """What training and evaluation read: staged files, or MindRecord files made of them once."""
     workers: int = Field(1, ge=1)
     """Threads that decode and augment, per rank; never more than the machine has cores."""
 

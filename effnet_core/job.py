@@ -30,7 +30,7 @@ ERROR_NAME = "error.json"
 LOGS_NAME = "logs"
 CHECKPOINTS_NAME = "checkpoints"
 
-Kind = Literal["train", "evaluate", "predict", "verify", "mindir"]
+Kind = Literal["train", "evaluate", "predict", "verify", "mindir", "records"]
 
 
 @dataclass(frozen=True)

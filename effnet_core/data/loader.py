@@ -1,4 +1,4 @@
-"""Batches from a staged data set: files read by our own rules, decoded by MindSpore's C++ pipeline."""
+"""Batches from a staged data set: files or records in our own order, decoded by MindSpore's C++ pipeline."""
 
 from __future__ import annotations
 
@@ -85,16 +85,22 @@ def batches(
     missing = -count % batch_size
     padded = [int(i) for i in indices] + [int(indices[-1])] * missing
     source = FileSource(split.root, [split.paths[i] for i in padded], split.labels[padded])
+    threads = min(workers, len(available_cores()))
     ds.config.set_seed(seed)
     ds.config.set_prefetch_size(PREFETCH_BATCHES)
-    dataset = ds.GeneratorDataset(
-        source, ["image", "label"], shuffle=False, python_multiprocessing=False
-    )
-    threads = min(workers, len(available_cores()))
+    columns = ["image", "label"]
+    if split.records:
+        files, order = [str(path) for path in split.records], ds.SubsetSampler(padded)
+        dataset = ds.MindDataset(files, columns, num_parallel_workers=1, sampler=order)
+    else:
+        dataset = ds.GeneratorDataset(source, columns, shuffle=False, python_multiprocessing=False)
     dataset = dataset.map(transforms, input_columns=["image"], num_parallel_workers=threads)
     dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_workers=1)
-    rows = dataset.create_tuple_iterator(num_epochs=1, do_copy=False)
-    return _read(rows, source, count=count, batch_size=batch_size)
+    try:
+        rows = dataset.create_tuple_iterator(num_epochs=1, do_copy=False)
+    except RuntimeError as cause:
+        raise DataError(_pipeline_reason(cause, split)) from cause
+    return _read(rows, split, source, count=count, batch_size=batch_size)
 
 
 def batches_in_blocks(
@@ -122,16 +128,23 @@ def batches_in_blocks(
 
 
 def _read(
-    rows: Iterator[tuple[Tensor, Tensor]], source: FileSource, *, count: int, batch_size: int
+    rows: Iterator[tuple[Tensor, Tensor]],
+    split: Split,
+    source: FileSource,
+    *,
+    count: int,
+    batch_size: int,
 ) -> Iterator[Batch]:
     left = count
     try:
         for images, labels in rows:
-            yield Batch(images, labels, min(left, batch_size))
+            # Those of records are (N, 1).
+            flat = labels if labels.ndim == 1 else Tensor(labels.asnumpy()[:, 0])
+            yield Batch(images, flat, min(left, batch_size))
             left -= batch_size
     except RuntimeError as cause:
         problem = source.problem or _first_damaged(source, count - left)
-        raise problem or DataError(_pipeline_reason(cause)) from cause
+        raise problem or DataError(_pipeline_reason(cause, split)) from cause
 
 
 def _first_damaged(source: FileSource, start: int) -> DataError | None:
@@ -147,6 +160,12 @@ def _first_damaged(source: FileSource, start: int) -> DataError | None:
     return None
 
 
-def _pipeline_reason(error: RuntimeError) -> str:
+def _pipeline_reason(error: RuntimeError, split: Split) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"an image cannot be decoded; stage the data set again ({' '.join(lines)[:300]})"
+    said = " ".join(lines)[:300]
+    if split.records:
+        folder = split.records[0].parent
+        return (
+            f"records of {folder} cannot be read; delete that folder, they are made anew ({said})"
+        )
+    return f"an image cannot be decoded; stage the data set again ({said})"
