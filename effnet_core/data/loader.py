@@ -20,6 +20,7 @@ from effnet_core.errors import DataError
 from effnet_core.files import os_reason
 
 PREFETCH_BATCHES = 4
+COLUMNS = ["image", "label"]
 
 
 class FileSource:
@@ -88,12 +89,10 @@ def batches(
     threads = min(workers, len(available_cores()))
     ds.config.set_seed(seed)
     ds.config.set_prefetch_size(PREFETCH_BATCHES)
-    columns = ["image", "label"]
     if split.records:
-        files, order = [str(path) for path in split.records], ds.SubsetSampler(padded)
-        dataset = ds.MindDataset(files, columns, num_parallel_workers=1, sampler=order)
+        dataset = _recorded(split, padded)
     else:
-        dataset = ds.GeneratorDataset(source, columns, shuffle=False, python_multiprocessing=False)
+        dataset = ds.GeneratorDataset(source, COLUMNS, shuffle=False, python_multiprocessing=False)
     dataset = dataset.map(transforms, input_columns=["image"], num_parallel_workers=threads)
     dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_workers=1)
     try:
@@ -101,6 +100,22 @@ def batches(
     except RuntimeError as cause:
         raise DataError(_pipeline_reason(cause, split)) from cause
     return _read(rows, split, source, count=count, batch_size=batch_size)
+
+
+def _recorded(split: Split, indices: list[int]) -> Any:
+    """Encoded images and labels out of records, in that order."""
+    files, size = [str(path) for path in split.records], len(split)
+    # MindSpore refuses more indices than there are records, which filling up a batch can lead to.
+    pieces = [
+        ds.MindDataset(
+            files,
+            COLUMNS,
+            num_parallel_workers=1,
+            sampler=ds.SubsetSampler(indices[start : start + size]),
+        )
+        for start in range(0, len(indices), size)
+    ]
+    return pieces[0].concat(pieces[1:]) if len(pieces) > 1 else pieces[0]
 
 
 def batches_in_blocks(
