@@ -42,6 +42,22 @@ def test_every_command_explains_itself(command: str) -> None:
     assert len(text.splitlines()) > 5
 
 
+def test_nothing_heavy_is_loaded_before_a_command_is_chosen() -> None:
+    heavy = ("effnet_core.config", "boto3", "rich.live")
+    code = f"import sys, effnet_core.cli; print([n for n in {heavy!r} if n in sys.modules])"
+    argv = [sys.executable, "-c", code]
+    answer = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["copy", "a", "b"], 2)])
+def test_the_exit_code_outlives_the_quick_end(arguments: list[str], code: int) -> None:
+    argv = [sys.executable, "-m", "effnet_core", *arguments]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert (ended.stdout if code == 0 else ended.stderr).startswith("effnet")
+
+
 def test_version() -> None:
     assert effnet("--version").strip() == f"effnet-flows {__version__}"
 
