@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
-        bench-store bench-train dashboard docs kernels-asan lock clean
+        bench-store bench-records bench-train dashboard docs kernels-asan lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -64,6 +64,9 @@ bench-infer: $(STAMP) ## labelling files, compared with a torch loop (EFFNET_PEE
 
 bench-store: $(STAMP) ## transfers compared with aws s3 sync, rclone and s5cmd (EFFNET_STORE_PEERS: folder of those)
 	$(BIN)/python -m benchmarks.store
+
+bench-records: $(STAMP) ## reading a data set from MindRecord files against its own files
+	$(BIN)/python -m benchmarks.records
 
 bench-train: $(STAMP) ## training speed against mindcv and torch (EFFNET_PEERS_PYTHON: a Python that has torch)
 	$(BIN)/python benchmarks/train.py

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_core import __version__
-from effnet_core.commands import guarded
-from effnet_core.config import RunConfig, load_config, recipe_names
+from effnet_core.commands import guarded, run
+from effnet_core.recipes import recipe_names
 from effnet_core.store_commands import app as store_commands
 from effnet_core.weights.commands import app as weights_commands
 
 if TYPE_CHECKING:
+    from effnet_core.config import RunConfig
     from effnet_core.results import EvalResult
 
 app = typer.Typer(
@@ -146,6 +147,7 @@ def stage(
     override: Overrides = None,
 ) -> None:
     """Verify labelled images, wherever they live, and bring them into a staged data set."""
+    from effnet_core.config import load_config
     from effnet_core.data.staging import stage_dataset
     from effnet_core.terminal import console, show_events
 
@@ -252,6 +254,7 @@ def predict(
     """Label images; the input is never written to. One picture is also drawn with its labels."""
     from effnet_core import runs
     from effnet_core.annotate import annotate
+    from effnet_core.config import load_config
     from effnet_core.files import read_json
     from effnet_core.predictions import RUN_NAME, read_parts
     from effnet_core.terminal import console, show_events
@@ -312,11 +315,15 @@ def copy(
 ) -> None:
     """Copy a folder of files to a bucket or back, many at once; goes on where it was cut."""
     from effnet_core.errors import ConfigError
-    from effnet_core.storage import is_s3, parse_s3
+    from effnet_core.storage import DEFAULT_ACCESS, is_s3, parse_s3
     from effnet_core.storage.trees import download_tree, upload_tree
     from effnet_core.terminal import console, show_events
 
-    access = load_config(None, override or []).storage.access
+    access = DEFAULT_ACCESS
+    if override:
+        from effnet_core.config import load_config
+
+        access = load_config(None, override).storage.access
     if is_s3(source) == is_s3(target):
         raise ConfigError(f"give one folder and one s3://bucket/prefix, not {source} and {target}")
     with show_events():
@@ -343,7 +350,7 @@ def publish(
 ) -> None:
     """Put a run's model into the store as an immutable version."""
     from effnet_core import runs
-    from effnet_core.config import CONFIG_NAME
+    from effnet_core.config import CONFIG_NAME, load_config
     from effnet_core.publish import publish_model
     from effnet_core.terminal import console, show_events
 
@@ -374,6 +381,8 @@ def _config(
     num_classes: int | None = None,
 ) -> RunConfig:
     """Settings of recipe and overrides; the short options come last and win."""
+    from effnet_core.config import load_config
+
     short = {
         "runtime.world_size": processes,
         "model.weights": weights,
@@ -395,4 +404,4 @@ def _print_evaluation(result: EvalResult) -> None:
 
 def main() -> None:
     """Run the library's commands."""
-    app(prog_name="effnet")
+    run(app)

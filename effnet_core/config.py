@@ -28,9 +28,9 @@ from effnet_core.errors import ConfigError, nearest
 from effnet_core.files import os_reason, write_text
 from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, DROP_PATH_RATE, Padding, Variant
 from effnet_core.model.spec import variant as variant_row
+from effnet_core.recipes import RECIPES_DIR, recipe_names
 from effnet_core.storage.client import S3Access
 
-RECIPES_DIR = Path(__file__).parent / "recipes"
 CONFIG_NAME = "config.yaml"
 
 REFERENCE_BATCH_SIZE = 256
@@ -127,6 +127,8 @@ class DataConfig(Section):
     """Passes over the training split in one epoch."""
     progressive_sizes: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = ()
     """Sides of the training input, px, one after the other in equal parts of the run."""
+    format: Literal["folder", "mindrecord"] = "folder"
+    """What training and evaluation read: staged files, or MindRecord files made of them once."""
     workers: int = Field(1, ge=1)
     """Threads that decode and augment, per rank; never more than the machine has cores."""
 
@@ -616,11 +618,6 @@ def leaf_keys() -> dict[str, Any]:
         for section, field in RunConfig.model_fields.items()
         for key in field.annotation.model_fields  # type: ignore[union-attr]
     }
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the library, sorted."""
-    return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
 
 
 def load_config(

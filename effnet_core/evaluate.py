@@ -16,6 +16,7 @@ from effnet_core.data.loader import batches
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.order import eval_range
 from effnet_core.data.preprocess import PreprocessSpec
+from effnet_core.data.records import split_as
 from effnet_core.data.transforms import eval_transforms
 from effnet_core.engines.mindspore import load_network
 from effnet_core.errors import DataError, Interrupted, JobError
@@ -125,7 +126,7 @@ def evaluate_checkpoint(
 
     result = evaluate_network(
         load_network(checkpoint, sidecar, library=library(config.runtime, tell)),
-        dataset.split(split),
+        split_as(dataset, split, config.data),
         spec,
         config,
         group,

@@ -33,7 +33,7 @@ RESERVE_BYTES = 16_384
 """Room that a job takes at its start and gives back for its answer, which a full disk would swallow."""
 CHECKPOINTS_NAME = "checkpoints"
 
-Kind = Literal["train", "evaluate", "predict", "verify", "mindir"]
+Kind = Literal["train", "evaluate", "predict", "verify", "mindir", "records"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from effnet_core import checkpoint as checkpoints
 from effnet_core import engines, predictions
 from effnet_core.config import CONFIG_NAME, RunConfig, read_config
 from effnet_core.data.manifest import open_dataset
+from effnet_core.data.records import ensure_records
 from effnet_core.errors import ConfigError, DataError, OutputExists
 from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json
@@ -79,6 +80,8 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
             return result
     elif any(run_dir.iterdir()):
         raise OutputExists(f"run folder {run_dir} is not empty and holds no run; choose another")
+    if config.data.format == "mindrecord":
+        ensure_records(dataset, (config.data.train_split, config.data.eval_split), config)
     write_job(Job("train", inputs), config, run_dir)
     return None
 
@@ -121,12 +124,15 @@ def evaluate(
     chosen = split or config.data.eval_split
     checkpoint = resolve(from_store(weights, config.storage))
     checkpoints.read_sidecar(checkpoint)
-    images = len(open_dataset(data_dir).split(chosen))
+    dataset = open_dataset(data_dir)
+    images = len(dataset.split(chosen))
     if config.runtime.world_size > images:
         raise ConfigError(
             f"runtime.world_size={config.runtime.world_size} is more than the {images} images of "
             f"split {chosen!r}; lower runtime.world_size"
         )
+    if config.data.format == "mindrecord":
+        ensure_records(dataset, (chosen,), config)
     job = Job(
         "evaluate",
         {

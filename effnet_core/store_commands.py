@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from effnet_core.commands import EXIT_FAILED, guarded
-from effnet_core.config import RunConfig, load_config
+
+if TYPE_CHECKING:
+    from effnet_core.config import RunConfig
 
 app = typer.Typer(
     help="The model store: list, show, fetch, promote, roll back, verify, clean.",
@@ -172,6 +174,8 @@ def gc(
 
 def _config(store: str | None, name: str | None, overrides: list[str] | None) -> RunConfig:
     """Settings; the short options come last and win."""
+    from effnet_core.config import load_config
+
     short = {"storage.root": store, "storage.name": name}
     extra = [f"{key}={value}" for key, value in short.items() if value]
     return load_config(None, [*(overrides or []), *extra])

@@ -9,9 +9,10 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.table import Table
 
-from effnet_core.config import RECIPES_DIR, RunConfig, recipe_names
+from effnet_core.config import RunConfig
 from effnet_core.model.scaling import cost
 from effnet_core.model.spec import VARIANTS
+from effnet_core.recipes import RECIPES_DIR, recipe_names
 
 
 def family_table(*, show_all: bool = False) -> Table:

@@ -147,12 +147,19 @@ def _mindir(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
     return {}
 
 
+def _records(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+    from effnet_core.data.records import write_records
+
+    return write_records(Path(job.inputs["data_dir"]), job.inputs["split"])
+
+
 _KINDS: dict[str, Callable[[Job, RunConfig, Any, Path], dict[str, Any]]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
     "verify": _verify,
     "mindir": _mindir,
+    "records": _records,
 }
 
 

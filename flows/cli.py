@@ -13,6 +13,7 @@ import typer
 
 from effnet_core.cli import app
 from effnet_core.commands import guarded
+from effnet_core.commands import run as run_program
 from effnet_core.doctor import CHECKS, Finding
 
 
@@ -142,7 +143,7 @@ def run(
 
 def main() -> None:
     """Run the ``effnet`` command."""
-    app(prog_name="effnet")
+    run_program(app)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ CELLS = (
 """Proved with MindSpore in the test's process."""
 
 JOBS = (
+    "data.format",
     "train.log_every_steps",
     "train.evaluate_every_epochs",
     "train.checkpoint_every_epochs",

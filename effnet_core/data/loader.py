@@ -1,4 +1,4 @@
-"""Batches from a staged data set: files read by our own rules, decoded by MindSpore's C++ pipeline."""
+"""Batches from a staged data set: files or records in our own order, decoded by MindSpore's C++ pipeline."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from effnet_core.errors import DataError
 from effnet_core.files import os_reason
 
 PREFETCH_BATCHES = 4
+COLUMNS = ["image", "label"]
 
 
 class FileSource:
@@ -85,16 +86,36 @@ def batches(
     missing = -count % batch_size
     padded = [int(i) for i in indices] + [int(indices[-1])] * missing
     source = FileSource(split.root, [split.paths[i] for i in padded], split.labels[padded])
+    threads = min(workers, len(available_cores()))
     ds.config.set_seed(seed)
     ds.config.set_prefetch_size(PREFETCH_BATCHES)
-    dataset = ds.GeneratorDataset(
-        source, ["image", "label"], shuffle=False, python_multiprocessing=False
-    )
-    threads = min(workers, len(available_cores()))
+    if split.records:
+        dataset = _recorded(split, padded)
+    else:
+        dataset = ds.GeneratorDataset(source, COLUMNS, shuffle=False, python_multiprocessing=False)
     dataset = dataset.map(transforms, input_columns=["image"], num_parallel_workers=threads)
     dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_workers=1)
-    rows = dataset.create_tuple_iterator(num_epochs=1, do_copy=False)
-    return _read(rows, source, count=count, batch_size=batch_size)
+    try:
+        rows = dataset.create_tuple_iterator(num_epochs=1, do_copy=False)
+    except RuntimeError as cause:
+        raise DataError(_pipeline_reason(cause, split)) from cause
+    return _read(rows, split, source, count=count, batch_size=batch_size)
+
+
+def _recorded(split: Split, indices: list[int]) -> Any:
+    """Encoded images and labels out of records, in that order."""
+    files, size = [str(path) for path in split.records], len(split)
+    # MindSpore refuses more indices than there are records, which filling up a batch can lead to.
+    pieces = [
+        ds.MindDataset(
+            files,
+            COLUMNS,
+            num_parallel_workers=1,
+            sampler=ds.SubsetSampler(indices[start : start + size]),
+        )
+        for start in range(0, len(indices), size)
+    ]
+    return pieces[0].concat(pieces[1:]) if len(pieces) > 1 else pieces[0]
 
 
 def batches_in_blocks(
@@ -122,16 +143,23 @@ def batches_in_blocks(
 
 
 def _read(
-    rows: Iterator[tuple[Tensor, Tensor]], source: FileSource, *, count: int, batch_size: int
+    rows: Iterator[tuple[Tensor, Tensor]],
+    split: Split,
+    source: FileSource,
+    *,
+    count: int,
+    batch_size: int,
 ) -> Iterator[Batch]:
     left = count
     try:
         for images, labels in rows:
-            yield Batch(images, labels, min(left, batch_size))
+            # Those of records are (N, 1).
+            flat = labels if labels.ndim == 1 else Tensor(labels.asnumpy()[:, 0])
+            yield Batch(images, flat, min(left, batch_size))
             left -= batch_size
     except RuntimeError as cause:
         problem = source.problem or _first_damaged(source, count - left)
-        raise problem or DataError(_pipeline_reason(cause)) from cause
+        raise problem or DataError(_pipeline_reason(cause, split)) from cause
 
 
 def _first_damaged(source: FileSource, start: int) -> DataError | None:
@@ -147,6 +175,12 @@ def _first_damaged(source: FileSource, start: int) -> DataError | None:
     return None
 
 
-def _pipeline_reason(error: RuntimeError) -> str:
+def _pipeline_reason(error: RuntimeError, split: Split) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"an image cannot be decoded; stage the data set again ({' '.join(lines)[:300]})"
+    said = " ".join(lines)[:300]
+    if split.records:
+        folder = split.records[0].parent
+        return (
+            f"records of {folder} cannot be read; delete that folder, they are made anew ({said})"
+        )
+    return f"an image cannot be decoded; stage the data set again ({said})"

@@ -56,6 +56,8 @@ class Split:
     image_ids: tuple[str, ...]
     paths: tuple[str, ...]
     labels: NDArray[np.int32]
+    records: tuple[Path, ...] = ()
+    """MindRecord files that hold the same images in the same order; where given, they are read."""
 
     def __len__(self) -> int:
         return len(self.paths)

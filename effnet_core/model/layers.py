@@ -96,10 +96,11 @@ class ConvNormAct(nn.Cell):
             return self.act(self.norm(self.conv(x)))
         norm = self.norm
         statistics = (norm.moving_mean, norm.moving_variance)
-        values = (self.conv.weight, norm.gamma, norm.beta, *statistics)
+        values: tuple[Tensor, ...] = (norm.gamma, norm.beta, *statistics)
         if self.kind == "norm":
             x = self.conv(x)
-            values = values[1:]
+        else:
+            values = (self.conv.weight, *values)
         if not self.training:
             return self.fused.infer(x, *values)
         y, mean, variance = self.fused(x, *values)

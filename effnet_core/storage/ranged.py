@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from effnet_core.errors import Conflict, StoreBusy, StoreError
 from effnet_core.storage.addresses import S3Url
-from effnet_core.storage.bulk import Bulk
+from effnet_core.storage.bulk import Bulk, write_at
 from effnet_core.storage.client import S3Access, s3_client
 from effnet_core.storage.objects import StoredObject, patiently, require_object
 from effnet_core.storage.refusals import explained
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 PART_BYTES = 16 << 20
 PART_THREADS = 8
@@ -58,8 +53,10 @@ def fetch(
         handle = stream.fileno()
 
         def one(part: int) -> None:
-            data = patiently(lambda: _read(bulk, place, found, part))
-            os.pwrite(handle, data, part * PART_BYTES)
+            start = part * PART_BYTES
+            stop = min(start + PART_BYTES, found.size_bytes)
+            if not bulk.copy_range(found, start, stop, handle):
+                write_at(handle, patiently(lambda: _read(access, place, found, start, stop)), start)
             journal.note(part)
 
         _all(one, missing)
@@ -78,13 +75,9 @@ def _all(one: Callable[[int], None], parts: Iterable[int]) -> None:
             future.result()
 
 
-def _read(bulk: Bulk, place: S3Url, found: StoredObject, part: int) -> Buffer:
-    start = part * PART_BYTES
-    stop = min(start + PART_BYTES, found.size_bytes)
-    native = bulk.get_range(found, start, stop)
-    if native is not None and memoryview(native).nbytes == stop - start:
-        return native
-    client = s3_client(bulk.access)
+def _read(access: S3Access, place: S3Url, found: StoredObject, start: int, stop: int) -> bytes:
+    """Bytes ``start`` to ``stop``, by boto3."""
+    client = s3_client(access)
     try:
         with explained(f"{place} cannot be read", client.meta.endpoint_url):
             answer = client.get_object(

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +19,7 @@ from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import human_bytes, os_reason, put_in_place
 from effnet_core.storage.addresses import S3Url
-from effnet_core.storage.bulk import SMALL_BYTES, THREADS, Bulk
+from effnet_core.storage.bulk import SMALL_BYTES, THREADS, Bulk, write_at
 from effnet_core.storage.client import S3Access, s3_client
 from effnet_core.storage.objects import StoredObject, list_objects
 from effnet_core.storage.ranged import JOURNAL_SUFFIX, fetch
@@ -159,14 +159,17 @@ def _write_small(path: Path, data: bytes) -> None:
     Thousands of files a second come here, so the usual atomic writer would be what takes the time.
     """
     part = f"{path.parent}/.{path.name}{PART_SUFFIX}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
         try:
-            stream = open(part, "wb")  # noqa: PTH123, SIM115
+            handle = os.open(part, flags, 0o666)
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stream = open(part, "wb")  # noqa: PTH123, SIM115
-        with stream:
-            stream.write(data)
+            handle = os.open(part, flags, 0o666)
+        try:
+            write_at(handle, data, 0)
+        finally:
+            os.close(handle)
         os.replace(part, path)  # noqa: PTH105
     except OSError:
         Path(part).unlink(missing_ok=True)
@@ -210,23 +213,29 @@ def _require_names(place: S3Url, names: list[str]) -> None:
             parent = parent.rpartition("/")[0]
 
 
-def _in_threads(one: Callable[[T], None], items: Iterable[T]) -> None:
-    """Run ``one`` for every item; after an error nothing more is begun."""
+def _in_threads(one: Callable[[T], None], items: Sequence[T]) -> None:
+    """Run ``one`` for every item, in order of the items; after an error nothing more is begun."""
+    waiting = iter(items)
+    taking = threading.Lock()
     stop = threading.Event()
 
-    def guarded(item: T) -> None:
-        if stop.is_set():
-            return
-        try:
-            one(item)
-        except BaseException:
-            stop.set()
-            raise
+    def work() -> None:
+        while not stop.is_set():
+            with taking:
+                item = next(waiting, None)
+            if item is None:
+                return
+            try:
+                one(item)
+            except BaseException:
+                stop.set()
+                raise
 
     with ThreadPoolExecutor(THREADS) as pool:
+        workers = [pool.submit(work) for _ in range(min(THREADS, len(items)))]
         try:
-            for _ in pool.map(guarded, items):
-                pass
+            for worker in workers:
+                worker.result()
         except BaseException:
             stop.set()
             raise

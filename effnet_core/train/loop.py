@@ -18,6 +18,7 @@ from effnet_core.collective import Group, parameters_digest
 from effnet_core.config import RunConfig
 from effnet_core.data.loader import Batch, batches, batches_in_blocks
 from effnet_core.data.order import epoch_order, train_indices
+from effnet_core.data.records import split_as
 from effnet_core.data.transforms import train_transforms
 from effnet_core.errors import Interrupted
 from effnet_core.evaluate import evaluate_network
@@ -286,7 +287,7 @@ def _note_best(run: Run) -> None:
 def _evaluate(run: Run) -> EvalResult:
     run.latest = evaluate_network(
         run.network,
-        run.dataset.split(run.config.data.eval_split),
+        split_as(run.dataset, run.config.data.eval_split, run.config.data),
         run.spec,
         run.config,
         run.group,

@@ -14,6 +14,7 @@ from effnet_core.collective import Group, is_statistic
 from effnet_core.config import RunConfig
 from effnet_core.data.manifest import Dataset, Split, open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
+from effnet_core.data.records import split_as
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, emit
 from effnet_core.job import JOB_NAME
@@ -192,8 +193,8 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         ConfigError: the settings do not fit the data.
     """
     dataset = open_dataset(data_dir)
-    split = dataset.split(config.data.train_split)
-    dataset.split(config.data.eval_split)
+    split = split_as(dataset, config.data.train_split, config.data)
+    split_as(dataset, config.data.eval_split, config.data)
     if config.model.num_classes not in (None, dataset.num_classes):
         raise ConfigError(
             f"model.num_classes={config.model.num_classes} but the data set {data_dir} has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from effnet_core import runs
 from effnet_core.checkpoint import MODEL_NAME, read_sidecar
 from effnet_core.data.staging import stage_dataset
-from effnet_core.errors import ConfigError
+from effnet_core.errors import ConfigError, DataError
 from effnet_core.files import read_jsonl
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.publish import publish_model
@@ -34,6 +35,7 @@ CHANGED = {
 }
 PROVED = (
     *CHANGED,
+    "data.format",
     "train.checkpoint_every_steps",
     "train.checkpoint_every_minutes",
     "runtime.device",
@@ -109,6 +111,22 @@ def test_logging_seldom_still_logs_the_end_of_an_epoch(few_images: Path, tmp_pat
         "train.evaluate_every_epochs=1000",
     )
     assert seen == {"logged": [1, 2, 4, 6, 8, 10, 12], "evaluated": [6], "kept": [12]}
+
+
+def test_records_are_made_where_they_are_wanted_and_only_they_are_read(
+    few_images: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(few_images, tmp_path / "data"))
+    traces(data, tmp_path / "a")
+    assert not (data / "records").exists()
+    traces(data, tmp_path / "b", "data.format=mindrecord")
+    assert sorted(p.name for p in (data / "records").iterdir() if p.is_dir()) == ["train", "val"]
+    shutil.rmtree(data / "images")
+    traces(data, tmp_path / "c", "data.format=mindrecord")
+    result = runs.evaluate(tmp_path / "c", data, config=tiny_config("data.format=mindrecord"))
+    assert result.seen == 2
+    with pytest.raises(DataError, match="cannot be read"):
+        traces(data, tmp_path / "d")
 
 
 def test_a_device_that_is_not_there_is_refused_by_name(few_images: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
         row["epoch"] for row in read_jsonl(run_dir / METRICS_NAME) if row["kind"] == "eval"
     ]
     assert evaluated == [1, 2, 3]
+
+
+def test_records_give_the_same_course_as_files_and_resume_exactly(
+    images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
+) -> None:
+    """The files are gone when the run goes on, so that it is records that are read."""
+    data, run_dir = Path(shutil.copytree(images, tmp_path / "data")), tmp_path / "run"
+    settings = (*SETTINGS, "data.format=mindrecord")
+    cut(data, run_dir, rank=1, step=7, number=signal.SIGKILL, settings=settings)
+    shutil.rmtree(data / "images")
+    result = runs.train(tiny_config(*settings), data, run_dir)
+    assert result.resumed_from_step >= 4
+    require_same(run_dir, result, straight)
 
 
 EVERYTHING = (

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from effnet_core import __version__
-from effnet_core.config import leaf_keys, recipe_names
+from effnet_core.config import leaf_keys
 from effnet_core.model.spec import VARIANTS
+from effnet_core.recipes import recipe_names
 from effnet_core.tables import settings_markdown
 from flows.cli import app
 
@@ -39,6 +40,22 @@ def test_every_command_explains_itself(command: str) -> None:
     text = effnet(command, "--help")
     assert f"effnet {command}" in text or f"root {command}" in text
     assert len(text.splitlines()) > 5
+
+
+def test_nothing_heavy_is_loaded_before_a_command_is_chosen() -> None:
+    heavy = ("effnet_core.config", "boto3", "rich.live")
+    code = f"import sys, effnet_core.cli; print([n for n in {heavy!r} if n in sys.modules])"
+    argv = [sys.executable, "-c", code]
+    answer = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["copy", "a", "b"], 2)])
+def test_the_exit_code_outlives_the_quick_end(arguments: list[str], code: int) -> None:
+    argv = [sys.executable, "-m", "effnet_core", *arguments]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert (ended.stdout if code == 0 else ended.stderr).startswith("effnet")
 
 
 def test_version() -> None:

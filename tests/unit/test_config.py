@@ -13,10 +13,10 @@ from effnet_core.config import (
     leaf_keys,
     load_config,
     read_config,
-    recipe_names,
     write_config,
 )
 from effnet_core.errors import ConfigError
+from effnet_core.recipes import recipe_names
 
 TINY = """
 model: {variant: efficientnet_tiny}
@@ -80,7 +80,8 @@ def test_an_unknown_recipe_names_the_nearest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "digits.yaml").write_text("train: {epochs: 9}\n")
-    monkeypatch.setattr("effnet_core.config.RECIPES_DIR", tmp_path)
+    for module in ("config", "recipes"):
+        monkeypatch.setattr(f"effnet_core.{module}.RECIPES_DIR", tmp_path)
     message = refusal(recipe="digit")
     assert message == (
         "recipe 'digit' is unknown; did you mean 'digits'? "

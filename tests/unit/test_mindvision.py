@@ -6,10 +6,11 @@ import argparse
 
 import pytest
 
-from effnet_core.config import RunConfig, load_config, recipe_names
+from effnet_core.config import RunConfig, load_config
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event
 from effnet_core.mindvision import Launch, config_of, log_line, parser, train
+from effnet_core.recipes import recipe_names
 from effnet_core.train.schedule import lr_schedule
 
 DEFAULTS = {

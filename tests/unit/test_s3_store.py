@@ -184,7 +184,7 @@ def test_a_full_disk_on_this_side(
     def full(*_: object) -> int:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("effnet_core.storage.ranged.os.pwrite", full)
+    monkeypatch.setattr("effnet_core.storage.bulk.os.pwrite", full)
     with pytest.raises(StoreError, match=r"m/a cannot be copied to .*\(no space left on device\)"):
         store.get_file("m/a", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
