@@ -96,11 +96,11 @@ class ConvNormAct(nn.Cell):
             return self.act(self.norm(self.conv(x)))
         norm = self.norm
         statistics = (norm.moving_mean, norm.moving_variance)
-        values: tuple[Tensor, ...] = (norm.gamma, norm.beta, *statistics)
+        values = (norm.gamma, norm.beta, *statistics)
         if self.kind == "norm":
             x = self.conv(x)
-        else:
-            values = (self.conv.weight, *values)
+        else:  # MindSpore's parser knows no annotated assignment
+            values = (self.conv.weight, *values)  # type: ignore[assignment]
         if not self.training:
             return self.fused.infer(x, *values)
         y, mean, variance = self.fused(x, *values)
