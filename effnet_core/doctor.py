@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -21,9 +20,11 @@ from packaging.requirements import Requirement
 from rich.table import Table
 
 from effnet_core.cache import CACHE_VARIABLE, cache_dir
+from effnet_core.config import RuntimeConfig
 from effnet_core.environment import ONEDNN_ISA, ONEDNN_ISA_DEFAULT, available_cores
 from effnet_core.errors import EffnetError
 from effnet_core.files import human_bytes
+from effnet_core.kernels.choice import describe
 
 DISTRIBUTION = "effnet-flows"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 12)
@@ -180,14 +181,15 @@ def caches() -> Iterator[Finding]:
     yield Finding("cache", f"{folder}: {', '.join(parts)}")
 
 
-def compiler() -> Iterator[Finding]:
-    """The C++ compiler, for kernels of one's own."""
-    program = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    if program:
-        yield Finding("compiler", _first_line([program, "--version"]))
+def operators() -> Iterator[Finding]:
+    """Which CPU operators training computes with, and why (docs/kernels.md)."""
+    choice = describe(RuntimeConfig())
+    if choice.own:
+        yield Finding("CPU operators", str(choice))
     else:
         yield Finding(
-            *("compiler", "no C++ compiler", "note"), "apt-get install g++ builds CPU kernels."
+            *("CPU operators", str(choice), "note"),
+            "Own operators make training on a CPU several times faster: see docs/kernels.md.",
         )
 
 
@@ -220,7 +222,7 @@ CHECKS: list[Callable[[], Iterable[Finding]]] = [
     memory,
     disk,
     caches,
-    compiler,
+    operators,
     programs,
 ]
 
@@ -315,11 +317,3 @@ def _meminfo() -> Iterator[tuple[str, float]]:
     for line in lines:
         name, _, size = line.partition(":")
         yield name, float(size.split()[0]) * 1024
-
-
-def _first_line(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{command[0]} does not run ({error})"
-    return next(iter(done.stdout.splitlines()), command[0])

@@ -96,7 +96,9 @@ def test_little_memory_and_a_full_disk_are_problems(
 def test_what_only_some_need_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    assert one(doctor.compiler(), "compiler").level == "note"
+    found = one(doctor.operators(), "CPU operators")
+    assert found.level == "note"
+    assert "built-in operators: no C++ compiler was found" in found.found
     findings = list(doctor.programs())
     assert one(iter(findings), "Chromium").level == "note"
     assert doctor.is_well(findings)
