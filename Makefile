@@ -66,6 +66,8 @@ bench-store: $(STAMP) ## transfers compared with aws s3 sync, rclone and s5cmd (
 
 bench-train: $(STAMP) ## training speed against mindcv and torch (EFFNET_PEERS_PYTHON: a Python that has torch)
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/finetune.py
 
 up: $(STAMP) ## the service: Prefect server, dashboard, worker, all deployments (effnet up)
 	@$(BIN)/effnet up
