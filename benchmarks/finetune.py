@@ -70,7 +70,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
     axes.title.set_fontsize(10)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(color=LIGHT.grid)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper left", frameon=False)
     figure.savefig(path, dpi=DPI)
 
 
