@@ -185,6 +185,18 @@ class Run:
             emit(Event(STAGE, message, self.step, self.total_steps))
 
 
+def _operators(config: RunConfig, group: Group) -> Path | None:
+    """The library of own CPU operators, which compute in float32 only."""
+    if config.train.amp_level == "O0":
+        return library(config.runtime, lambda line: _tell_first(group, line))
+    if config.runtime.kernels == "native":
+        raise ConfigError(
+            f"runtime.kernels=native computes in float32 only, not with train.amp_level="
+            f"{config.train.amp_level}; set runtime.kernels=auto or train.amp_level=O0"
+        )
+    return None
+
+
 def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> Run:
     """A run before its first step, from scratch.
 
@@ -214,7 +226,7 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         bn_eps=config.bn_eps,
         padding=config.padding,
         seed=config.train.seed,
-        library=library(config.runtime, lambda line: _tell_first(group, line)),
+        library=_operators(config, group),
     )
     lower(network, config)
     length = config.train.length
