@@ -95,15 +95,12 @@ class ConvNormAct(nn.Cell):
         if self.fused is None:
             return self.act(self.norm(self.conv(x)))
         norm = self.norm
-        statistics = (norm.moving_mean, norm.moving_variance)
-        values = (norm.gamma, norm.beta, *statistics)
-        if self.kind == "norm":
-            x = self.conv(x)
-        else:  # MindSpore's parser knows no annotated assignment
-            values = (self.conv.weight, *values)  # type: ignore[assignment]
+        values = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        after = self.kind == "norm"  # the convolution is a built-in one
+        inputs = (self.conv(x), *values) if after else (x, self.conv.weight, *values)
         if not self.training:
-            return self.fused.infer(x, *values)
-        y, mean, variance = self.fused(x, *values)
+            return self.fused.infer(*inputs)
+        y, mean, variance = self.fused(*inputs)
         ops.assign(norm.moving_mean, mean)
         ops.assign(norm.moving_variance, variance)
         return y

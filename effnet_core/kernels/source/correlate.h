@@ -119,14 +119,13 @@ inline Padded padded_input_shape(const Plane& p) {
 // zero before as well.
 inline void pad_input(const Plane& p, const float* x, const Padded& to, float* row) {
   const int64_t rows = std::min(p.height, to.rows - p.top), half = to.pitch / 2;
-  const size_t bytes = static_cast<size_t>(p.width) * sizeof(float);
   for (int64_t i = 0; i < rows; ++i) {
     float* out = to.data + (i + p.top) * to.pitch;
     if (p.stride == 1) {
-      std::memcpy(out + p.left, x + i * p.width, bytes);
+      copy_few(x + i * p.width, out + p.left, p.width);
       continue;
     }
-    std::memcpy(row + p.left, x + i * p.width, bytes);
+    copy_few(x + i * p.width, row + p.left, p.width);
     const int64_t pairs = (p.left + p.width + 1) / 2;
     for (int64_t j = 0; j < pairs; ++j) {
       out[j] = row[2 * j];
@@ -181,8 +180,7 @@ inline PaddedGradient padded_gradient_shape(const Plane& p) {
 // As pad_input, for the gradient of the output.
 inline void pad_gradient(const Plane& p, const float* du, const PaddedGradient& to) {
   for (int64_t i = 0; i < p.out_height; ++i) {
-    std::memcpy(to.data + (i + to.above) * to.pitch + to.before, du + i * p.out_width,
-                static_cast<size_t>(p.out_width) * sizeof(float));
+    copy_few(du + i * p.out_width, to.data + (i + to.above) * to.pitch + to.before, p.out_width);
   }
 }
 

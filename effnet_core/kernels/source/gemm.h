@@ -69,7 +69,7 @@ inline void pack_columns(const float* x, int64_t rows, int64_t size, const std::
         store(panels + to + v * kLanes, load<Wide>(x + from + v * kLanes));
       }
     } else {
-      std::memcpy(panels + to, x + from, static_cast<size_t>(count) * sizeof(float));
+      copy_few(x + from, panels + to, count);
     }
   });
   clear_rest(rows, pieces, panels);
@@ -135,7 +135,7 @@ void multiply_block(const float* strips, int64_t rows, int64_t steps, const floa
             store(to + r * size + v * kLanes, load<Wide>(from + v * kLanes));
           }
         } else {
-          std::memcpy(to + r * size, from, static_cast<size_t>(piece.count) * sizeof(float));
+          copy_few(from, to + r * size, piece.count);
         }
       }
     }

@@ -92,7 +92,7 @@ EFFNET_INLINE Wide slope(Wide z) {
     return s * (1.0f + z * (1.0f - s));
   }
   const Wide one = spread<Wide>(1.0f);
-  if (act == Act::kRelu6) return (z > 0.0f) & (z < 6.0f) ? one : Wide{};
+  if (act == Act::kRelu6) return ((z > 0.0f) & (z < 6.0f)) ? one : Wide{};
   return one;
 }
 

@@ -53,17 +53,52 @@ EFFNET_INLINE V spread(float value) {
   return value - V{};
 }
 
+template <int Count>
+EFFNET_INLINE void copy_exactly(const float* from, float* to) {
+  float values[Count];
+  std::memcpy(values, from, sizeof values);
+  std::memcpy(to, values, sizeof values);
+}
+
+// Copies a few floats without a call. Pieces may overlap, which writes some floats twice.
+EFFNET_INLINE void copy_below_8(const float* from, float* to, int64_t count) {
+  if (count >= 4) {
+    copy_exactly<4>(from, to);
+    copy_exactly<4>(from + count - 4, to + count - 4);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  }
+}
+
+EFFNET_INLINE void copy_few(const float* from, float* to, int64_t count) {
+  if (count < 8) return copy_below_8(from, to, count);
+  for (int64_t i = 0; i + 8 < count; i += 8) copy_exactly<8>(from + i, to + i);
+  copy_exactly<8>(from + count - 8, to + count - 8);
+}
+
+// Fewer floats than a vector has.
+template <typename V>
+EFFNET_INLINE void copy_part(const float* from, float* to, int64_t count) {
+  if constexpr (sizeof(V) > 8 * sizeof(float)) {
+    copy_few(from, to, count);
+  } else {
+    copy_below_8(from, to, count);
+  }
+}
+
 // The first `count` lanes; the others are zero.
 template <typename V>
 EFFNET_INLINE V load_first(const float* from, int64_t count) {
-  V value{};
-  std::memcpy(&value, from, static_cast<size_t>(count) * sizeof(float));
-  return value;
+  float lanes[sizeof(V) / sizeof(float)] = {};
+  copy_part<V>(from, lanes, count);
+  return load<V>(lanes);
 }
 
 template <typename V>
 EFFNET_INLINE void store_first(float* to, V value, int64_t count) {
-  std::memcpy(to, &value, static_cast<size_t>(count) * sizeof(float));
+  float lanes[sizeof(V) / sizeof(float)];
+  store(lanes, value);
+  copy_part<V>(lanes, to, count);
 }
 
 template <typename V>
