@@ -49,7 +49,7 @@ def make_images(root: Path, count: int) -> Path:
         pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "JPEG", quality=85)
-        path = root / "train" / f"class-{number % 10}" / f"{number:06d}.jpg"
+        path = root / f"class-{number % 10}" / f"{number:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(stream.getvalue())
     return root
