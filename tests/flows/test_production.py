@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
 from kubernetes_asyncio.client import ApiClient
 
 from effnet_core.files import read_json
@@ -28,7 +29,6 @@ except ImportError:  # Python 3.10
 
 DEPLOYMENTS = ROOT / "deployments"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text())
-SCHEMA = ROOT / "tests" / "golden" / "compose-spec.json"
 SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|AUTH|TOKEN", re.IGNORECASE)
 USER = 10001
 
@@ -91,7 +91,7 @@ def test_the_image_takes_extras_that_exist() -> None:
 
 
 def test_the_compose_file_follows_the_specification() -> None:
-    validator = jsonschema.Draft7Validator(read_json(SCHEMA))
+    validator = jsonschema.Draft7Validator(get_builtin_schema("vendor.compose-spec"))
     assert [error.message for error in validator.iter_errors(COMPOSE)] == []
     wrong = {**COMPOSE, "services": {"x": {"image": "a", "prots": ["1:1"]}}}
     assert list(validator.iter_errors(wrong))
