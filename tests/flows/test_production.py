@@ -91,7 +91,8 @@ def test_the_image_takes_extras_that_exist() -> None:
 
 
 def test_the_compose_file_follows_the_specification() -> None:
-    validator = jsonschema.Draft7Validator(get_builtin_schema("vendor.compose-spec"))
+    schema = get_builtin_schema("vendor.compose-spec")
+    validator = jsonschema.validators.validator_for(schema)(schema)
     assert [error.message for error in validator.iter_errors(COMPOSE)] == []
     wrong = {**COMPOSE, "services": {"x": {"image": "a", "prots": ["1:1"]}}}
     assert list(validator.iter_errors(wrong))
