@@ -10,6 +10,7 @@ import pytest
 from mindspore import Tensor
 
 from effnet_core.config import RunConfig
+from effnet_core.errors import ConfigError
 from effnet_core.model.network import create_model
 from effnet_core.train import precision, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
@@ -135,3 +136,11 @@ def test_float32_is_left_as_it_was(data_dir: Path, tmp_path: Path) -> None:
     assert run.loss_scale is None
     assert not step_cell(run).scales
     assert not any(p.name.startswith("loss_scale") for p in run.parameters())
+
+
+def test_own_operators_are_left_out_of_16_bits(data_dir: Path, tmp_path: Path) -> None:
+    """They compute in float32 only."""
+    network = prepared(data_dir, tmp_path / "run", "train.amp_level=O2").network
+    assert not [cell for _, cell in network.cells_and_names() if getattr(cell, "fused", None)]
+    with pytest.raises(ConfigError, match=r"native computes in float32 only.*amp_level=O2; set"):
+        prepared(data_dir, tmp_path / "run", "train.amp_level=O2", "runtime.kernels=native")
