@@ -30,6 +30,7 @@ EPOCHS, STEPS = 3, 13
 SETTINGS = (
     "runtime.world_size=2",  # a core each: with several, MindSpore itself is not always repeatable
     f"train.epochs={EPOCHS}",
+    "data.image_size=128",  # or all steps are done before the signal arrives
     "train.checkpoint_every_steps=4",
     "model.drop_path_rate=0.5",
     "optim.base_lr=0.05",
