@@ -249,16 +249,16 @@ def _wait(process: subprocess.Popen[bytes], runtime: RuntimeConfig, run_dir: Pat
     """Repeat events until the job has answered or ended."""
     events = _EventTail(run_dir / EVENTS_NAME)
     deadline = time.monotonic() + runtime.timeout_s if runtime.timeout_s else None
-    lost: tuple[int, float] | None = None  # the first rank seen dead, and when
+    lost: tuple[list[int], float] | None = None  # the first ranks seen dead, and when
     mine = hosts.local_ranks(runtime)
     while process.poll() is None:
         events.repeat()
         if _answered(run_dir):
             break
-        if lost is None and (dead := _dead_rank(run_dir, mine)) is not None:
+        if lost is None and (dead := _dead_ranks(run_dir, mine)):
             lost = dead, time.monotonic()
         if lost is not None and time.monotonic() - lost[1] > ANSWER_GRACE_S:
-            raise _lost(run_dir, f"rank {lost[0]} died without an answer", rank=lost[0])
+            raise _lost(run_dir, f"{_named(lost[0])} died without an answer", rank=lost[0][0])
         if deadline is not None and time.monotonic() > deadline:
             raise JobTimeout(
                 f"the job in {run_dir} was stopped after runtime.timeout_s={runtime.timeout_s} s; "
@@ -282,9 +282,14 @@ def _ranks(run_dir: Path, mine: range) -> dict[int, bool]:
     return found
 
 
-def _dead_rank(run_dir: Path, mine: range) -> int | None:
-    """A rank that had started and is gone, or None."""
-    return next((rank for rank, alive in _ranks(run_dir, mine).items() if not alive), None)
+def _dead_ranks(run_dir: Path, mine: range) -> list[int]:
+    """The ranks that had started and are gone; a killed one soon takes the others along."""
+    return [rank for rank, alive in _ranks(run_dir, mine).items() if not alive]
+
+
+def _named(ranks: list[int]) -> str:
+    """``rank 1``, ``rank 0 or 1``: on a busy machine both may be gone before either is missed."""
+    return "rank " + " or ".join(str(rank) for rank in ranks)
 
 
 def _living_ranks(run_dir: Path, mine: range) -> bool:

@@ -76,6 +76,6 @@ def test_a_killed_rank_becomes_a_retry_that_resumes_and_completes(
     assert 4 <= result.resumed_from_step < 120
     flow_run, lines = asyncio.run(run_and_lines("killed-rank"))
     assert flow_run.state.is_completed()
-    assert any("rank 1 died without an answer" in line for line in lines)
+    assert any("1 died without an answer" in line for line in lines)
     name = f"step-{result.resumed_from_step:08d}.ckpt, step {result.resumed_from_step} of 120"
     assert any(line.startswith("resuming from") and name in line for line in lines)

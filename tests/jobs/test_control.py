@@ -126,10 +126,11 @@ def test_a_killed_parent_takes_everything_along(data_dir: Path, tmp_path: Path) 
     wait_for(lambda: processes_of(run_dir) == [], seconds=15)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "stall_s"), [(0, 0), (1, 0), (1, 4)])
 def test_a_killed_rank_ends_the_job_within_seconds(
-    rank: int, data_dir: Path, tmp_path: Path
+    rank: int, stall_s: float, data_dir: Path, tmp_path: Path
 ) -> None:
+    """Also where this process hears of it so late (a busy machine) that the other rank has gone too."""
     run_dir = tmp_path / "run"
     killed: list[float] = []
 
@@ -137,8 +138,9 @@ def test_a_killed_rank_ends_the_job_within_seconds(
         if not killed and event.metrics.get("step", 0) >= 2:
             os.kill(int((run_dir / "logs" / f"rank_{rank}.pid").read_text()), signal.SIGKILL)
             killed.append(time.monotonic())
+            time.sleep(stall_s)
 
-    with listen(kill_once), pytest.raises(WorkerLost, match=f"rank {rank} died"):
+    with listen(kill_once), pytest.raises(WorkerLost, match=rf"rank (0 or )?{rank} (or 1 )?died"):
         runs.train(tiny_config("runtime.world_size=2", *LONG), data_dir, run_dir)
     assert time.monotonic() - killed[0] < 20
     assert processes_of(run_dir) == []

@@ -136,10 +136,10 @@ def test_a_rank_that_died_without_an_answer_is_noticed(run_dir: Path) -> None:
     logs = run_dir / LOGS_NAME
     (logs / "rank_0.pid").write_text(str(os.getpid()))
     (logs / "rank_1.pid").write_text("")
-    assert launch._dead_rank(run_dir, range(2)) is None
+    assert launch._dead_ranks(run_dir, range(2)) == []
     (logs / "rank_1.pid").write_text(str(dead_pid()))
-    assert launch._dead_rank(run_dir, range(2)) == 1
-    assert launch._dead_rank(run_dir, range(1)) is None  # rank 1 is another host's
+    assert launch._dead_ranks(run_dir, range(2)) == [1]
+    assert launch._dead_ranks(run_dir, range(1)) == []  # rank 1 is another host's
 
 
 def test_a_lost_rank_shows_its_last_words(run_dir: Path) -> None:
