@@ -71,6 +71,7 @@ def our_step(batch: int, size: int, steps: int, *, kernels: str) -> float:
     from effnet_core.collective import join_group
     from effnet_core.config import OptimConfig, RuntimeConfig
     from effnet_core.kernels.choice import library
+    from effnet_core.kernels.sharing import join
     from effnet_core.model.network import create_model
     from effnet_core.model.regularisation import drop_path_scale, dropout_scale
     from effnet_core.train.optim import create_optimizer, set_learning_rate
@@ -79,9 +80,16 @@ def our_step(batch: int, size: int, steps: int, *, kernels: str) -> float:
     world = int(os.environ.get("MS_WORKER_NUM", "1"))
     runtime = RuntimeConfig(world_size=world, kernels=kernels)
     group = join_group(runtime)
-    network = create_model("efficientnet_b0", num_classes=CLASSES, library=library(runtime, print))
+    operators = library(runtime, print)
+    network = create_model("efficientnet_b0", num_classes=CLASSES, library=operators)
     optimizer = create_optimizer(network.trainable_params(), OptimConfig())
-    cell = TrainStep(network, optimizer, label_smoothing=0.1, world_size=group.world_size)
+    cell = TrainStep(
+        network,
+        optimizer,
+        label_smoothing=0.1,
+        world_size=group.world_size,
+        shared_by=join(operators, group),
+    )
     cell.set_train()
     images, labels = (ms.Tensor(array) for array in batch_of_noise(batch, size))
     said = ms.Tensor(np.zeros(SHARED - 1, np.float32))

@@ -187,3 +187,12 @@ def global_mean(library: Path) -> Any:
         return (backward(x, dout),)
 
     return _operator(library, "global_mean", shape, 1, bprop)
+
+
+def mean_over_ranks(library: Path) -> Any:
+    """(n,) -> its mean over the ranks that have joined (``sharing.py``), (n,)."""
+
+    def shape(x: Any) -> Any:
+        return x
+
+    return _operator(library, "mean_over_ranks", shape, 1)

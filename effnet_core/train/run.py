@@ -19,6 +19,7 @@ from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, emit
 from effnet_core.job import JOB_NAME
 from effnet_core.kernels.choice import library
+from effnet_core.kernels.sharing import join
 from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.results import EvalResult
 from effnet_core.train.optim import create_optimizer, lr_scales, of_head
@@ -122,6 +123,8 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     saver: Saver | None = None
     """Writes checkpoints; only rank 0 has one."""
+    shared_by: Path | None = None
+    """The library of own operators, where gradients are averaged through shared memory."""
     has_job: bool = False
     """Whether a job lay in the run folder when the run began."""
 
@@ -219,6 +222,7 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
             f"global_batch_size={config.data.global_batch_size} is more than the {len(split)} images of "
             f"split {split.name!r}; lower data.global_batch_size"
         )
+    own = _operators(config, group)
     network = create_model(
         config.model.variant,
         num_classes=dataset.num_classes,
@@ -226,7 +230,7 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         bn_eps=config.bn_eps,
         padding=config.padding,
         seed=config.train.seed,
-        library=_operators(config, group),
+        library=own,
     )
     lower(network, config)
     length = config.train.length
@@ -255,6 +259,7 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         train_size=training_size(config, 0.0),
         ema=_averages(network, config.train.ema_decay),
         loss_scale=loss_scale(config),
+        shared_by=join(own, group),
         has_job=(run_dir / JOB_NAME).exists(),
     )
 
@@ -314,6 +319,7 @@ def step_cell(run: Run) -> TrainStep:
         accumulate_steps=run.config.optim.accumulate_steps,
         ema=run.ema,
         loss_scale=run.loss_scale,
+        shared_by=run.shared_by,
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops.auto_generate import SplitWithSize
 
+from effnet_core.kernels.operators import mean_over_ranks
 from effnet_core.model.network import EfficientNet
 from effnet_core.train.precision import LossScale
 
@@ -65,14 +67,19 @@ class MeanOverRanks(nn.Cell):
     """The mean of all ranks' gradients, by one collective over one long vector.
 
     MindSpore's own reducer calls a collective for each of B0's 213 gradients; on small images that
-    costs more than the arithmetic of the step (docs/performance.md).
+    costs more than the arithmetic of the step (docs/performance.md). On one machine memory that ranks
+    share is faster still.
     """
 
-    def __init__(self, parameters: list[Parameter], *, world_size: int) -> None:
+    def __init__(
+        self, parameters: list[Parameter], *, world_size: int, shared_by: Path | None = None
+    ) -> None:
+        """Args are as for ``TrainStep``."""
         super().__init__(auto_prefix=False)
         self.sizes = (*(math.prod(parameter.shape) for parameter in parameters), SHARED)
         self.scale = 1.0 / world_size
-        self.all_reduce = ops.AllReduce()
+        self.shares = shared_by is not None
+        self.collective = mean_over_ranks(shared_by) if shared_by else ops.AllReduce()
         self.concat = ops.Concat(0)
         self.split = SplitWithSize()
         self.map = ops.HyperMap()
@@ -82,7 +89,8 @@ class MeanOverRanks(nn.Cell):
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The means of all ranks' gradients, in the same order, and of ``shared`` (SHARED,)."""
         flat = self.concat((*self.map(_flatten, grads), shared))  # (all elements + SHARED,)
-        pieces = self.split(self.all_reduce(flat) * self.scale, self.sizes, 0)
+        mean = self.collective(flat) if self.shares else self.collective(flat) * self.scale
+        pieces = self.split(mean, self.sizes, 0)
         return self.map(_reshape_like, pieces[:-1], grads), pieces[-1]
 
 
@@ -209,7 +217,13 @@ class TrainStep(nn.Cell):
         accumulate_steps: int = 1,
         ema: Ema | None = None,
         loss_scale: LossScale | None = None,
+        shared_by: Path | None = None,
     ) -> None:
+        """Make a step for the parameters of ``optimizer``.
+
+        Args:
+            shared_by: the library of own operators, where the ranks share memory (``kernels.sharing``).
+        """
         super().__init__(auto_prefix=False)
         parameters = list(optimizer.parameters)
         self.optimizer = optimizer
@@ -235,7 +249,7 @@ class TrainStep(nn.Cell):
             self.collect = Collect(self.forward_cell, self.sums)
         self.reduces = world_size > 1
         if self.reduces:
-            self.reduce = MeanOverRanks(parameters, world_size=world_size)
+            self.reduce = MeanOverRanks(parameters, world_size=world_size, shared_by=shared_by)
         self.averages = ema is not None
         if ema is not None:
             self.ema = ema

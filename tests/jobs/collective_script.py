@@ -14,6 +14,8 @@ from effnet_core import environment
 from effnet_core.collective import Group, join_group, parameters_digest
 from effnet_core.config import RuntimeConfig
 from effnet_core.errors import JobError
+from effnet_core.kernels import choice, sharing
+from effnet_core.kernels.operators import mean_over_ranks
 
 
 def parameter(name: str, values: list[float], group: Group, *, offset: float) -> Parameter:
@@ -27,6 +29,28 @@ def refuses(action: object) -> bool:
     except JobError:
         return True
     return False
+
+
+def library_of_rank_0(group: Group) -> Path | None:
+    """As on two machines of which one has no compiler."""
+    library = choice.library(RuntimeConfig(kernels="native"), print)
+    return library if group.is_first else None
+
+
+def mean_through_shared_memory(group: Group) -> str:
+    """Whether the own operator gives the bits of the collective, for several lengths one after another."""
+    library = choice.library(RuntimeConfig(kernels="native"), print)
+    shared = sharing.join(library, group)
+    if library is None or shared is None:
+        return f"not shared: {library}, {shared}"
+    mean = mean_over_ranks(library)
+    for size in (1, 65536, 200_001, 131_072, 3):
+        values = np.random.default_rng([group.rank, size]).standard_normal(size).astype(np.float32)
+        wanted = group.sum_floats(values) * np.float32(0.5)
+        for _ in range(2):
+            if not np.array_equal(mean(Tensor(values)).asnumpy(), wanted):
+                return f"{size} values differ"
+    return "equal"
 
 
 def main() -> None:
@@ -52,6 +76,8 @@ def main() -> None:
         "different_refused": refuses(
             lambda: group.require_equal(parameters_digest([far]), what="weights")
         ),
+        "shared": mean_through_shared_memory(group),
+        "not_shared": str(sharing.join(library_of_rank_0(group), group)),
         "far": refuses(lambda: group.keep_equal([far])) if group.rank else None,
     }
     if not group.rank:

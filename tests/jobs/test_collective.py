@@ -70,3 +70,11 @@ def test_rounding_apart_ranks_take_over_rank_0(answers: list[dict[str, Any]]) ->
 def test_more_than_rounding_is_refused(answers: list[dict[str, Any]]) -> None:
     assert all(answer["different_refused"] for answer in answers)
     assert answers[1]["far"] is True
+
+
+def test_shared_memory_gives_the_mean_of_the_collective(answers: list[dict[str, Any]]) -> None:
+    assert [answer["shared"] for answer in answers] == ["equal", "equal"]
+
+
+def test_no_memory_is_shared_where_one_rank_cannot(answers: list[dict[str, Any]]) -> None:
+    assert [answer["not_shared"] for answer in answers] == ["None", "None"]
