@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from effnet_core.errors import StoreBusy, StoreError
 from effnet_core.storage.addresses import S3Url, parse_s3
@@ -29,6 +29,8 @@ class StoredObject:
     size_bytes: int
     etag: str
     """Without quotes; the MD5 of the content only for objects that were uploaded in one piece."""
+    modified_s: float = 0.0
+    """When it was written by the server's clock, seconds since 1970; whole seconds on most servers."""
 
 
 def list_objects(url: str | S3Url, access: S3Access = DEFAULT_ACCESS) -> Iterator[StoredObject]:
@@ -53,7 +55,11 @@ def list_objects(url: str | S3Url, access: S3Access = DEFAULT_ACCESS) -> Iterato
                     "is the endpoint right (storage.endpoint_url, AWS_ENDPOINT_URL)?"
                 )
             for item in page.get("Contents", ()):
-                yield StoredObject(item["Key"], item["Size"], item["ETag"].strip('"'))
+                yield _described(item["Key"], item["Size"], item)
+
+
+def _described(key: str, size: int, facts: Mapping[str, Any]) -> StoredObject:
+    return StoredObject(key, size, facts["ETag"].strip('"'), facts["LastModified"].timestamp())
 
 
 def read_object(url: str | S3Url, access: S3Access = DEFAULT_ACCESS) -> bytes:
@@ -103,7 +109,7 @@ def head_object(place: S3Url, access: S3Access = DEFAULT_ACCESS) -> StoredObject
             if cause.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return None
             raise
-    return StoredObject(place.key, facts["ContentLength"], facts["ETag"].strip('"'))
+    return _described(place.key, facts["ContentLength"], facts)
 
 
 def patiently(call: Callable[[], R]) -> R:

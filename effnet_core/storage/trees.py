@@ -17,9 +17,9 @@ from effnet_core.data.archives import require_name
 from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import human_bytes, os_reason, put_in_place
+from effnet_core.files import digest_of_file, human_bytes, os_reason, put_in_place
 from effnet_core.storage.addresses import S3Url
-from effnet_core.storage.bulk import SMALL_BYTES, THREADS, Bulk, write_at
+from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
 from effnet_core.storage.client import S3Access, s3_client
 from effnet_core.storage.objects import StoredObject, list_objects
 from effnet_core.storage.ranged import JOURNAL_SUFFIX, fetch
@@ -30,6 +30,8 @@ STAGE = "transfer"
 STATE_NAME = ".fetched.jsonl"
 PART_SUFFIX = ".part"
 EVENT_EVERY_S = 1.0
+CLOCK_TICK_S = 1.0
+"""What servers round times to: within it an object may be older than a file of the same time."""
 
 T = TypeVar("T")
 
@@ -108,8 +110,8 @@ def download_tree(
 def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
     """Store every file of a folder below a prefix, and count those that had to be sent.
 
-    A file is not sent again when an object of its size is there that is not older, as ``aws s3 sync``
-    decides; give a new prefix to what changes in place.
+    A file is not sent again when an object of its size is there that is newer, as ``aws s3 sync`` decides,
+    or that has its content by the server's MD5.
 
     Raises:
         DataError: the folder is missing or empty, or a file cannot be read.
@@ -119,14 +121,15 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
     if not paths:
         raise DataError(f"folder {folder} has no files to upload")
     prefix = folder_key(place)
-    there = {
-        item.key: item.size_bytes for item in list_objects(S3Url(place.bucket, prefix), access)
-    }
-    missing = [
-        path
-        for path in paths
-        if there.get(prefix + path.relative_to(folder).as_posix()) != path.stat().st_size
-    ]
+    there = {item.key: item for item in list_objects(S3Url(place.bucket, prefix), access)}
+    try:
+        missing = [
+            path
+            for path in paths
+            if not _is_there(path, there.get(prefix + path.relative_to(folder).as_posix()))
+        ]
+    except OSError as cause:
+        raise _unreadable(cause, folder) from cause
     bulk = Bulk(place.bucket, access)
     progress = _Progress(f"stored {place}", sum(path.stat().st_size for path in missing))
 
@@ -146,11 +149,27 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
     try:
         _in_threads(one, missing)
     except OSError as cause:
-        raise DataError(
-            f"{cause.filename or folder} cannot be read ({os_reason(cause)})"
-        ) from cause
+        raise _unreadable(cause, folder) from cause
     progress.end(len(missing))
     return len(missing)
+
+
+def _unreadable(cause: OSError, folder: Path) -> DataError:
+    return DataError(f"{cause.filename or folder} cannot be read ({os_reason(cause)})")
+
+
+def _is_there(path: Path, found: StoredObject | None) -> bool:
+    """Whether an object holds what a file holds, read only where size and times do not decide."""
+    if found is None:
+        return False
+    facts = path.stat()
+    if facts.st_size != found.size_bytes:
+        return False
+    if facts.st_mtime + CLOCK_TICK_S < found.modified_s:
+        return True
+    if not MD5_ETAG.fullmatch(found.etag):
+        return facts.st_mtime <= found.modified_s
+    return digest_of_file(path, "md5") == found.etag
 
 
 def _write_small(path: Path, data: bytes) -> None:

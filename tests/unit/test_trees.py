@@ -68,6 +68,22 @@ def test_a_folder_there_and_back(
     assert lines[0].endswith(" MB/s")
 
 
+def test_a_changed_file_of_the_same_size_is_sent_again(
+    seaweedfs: SeaweedFS, bucket: str, tmp_path: Path
+) -> None:
+    source, place = fill(tmp_path / "source"), S3Url(bucket, "data/set")
+    upload_tree(source, place, seaweedfs.access)
+    path = next(
+        path for path in sorted(source.rglob("*")) if path.is_file() and path.stat().st_size
+    )
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))  # within the same second
+    assert upload_tree(source, place, seaweedfs.access) == 1
+    path.touch()  # a new time alone
+    assert upload_tree(source, place, seaweedfs.access) == 0
+    download_tree(place, tmp_path / "out", seaweedfs.access)
+    assert contents(tmp_path / "out") == contents(source)
+
+
 def test_the_native_client_is_really_used(
     seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
