@@ -29,6 +29,9 @@ KEY_ID, SECRET = "testkey", "testsecret"
 START_S = 60
 _LIBC = ctypes.CDLL(None)
 PORTS = 5
+BUCKETS = 10_000
+"""Volumes that a server may open. Each bucket takes one with its first object; by default there is
+one for each free gigabyte of the disk, and then every write ends with InternalError."""
 
 
 @dataclass
@@ -58,6 +61,7 @@ class SeaweedFS:
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
             *(f"-{name}.port={self.port + offset}" for name, offset in ports),
+            f"-volume.max={BUCKETS}",
             "-master.telemetry=false",
             "-webdav=false",
             "-admin.ui=false",
