@@ -25,7 +25,7 @@ from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square
 from effnet_core.environment import available_cores
 from effnet_core.files import is_unicode
-from effnet_core.inputs import Source
+from effnet_core.input_sources import Source
 
 FloatArray = NDArray[np.float32]
 Item = PixelArray | str

@@ -144,18 +144,32 @@ def plan(
         entries = seen + fresh
         lists += [len(fresh)] if fresh else []
     else:
-        digest = sha256_of_text(*listed.paths)
-        if lists and before["inputs_sha256"] != digest:
-            raise OutputExists(
-                f"output folder {output} holds a run over another list of files ({sum(lists)}, now "
-                f"{len(entries)}); choose another folder, or --only-new to add the new files to it"
-            )
+        if lists:
+            _require_same_list(output, list(_read_entries(output, sum(lists))), entries)
         fresh, lists = [] if lists else entries, lists or [len(entries)]
     _write_entries(output, entries)
     everything = sha256_of_text(*(path for path, _ in entries))
     write_json(output / RUN_NAME, {**identity, "lists": lists, "inputs_sha256": everything})
     shards = tuple(_cut(lists, entries, identity))
     return Plan(output, listed.root, len(entries), shards, len(fresh))
+
+
+def _require_same_list(
+    output: Path, before: Sequence[tuple[str, str]], now: Sequence[tuple[str, str]]
+) -> None:
+    """Refuse to go on with a run whose files are others now, or have other content."""
+    how = "choose another folder, or --only-new to add the new files to it"
+    if [path for path, _ in before] != [path for path, _ in now]:
+        raise OutputExists(
+            f"output folder {output} holds a run over another list of files ({len(before)}, now "
+            f"{len(now)}); {how}"
+        )
+    changed = [path for (path, old), (_, new) in zip(before, now, strict=True) if old != new]
+    if changed:
+        raise OutputExists(
+            f"{len(changed)} of {len(now)} files have changed since the run in output folder {output} "
+            f"began, such as {changed[0]}; {how}"
+        )
 
 
 def _cut(
@@ -205,9 +219,14 @@ def _claim(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
                 "choose another folder, or delete this one to start over"
             )
         return found
-    if any(output.iterdir()):
+    if not all(_is_of_a_beginning(item.name) for item in output.iterdir()):
         raise OutputExists(f"output folder {output} is not empty; choose an empty one")
     return {}
+
+
+def _is_of_a_beginning(name: str) -> bool:
+    """Whether a run that was killed before it had its ``run.json`` may have left this file."""
+    return name == INPUTS_NAME or name.startswith((f".{INPUTS_NAME}.", f".{RUN_NAME}."))
 
 
 def write_part(path: Path, rows: Sequence[Prediction], *, model_sha256: str) -> None:

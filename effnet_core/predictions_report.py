@@ -15,7 +15,7 @@ from effnet_core import plots
 from effnet_core.config import StorageConfig
 from effnet_core.files import read_jsonl
 from effnet_core.gallery import CERTAINTY_BINS, Group, Picture, Selection
-from effnet_core.inputs import open_source
+from effnet_core.input_sources import open_source
 from effnet_core.pages import (
     NO_VALUE,
     Card,

@@ -12,7 +12,8 @@ from effnet_core import gallery, plots
 from effnet_core.config import InferConfig, StorageConfig
 from effnet_core.files import write_json
 from effnet_core.gallery import Selection
-from effnet_core.inputs import FolderSource, list_inputs
+from effnet_core.input_sources import FolderSource
+from effnet_core.inputs import list_inputs
 from effnet_core.pages import markdown_text
 from effnet_core.predict import Prediction
 from effnet_core.predictions import Plan, finish, plan, write_part

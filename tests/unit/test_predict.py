@@ -19,7 +19,8 @@ from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import normalise, preprocess
 from effnet_core.errors import Interrupted, StoreError
 from effnet_core.events import Event
-from effnet_core.inputs import FolderSource, list_inputs
+from effnet_core.input_sources import FolderSource
+from effnet_core.inputs import list_inputs
 from effnet_core.model.spec import VARIANTS
 from effnet_core.predict import (
     PIECES_AHEAD,

@@ -137,6 +137,24 @@ def test_another_input_is_refused(folder: Path, tmp_path: Path) -> None:
         planned(folder, tmp_path / "out")
 
 
+def test_a_file_that_has_changed_is_not_taken_for_what_was_labelled(
+    folder: Path, tmp_path: Path
+) -> None:
+    planned(folder, tmp_path / "out")
+    (folder / "03.jpg").write_bytes(b"something else")
+    with pytest.raises(OutputExists, match=r"1 of 10 files have changed .* 03\.jpg; .*--only-new"):
+        planned(folder, tmp_path / "out")
+
+
+def test_a_run_that_was_killed_before_it_had_a_name_can_begin_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    first = planned(folder, tmp_path / "out")
+    (tmp_path / "out" / RUN_NAME).unlink()
+    (tmp_path / "out" / f".{RUN_NAME}.x1y2z3").write_text("{")
+    assert planned(folder, tmp_path / "out") == first
+
+
 def test_only_what_is_new_is_added(folder: Path, tmp_path: Path) -> None:
     first = planned(folder, tmp_path / "out", only_new=True, shard_images=4)
     assert (first.new, first.images, len(first.shards)) == (10, 10, 3)
