@@ -137,7 +137,7 @@ def _of_list(file: Path) -> InputList:
             f"list {file} names objects such as {remote[0]} and files; make a list of each"
         )
     if remote:
-        root = os.path.commonprefix(paths)
+        root = os.path.commonprefix(paths)  # noqa: RUF071 - of objects' names, cut at a slash below
         root = root[: root.rfind("/") + 1]
         paths = [path.removeprefix(root) for path in paths]
         _refuse_twice(file, paths)

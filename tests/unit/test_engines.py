@@ -37,7 +37,7 @@ FILE_ENGINES = ("onnxruntime", "openvino")
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache" / engines.CACHE_NAME
+    return tmp_path / "cache" / tuning.CACHE_NAME
 
 
 @pytest.fixture
@@ -234,24 +234,61 @@ def test_the_fastest_piece_is_measured_once_for_each_machine(
         return rates[predictor.piece]
 
     monkeypatch.setattr(tuning, "_rate", rate)
+    monkeypatch.setattr(engines, "available_cores", lambda: [0])
     load = partial(engines.load, inputs, RunConfig().infer)
     rates[4] = 146.0  # hardly below the best, and hands over less often
     assert load().piece == 4  # type: ignore[attr-defined]
-    (file.parent / engines.TUNING_NAME).unlink()
+    (file.parent / tuning.TUNING_NAME).unlink()
     measured.clear()
     rates[4] = 140.0
     assert load().piece == 2  # type: ignore[attr-defined]
     assert measured == [1, 2, 4, 8]  # 8 is so much worse that 16 is not tried
-    assert "1: 100.0, 2: 150.0, 4: 140.0, 8: 90.0" in events[-1].message
+    assert "1x1: 100.0, 1x2: 150.0, 1x4: 140.0, 1x8: 90.0" in events[-1].message
     assert load().piece == 2  # type: ignore[attr-defined]
     assert len(measured) == 4
     monkeypatch.setattr(tuning, "processor", lambda: "another")
     load()
     assert len(measured) == 8
-    (file.parent / engines.TUNING_NAME).write_text("nonsense")
+    (file.parent / tuning.TUNING_NAME).write_text("nonsense")
     assert load().piece == 2  # type: ignore[attr-defined]
     inputs["shards"] = [{"start": 0, "stop": engines.FEW}]
     assert load().piece == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("few_lanes", "settings", "wanted"),
+    [
+        (180.0, (), "4x2"),  # hardly faster: no reason to leave cores idle
+        (200.0, (), "2x2"),
+        (200.0, ("infer.engine_threads=3",), "3x2"),
+        (200.0, ("infer.batch_size=4",), "2x4"),
+        (200.0, ("infer.batch_size=4", "infer.engine_threads=1"), "1x4"),
+    ],
+)
+def test_threads_are_measured_too_unless_they_are_given(
+    few_lanes: float,
+    settings: tuple[str, ...],
+    wanted: str,
+    checkpoint: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine whose four cores are two with two faces each."""
+    rates = {1: 100.0, 2: 180.0, 4: 150.0}
+
+    def rate(predictor: Any) -> float:
+        return few_lanes if predictor.lanes == 2 else rates[predictor.piece]
+
+    monkeypatch.setattr(tuning, "_rate", rate)
+    monkeypatch.setattr(engines, "available_cores", lambda: [0, 1, 2, 3])
+    inputs = {
+        "checkpoint": str(checkpoint),
+        "engine": "onnxruntime",
+        "engine_file": str(file),
+        "shards": [{"start": 0, "stop": 1000}],
+    }
+    found: Any = engines.load(inputs, load_config(None, list(settings)).infer)
+    assert f"{found.lanes}x{found.piece}" == wanted
 
 
 @pytest.mark.parametrize("engine", FILE_ENGINES)

@@ -155,7 +155,9 @@ def test_a_folder_that_has_gone_is_no_matter_of_one_file(folder: Path) -> None:
         shutil.rmtree(folder)
         if emptied:
             folder.mkdir()
-        with pytest.raises(InputLost, match=r"has gone while it was read \(.*bring it back") as lost:
+        with pytest.raises(
+            InputLost, match=r"has gone while it was read \(.*bring it back"
+        ) as lost:
             source.read("a/z.jpg")
         assert lost.value.retryable
 
