@@ -12,8 +12,8 @@ from effnet_core.config import StorageConfig
 from effnet_core.data.images import ImageProblem, decode_image, to_rgb
 from effnet_core.errors import DataError
 from effnet_core.files import atomic_path, read_json
+from effnet_core.inference_plan import RUN_NAME
 from effnet_core.input_sources import open_source
-from effnet_core.predictions import RUN_NAME
 
 LONGEST_SIDE_PX = 1024
 """Larger pictures are shown smaller."""

@@ -18,10 +18,11 @@ from effnet_core.engines.tuning import (
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.files import write_json
+from effnet_core.inference_plan import PARTS_NAME, SHARDS_NAME, read_inputs
 from effnet_core.input_sources import Source, open_source
 from effnet_core.interrupts import stop_requested
 from effnet_core.predict import Prediction, Predictor, Rejection, Wanted, iter_predictions
-from effnet_core.predictions import PARTS_NAME, SHARDS_NAME, read_inputs, write_part
+from effnet_core.predictions import write_part
 from effnet_core.results import ShardResult
 
 STAGE = "predict"

@@ -20,6 +20,7 @@ from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.errors import DataError, JobTimeout
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import write_json
+from effnet_core.inference_plan import Plan, plan
 from effnet_core.inputs import list_inputs
 from effnet_core.job import Job
 from effnet_core.kernels import choice
@@ -27,7 +28,7 @@ from effnet_core.launch import run_job
 from effnet_core.model.scaling import cost
 from effnet_core.model.spec import variant
 from effnet_core.predict_job import predict_shards
-from effnet_core.predictions import Plan, finish, plan, read_parts, write_part
+from effnet_core.predictions import finish, read_parts, write_part
 from effnet_core.publish import publish_model
 from effnet_core.results import ShardResult
 from effnet_core.storage import s3_client

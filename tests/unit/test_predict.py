@@ -22,6 +22,7 @@ from effnet_core.data.preprocess import normalise, preprocess
 from effnet_core.engines import tuning
 from effnet_core.errors import Interrupted, StoreError
 from effnet_core.events import Event
+from effnet_core.inference_plan import plan
 from effnet_core.input_sources import FolderSource
 from effnet_core.inputs import list_inputs
 from effnet_core.model.spec import VARIANTS
@@ -35,7 +36,7 @@ from effnet_core.predict import (
     softmax,
 )
 from effnet_core.predict_job import predict_shards
-from effnet_core.predictions import allowed_errors, plan, read_parts
+from effnet_core.predictions import allowed_errors, read_parts
 from tests.images import draw, encode
 from tests.unit.fakes import SPEC, BrightnessPredictor
 
