@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core.config import InferConfig
-from effnet_core.errors import OutputExists
+from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import (
     atomic_path,
     make_folder,
+    no_longer_writable,
     read_json,
     sha256_of_text,
     write_json,
@@ -242,6 +243,12 @@ def _claim(output: Path, identity: dict[str, Any], *, any_model: bool) -> dict[s
     if not all(_is_of_a_beginning(item.name) for item in output.iterdir()):
         raise OutputExists(f"output folder {output} is not empty; choose an empty one")
     return {}
+
+
+def output_lost(output: Path, error: OSError) -> DataError:
+    """The sentence about an output folder that could be written to before."""
+    how = "with the shards that are missing"
+    return no_longer_writable(output, error, kind="output folder", goes_on=how)
 
 
 def _is_of_a_beginning(name: str) -> bool:

@@ -18,7 +18,7 @@ from effnet_core.engines.tuning import (
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.files import write_json
-from effnet_core.inference_plan import PARTS_NAME, SHARDS_NAME, read_inputs
+from effnet_core.inference_plan import PARTS_NAME, SHARDS_NAME, output_lost, read_inputs
 from effnet_core.input_sources import Source, open_source
 from effnet_core.interrupts import stop_requested
 from effnet_core.predict import Prediction, Predictor, Rejection, Wanted, iter_predictions
@@ -125,17 +125,21 @@ def _predict_shard(
         done += len(piece.answers)
         latency_ms.append(round(1000 * piece.seconds / len(piece.answers), 3))
         emit_sometimes(STAGE, done, total)
-    write_part(output / PARTS_NAME / shard["part"], rows, model_sha256=inputs["model_sha256"])
-    result = ShardResult(
-        part=str(output / PARTS_NAME / shard["part"]),
-        start=shard["start"],
-        stop=shard["stop"],
-        labelled=len(rows),
-        rejected=rejected,
-        histogram=dict(Counter(row.class_names[0] for row in rows)),
-        started=round(began, 3),
-        seconds=round(time.perf_counter() - started, 3),
-        latency_ms=latency_ms,
-    )
-    write_json(output / SHARDS_NAME / f"{shard['part']}.json", result.to_dict())
+    part = output / PARTS_NAME / shard["part"]
+    try:
+        write_part(part, rows, model_sha256=inputs["model_sha256"])
+        result = ShardResult(
+            part=str(part),
+            start=shard["start"],
+            stop=shard["stop"],
+            labelled=len(rows),
+            rejected=rejected,
+            histogram=dict(Counter(row.class_names[0] for row in rows)),
+            started=round(began, 3),
+            seconds=round(time.perf_counter() - started, 3),
+            latency_ms=latency_ms,
+        )
+        write_json(output / SHARDS_NAME / f"{part.name}.json", result.to_dict())
+    except OSError as cause:
+        raise output_lost(output, cause) from cause
     return result

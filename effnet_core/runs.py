@@ -260,12 +260,15 @@ def finish_inference(
         DataError: a shard is missing, or too many files could not be read.
     """
     sidecar = checkpoints.read_sidecar(resolve(weights))
-    summary = predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
-    if planned.images == 1:
-        return summary, None
-    report = write_predictions_report(
-        planned, summary, weights=str(weights), storage=config.storage
-    )
+    try:
+        summary = predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
+        if planned.images == 1:
+            return summary, None
+        report = write_predictions_report(
+            planned, summary, weights=str(weights), storage=config.storage
+        )
+    except OSError as cause:
+        raise inference_plan.output_lost(planned.output, cause) from cause
     emit(Event("predict", f"report: {report.path}"))
     return summary, report
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +26,26 @@ def two_ranks(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """A finished run of two processes through msrun: its folder and result."""
     run_dir = tmp_path_factory.mktemp("two-ranks")
     return run_dir, runs.train(tiny_config("runtime.world_size=2"), data_dir, run_dir)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk of a size in memory; that takes root."""
+    mounted = []
+
+    def make(size: str) -> Path:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            message = f"a disk cannot be mounted here, so this is NOT tested: {done.stderr.strip()}"
+            if os.environ.get("EFFNET_REQUIRE_SERVICES") == "1":
+                pytest.fail(message)
+            pytest.skip(message)
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)

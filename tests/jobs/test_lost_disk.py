@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,29 +18,6 @@ from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a disk of a size in memory; that takes root."""
-    mounted = []
-
-    def make(size: str) -> Path:
-        folder = tmp_path / "disk"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            message = f"a disk cannot be mounted here, so this is NOT tested: {done.stderr.strip()}"
-            if os.environ.get("EFFNET_REQUIRE_SERVICES") == "1":
-                pytest.fail(message)
-            pytest.skip(message)
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
 
 
 def test_a_full_disk_is_named_and_the_last_checkpoint_is_good(

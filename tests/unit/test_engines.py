@@ -14,14 +14,12 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from effnet_core import checkpoint as checkpoints
 from effnet_core import engines
 from effnet_core.cache import CACHE_VARIABLE, cache_dir
 from effnet_core.config import RunConfig, load_config
-from effnet_core.data.preprocess import normalise
 from effnet_core.engines import tuning
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
@@ -192,18 +190,6 @@ def test_answers_do_not_depend_on_piece_or_lane(engine: str, checkpoint: Path, f
             np.testing.assert_array_equal(answer.logits, wanted)
         np.testing.assert_allclose(answer.logits, wanted, rtol=0, atol=1e-5)
         np.testing.assert_allclose(answer.features, features, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("engine", FILE_ENGINES)
-def test_pixels_are_normalised_inside(engine: str, checkpoint: Path, file: Path) -> None:
-    """The same answers as from the file for others, which takes normalised images."""
-    sidecar = checkpoints.read_sidecar(checkpoint)
-    write_onnx(checkpoint, sidecar, file.with_name("plain.onnx"))
-    session = onnxruntime.InferenceSession(str(file.with_name("plain.onnx")))
-    images = normalise(squares(4), sidecar.preprocess)
-    [wanted] = session.run(["logits"], {"images": images})
-    found = loaded(engine, checkpoint, file).forward(squares(4)).logits
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
 def test_a_precision_that_the_processor_lacks_is_refused(checkpoint: Path, file: Path) -> None:
