@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from effnet_core.data.images import read_image, to_rgb
-from effnet_core.files import atomic_path
+from effnet_core.config import StorageConfig
+from effnet_core.data.images import ImageProblem, decode_image, to_rgb
+from effnet_core.errors import DataError
+from effnet_core.files import atomic_path, read_json
+from effnet_core.inference_plan import RUN_NAME
+from effnet_core.input_sources import open_source
 
 LONGEST_SIDE_PX = 1024
 """Larger pictures are shown smaller."""
 SHORTEST_WIDTH_PX = 320
 """Narrower ones are shown larger, so that the names fit."""
+MAX_NAME_BYTES = 200
+"""Of a picture's name, so that the copy's and its temporary name are still allowed."""
 ROW_PX, TEXT_PX, MARGIN_PX = 28, 17, 10
 INK, PAPER, BAR, BEST_BAR = "#1c2733", "#ffffff", "#d3e3f1", "#9cc7ea"
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def annotate(picture: Path, row: dict[str, Any], out: Path) -> Path:
+def annotate(content: bytes, row: dict[str, Any], out: Path) -> Path:
     """Write a copy of a picture with a row of name, probability and bar for each answer.
 
     Args:
-        picture: the image file; only read.
+        content: the image file's bytes.
         row: one row of predictions: ``class_ids``, ``class_names`` and ``probs``, best first.
         out: PNG file to write; replaced in one step.
 
     Raises:
         ImageProblem: the picture cannot be decoded.
     """
-    image = _at_reading_size(to_rgb(read_image(picture)))
+    image = _at_reading_size(to_rgb(decode_image(content)))
     answers = list(zip(row["class_ids"], row["class_names"], row["probs"], strict=True))
     page = Image.new("RGB", (image.width, image.height + ROW_PX * len(answers)), PAPER)
     page.paste(image, (0, 0))
@@ -40,6 +46,23 @@ def annotate(picture: Path, row: dict[str, Any], out: Path) -> Path:
     with atomic_path(out) as temporary:
         page.save(temporary, "PNG")
     return out
+
+
+def annotate_single(row: dict[str, Any], output: Path, storage: StorageConfig) -> Path:
+    """Draw the only picture of a finished batch inference, into its output folder.
+
+    Raises:
+        DataError: the picture can no longer be read.
+        EffnetError: nothing can be read where it was.
+    """
+    name = PurePosixPath(row["path"]).stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    try:
+        content = open_source(read_json(output / RUN_NAME)["input"], storage).read(row["path"])
+        return annotate(content, row, output / f"{name}-labelled.png")
+    except ImageProblem as problem:
+        raise DataError(
+            f"{row['path']} was labelled, but cannot be drawn any more: {problem}"
+        ) from problem
 
 
 def _at_reading_size(image: Image.Image) -> Image.Image:

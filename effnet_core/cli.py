@@ -253,10 +253,9 @@ def predict(
 ) -> None:
     """Label images; the input is never written to. One picture is also drawn with its labels."""
     from effnet_core import runs
-    from effnet_core.annotate import annotate
+    from effnet_core.annotate import annotate_single
     from effnet_core.config import load_config
-    from effnet_core.files import read_json
-    from effnet_core.predictions import RUN_NAME, read_parts
+    from effnet_core.predictions import read_parts
     from effnet_core.terminal import console, show_events
 
     short = {
@@ -271,13 +270,13 @@ def predict(
     if summary["labelled"] == 1:
         row = read_parts(output)[0]
         typer.echo(str({row["class_ids"][0]: row["class_names"][0]}))
-        picture = Path(read_json(output / RUN_NAME)["input"], row["path"])
-        copy = annotate(picture, row, output / f"{picture.stem}-labelled.png")
-        console.print(f"drawn on {copy}", soft_wrap=True)
+        copy = annotate_single(row, output, config.storage)
+        console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
         f"{summary['images_per_s']:.1f} images/s: {output}",
         soft_wrap=True,
+        markup=False,
     )
 
 

@@ -348,11 +348,15 @@ class InferConfig(Section):
     engine: Literal["auto", "mindspore", "onnxruntime", "openvino"] = "auto"
     """What computes; auto is onnxruntime on a CPU, several times faster there, else mindspore."""
     engine_threads: int = Field(0, ge=0)
-    """Threads of onnxruntime and openvino; 0 means one for each core that the process may use."""
+    """Threads of onnxruntime and openvino; 0 means one for each core, or for every second one where
+    that is measured to be faster."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the arithmetic; bf16 (openvino only) is faster where the processor has it, and less exact."""
     batch_size: int = Field(0, ge=0)
     """Images in one call of the engine; 0 means the fastest of some, measured once on this machine."""
+    decoders: int | None = Field(None, ge=0)
+    """Threads that only decode; 0 lets those that compute decode; the fastest, measured once, when
+    absent."""
     readers: int = Field(0, ge=0)
     """Threads that read files; 0 means 2 for folders and 16 for buckets."""
     fast_decode: bool = True

@@ -3,6 +3,7 @@
     EffnetError
     |-- ConfigError            a setting is unknown, of the wrong type or out of range
     |-- DataError              a data set, image folder or manifest cannot be used
+    |   `-- InputLost          the folder that is being read has gone (retryable)
     |-- CheckpointError        a checkpoint is missing, damaged or of another model
     |-- ExportError            an exported file cannot be used or does not agree with MindSpore
     |-- DownloadFailed         a file cannot be fetched from its address (retryable)
@@ -40,6 +41,12 @@ class ConfigError(EffnetError):
 
 class DataError(EffnetError):
     """A data set, image folder or manifest cannot be used."""
+
+
+class InputLost(DataError):
+    """The folder that is being read has gone: a share that was taken away, a disk that was unplugged."""
+
+    retryable = True
 
 
 class CheckpointError(EffnetError):

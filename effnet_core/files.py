@@ -164,13 +164,20 @@ def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:
         )
 
 
-def no_longer_writable(run_dir: Path, error: OSError, *, step: int | None = None) -> DataError:
-    """The sentence about a run folder that could be written to before."""
+def no_longer_writable(
+    run_dir: Path,
+    error: OSError,
+    *,
+    step: int | None = None,
+    kind: str = "run folder",
+    goes_on: str = "from the last checkpoint",
+) -> DataError:
+    """The sentence about a folder that could be written to before."""
     what = "make room" if error.errno in NO_ROOM else "bring it back"
     at = "" if step is None else f" at step {step}"
     return DataError(
-        f"run folder {run_dir} can no longer be written to ({os_reason(error)}){at}; {what}, and the "
-        "same command goes on from the last checkpoint"
+        f"{kind} {run_dir} can no longer be written to ({os_reason(error)}){at}; {what}, and the "
+        f"same command goes on {goes_on}"
     )
 
 

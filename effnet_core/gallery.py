@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from effnet_core.data.images import ImageProblem, decode_image, to_rgb
-from effnet_core.inputs import Source
+from effnet_core.input_sources import Source
 
 MAX_PICTURES = 60
 """Pictures in the gallery by class, all classes together."""

@@ -1,45 +1,21 @@
 """What there is to label: folders, files, patterns, lists and buckets, as one list of paths.
 
-A ``Source`` reads what the list names. It is opened again from its root in every process that needs it.
+``input_sources.py`` reads what the list names, ``input_lists.py`` the lists that people write.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from effnet_core.config import StorageConfig
-from effnet_core.data.images import ImageProblem, read_bytes
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import os_reason
-
-LIST_SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
-PATH_COLUMN = "path"
-S3_SCHEME = "s3://"
-LOCAL_READERS, REMOTE_READERS = 2, 16
-
-
-class Source(Protocol):
-    """Where images are read from."""
-
-    readers: int
-    """Threads that are worth having."""
-
-    def read(self, path: str) -> bytes:
-        """The content of one file.
-
-        Raises:
-            ImageProblem: this file cannot be read.
-            StoreError: none can.
-        """
-        ...
+from effnet_core.input_lists import LIST_SUFFIXES, read_list
+from effnet_core.input_sources import S3_SCHEME
 
 
 @dataclass(frozen=True)
@@ -64,8 +40,8 @@ def list_inputs(
 
     Args:
         inputs: one folder, pattern (``photos/*.jpg``), list of paths (``.txt``, or ``.csv``, ``.jsonl``,
-            ``.parquet`` with a column ``path``) or ``s3://bucket/prefix``, or any number of files. Of a
-            folder every visible file counts, images or not.
+            ``.parquet`` with a column ``path``; files or objects) or ``s3://bucket/prefix``, or any
+            number of files. Of a folder every visible file counts, images or not.
         output: where answers will go; must not lie inside the folder.
         recursive: whether folders inside the folder count too.
         storage: how buckets are reached.
@@ -99,52 +75,6 @@ def list_inputs(
             raise DataError(f"no file fits the pattern {text}")
         return _of_files(found)
     raise DataError(f"input {text} does not exist")
-
-
-def open_source(root: str, storage: StorageConfig) -> Source:
-    """What reads the paths of an ``InputList`` with this root."""
-    if root.startswith(S3_SCHEME):
-        return BucketSource(root, storage)
-    return FolderSource(Path(root))
-
-
-class FolderSource:
-    """Files below a folder."""
-
-    readers = LOCAL_READERS
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def read(self, path: str) -> bytes:
-        """As ``Source.read``; never waits for a pipe or device."""
-        whole = self.root / path
-        try:
-            kind = whole.stat().st_mode
-        except OSError as cause:
-            raise ImageProblem(os_reason(cause)) from cause
-        if stat.S_ISDIR(kind):
-            raise ImageProblem("folder that cannot be listed")
-        if not stat.S_ISREG(kind):
-            raise ImageProblem("not a regular file")
-        return read_bytes(whole)
-
-
-class BucketSource:
-    """Objects below a prefix."""
-
-    readers = REMOTE_READERS
-
-    def __init__(self, root: str, storage: StorageConfig) -> None:
-
-        self.root = root
-        self.access = storage.access
-
-    def read(self, path: str) -> bytes:
-        """As ``Source.read``."""
-        from effnet_core.storage.objects import read_object
-
-        return read_object(self.root + path, self.access)
 
 
 def _of_files(names: Sequence[str]) -> InputList:
@@ -200,35 +130,32 @@ def _walk(root: str, *, recursive: bool) -> Iterator[str]:
 
 def _of_list(file: Path) -> InputList:
     """The paths in a list; relative ones are below the folder of the list."""
-    try:
-        paths = list(_rows(file))
-    except (OSError, ValueError, KeyError) as cause:
-        reason = os_reason(cause) if isinstance(cause, OSError) else f"no column {PATH_COLUMN!r}"
-        raise DataError(f"list {file} cannot be read ({reason})") from cause
-    if not paths:
-        raise DataError(f"list {file} names no files")
-    if len(set(paths)) < len(paths):
-        twice = next(path for index, path in enumerate(paths) if path in paths[:index])
-        raise DataError(f"list {file} names {twice} more than once")
+    paths = read_list(file)
+    remote = [path for path in paths if path.startswith(S3_SCHEME)]
+    if remote and len(remote) < len(paths):
+        raise DataError(
+            f"list {file} names objects such as {remote[0]} and files; make a list of each"
+        )
+    if remote:
+        root = os.path.commonprefix(paths)  # noqa: RUF071 - of objects' names, cut at a slash below
+        root = root[: root.rfind("/") + 1]
+        paths = [path.removeprefix(root) for path in paths]
+        _refuse_twice(file, paths)
+        return InputList(root, tuple(paths), ("",) * len(paths))
     base = str(file.absolute().parent)
     absolute = [os.path.normpath(os.path.join(base, path)) for path in paths]
+    _refuse_twice(file, absolute)
     root = os.path.commonpath([os.path.dirname(path) for path in absolute])
     return _listed(root, [os.path.relpath(path, root) for path in absolute])
 
 
-def _rows(file: Path) -> Iterator[str]:
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        yield from pq.read_table(file, columns=[PATH_COLUMN])[PATH_COLUMN].to_pylist()
-        return
-    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        if file.suffix == ".txt":
-            yield from (line.rstrip("\r\n") for line in stream if line.strip())
-        elif file.suffix == ".csv":
-            yield from (row[PATH_COLUMN] for row in csv.DictReader(stream))
-        else:
-            yield from (json.loads(line)[PATH_COLUMN] for line in stream if line.strip())
+def _refuse_twice(file: Path, paths: Sequence[str]) -> None:
+    """Refuse a list that names the same file again, however it is spelled."""
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise DataError(f"list {file} names {path} more than once")
+        seen.add(path)
 
 
 def _listed(root: str, paths: Sequence[str]) -> InputList:
@@ -254,6 +181,21 @@ def _of_bucket(url: str, *, recursive: bool, storage: StorageConfig) -> InputLis
         hidden = any(part.startswith(".") for part in path.split("/"))
         if path and not path.endswith("/") and not hidden and (recursive or "/" not in path):
             found.append((path, item.etag))
+    if not found and (single := _one_object(url, storage)):
+        return single
     if not found:
         raise DataError(f"input {root} has no objects")
     return InputList(root, tuple(path for path, _ in found), tuple(etag for _, etag in found))
+
+
+def _one_object(url: str, storage: StorageConfig) -> InputList | None:
+    """The address of an object instead of a prefix, as a list of one."""
+    from effnet_core.storage.addresses import parse_s3
+    from effnet_core.storage.objects import head_object
+
+    place = parse_s3(url)
+    facts = head_object(place, storage.access) if place.key and not url.endswith("/") else None
+    if facts is None:
+        return None
+    root, _, name = url.rpartition("/")
+    return InputList(f"{root}/", (name,), (facts.etag,))

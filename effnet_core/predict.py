@@ -2,7 +2,8 @@
 
 Files are read ahead by threads of their own. An engine that may be called side by side gets lanes, one
 a core: a lane decodes a few images, computes their answers and starts over, so no core waits for a
-stage and what was decoded is still in its cache. Other engines are called from one thread, with
+stage and what was decoded is still in its cache. Where decoders of their own are asked for, or were
+measured to be faster, they hand squares to the lanes. Other engines are called from one thread, with
 decoders beside them.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -25,11 +27,13 @@ from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square
 from effnet_core.environment import available_cores
 from effnet_core.files import is_unicode
-from effnet_core.inputs import Source
+from effnet_core.input_sources import Source
 
 FloatArray = NDArray[np.float32]
 Item = PixelArray | str
 """A decoded square, or the reason why there is none."""
+Decoded = tuple[Item, float]
+"""An item and the seconds that it took."""
 
 PIECES_AHEAD = 3
 """Pieces a lane that are being read or wait to be written: what bounds the memory."""
@@ -116,6 +120,7 @@ def iter_predictions(
     wanted: Wanted,
     *,
     readers: int,
+    decoders: int = 0,
 ) -> Iterator[Piece]:
     """Label files in the order given.
 
@@ -125,6 +130,8 @@ def iter_predictions(
         paths: files as the source calls them.
         wanted: what an answer holds.
         readers: threads that read files.
+        decoders: threads that only decode; 0 lets the lanes decode what they compute. An engine without
+            lanes has one a core then.
 
     Yields:
         Pieces of answers: a prediction for each path, or why there is none.
@@ -133,27 +140,30 @@ def iter_predictions(
         StoreError: the source is lost.
     """
     chunks = _chunks(paths, predictor.piece)
-    lanes = predictor.lanes or len(available_cores())
-    with _pool(readers, "reader") as reading, _pool(lanes, "lane") as working:
+    if not predictor.lanes:
+        decoders = decoders or len(available_cores())
+    with (
+        _pool(readers, "reader") as reading,
+        _pool(max(1, decoders), "decoder") as decoding,
+        _pool(max(1, predictor.lanes), "lane") as working,
+    ):
 
         def contents(chunk: Sequence[str]) -> list[Future[bytes]]:
             return [reading.submit(source.read, path) for path in chunk]
 
-        if predictor.lanes:
+        def squares(chunk: Sequence[str]) -> list[Future[Decoded]]:
+            return [
+                decoding.submit(_decode, path, content, predictor.preprocess, wanted.fast_decode)
+                for path, content in zip(chunk, contents(chunk), strict=True)
+            ]
 
-            def start(chunk: Sequence[str]) -> Callable[[], Piece]:
+        def start(chunk: Sequence[str]) -> Callable[[], Piece]:
+            if not decoders:
                 return working.submit(_label, predictor, chunk, contents(chunk), wanted).result
-        else:
+            call = partial(_compute, predictor, chunk, squares(chunk), wanted)
+            return working.submit(call).result if predictor.lanes else call
 
-            def start(chunk: Sequence[str]) -> Callable[[], Piece]:
-                spec, fast = predictor.preprocess, wanted.fast_decode
-                decoding = [
-                    working.submit(_decode, path, content, spec, fast)
-                    for path, content in zip(chunk, contents(chunk), strict=True)
-                ]
-                return lambda: _compute(predictor, chunk, [f.result() for f in decoding], wanted)
-
-        ahead = PIECES_AHEAD * lanes if predictor.lanes else 2
+        ahead = PIECES_AHEAD * predictor.lanes or 2
         waiting: deque[Callable[[], Piece]] = deque()
         for chunk in chunks:
             waiting.append(start(chunk))
@@ -196,27 +206,42 @@ def _label(
         content.exception()
     started = time.perf_counter()
     items = [
-        _decode(path, content, predictor.preprocess, wanted.fast_decode)
+        _decode(path, content, predictor.preprocess, wanted.fast_decode)[0]
         for path, content in zip(paths, contents, strict=True)
     ]
-    piece = _compute(predictor, paths, items, wanted)
-    return Piece(piece.answers, time.perf_counter() - started)
+    answers = _answers(predictor, paths, items, wanted)
+    return Piece(answers, time.perf_counter() - started)
 
 
-def _decode(path: str, content: Future[bytes], spec: PreprocessSpec, fast: bool) -> Item:
-    if not is_unicode(path):
-        return "file name is not valid UTF-8"
+def _decode(path: str, content: Future[bytes], spec: PreprocessSpec, fast: bool) -> Decoded:
+    content.exception()  # wait here, so that the time below is work
+    started = time.perf_counter()
+    item: Item
     try:
-        return decode_square(content.result(), spec, fast=fast)
+        item = (
+            decode_square(content.result(), spec, fast=fast)
+            if is_unicode(path)
+            else "file name is not valid UTF-8"
+        )
     except ImageProblem as problem:
-        return str(problem)
+        item = str(problem)
+    return item, time.perf_counter() - started
 
 
 def _compute(
-    predictor: Predictor, paths: Sequence[str], items: Sequence[Item], wanted: Wanted
+    predictor: Predictor, paths: Sequence[str], squares: Sequence[Future[Decoded]], wanted: Wanted
 ) -> Piece:
-    """The answers to a piece of which every item is a square or a reason."""
+    """The answers to a piece that decoders prepare."""
+    decoded = [square.result() for square in squares]
     started = time.perf_counter()
+    answers = _answers(predictor, paths, [item for item, _ in decoded], wanted)
+    return Piece(answers, time.perf_counter() - started + sum(seconds for _, seconds in decoded))
+
+
+def _answers(
+    predictor: Predictor, paths: Sequence[str], items: Sequence[Item], wanted: Wanted
+) -> tuple[Prediction | Rejection, ...]:
+    """The answers to a piece of which every item is a square or a reason."""
     squares = [item for item in items if not isinstance(item, str)]
     answers: Iterator[Prediction] = iter(())
     if squares:
@@ -225,11 +250,10 @@ def _compute(
         ]
         outputs = predictor.forward(np.stack(squares))
         answers = _predictions(readable, outputs, predictor.class_names, wanted)
-    whole = tuple(
+    return tuple(
         Rejection(path, item) if isinstance(item, str) else next(answers)
         for path, item in zip(paths, items, strict=True)
     )
-    return Piece(whole, time.perf_counter() - started)
 
 
 def _predictions(

@@ -7,14 +7,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from effnet_core.cache import cache_dir
 from effnet_core.config import RunConfig
+from effnet_core.engines.tuning import (
+    CACHE_NAME,
+    SAMPLE_IMAGES,
+    TUNING_NAME,
+    best_decoders,
+)
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.files import write_json
-from effnet_core.inputs import Source, open_source
+from effnet_core.inference_plan import PARTS_NAME, SHARDS_NAME, output_lost, read_inputs
+from effnet_core.input_sources import Source, open_source
 from effnet_core.interrupts import stop_requested
 from effnet_core.predict import Prediction, Predictor, Rejection, Wanted, iter_predictions
-from effnet_core.predictions import PARTS_NAME, SHARDS_NAME, read_inputs, write_part
+from effnet_core.predictions import write_part
 from effnet_core.results import ShardResult
 
 STAGE = "predict"
@@ -39,6 +47,7 @@ def predict_shards(
         StoreError: the source is lost; finished shards stay.
     """
     source = open_source(inputs["input_root"], config.storage)
+    config = _with_decoders(predictor, source, inputs, config)
     total = sum(shard["stop"] - shard["start"] for shard in inputs["shards"])
     done = rejected = 0
     results = []
@@ -59,6 +68,23 @@ def predict_shards(
         if rejected > inputs["allowed_errors"]:
             break
     return {"shards": results}
+
+
+def _with_decoders(
+    predictor: Predictor, source: Source, inputs: dict[str, Any], config: RunConfig
+) -> RunConfig:
+    """Settings with a number of decoders: that asked for, or the fastest over the first files."""
+    infer = config.infer
+    first = inputs["shards"][0]
+    paths = read_inputs(Path(inputs["output"]), first["start"], first["stop"])[:SAMPLE_IMAGES]
+    if infer.decoders is not None or not predictor.lanes or len(paths) < SAMPLE_IMAGES:
+        return config
+    key = f"{inputs['engine']} {infer.precision} {inputs['model_sha256']} {predictor.lanes}"
+    readers = infer.readers or source.readers
+    wanted = Wanted(fast_decode=infer.fast_decode)
+    notes = cache_dir(CACHE_NAME) / TUNING_NAME
+    decoders = best_decoders(key, notes, predictor, source, paths, wanted, readers=readers)
+    return config.model_copy(update={"infer": infer.model_copy(update={"decoders": decoders})})
 
 
 def _predict_shard(
@@ -83,6 +109,7 @@ def _predict_shard(
         read_inputs(output, shard["start"], shard["stop"]),
         wanted,
         readers=infer.readers or source.readers,
+        decoders=infer.decoders or 0,
     )
     for piece in pieces:
         if stop_requested():
@@ -98,17 +125,21 @@ def _predict_shard(
         done += len(piece.answers)
         latency_ms.append(round(1000 * piece.seconds / len(piece.answers), 3))
         emit_sometimes(STAGE, done, total)
-    write_part(output / PARTS_NAME / shard["part"], rows, model_sha256=inputs["model_sha256"])
-    result = ShardResult(
-        part=str(output / PARTS_NAME / shard["part"]),
-        start=shard["start"],
-        stop=shard["stop"],
-        labelled=len(rows),
-        rejected=rejected,
-        histogram=dict(Counter(row.class_names[0] for row in rows)),
-        started=round(began, 3),
-        seconds=round(time.perf_counter() - started, 3),
-        latency_ms=latency_ms,
-    )
-    write_json(output / SHARDS_NAME / f"{shard['part']}.json", result.to_dict())
+    part = output / PARTS_NAME / shard["part"]
+    try:
+        write_part(part, rows, model_sha256=inputs["model_sha256"])
+        result = ShardResult(
+            part=str(part),
+            start=shard["start"],
+            stop=shard["stop"],
+            labelled=len(rows),
+            rejected=rejected,
+            histogram=dict(Counter(row.class_names[0] for row in rows)),
+            started=round(began, 3),
+            seconds=round(time.perf_counter() - started, 3),
+            latency_ms=latency_ms,
+        )
+        write_json(output / SHARDS_NAME / f"{part.name}.json", result.to_dict())
+    except OSError as cause:
+        raise output_lost(output, cause) from cause
     return result

@@ -1,8 +1,7 @@
 """The output folder of a batch inference: part files that are whole, each image exactly once.
 
 OUTPUT/
-  run.json              digests of model and input list, settings; refuses another run's parts
-  inputs.jsonl          the files, relative to the input's root, and their stamps
+  run.json, inputs.jsonl  what is to be done (inference_plan.py)
   predictions/part-*    one file a shard, named by its position and by digests
   shards/*.json         what each finished shard counted
   errors.jsonl          path and reason of files without an answer
@@ -13,12 +12,10 @@ OUTPUT/
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from effnet_core.config import InferConfig
-from effnet_core.errors import DataError, OutputExists
-from effnet_core.files import (
-    atomic_path,
-    make_folder,
-    read_json,
-    sha256_of_text,
-    write_json,
-)
-from effnet_core.inputs import InputList
+from effnet_core.errors import DataError
+from effnet_core.files import atomic_path, read_json, write_json
+from effnet_core.inference_plan import PARTS_NAME, Plan
 from effnet_core.predict import Prediction
 from effnet_core.results import ShardResult
 
-RUN_NAME = "run.json"
-INPUTS_NAME = "inputs.jsonl"
-PARTS_NAME = "predictions"
-SHARDS_NAME = "shards"
 ERRORS_NAME = "errors.jsonl"
 SUMMARY_NAME = "summary.json"
 
@@ -57,157 +44,6 @@ OPTIONAL_COLUMNS = ("probabilities", "features")
 """Lists of float32, present where the settings of the same name ask for them."""
 LISTS = ("class_ids", "class_names", "probs", *OPTIONAL_COLUMNS)
 QUANTILES = (0.5, 0.9, 0.99)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A contiguous piece of the input list and the part file that holds its answers."""
-
-    index: int
-    start: int
-    stop: int
-    part: str
-    """File name of the part."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An input list cut into shards."""
-
-    output: Path
-    root: str
-    """Folder or address that the paths are relative to."""
-    images: int
-    shards: tuple[Shard, ...]
-    new: int
-    """Images that no earlier run into this output had."""
-
-    def missing(self) -> list[Shard]:
-        """Shards that are still to do, in order."""
-        return [shard for shard in self.shards if not self.is_done(shard)]
-
-    def is_done(self, shard: Shard) -> bool:
-        """Whether a shard's part and its counts are there; each appears whole or not at all."""
-        return self.part_path(shard).exists() and self.shard_path(shard).exists()
-
-    def part_path(self, shard: Shard) -> Path:
-        """Where a shard's answers go."""
-        return self.output / PARTS_NAME / shard.part
-
-    def shard_path(self, shard: Shard) -> Path:
-        """Where a shard's counts go."""
-        return self.output / SHARDS_NAME / f"{shard.part}.json"
-
-
-def plan(
-    listed: InputList,
-    output: Path,
-    *,
-    model_sha256: str,
-    infer: InferConfig,
-    only_new: bool = False,
-) -> Plan:
-    """Cut an input list into shards and claim the output folder.
-
-    A folder that holds the same run is continued: only what is missing will be done.
-
-    Args:
-        listed: the files, in the order of the answers.
-        output: where answers go.
-        model_sha256: digest of the checkpoint.
-        infer: shard size, and what answers hold.
-        only_new: add to the run in ``output`` the files that it has not seen, or that have changed since,
-            whatever else is in the list.
-
-    Raises:
-        DataError: the output cannot be written to.
-        OutputExists: the output folder holds another run or foreign files.
-    """
-    identity = {
-        "model_sha256": model_sha256,
-        "input": listed.root,
-        "top_k": infer.top_k,
-        "probabilities": infer.probabilities,
-        "features": infer.features,
-        "fast_decode": infer.fast_decode,
-        "precision": infer.precision,
-        "shard_images": infer.shard_images,
-        "format": infer.format,
-    }
-    before = _claim(output, identity)
-    lists = list(before.get("lists", []))
-    entries = list(zip(listed.paths, listed.stamps, strict=True))
-    if only_new and lists:
-        seen = list(_read_entries(output, sum(lists)))
-        known = set(seen)
-        fresh = [entry for entry in entries if entry not in known]
-        entries = seen + fresh
-        lists += [len(fresh)] if fresh else []
-    else:
-        digest = sha256_of_text(*listed.paths)
-        if lists and before["inputs_sha256"] != digest:
-            raise OutputExists(
-                f"output folder {output} holds a run over another list of files ({sum(lists)}, now "
-                f"{len(entries)}); choose another folder, or --only-new to add the new files to it"
-            )
-        fresh, lists = [] if lists else entries, lists or [len(entries)]
-    _write_entries(output, entries)
-    everything = sha256_of_text(*(path for path, _ in entries))
-    write_json(output / RUN_NAME, {**identity, "lists": lists, "inputs_sha256": everything})
-    shards = tuple(_cut(lists, entries, identity))
-    return Plan(output, listed.root, len(entries), shards, len(fresh))
-
-
-def _cut(
-    lists: Sequence[int], entries: Sequence[tuple[str, str]], identity: dict[str, Any]
-) -> Iterator[Shard]:
-    """Shards, so that those of earlier lists stay what they were."""
-    own = json.dumps(identity, sort_keys=True)
-    index = first = 0
-    for length in lists:
-        end = first + length
-        for start in range(first, end, identity["shard_images"]):
-            stop = min(end, start + identity["shard_images"])
-            digest = sha256_of_text(own, *(path for path, _ in entries[start:stop]))[:12]
-            yield Shard(index, start, stop, f"part-{index:05d}-{digest}.{identity['format']}")
-            index += 1
-        first = end
-
-
-def _write_entries(output: Path, entries: Sequence[tuple[str, str]]) -> None:
-    with atomic_path(output / INPUTS_NAME) as temporary, temporary.open("w") as stream:
-        for path, stamp in entries:
-            stream.write(json.dumps([path, stamp]) + "\n")
-
-
-def _read_entries(output: Path, stop: int, start: int = 0) -> Iterator[tuple[str, str]]:
-    with (output / INPUTS_NAME).open() as stream:
-        for line in itertools.islice(stream, start, stop):
-            path, stamp = json.loads(line)
-            yield path, stamp
-
-
-def read_inputs(output: Path, start: int, stop: int) -> list[str]:
-    """Some paths of a planned run."""
-    return [path for path, _ in _read_entries(output, stop, start)]
-
-
-def _claim(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier run of the same left in ``run.json``; empty where there was none."""
-    make_folder(output, what="output folder")
-    path = output / RUN_NAME
-    if path.exists():
-        found: dict[str, Any] = read_json(path)
-        changed = [key for key, value in identity.items() if found.get(key) != value]
-        if changed:
-            raise OutputExists(
-                f"output folder {output} holds another run (differs in {', '.join(changed)}); "
-                "choose another folder, or delete this one to start over"
-            )
-        return found
-    if any(output.iterdir()):
-        raise OutputExists(f"output folder {output} is not empty; choose an empty one")
-    return {}
 
 
 def write_part(path: Path, rows: Sequence[Prediction], *, model_sha256: str) -> None:
@@ -267,11 +103,13 @@ def finish(done: Plan, *, infer: InferConfig, model_sha256: str) -> dict[str, An
             f"{len(missing)} of {len(done.shards)} shards are missing; run the same again"
         )
     errors = write_errors(done)
-    labelled, histogram, reasons = 0, Counter[str](), Counter[str]()
+    labelled, models = 0, Counter[str]()
+    histogram, reasons = Counter[str](), Counter[str]()
     spans, latencies = [], []
     for shard in done.shards:
         result = ShardResult.from_dict(read_json(done.shard_path(shard)))
         labelled += result.labelled
+        models[shard.model_sha256] += result.labelled
         histogram.update(result.histogram)
         reasons.update(row["reason"] for row in result.rejected)
         spans.append((result.started, result.started + result.seconds))
@@ -289,6 +127,8 @@ def finish(done: Plan, *, infer: InferConfig, model_sha256: str) -> dict[str, An
         "latency_ms": quantiles(latencies),
         "model_sha256": model_sha256,
     }
+    if len(models) > 1:
+        summary["labelled_by_model"] = dict(models)
     write_json(done.output / SUMMARY_NAME, summary)
     if errors > allowed_errors(done.images, infer):
         raise too_many_errors(errors, done.images, infer, done.output)

@@ -15,7 +15,8 @@ from effnet_core import plots
 from effnet_core.config import StorageConfig
 from effnet_core.files import read_jsonl
 from effnet_core.gallery import CERTAINTY_BINS, Group, Picture, Selection
-from effnet_core.inputs import open_source
+from effnet_core.inference_plan import Plan
+from effnet_core.input_sources import open_source
 from effnet_core.pages import (
     NO_VALUE,
     Card,
@@ -25,7 +26,7 @@ from effnet_core.pages import (
     markdown_text,
     write_page,
 )
-from effnet_core.predictions import ERRORS_NAME, Plan, iter_rows
+from effnet_core.predictions import ERRORS_NAME, iter_rows
 from effnet_core.report import describe_rejected
 
 REPORT_NAME = "report.html"

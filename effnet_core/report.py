@@ -14,7 +14,7 @@ from typing import Any
 
 from effnet_core import plots
 from effnet_core.gallery import Selection
-from effnet_core.inputs import Source
+from effnet_core.input_sources import Source
 from effnet_core.pages import NO_VALUE, Card, Chart, draw_chart, format_share, write_page
 from effnet_core.results import EvalResult
 

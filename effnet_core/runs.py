@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core import checkpoint as checkpoints
-from effnet_core import engines, predictions
+from effnet_core import engines, inference_plan, predictions
 from effnet_core.config import CONFIG_NAME, RunConfig, read_config
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.records import ensure_records
@@ -16,10 +16,10 @@ from effnet_core.errors import ConfigError, DataError, OutputExists
 from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json
 from effnet_core.hosts import host_index
+from effnet_core.inference_plan import Plan, Shard
 from effnet_core.inputs import list_inputs
 from effnet_core.job import JOB_NAME, RESULT_NAME, Job
 from effnet_core.launch import join_job, run_job, write_job
-from effnet_core.predictions import Plan, Shard
 from effnet_core.predictions_report import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardResult, TrainResult
 from effnet_core.store_models import from_store
@@ -154,7 +154,7 @@ def plan_inference(
     config: RunConfig | None = None,
     only_new: bool = False,
 ) -> Plan:
-    """List the input and claim the output folder; see ``inputs.list_inputs`` and ``predictions.plan``.
+    """List the input and claim the output folder; see ``inputs.list_inputs`` and ``inference_plan.plan``.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -163,7 +163,7 @@ def plan_inference(
     config = config or RunConfig()
     sidecar = checkpoints.read_sidecar(resolve(weights))
     listed = list_inputs(inputs, output, recursive=config.infer.recursive, storage=config.storage)
-    return predictions.plan(
+    return inference_plan.plan(
         listed, output, model_sha256=sidecar.sha256, infer=config.infer, only_new=only_new
     )
 
@@ -260,12 +260,15 @@ def finish_inference(
         DataError: a shard is missing, or too many files could not be read.
     """
     sidecar = checkpoints.read_sidecar(resolve(weights))
-    summary = predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
-    if planned.images == 1:
-        return summary, None
-    report = write_predictions_report(
-        planned, summary, weights=str(weights), storage=config.storage
-    )
+    try:
+        summary = predictions.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
+        if planned.images == 1:
+            return summary, None
+        report = write_predictions_report(
+            planned, summary, weights=str(weights), storage=config.storage
+        )
+    except OSError as cause:
+        raise inference_plan.output_lost(planned.output, cause) from cause
     emit(Event("predict", f"report: {report.path}"))
     return summary, report
 

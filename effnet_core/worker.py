@@ -19,6 +19,7 @@ from effnet_core.config import CONFIG_NAME, RunConfig, read_config
 from effnet_core.errors import EffnetError, Interrupted
 from effnet_core.events import Event, listen
 from effnet_core.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
+from effnet_core.inference_plan import output_lost
 from effnet_core.interrupts import EXIT_INTERRUPTED, listen_as_first, listen_as_other
 from effnet_core.job import (
     ERROR_NAME,
@@ -62,7 +63,7 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
         _take_cores(config, rank)
     try:
         if rank == 0 and not scheduler:
-            with listen(lambda event: _write_event(run_dir, event)), listen(show):
+            with listen(lambda event: _write_event(job, run_dir, event)), listen(show):
                 return _run(job, config, run_dir)
         return _run(job, config, run_dir)
     except Interrupted as stopped:
@@ -74,16 +75,22 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
         return 1
     except Exception as error:
         if not scheduler:  # first of all: the log may be what cannot be written to
-            write_error(run_dir, _explained(error, run_dir), rank=rank)
+            write_error(run_dir, _explained(error, job, run_dir), rank=rank)
         traceback.print_exc()
         return 1
 
 
-def _explained(error: Exception, run_dir: Path) -> Exception:
+def _explained(error: Exception, job: Job, run_dir: Path) -> Exception:
     """The same error, or the sentence about a disk that is full."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return no_longer_writable(run_dir, error)
+        return _full(job, run_dir, error)
     return error
+
+
+def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
+    if job.kind == "predict":
+        return output_lost(Path(job.inputs["output"]), error)
+    return no_longer_writable(run_dir, error)
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
@@ -172,11 +179,11 @@ def _take_cores(config: RunConfig, rank: int) -> None:
         os.sched_setaffinity(0, environment.cores_of_rank(cores, rank % ranks, ranks))
 
 
-def _write_event(run_dir: Path, event: Event) -> None:
+def _write_event(job: Job, run_dir: Path, event: Event) -> None:
     try:
         append_jsonl(run_dir / EVENTS_NAME, event.to_dict())
     except OSError as cause:
-        raise no_longer_writable(run_dir, cause) from cause
+        raise _full(job, run_dir, cause) from cause
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from effnet_core.config import RunConfig
 from effnet_core.environment import available_cores
 from effnet_core.errors import ConfigError
-from effnet_core.predictions import Plan
+from effnet_core.inference_plan import Plan
 from flows.environments import flow_config
 from flows.names import named
 from flows.parameters import (
@@ -24,6 +24,8 @@ from flows.parameters import (
     Overrides,
     Recipe,
     Runner,
+    ShardImages,
+    TopK,
     Workers,
     as_overrides,
     own_folder,
@@ -52,8 +54,10 @@ def batch_infer_flow(
     weights: FolderPath = "production",
     output: FolderPath | None = None,
     only_new: bool = False,
+    top_k: TopK = None,
     engine: Engine = AS_IN_RECIPE,
     device: Device = AS_IN_RECIPE,
+    shard_images: ShardImages = None,
     runner: Runner = "threads",
     workers: Workers = 1,
     dask_address: DaskAddress = None,
@@ -67,15 +71,23 @@ def batch_infer_flow(
         weights: production, store:VERSION, checkpoint, folder of a training run, published file, URL or name.
         output: Folder of predictions, errors and summary; one of the run's own by default.
         only_new: Add what earlier runs into the output have not seen.
+        top_k: Classes kept for each image, best first; 5, unless the recipe says otherwise.
         engine: What computes; auto is onnxruntime on a CPU, else mindspore. openvino is CPU only too.
         device: What the engine computes on.
+        shard_images: Images in a shard: one part file, one task that is tried again; 4096 as a rule.
         runner: threads of this process, or dask: worker processes, here or on other machines.
         workers: Shards that are labelled at the same time; they share the cores.
         dask_address: Scheduler of a Dask cluster that is running already, such as tcp://host:8786.
         recipe: Name of a recipe, or path of a YAML file.
         overrides: Settings as section.key=value, such as infer.top_k=3; they win over the fields above.
     """
-    settings = as_overrides(overrides, infer__engine=engine, runtime__device=device)
+    settings = as_overrides(
+        overrides,
+        infer__top_k=top_k,
+        infer__engine=engine,
+        infer__shard_images=shard_images,
+        runtime__device=device,
+    )
     config = flow_config(recipe, settings)
     chosen = task_runner(runner, workers, dask_address)
     if not config.infer.engine_threads and dask_address is None:

@@ -51,6 +51,8 @@ Epochs = Annotated[int, Field(ge=1, le=10_000)] | None
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)] | None
 LearningRate = Annotated[float, Field(gt=0, le=100)] | None
 Processes = Annotated[int, Field(ge=1, le=1024)] | None
+TopK = Annotated[int, Field(ge=1, le=1_000_000)] | None
+ShardImages = Annotated[int, Field(ge=1, le=10_000_000)] | None
 Workers = Annotated[int, Field(ge=1, le=1024)]
 DaskAddress = Annotated[str, Field(pattern=r"^(tcp|tls|ucx|ws|wss)://[^\s/:]+:[0-9]+$")] | None
 Overrides = list[Annotated[str, Field(pattern=r"^\s*[a-z]+\.[a-z0-9_]+\s*=")]] | None

@@ -46,6 +46,7 @@ UNIT = (
     "infer.engine",
     "infer.engine_threads",
     "infer.precision",
+    "infer.decoders",
     "infer.readers",
     "infer.fast_decode",
     "infer.recursive",

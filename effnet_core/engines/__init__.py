@@ -14,7 +14,7 @@ from effnet_core import checkpoint as checkpoints
 from effnet_core.cache import alone, cache_dir
 from effnet_core.checkpoint import Sidecar
 from effnet_core.config import InferConfig, RunConfig
-from effnet_core.engines.tuning import best_piece
+from effnet_core.engines.tuning import CACHE_NAME, TUNING_NAME, Layout, best_layout
 from effnet_core.environment import available_cores
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
@@ -23,8 +23,6 @@ from effnet_core.files import put_in_place, sha256_of_text
 if TYPE_CHECKING:
     from effnet_core.predict import Predictor
 
-CACHE_NAME = "engines"
-TUNING_NAME = "tuning.json"
 PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 """What each engine that runs an engine file needs."""
 FEW = 64
@@ -115,17 +113,18 @@ def load(inputs: dict[str, Any], infer: InferConfig) -> Predictor:
         return MindSporePredictor(checkpoint, piece=min(piece, images))
     file = Path(inputs["engine_file"])
     sidecar = checkpoints.read_sidecar(checkpoint)
-    lanes = infer.engine_threads or len(available_cores())
+    cores = len(available_cores())
 
-    def make(piece: int) -> Predictor:
-        return load_file(inputs["engine"], file, sidecar, infer, lanes=lanes, piece=piece)
+    def make(layout: Layout) -> Predictor:
+        return load_file(
+            inputs["engine"], file, sidecar, infer, lanes=layout.lanes, piece=layout.piece
+        )
 
-    if infer.batch_size:
-        return make(infer.batch_size)
-    if images <= FEW:
-        return make(1)
-    key = f"{inputs['engine']} {infer.precision} {file.stem} {lanes}"
-    return make(best_piece(key, file.parent / TUNING_NAME, make))
+    asked = Layout(infer.engine_threads, infer.batch_size)
+    if images <= FEW or (asked.lanes and asked.piece):
+        return make(Layout(asked.lanes or cores, asked.piece or 1))
+    key = f"{inputs['engine']} {infer.precision} {file.stem}"
+    return make(best_layout(key, file.parent / TUNING_NAME, make, asked=asked, cores=cores))
 
 
 def load_file(

@@ -17,6 +17,13 @@ CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (
 MISSING = ("404", "NoSuchKey", "NotFound")
 """What a missing object is called; requests without an answer's body know only the number."""
 
+OF_ONE_OBJECT = {
+    "NoSuchKey": "the object does not exist any more",
+    "InvalidObjectState": "the object is in an archive",
+    "AccessDenied": "access denied",
+}
+"""Refusals that say nothing of a bucket's other objects, as reasons for leaving one out."""
+
 CONFLICTS = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 
 REASONS = {

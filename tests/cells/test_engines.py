@@ -9,6 +9,7 @@ from typing import get_args
 
 import mindspore as ms
 import numpy as np
+import onnxruntime
 import pytest
 
 from effnet_core import checkpoint as checkpoints
@@ -16,8 +17,10 @@ from effnet_core.config import InferConfig
 from effnet_core.data.preprocess import normalise
 from effnet_core.engines import load_file
 from effnet_core.engines.mindspore import MindSporePredictor
+from effnet_core.errors import CheckpointError
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.export.verify import compare, write_mindir
+from effnet_core.files import read_json, write_json
 from effnet_core.model.network import create_model
 from effnet_core.model.spec import VARIANTS, Padding
 from effnet_core.predict import Predictor
@@ -79,6 +82,45 @@ def test_two_checkpoints_give_two_answers(
         checkpoint = make_checkpoint(tmp_path / str(seed) / "a.ckpt", seed=seed)
         answers.append(engine(checkpoint).forward(squares(2)).logits)
     assert np.abs(answers[0] - answers[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_answer_does_not_depend_on_its_neighbours(
+    engine: Callable[[Path], Predictor], tmp_path: Path, eagerly: None
+) -> None:
+    predictor, batch = engine(make_checkpoint(tmp_path / "a.ckpt")), squares(7)
+    whole = predictor.forward(batch)
+    assert whole.logits.std(axis=0).min() > 1e-3  # images differ
+    for start, stop in ((0, 1), (0, 3), (2, 7), (6, 7)):
+        some = predictor.forward(batch[start:stop])
+        np.testing.assert_allclose(some.logits, whole.logits[start:stop], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(some.features, whole.features[start:stop], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_pixels_are_normalised_inside(
+    engine: Callable[[Path], Predictor], tmp_path: Path, eagerly: None
+) -> None:
+    """The same answers as from the file for others, which takes normalised images."""
+    checkpoint = make_checkpoint(tmp_path / "a.ckpt")
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    write_onnx(checkpoint, sidecar, tmp_path / "plain.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "plain.onnx"))
+    [wanted] = session.run(["logits"], {"images": normalise(squares(4), sidecar.preprocess)})
+    found = engine(checkpoint).forward(squares(4)).logits
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_checkpoint_of_another_model_is_refused(
+    engine: Callable[[Path], Predictor], tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "a.ckpt")
+    sidecar = checkpoints.sidecar_path(checkpoint)
+    other = next(name for name in TINIES if name != read_json(sidecar)["variant"])
+    write_json(sidecar, {**read_json(sidecar), "variant": other})
+    with pytest.raises(CheckpointError, match="another model"):
+        engine(checkpoint)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -95,12 +95,21 @@ def test_a_live_folder_gets_labels_for_what_is_new(
     assert (summary["images"], summary["labelled"]) == (13, 12)
     assert before.items() <= digests(output).items()
     assert read_parts(output)[-1]["path"] == "0-new.png"
+    # Production may have moved on since: what is labelled stays, what comes is the new model's.
+    better = make_checkpoint(tmp_path / "better.ckpt", seed=1)
+    kept = digests(output)
+    (inbox / "1-new.png").write_bytes(encode(draw(seed=98)))
+    summary = run(inbox, better, output, only_new=True)
+    assert sorted(summary["labelled_by_model"].values()) == [1, 12]
+    assert kept.items() <= digests(output).items()
 
 
-def test_the_forms_engine_is_the_one_that_computes(
-    inbox: Path, checkpoint: Path, tmp_path: Path
-) -> None:
-    run(inbox, checkpoint, tmp_path / "out", engine="mindspore")
+def test_the_fields_of_the_form_are_heeded(inbox: Path, checkpoint: Path, tmp_path: Path) -> None:
+    settings = ["infer.max_error_share=0.5"]
+    options: dict[str, Any] = {"engine": "mindspore", "top_k": 2, "shard_images": 5}
+    run(inbox, checkpoint, tmp_path / "out", overrides=settings, **options)
+    assert len(digests(tmp_path / "out")) == 3  # 12 files in fives
+    assert {len(row["class_ids"]) for row in read_parts(tmp_path / "out")} == {2}
     jobs = list((tmp_path / "out" / "jobs").glob("*/job.json"))
     assert {read_json(job)["inputs"]["engine"] for job in jobs} == {"mindspore"}
     with pytest.raises(ConfigError, match="onnxruntime runs on CPU, not on"):

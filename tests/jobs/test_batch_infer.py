@@ -25,6 +25,7 @@ from effnet_core.results import TrainResult
 from effnet_core.storage.client import s3_client
 from tests.images import draw, encode
 from tests.s3 import SeaweedFS
+from tests.signals import as_anybody
 from tests.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
@@ -110,10 +111,10 @@ def awkward(folder: Path) -> dict[str, str | None]:
     os.mkfifo(folder / "pipe.jpg")
     wanted = {name: reason for name, (_, reason) in files.items()}
     wanted |= {"dangling.jpg": "no such file", "pipe.jpg": "not a regular file"}
-    if os.geteuid() != 0:  # root may read everything
-        (folder / "locked.jpg").write_bytes(jpeg)
-        (folder / "locked.jpg").chmod(0)
-        wanted["locked.jpg"] = "permission denied"
+    (folder / "locked.jpg").write_bytes(jpeg)
+    (folder / "locked.jpg").chmod(0)
+    (folder / "locked").mkdir(mode=0)
+    wanted |= {"locked.jpg": "permission denied", "locked": "folder that cannot be listed"}
     return wanted
 
 
@@ -124,9 +125,17 @@ def test_every_file_of_an_awkward_folder_is_labelled_or_named(
     folder.mkdir()
     wanted = awkward(folder)
     before = {p.name: p.lstat().st_mtime_ns for p in [folder, *folder.iterdir()]}
-    summary = runs.infer(
-        checkpoint, [folder], output, config=load_config(None, ["infer.max_error_share=0.6"])
+    command = [sys.executable, "-m", "effnet_core", "predict", str(folder), "--max-errors", "0.6"]
+    command += ["--weights", str(checkpoint), "--output", str(output)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=as_anybody,
     )
+    assert done.returncode == 0, done.stderr
+    summary = read_json(output / "summary.json")
     assert {p.name: p.lstat().st_mtime_ns for p in [folder, *folder.iterdir()]} == before
     reasons = {row["path"]: row["reason"] for row in read_jsonl(output / "errors.jsonl")}
     labelled = {row["path"] for row in read_parts(output)}

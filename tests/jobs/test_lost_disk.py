@@ -6,7 +6,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,30 +15,9 @@ from effnet_core import checkpoint, runs
 from effnet_core.errors import CheckpointError, DataError, EffnetError
 from effnet_core.files import read_jsonl
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
-from tests.services import missing
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a disk of a size in memory; that takes root."""
-    mounted = []
-
-    def make(size: str) -> Path:
-        folder = tmp_path / "disk"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            missing("a disk of the test's own", how=done.stderr.strip())
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
 
 
 def test_a_full_disk_is_named_and_the_last_checkpoint_is_good(

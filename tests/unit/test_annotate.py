@@ -29,7 +29,7 @@ def picture(tmp_path: Path) -> Path:
 
 def test_the_picture_stays_and_the_answers_stand_below(picture: Path, tmp_path: Path) -> None:
     before = picture.read_bytes()
-    found = pixels(annotate(picture, ROW, tmp_path / "out.png"))
+    found = pixels(annotate(picture.read_bytes(), ROW, tmp_path / "out.png"))
     assert picture.read_bytes() == before
     assert found.shape == (300 + 2 * ROW_PX, 400, 3)
     with Image.open(picture) as original:
@@ -37,7 +37,7 @@ def test_the_picture_stays_and_the_answers_stand_below(picture: Path, tmp_path: 
 
 
 def test_bars_are_as_long_as_the_probabilities(picture: Path, tmp_path: Path) -> None:
-    found = pixels(annotate(picture, ROW, tmp_path / "out.png"))
+    found = pixels(annotate(picture.read_bytes(), ROW, tmp_path / "out.png"))
     for row, share in enumerate(ROW["probs"]):
         line = found[300 + row * ROW_PX + 1]  # above the letters
         filled = (line != [255, 255, 255]).any(axis=1)
@@ -46,9 +46,9 @@ def test_bars_are_as_long_as_the_probabilities(picture: Path, tmp_path: Path) ->
 
 
 def test_other_answers_are_other_letters(picture: Path, tmp_path: Path) -> None:
-    one = pixels(annotate(picture, ROW, tmp_path / "a.png"))
+    one = pixels(annotate(picture.read_bytes(), ROW, tmp_path / "a.png"))
     other = {**ROW, "class_names": ["tabby", "cock"]}
-    two = pixels(annotate(picture, other, tmp_path / "b.png"))
+    two = pixels(annotate(picture.read_bytes(), other, tmp_path / "b.png"))
     first, second = one[300 : 300 + ROW_PX], two[300 : 300 + ROW_PX]
     assert (first != second).any()
     np.testing.assert_array_equal(one[300 + ROW_PX :], two[300 + ROW_PX :])
@@ -56,8 +56,8 @@ def test_other_answers_are_other_letters(picture: Path, tmp_path: Path) -> None:
 
 def test_long_names_end_before_the_number(picture: Path, tmp_path: Path) -> None:
     long = {**ROW, "class_names": ["a name " * 40, "cock"]}
-    found = pixels(annotate(picture, long, tmp_path / "out.png"))
-    shorter = pixels(annotate(picture, ROW, tmp_path / "b.png"))
+    found = pixels(annotate(picture.read_bytes(), long, tmp_path / "out.png"))
+    shorter = pixels(annotate(picture.read_bytes(), ROW, tmp_path / "b.png"))
     np.testing.assert_array_equal(
         found[300 : 300 + ROW_PX, -60:], shorter[300 : 300 + ROW_PX, -60:]
     )
@@ -70,5 +70,5 @@ def test_long_names_end_before_the_number(picture: Path, tmp_path: Path) -> None
 def test_any_mode_and_size(mode: str, size: tuple[int, int], wide: int, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     draw(*size).convert(mode).save(path)
-    found = pixels(annotate(path, ROW, tmp_path / "out.png"))
+    found = pixels(annotate(path.read_bytes(), ROW, tmp_path / "out.png"))
     assert found.shape[1] == wide

@@ -14,14 +14,12 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from effnet_core import checkpoint as checkpoints
 from effnet_core import engines
 from effnet_core.cache import CACHE_VARIABLE, cache_dir
 from effnet_core.config import RunConfig, load_config
-from effnet_core.data.preprocess import normalise
 from effnet_core.engines import tuning
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
@@ -37,7 +35,7 @@ FILE_ENGINES = ("onnxruntime", "openvino")
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache" / engines.CACHE_NAME
+    return tmp_path / "cache" / tuning.CACHE_NAME
 
 
 @pytest.fixture
@@ -194,18 +192,6 @@ def test_answers_do_not_depend_on_piece_or_lane(engine: str, checkpoint: Path, f
         np.testing.assert_allclose(answer.features, features, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", FILE_ENGINES)
-def test_pixels_are_normalised_inside(engine: str, checkpoint: Path, file: Path) -> None:
-    """The same answers as from the file for others, which takes normalised images."""
-    sidecar = checkpoints.read_sidecar(checkpoint)
-    write_onnx(checkpoint, sidecar, file.with_name("plain.onnx"))
-    session = onnxruntime.InferenceSession(str(file.with_name("plain.onnx")))
-    images = normalise(squares(4), sidecar.preprocess)
-    [wanted] = session.run(["logits"], {"images": images})
-    found = loaded(engine, checkpoint, file).forward(squares(4)).logits
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
-
-
 def test_a_precision_that_the_processor_lacks_is_refused(checkpoint: Path, file: Path) -> None:
     sidecar = checkpoints.read_sidecar(checkpoint)
     infer = RunConfig().infer.model_copy(update={"precision": "bf16"})
@@ -234,24 +220,61 @@ def test_the_fastest_piece_is_measured_once_for_each_machine(
         return rates[predictor.piece]
 
     monkeypatch.setattr(tuning, "_rate", rate)
+    monkeypatch.setattr(engines, "available_cores", lambda: [0])
     load = partial(engines.load, inputs, RunConfig().infer)
     rates[4] = 146.0  # hardly below the best, and hands over less often
     assert load().piece == 4  # type: ignore[attr-defined]
-    (file.parent / engines.TUNING_NAME).unlink()
+    (file.parent / tuning.TUNING_NAME).unlink()
     measured.clear()
     rates[4] = 140.0
     assert load().piece == 2  # type: ignore[attr-defined]
     assert measured == [1, 2, 4, 8]  # 8 is so much worse that 16 is not tried
-    assert "1: 100.0, 2: 150.0, 4: 140.0, 8: 90.0" in events[-1].message
+    assert "1x1: 100.0, 1x2: 150.0, 1x4: 140.0, 1x8: 90.0" in events[-1].message
     assert load().piece == 2  # type: ignore[attr-defined]
     assert len(measured) == 4
     monkeypatch.setattr(tuning, "processor", lambda: "another")
     load()
     assert len(measured) == 8
-    (file.parent / engines.TUNING_NAME).write_text("nonsense")
+    (file.parent / tuning.TUNING_NAME).write_text("nonsense")
     assert load().piece == 2  # type: ignore[attr-defined]
     inputs["shards"] = [{"start": 0, "stop": engines.FEW}]
     assert load().piece == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("few_lanes", "settings", "wanted"),
+    [
+        (180.0, (), "4x2"),  # hardly faster: no reason to leave cores idle
+        (200.0, (), "2x2"),
+        (200.0, ("infer.engine_threads=3",), "3x2"),
+        (200.0, ("infer.batch_size=4",), "2x4"),
+        (200.0, ("infer.batch_size=4", "infer.engine_threads=1"), "1x4"),
+    ],
+)
+def test_threads_are_measured_too_unless_they_are_given(
+    few_lanes: float,
+    settings: tuple[str, ...],
+    wanted: str,
+    checkpoint: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine whose four cores are two with two faces each."""
+    rates = {1: 100.0, 2: 180.0, 4: 150.0}
+
+    def rate(predictor: Any) -> float:
+        return few_lanes if predictor.lanes == 2 else rates[predictor.piece]
+
+    monkeypatch.setattr(tuning, "_rate", rate)
+    monkeypatch.setattr(engines, "available_cores", lambda: [0, 1, 2, 3])
+    inputs = {
+        "checkpoint": str(checkpoint),
+        "engine": "onnxruntime",
+        "engine_file": str(file),
+        "shards": [{"start": 0, "stop": 1000}],
+    }
+    found: Any = engines.load(inputs, load_config(None, list(settings)).infer)
+    assert f"{found.lanes}x{found.piece}" == wanted
 
 
 @pytest.mark.parametrize("engine", FILE_ENGINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,6 +20,7 @@ from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.errors import DataError, JobTimeout
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import write_json
+from effnet_core.inference_plan import Plan, plan
 from effnet_core.inputs import list_inputs
 from effnet_core.job import Job
 from effnet_core.kernels import choice
@@ -26,7 +28,7 @@ from effnet_core.launch import run_job
 from effnet_core.model.scaling import cost
 from effnet_core.model.spec import variant
 from effnet_core.predict_job import predict_shards
-from effnet_core.predictions import Plan, finish, plan, read_parts, write_part
+from effnet_core.predictions import finish, read_parts, write_part
 from effnet_core.publish import publish_model
 from effnet_core.results import ShardResult
 from effnet_core.storage import s3_client
@@ -108,10 +110,10 @@ def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
     return read_parts(result.output)
 
 
-def reading_threads(config: RunConfig, folder: Path) -> list[int]:
+def threads_that(kind: str, config: RunConfig, folder: Path) -> list[int]:
     with mock.patch.object(predict, "_pool", wraps=predict._pool) as pool:
         answers(config, folder)
-    return [call.args[0] for call in pool.call_args_list if call.args[1] == "reader"]
+    return [call.args[0] for call in pool.call_args_list if call.args[1] == kind]
 
 
 def images_found(config: RunConfig, folder: Path) -> int:
@@ -319,7 +321,8 @@ PROOFS = {
     "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).lanes),
     "infer.precision": Proof("bf16", asked_precision, ("infer.engine=openvino",)),
     "infer.batch_size": Proof("4", lambda config, folder: engine_of(config, folder).piece),
-    "infer.readers": Proof("7", reading_threads),
+    "infer.readers": Proof("7", partial(threads_that, "reader")),
+    "infer.decoders": Proof("7", partial(threads_that, "decoder")),
     "infer.fast_decode": Proof("false", answers, ("infer.features=true",)),
     "infer.recursive": Proof("false", images_found),
     "infer.probabilities": Proof("true", answers),

@@ -12,10 +12,12 @@ from effnet_core import gallery, plots
 from effnet_core.config import InferConfig, StorageConfig
 from effnet_core.files import write_json
 from effnet_core.gallery import Selection
-from effnet_core.inputs import FolderSource, list_inputs
+from effnet_core.inference_plan import Plan, plan
+from effnet_core.input_sources import FolderSource
+from effnet_core.inputs import list_inputs
 from effnet_core.pages import markdown_text
 from effnet_core.predict import Prediction
-from effnet_core.predictions import Plan, finish, plan, write_part
+from effnet_core.predictions import finish, write_part
 from effnet_core.predictions_report import PredictionsReport, write_predictions_report
 from effnet_core.results import ShardResult
 from tests.images import draw, encode

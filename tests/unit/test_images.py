@@ -136,12 +136,27 @@ def test_wide_samples_are_brought_into_range(values: np.ndarray, expected: list[
     assert np.asarray(to_rgb(image))[0, :, 0].tolist() == expected
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+SEEN = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What each orientation asks a viewer to do (EXIF 2.3, tag 274)."""
+
+
+@pytest.mark.parametrize("orientation", SEEN)
 def test_images_come_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     image = decode_image(encode(draw(), "PNG", exif=exif.tobytes()))
-    assert image.size == ((40, 32) if orientation < 5 else (32, 40))
+    turn = SEEN[orientation]
+    wanted = draw() if turn is None else draw().transpose(turn)
+    assert np.array_equal(np.asarray(image), np.asarray(wanted))
     assert image.format == ("PNG" if orientation == 1 else None)
 
 
@@ -151,6 +166,11 @@ def test_broken_exif_does_not_matter(exif: bytes) -> None:
     assert decode_image(encode(draw(), "JPEG", exif=exif)).size == (40, 32)
 
 
-def test_only_the_first_frame_counts() -> None:
-    frames = encode(draw(seed=1), "GIF", save_all=True, append_images=[draw(seed=2)])
-    assert decode_image(frames).size == (40, 32)
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_only_the_first_frame_counts(format: str) -> None:
+    first, second = (Image.new("RGB", (40, 32), colour) for colour in ("red", "blue"))
+    exact = {"lossless": True} if format == "WEBP" else {}
+    frames = encode(first, format, save_all=True, append_images=[second], **exact)
+    image = decode_image(frames)
+    assert getattr(image, "n_frames", 1) == 2
+    assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(first))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,9 @@ import pytest
 
 from effnet_core.config import StorageConfig
 from effnet_core.data.images import ImageProblem
-from effnet_core.errors import DataError, OutputExists
-from effnet_core.inputs import FolderSource, list_inputs, open_source
+from effnet_core.errors import DataError, InputLost, OutputExists
+from effnet_core.input_sources import FolderSource, open_source
+from effnet_core.inputs import list_inputs
 
 OUT = Path("/nowhere/out")
 
@@ -102,16 +104,62 @@ def test_a_list_keeps_its_order(folder: Path, suffix: str) -> None:
     ("name", "content", "said"),
     [
         ("a.csv", "file\nx.jpg\n", "no column 'path'"),
-        ("a.jsonl", "no json\n", "no column 'path'"),
-        ("a.parquet", "no parquet", "no column 'path'"),
+        ("a.jsonl", "no json\n", "is not valid JSON Lines"),
+        ("b.jsonl", '{"file": "x.jpg"}\n', "no column 'path'"),
+        ("c.jsonl", "[1]\n", "is not valid JSON Lines"),
+        ("d.jsonl", '{"path": "x.jpg"}\n{"path": 3}\n', r"entry 2 of list .* is no path: 3"),
+        ("e.jsonl", '{"path": "x\\u0000"}\n', "entry 1 of list .* is no path"),
+        ("b.csv", "label,path\ncat\n", "entry 1 of list .* is no path: None"),
+        ("a.parquet", "no parquet", "is not valid Parquet"),
         ("a.txt", "\n", "names no files"),
-        ("b.txt", "x.jpg\ny.jpg\nx.jpg\n", "names x.jpg more than once"),
+        ("b.txt", "x.jpg\ny.jpg\nx.jpg\n", "names .*x.jpg more than once"),
+        ("c.txt", "x.jpg\n./x.jpg\n", "names .*x.jpg more than once"),
+        ("d.txt", "s3://b/x.jpg\ny.jpg\n", "names objects such as s3://b/x.jpg and files"),
+        ("e.txt", "s3://b/x.jpg\ns3://b/x.jpg\n", "names x.jpg more than once"),
     ],
 )
 def test_lists_that_cannot_be_used(name: str, content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=said):
         list_inputs([tmp_path / name], OUT)
+
+
+def test_a_list_from_another_system(folder: Path) -> None:
+    (folder / "LIST.TXT").write_bytes(b"\xef\xbb\xbfb.jpg\r\na/z.jpg\r\n")
+    assert list_inputs([folder / "LIST.TXT"], OUT).paths == ("b.jpg", "a/z.jpg")
+
+
+def test_a_list_may_name_objects(folder: Path) -> None:
+    names = ["s3://one/photos/b.jpg", "s3://one/photos/a/z.jpg"]
+    (folder / "one.txt").write_text("\n".join(names))
+    found = list_inputs([folder / "one.txt"], OUT)
+    assert (found.root, found.paths) == ("s3://one/photos/", ("b.jpg", "a/z.jpg"))
+    (folder / "two.txt").write_text("\n".join([*names, "s3://two/c.jpg"]))
+    found = list_inputs([folder / "two.txt"], OUT)
+    assert [found.root + path for path in found.paths] == [*names, "s3://two/c.jpg"]
+
+
+def test_a_folder_in_a_list_is_no_file(folder: Path) -> None:
+    (folder / "list.txt").write_text("a\nb.jpg\n")
+    found = list_inputs([folder / "list.txt"], OUT)
+    with pytest.raises(ImageProblem, match="a folder, not a file"):
+        FolderSource(Path(found.root)).read("a")
+
+
+def test_a_folder_that_has_gone_is_no_matter_of_one_file(folder: Path) -> None:
+    source = FolderSource(folder)
+    (folder / "b.jpg").unlink()
+    with pytest.raises(ImageProblem, match="no such file"):
+        source.read("b.jpg")
+    for emptied in (True, False):  # what an unmounted share leaves, and what a removed folder does
+        shutil.rmtree(folder)
+        if emptied:
+            folder.mkdir()
+        with pytest.raises(
+            InputLost, match=r"has gone while it was read \(.*bring it back"
+        ) as lost:
+            source.read("a/z.jpg")
+        assert lost.value.retryable
 
 
 def test_inputs_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
@@ -142,5 +190,5 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("effnet_core.inputs.os.scandir", scandir)
         assert list_inputs([folder], OUT).paths == ("a", "b.jpg")
-    with pytest.raises(ImageProblem, match="folder that cannot be listed"):
-        FolderSource(folder).read("a")
+        with pytest.raises(ImageProblem, match="folder that cannot be listed"):
+            FolderSource(folder).read("a")

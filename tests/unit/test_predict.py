@@ -13,13 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from effnet_core import predict
+from effnet_core.cache import CACHE_VARIABLE
 from effnet_core.config import InferConfig, RunConfig
 from effnet_core.data.images import decode_image
 from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import normalise, preprocess
+from effnet_core.engines import tuning
 from effnet_core.errors import Interrupted, StoreError
 from effnet_core.events import Event
-from effnet_core.inputs import FolderSource, list_inputs
+from effnet_core.inference_plan import plan
+from effnet_core.input_sources import FolderSource
+from effnet_core.inputs import list_inputs
 from effnet_core.model.spec import VARIANTS
 from effnet_core.predict import (
     PIECES_AHEAD,
@@ -31,7 +36,7 @@ from effnet_core.predict import (
     softmax,
 )
 from effnet_core.predict_job import predict_shards
-from effnet_core.predictions import allowed_errors, plan, read_parts
+from effnet_core.predictions import allowed_errors, read_parts
 from tests.images import draw, encode
 from tests.unit.fakes import SPEC, BrightnessPredictor
 
@@ -58,11 +63,17 @@ def label(
     paths: Sequence[str],
     *,
     predictor: BrightnessPredictor | None = None,
+    decoders: int = 0,
     **wanted: Any,
 ) -> list[Prediction | Rejection]:
     """The answers to some files."""
     pieces = iter_predictions(
-        predictor or BrightnessPredictor(), FolderSource(folder), paths, Wanted(**wanted), readers=2
+        predictor or BrightnessPredictor(),
+        FolderSource(folder),
+        paths,
+        Wanted(**wanted),
+        readers=2,
+        decoders=decoders,
     )
     return [answer for piece in pieces for answer in piece.answers]
 
@@ -72,12 +83,15 @@ def predicted(answer: Prediction | Rejection) -> Prediction:
     return answer
 
 
+@pytest.mark.parametrize("decoders", [0, 1, 2])
 @pytest.mark.parametrize("lanes", [0, 1, 3])
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 50])
-def test_answers_come_in_the_order_of_the_questions(folder: Path, piece: int, lanes: int) -> None:
+def test_answers_come_in_the_order_of_the_questions(
+    folder: Path, piece: int, lanes: int, decoders: int
+) -> None:
     predictor = BrightnessPredictor(piece=piece, lanes=lanes)
     paths = names(folder)[::-1] * 5
-    answers = label(folder, paths, predictor=predictor)
+    answers = label(folder, paths, predictor=predictor, decoders=decoders)
     assert [answer.path for answer in answers] == paths
     assert all(f"-{predicted(answer).class_names[0]}." in answer.path for answer in answers)
     sizes = sorted(shape[0] for shape in predictor.batches)
@@ -121,15 +135,17 @@ def test_no_paths(folder: Path) -> None:
     assert label(folder, []) == []
 
 
-@pytest.mark.parametrize("lanes", [0, 2])
-def test_bad_files_keep_their_place_and_never_reach_the_engine(folder: Path, lanes: int) -> None:
+@pytest.mark.parametrize(("lanes", "decoders"), [(0, 0), (2, 0), (2, 1)])
+def test_bad_files_keep_their_place_and_never_reach_the_engine(
+    folder: Path, lanes: int, decoders: int
+) -> None:
     (folder / "1-empty.png").write_bytes(b"")
     (folder / "2-text.jpg").write_bytes(b"hello")
     (folder / "3-cut.jpg").write_bytes(encode(draw(), "JPEG")[:120])
     (folder / "4-lab.tif").write_bytes(encode(draw().convert("LAB"), "TIFF"))
     paths = [*names(folder), "gone.png"]
     predictor = BrightnessPredictor(lanes=lanes)
-    answers = label(folder, paths, predictor=predictor)
+    answers = label(folder, paths, predictor=predictor, decoders=decoders)
     assert [answer.path for answer in answers] == paths
     assert {answer.path: answer.reason for answer in answers if isinstance(answer, Rejection)} == {
         "1-empty.png": "empty file",
@@ -197,8 +213,8 @@ def test_softmax_of_large_logits() -> None:
     assert probs.dtype == np.float32
 
 
-@pytest.mark.parametrize("lanes", [0, 2])
-def test_work_runs_ahead_but_not_away(folder: Path, lanes: int) -> None:
+@pytest.mark.parametrize(("lanes", "decoders"), [(0, 0), (2, 0), (2, 1)])
+def test_work_runs_ahead_but_not_away(folder: Path, lanes: int, decoders: int) -> None:
     """A million images are labelled in constant memory: files are read as answers are taken."""
     read: list[str] = []
 
@@ -213,6 +229,7 @@ def test_work_runs_ahead_but_not_away(folder: Path, lanes: int) -> None:
         ["0-red.png"] * 1000,
         Wanted(),
         readers=2,
+        decoders=decoders,
     )
     for taken in range(1, 4):
         next(pieces)
@@ -307,6 +324,62 @@ def test_predict_shards_writes_parts_and_counts(
     assert len(read_parts(output)) == 7
     assert [event.done for event in events if event.message] == [3, 6, 8]
     assert events[-1].message.startswith("labelled 2 images, set aside 0, wrote part-00002-")
+
+
+@pytest.mark.parametrize(
+    ("rates", "setting", "wanted"),
+    [
+        ({0: 100.0, 1: 130.0, 3: 120.0}, None, 1),
+        ({0: 100.0, 1: 50.0, 3: 102.0}, None, 0),  # hardly faster
+        ({0: 100.0, 1: 130.0, 3: 120.0}, 2, 2),
+        ({0: 100.0, 1: 130.0, 3: 120.0}, 0, 0),
+    ],
+)
+def test_decoders_are_measured_over_the_runs_own_files_unless_they_are_given(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    events: list[Event],
+    rates: dict[int, float],
+    setting: int | None,
+    wanted: int,
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    for index in range(tuning.SAMPLE_IMAGES):
+        (folder / f"more-{index}.png").write_bytes(encode(draw(seed=index)))
+    (folder / "bad.png").write_bytes(b"")
+    tried: list[int] = []
+
+    def rate(predictor: Any, source: Any, paths: list[str], *rest: Any) -> float:
+        assert len(paths) == tuning.SAMPLE_IMAGES
+        assert source.read("0-red.png") == (folder / "0-red.png").read_bytes()
+        tried.append(rest[-1])
+        return rates[rest[-1]]
+
+    monkeypatch.setattr(tuning, "_rate_of_files", rate)
+    config = config_of(decoders=setting)
+    for name in ("once", "again"):
+        pools: list[tuple[str, int]] = []
+        pool = predict._pool
+        monkeypatch.setattr(
+            predict, "_pool", lambda n, what, p=pools, f=pool: (p.append((what, n)), f(n, what))[1]
+        )
+        inputs = {**inputs_of(folder, tmp_path / name, config), "engine": "any"}
+        predict_shards(BrightnessPredictor(lanes=3), inputs, config)
+        assert dict(pools)["decoder"] == max(1, wanted)
+    assert tried == ([] if setting is not None else [0, 1, 3])
+    said = [event.message for event in events if "decoding, images/s by decoders" in event.message]
+    assert len(said) == (setting is None)
+
+
+def test_a_rate_of_files_counts_files(folder: Path) -> None:
+    memory = tuning._Memory(FolderSource(folder), [*names(folder), "gone.png"])
+    paths = list(memory.contents)
+    for decoders in (0, 2):
+        found = tuning._rate_of_files(
+            BrightnessPredictor(lanes=2), memory, paths, Wanted(), 2, decoders
+        )
+        assert found > 0
 
 
 def test_too_many_bad_files_stop_the_job_after_their_shard(folder: Path, tmp_path: Path) -> None:

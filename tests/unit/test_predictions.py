@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,10 @@ from effnet_core.config import InferConfig
 from effnet_core.data.manifest import image_id
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import read_json, read_jsonl, write_json
+from effnet_core.inference_plan import RUN_NAME, Plan, plan, read_inputs
 from effnet_core.inputs import list_inputs
 from effnet_core.predict import Prediction
-from effnet_core.predictions import (
-    ERRORS_NAME,
-    RUN_NAME,
-    SUMMARY_NAME,
-    Plan,
-    finish,
-    plan,
-    read_inputs,
-    read_parts,
-    write_part,
-)
+from effnet_core.predictions import ERRORS_NAME, SUMMARY_NAME, finish, read_parts, write_part
 from effnet_core.results import ShardResult
 
 ODD_NAMES = [
@@ -137,6 +129,24 @@ def test_another_input_is_refused(folder: Path, tmp_path: Path) -> None:
         planned(folder, tmp_path / "out")
 
 
+def test_a_file_that_has_changed_is_not_taken_for_what_was_labelled(
+    folder: Path, tmp_path: Path
+) -> None:
+    planned(folder, tmp_path / "out")
+    (folder / "03.jpg").write_bytes(b"something else")
+    with pytest.raises(OutputExists, match=r"1 of 10 files have changed .* 03\.jpg; .*--only-new"):
+        planned(folder, tmp_path / "out")
+
+
+def test_a_run_that_was_killed_before_it_had_a_name_can_begin_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    first = planned(folder, tmp_path / "out")
+    (tmp_path / "out" / RUN_NAME).unlink()
+    (tmp_path / "out" / f".{RUN_NAME}.x1y2z3").write_text("{")
+    assert planned(folder, tmp_path / "out") == first
+
+
 def test_only_what_is_new_is_added(folder: Path, tmp_path: Path) -> None:
     first = planned(folder, tmp_path / "out", only_new=True, shard_images=4)
     assert (first.new, first.images, len(first.shards)) == (10, 10, 3)
@@ -153,6 +163,30 @@ def test_only_what_is_new_is_added(folder: Path, tmp_path: Path) -> None:
     fourth = planned(folder, tmp_path / "out", only_new=True, shard_images=4)
     assert fourth.shards[:4] == second.shards
     assert [(shard.start, shard.stop) for shard in fourth.shards[3:]] == [(10, 13), (13, 14)]
+
+
+def test_a_new_model_labels_what_is_new_and_what_was_left(folder: Path, tmp_path: Path) -> None:
+    """As in a live folder whose production model moves on, in the middle of a run that was cut."""
+    first = planned(folder, tmp_path / "out", only_new=True, shard_images=3)
+    complete(first, only=[0, 2])
+    write_part(first.part_path(first.shards[1]), [], model_sha256="m")  # killed before its counts
+    fill(folder, ["new.jpg"])
+    second = planned(folder, tmp_path / "out", only_new=True, shard_images=3, model="better")
+    models = [shard.model_sha256 for shard in second.shards]
+    assert models == ["m", "better", "m", "better", "better"]
+    assert [(shard.start, shard.stop) for shard in second.shards] == [
+        *((0, 3), (3, 6), (6, 9), (9, 10), (10, 11))
+    ]
+    assert [shard.index for shard in second.missing()] == [1, 3, 4]
+    assert not first.part_path(first.shards[1]).exists()
+    complete(second, only=[1, 3, 4])
+    summary = finish(second, infer=InferConfig(), model_sha256="better")
+    assert summary["labelled_by_model"] == {"m": 6, "better": 5}
+    assert len({row["path"] for row in read_parts(tmp_path / "out")}) == summary["labelled"] == 11
+    third = planned(folder, tmp_path / "out", only_new=True, shard_images=3, model="better")
+    assert third == replace(second, new=0)
+    with pytest.raises(OutputExists, match=r"differs in model_sha256"):
+        planned(folder, tmp_path / "out", shard_images=3)
 
 
 def test_settings_that_do_not_change_answers_may_change(folder: Path, tmp_path: Path) -> None:
@@ -220,8 +254,15 @@ def test_csv_has_a_header_even_when_empty(tmp_path: Path) -> None:
 # --- the end -------------------------------------------------------------------------------------
 
 
-def complete(result: Plan, *, rejected: dict[int, list[dict[str, str]]] | None = None) -> None:
+def complete(
+    result: Plan,
+    *,
+    rejected: dict[int, list[dict[str, str]]] | None = None,
+    only: Sequence[int] | None = None,
+) -> None:
     for shard in result.shards:
+        if only is not None and shard.index not in only:
+            continue
         bad = (rejected or {}).get(shard.index, [])
         names = [
             name

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from effnet_core import plots
-from effnet_core.inputs import FolderSource
+from effnet_core.input_sources import FolderSource
 from effnet_core.pages import format_seconds, format_share
 from effnet_core.report import ReportInputs, write_report
 from effnet_core.results import EvalResult
