@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from effnet_core.files import read_jsonl
+from effnet_core.job import METRICS_NAME
+
 pytestmark = pytest.mark.mindspore
 
 LINE = re.compile(
@@ -95,17 +98,54 @@ def digests(output: str) -> set[str]:
     return set(re.findall(r"final weights sha256 (\w{64})", output))
 
 
-def test_under_msrun(source_dir: Path, tmp_path: Path) -> None:
+def msrun(arguments: list[str], folder: Path, *, ranks: int = 2) -> list[str]:
+    """What each process says, the scheduler last."""
     command = [
-        *("msrun", "--worker_num=2", "--local_worker_num=2", "--master_port=18435", "--join=True"),
-        *("--log_dir=logs", "--cluster_time_out=120", "python", "-m", "effnet_core.mindvision"),
-        *(*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"),
+        *("msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--master_port=18435"),
+        *("--join=True", "--log_dir=logs", "--cluster_time_out=120"),
+        *("python", "-m", "effnet_core.mindvision", *arguments),
     ]
-    run(command, tmp_path / "work")
-    logs = [(tmp_path / "work" / "logs" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
+    run(command, folder)
+    names = [*(f"worker_{rank}" for rank in range(ranks)), "scheduler"]
+    return [(folder / "logs" / f"{name}.log").read_text() for name in names]
+
+
+def test_under_msrun(source_dir: Path, tmp_path: Path) -> None:
+    arguments = [*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"]
+    logs = msrun(arguments, tmp_path / "work")
     assert epochs_and_steps(logs[0]) == [(e, s, 3) for e in (0, 1) for s in (1, 2, 3)]
     assert len(digests(logs[0])) == 1
     assert digests(logs[0]) == digests(logs[1])
+    assert not [log for log in logs if "Exception ignored" in log]
+
+
+def test_eval_under_msrun_is_one_evaluation_by_all_ranks(
+    trained: tuple[Path, str], source_dir: Path, tmp_path: Path
+) -> None:
+    arguments = ["eval", *FLAGS, "--data_url", str(source_dir)]
+    alone = run([*COMMAND, *arguments, "--checkpoint", "device"], trained[0]).stdout.splitlines()
+    arguments += ["--checkpoint", str(trained[0] / "device")]
+    logs = msrun(arguments, tmp_path / "work")
+    assert logs[0].splitlines()[-1] == alone[-1]
+    assert ["Top_1_Accuracy" in log for log in logs] == [True, False, False]
+    assert '"world_size": 2' in (tmp_path / "work/efficientnet_eval/result.json").read_text()
+
+
+def test_infer_under_msrun_is_done_once(
+    trained: tuple[Path, str], source_dir: Path, tmp_path: Path
+) -> None:
+    arguments = ["infer", *FLAGS, "--data_url", str(source_dir / "val" / "dog")]
+    logs = msrun([*arguments, "--checkpoint", str(trained[0] / "device")], tmp_path / "work")
+    assert [log.count("{") for log in logs] == [4, 0, 0]
+
+
+@pytest.mark.slow
+def test_one_process_under_msrun_trains_once(source_dir: Path, tmp_path: Path) -> None:
+    """Its scheduler has nobody to bring together, and must not train too."""
+    arguments = [*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"]
+    logs = msrun(arguments, tmp_path / "work", ranks=1)
+    assert ["final weights" in log for log in logs] == [True, False]
+    assert len(read_jsonl(tmp_path / "work" / "device" / METRICS_NAME)) == 2 * (6 + 1)
 
 
 @pytest.mark.slow
@@ -116,14 +156,16 @@ def test_under_mpirun(source_dir: Path, tmp_path: Path) -> None:
         if os.environ.get("EFFNET_REQUIRE_SERVICES") == "1":
             pytest.fail(message)
         pytest.skip(message)
-    command = [
-        *("mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", *COMMAND),
-        *(*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"),
-    ]
-    output = run(command, tmp_path / "work").stdout
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
+    arguments = [*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"]
+    output = run([*mpirun, *COMMAND, *arguments], tmp_path / "work").stdout
     assert epochs_and_steps(output) == [(e, s, 3) for e in (0, 1) for s in (1, 2, 3)]
     assert output.count("final weights sha256") == 2
     assert len(digests(output)) == 1
+    assert "Exception ignored" not in output
+    arguments = ["eval", *FLAGS, "--data_url", str(source_dir), "--checkpoint", "device"]
+    output = run([*mpirun, *COMMAND, *arguments], tmp_path / "work").stdout
+    assert output.count("Top_1_Accuracy") == 1
 
 
 def test_a_device_that_is_not_there(source_dir: Path, tmp_path: Path) -> None:
