@@ -54,6 +54,11 @@ def epochs_and_steps(output: str) -> list[tuple[int, int, int]]:
     return [(int(epoch), int(step), int(steps)) for epoch, step, steps in found]
 
 
+def accuracies(output: str) -> list[dict[str, float]]:
+    """The dictionaries that were printed, as they stand."""
+    return [ast.literal_eval(line) for line in output.splitlines() if line.startswith("{'Top_1")]
+
+
 @pytest.fixture(scope="module")
 def trained(source_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder in which a run was done as on the page, and what it printed."""
@@ -72,12 +77,9 @@ def test_training_prints_a_line_a_step_and_leaves_checkpoints(trained: tuple[Pat
 def test_eval_prints_the_dictionary(trained: tuple[Path, str], source_dir: Path) -> None:
     folder, _ = trained
     command = [*COMMAND, "eval", *FLAGS, "--data_url", str(source_dir), "--checkpoint", "device"]
-    last = run(command, folder).stdout.splitlines()[-1]
-    accuracies = ast.literal_eval(last)
-    assert list(accuracies) == ["Top_1_Accuracy", "Top_5_Accuracy"]
-    assert accuracies["Top_1_Accuracy"] * 12 == pytest.approx(
-        round(accuracies["Top_1_Accuracy"] * 12)
-    )
+    [found] = accuracies(run(command, folder).stdout)
+    assert list(found) == ["Top_1_Accuracy", "Top_5_Accuracy"]
+    assert found["Top_1_Accuracy"] * 12 == pytest.approx(round(found["Top_1_Accuracy"] * 12))
 
 
 def test_infer_prints_class_and_name_and_draws_on_a_copy(
@@ -123,11 +125,10 @@ def test_eval_under_msrun_is_one_evaluation_by_all_ranks(
     trained: tuple[Path, str], source_dir: Path, tmp_path: Path
 ) -> None:
     arguments = ["eval", *FLAGS, "--data_url", str(source_dir)]
-    alone = run([*COMMAND, *arguments, "--checkpoint", "device"], trained[0]).stdout.splitlines()
+    alone = run([*COMMAND, *arguments, "--checkpoint", "device"], trained[0]).stdout
     arguments += ["--checkpoint", str(trained[0] / "device")]
     logs = msrun(arguments, tmp_path / "work")
-    assert logs[0].splitlines()[-1] == alone[-1]
-    assert ["Top_1_Accuracy" in log for log in logs] == [True, False, False]
+    assert [accuracies(log) for log in logs] == [accuracies(alone), [], []]
     assert '"world_size": 2' in (tmp_path / "work/efficientnet_eval/result.json").read_text()
 
 
@@ -144,7 +145,7 @@ def test_one_process_under_msrun_trains_once(source_dir: Path, tmp_path: Path) -
     """Its scheduler has nobody to bring together, and must not train too."""
     arguments = [*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"]
     logs = msrun(arguments, tmp_path / "work", ranks=1)
-    assert ["final weights" in log for log in logs] == [True, False]
+    assert [len(epochs_and_steps(log)) for log in logs] == [2 * 6, 0]
     assert len(read_jsonl(tmp_path / "work" / "device" / METRICS_NAME)) == 2 * (6 + 1)
 
 
@@ -165,7 +166,7 @@ def test_under_mpirun(source_dir: Path, tmp_path: Path) -> None:
     assert "Exception ignored" not in output
     arguments = ["eval", *FLAGS, "--data_url", str(source_dir), "--checkpoint", "device"]
     output = run([*mpirun, *COMMAND, *arguments], tmp_path / "work").stdout
-    assert output.count("Top_1_Accuracy") == 1
+    assert len(accuracies(output)) == 1
 
 
 def test_a_device_that_is_not_there(source_dir: Path, tmp_path: Path) -> None:
