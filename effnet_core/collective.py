@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -149,10 +150,11 @@ def join_group(runtime: RuntimeConfig) -> Group:
         ConfigError: this machine cannot offer the device.
     """
     ms.set_context(mode=ms.GRAPH_MODE)
+    cores = len(available_cores())
     if runtime.device == "CPU":
         # MindSpore counts the machine's cores, not those that this rank may use; threads that share a
         # core spin against each other.
-        ms.set_context(runtime_num_threads=len(available_cores()))
+        ms.set_context(runtime_num_threads=cores)
     try:
         ms.set_device(runtime.device)
     except (RuntimeError, ValueError) as cause:
@@ -160,8 +162,20 @@ def join_group(runtime: RuntimeConfig) -> Group:
             f"runtime.device={runtime.device} is not available on this machine; "
             "use CPU, or install the driver and MindSpore's libraries for it"
         ) from cause
+    if runtime.device == "CPU" and cores == 1:
+        _compute_in_one_piece()
     if runtime.world_size == 1:
         return Group(0, 1)
     communication.init()
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
     return Group(communication.get_rank(), communication.get_group_size())
+
+
+def _compute_in_one_piece() -> None:
+    """Let CPU kernels not cut their loops into pieces, of which there may be 25 for one core.
+
+    They try several numbers of pieces and keep the one that was fastest, by a clock that a busy machine
+    disturbs; other pieces round other last bits, so that no two runs would be sure to agree.
+    """
+    with suppress(RuntimeError):  # it was said before in this process
+        ms.device_context.cpu.op_tuning.threads_num(1)

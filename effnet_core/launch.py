@@ -203,8 +203,8 @@ def _supervised(
         )
     try:
         yield process
-    except (WorkerLost, JobTimeout):
-        raise
+    except WorkerLost:
+        raise  # ranks that miss one of their number cannot save
     except BaseException:
         process.terminate()  # asks the ranks to save and leave
         _wait_for_ranks(process, runtime, run_dir)

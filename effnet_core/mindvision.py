@@ -9,12 +9,8 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +18,13 @@ from effnet_core import environment, runs
 from effnet_core.commands import guarded
 from effnet_core.config import REFERENCE_BATCH_SIZE, RunConfig, load_config
 from effnet_core.data.manifest import DATASET_NAME, open_dataset
-from effnet_core.errors import ConfigError, DataError, JobError, nearest
+from effnet_core.errors import ConfigError, DataError, nearest
 from effnet_core.events import Event, listen
-from effnet_core.files import write_text
+from effnet_core.files import read_json
+from effnet_core.job import RESULT_NAME
+from effnet_core.launch import write_job
+from effnet_core.ranks import Launch, forget_launch, join_as_rank
+from effnet_core.results import EvalResult
 
 SCHEDULES = {
     "cosine_decay_lr": "cosine",
@@ -36,9 +36,8 @@ SCHEDULES = {
 }
 """``lr_decay_mode`` as MindSpore calls it, and as ``schedule.name``."""
 
-WAIT_S = 0.2
-STARTUP_S = 12 * 3600
-"""How long other ranks wait for rank 0 to stage the data."""
+EVALUATION = Path("./efficientnet_eval")
+"""Folder of an evaluation by several ranks; the data set is staged beside it."""
 
 
 def boolean(text: str) -> bool:
@@ -114,39 +113,6 @@ def parser() -> argparse.ArgumentParser:
     infer.add_argument("--checkpoint", help="the weights; else --pretrained")
     infer.add_argument("--output", default="./infer", help="folder of labels and drawn pictures")
     return top
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What started this process."""
-
-    name: str
-    rank: int = 0
-    world_size: int = 1
-    scheduler: bool = False
-    nonce: str = ""
-    """The same in all processes of a launch, and only there."""
-
-    @classmethod
-    def of(cls, environ: dict[str, str]) -> Launch:
-        """The launch that environment variables tell of."""
-        shared = environ.get("EFFNET_LAUNCH_ID")
-        if "MS_ROLE" in environ and "MS_WORKER_NUM" in environ:
-            return cls(
-                "msrun",
-                int(environ.get("MS_NODE_ID", "0")),
-                int(environ["MS_WORKER_NUM"]),
-                environ["MS_ROLE"] == "MS_SCHED",
-                shared or str(os.getppid()),
-            )
-        if "OMPI_COMM_WORLD_SIZE" in environ:
-            return cls(
-                "mpirun",
-                int(environ["OMPI_COMM_WORLD_RANK"]),
-                int(environ["OMPI_COMM_WORLD_SIZE"]),
-                nonce=shared or environ.get("PMIX_NAMESPACE") or str(os.getppid()),
-            )
-        return cls("")
 
 
 def config_of(options: argparse.Namespace, *, world_size: int = 1) -> RunConfig:
@@ -241,14 +207,23 @@ def log_line(event: Event, *, epochs: int) -> str | None:
     )
 
 
-def train(options: argparse.Namespace, launch: Launch) -> int:
-    """Train as the options say; the exit code."""
-    if launch.name and launch.world_size > 1 and not options.run_distribute:
+def _config_of_launch(options: argparse.Namespace, launch: Launch) -> RunConfig:
+    """As ``config_of``, for so many ranks as there are.
+
+    Raises:
+        ConfigError: also where there are several, but one was asked for.
+    """
+    if not launch.alone and not options.run_distribute:
         raise ConfigError(
             f"run_distribute=False, but {launch.name} started {launch.world_size} processes; "
             "leave it True, or start one"
         )
-    config = config_of(options, world_size=launch.world_size)
+    return config_of(options, world_size=launch.world_size)
+
+
+def train(options: argparse.Namespace, launch: Launch) -> int:
+    """Train as the options say; the exit code."""
+    config = _config_of_launch(options, launch)
     _ = config.per_device_batch_size
     run_dir = Path(options.ckpt_save_dir)
 
@@ -257,92 +232,16 @@ def train(options: argparse.Namespace, launch: Launch) -> int:
         if line or event.message:
             print(line or event.message, flush=True)
 
-    if not launch.name:
+    if launch.alone:
         with listen(show):
             runs.train(config, _staged(options.data_url, run_dir), run_dir)
         return 0
-    return _train_as_rank(options, launch, config, run_dir, show)
 
+    def prepare() -> bool:
+        data_dir = _staged(options.data_url, run_dir)
+        return runs.prepare_training(config, data_dir, run_dir) is None
 
-def _train_as_rank(
-    options: argparse.Namespace,
-    launch: Launch,
-    config: RunConfig,
-    run_dir: Path,
-    show: Callable[[Event], None],
-) -> int:
-    """This process is a rank already: rank 0 prepares the run folder, and every rank works in it."""
-    from effnet_core import worker
-
-    environment.set_log_level(os.environ, config.runtime.mindspore_log)
-    marker = run_dir.parent / f".{run_dir.name}.{launch.nonce}"
-    scheduler = None
-    if launch.rank == 0 and not launch.scheduler:
-        try:
-            data_dir = _staged(options.data_url, run_dir)
-            if runs.prepare_training(config, data_dir, run_dir) is not None:
-                write_text(marker, "finished")
-                return 0
-            port = _free_port() if launch.name == "mpirun" else 0
-            write_text(marker, f"{socket.gethostname()} {port}")
-        except BaseException:
-            write_text(marker, "failed")
-            raise
-    word = _read_when_there(marker)
-    if word in ("finished", "failed"):
-        return 0 if word == "finished" else 1
-    try:
-        if launch.name == "mpirun":
-            scheduler = _take_places(launch, run_dir, port=int(word.split()[1]))
-        return worker.main(run_dir.resolve(), show=show)
-    except BaseException:
-        if scheduler is not None:
-            scheduler.kill()
-        raise
-    finally:  # the scheduler ends by itself once every rank has taken its leave, which it does at its exit
-        if launch.rank == 0 and not launch.scheduler:
-            marker.unlink(missing_ok=True)
-
-
-def _take_places(launch: Launch, run_dir: Path, *, port: int) -> subprocess.Popen[bytes] | None:
-    """Give MindSpore's own cluster the places that mpirun gave, and start its scheduler with rank 0.
-
-    MindSpore's collective for CPUs knows its own launcher only; it needs nothing of MPI but ranks.
-    """
-    host = os.environ.get("MS_SCHED_HOST", "127.0.0.1")
-    places = {
-        "MS_SCHED_HOST": host,
-        "MS_SCHED_PORT": str(port),
-        "MS_WORKER_NUM": str(launch.world_size),
-        "MS_NODE_ID": str(launch.rank),
-    }
-    os.environ.update(places, MS_ROLE="MS_WORKER")
-    if launch.rank != 0:
-        return None
-    scheduler = {**os.environ, "MS_ROLE": "MS_SCHED"}
-    del scheduler["MS_NODE_ID"]  # it is no rank
-    return subprocess.Popen(
-        [sys.executable, "-m", "effnet_core.worker", str(run_dir.resolve())],
-        env=scheduler,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def _read_when_there(marker: Path) -> str:
-    deadline = time.monotonic() + STARTUP_S
-    while not marker.exists():
-        if time.monotonic() > deadline:
-            raise JobError(f"rank 0 did not prepare {marker.parent} in {STARTUP_S // 3600} hours")
-        time.sleep(WAIT_S)
-    return marker.read_text(encoding="utf-8")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return join_as_rank(launch, config, run_dir, prepare=prepare, show=show)
 
 
 def _staged(data_url: str, beside: Path) -> Path:
@@ -357,24 +256,42 @@ def _staged(data_url: str, beside: Path) -> Path:
     return out
 
 
-def evaluate(options: argparse.Namespace) -> int:
-    """Print the ancestor's dictionary of accuracies."""
+def evaluate(options: argparse.Namespace, launch: Launch) -> int:
+    """Print the ancestor's dictionary of accuracies, once, over the images of all ranks."""
     weights = _weights(options)
     if weights is None:
         raise ConfigError(
             "eval needs --checkpoint FILE, or --pretrained True for the published one"
         )
-    data_dir = _staged(options.data_url, Path("./efficientnet_eval"))
-    classes = open_dataset(data_dir).num_classes
-    if classes != options.num_classes:
-        raise ConfigError(
-            f"num_classes={options.num_classes}, but the data set {data_dir} has {classes}; "
-            f"give --num_classes {classes}"
-        )
-    result = runs.evaluate(weights, data_dir, config=config_of(options))
-    top5 = result.correct5 / result.seen
-    print({"Top_1_Accuracy": result.top1, "Top_5_Accuracy": top5})
-    return 0
+    config = _config_of_launch(options, launch)
+
+    def data_dir() -> Path:
+        staged = _staged(options.data_url, EVALUATION)
+        classes = open_dataset(staged).num_classes
+        if classes != options.num_classes:
+            raise ConfigError(
+                f"num_classes={options.num_classes}, but the data set {staged} has {classes}; "
+                f"give --num_classes {classes}"
+            )
+        return staged
+
+    if launch.alone:
+        _print_accuracies(runs.evaluate(weights, data_dir(), config=config))
+        return 0
+
+    def prepare() -> bool:
+        job = runs.evaluation_job(weights, data_dir(), config=config)
+        write_job(job, config, EVALUATION)
+        return True
+
+    code = join_as_rank(launch, config, EVALUATION, prepare=prepare)
+    if code == 0 and launch.leads:
+        _print_accuracies(EvalResult.from_dict(read_json(EVALUATION / RESULT_NAME)))
+    return code
+
+
+def _print_accuracies(result: EvalResult) -> None:
+    print({"Top_1_Accuracy": result.top1, "Top_5_Accuracy": result.correct5 / result.seen})
 
 
 def infer(options: argparse.Namespace) -> int:
@@ -420,9 +337,14 @@ def _draw(picture: Path, out: Path, label: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     options = parser().parse_args(arguments)
+    launch = Launch.of(dict(os.environ))
+    if launch.idle or (options.command == "infer" and not launch.leads):
+        return 0  # labelling spreads over threads, so that one process does it
+    if launch.alone or options.command == "infer":
+        forget_launch(os.environ)
     if options.command == "train":
-        return train(options, Launch.of(dict(os.environ)))
-    return evaluate(options) if options.command == "eval" else infer(options)
+        return train(options, launch)
+    return evaluate(options, launch) if options.command == "eval" else infer(options)
 
 
 if __name__ == "__main__":

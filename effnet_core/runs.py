@@ -121,6 +121,20 @@ def evaluate(
         EffnetError: as ``evaluate_checkpoint`` and the launcher.
     """
     config = config or RunConfig()
+    job = evaluation_job(weights, data_dir, split=split, config=config)
+    with tempfile.TemporaryDirectory(prefix="effnet-evaluate-") as temporary:
+        folder = work_dir or Path(temporary)
+        return EvalResult.from_dict(run_job(job, config, folder))
+
+
+def evaluation_job(
+    weights: str | Path, data_dir: Path, *, split: str | None = None, config: RunConfig
+) -> Job:
+    """The job that evaluates a checkpoint; arguments as for ``evaluate``.
+
+    Raises:
+        EffnetError: weights, data and settings do not fit together.
+    """
     chosen = split or config.data.eval_split
     checkpoint = resolve(from_store(weights, config.storage))
     checkpoints.read_sidecar(checkpoint)
@@ -133,7 +147,7 @@ def evaluate(
         )
     if config.data.format == "mindrecord":
         ensure_records(dataset, (chosen,), config)
-    job = Job(
+    return Job(
         "evaluate",
         {
             "checkpoint": str(checkpoint.resolve()),
@@ -141,9 +155,6 @@ def evaluate(
             "split": chosen,
         },
     )
-    with tempfile.TemporaryDirectory(prefix="effnet-evaluate-") as temporary:
-        folder = work_dir or Path(temporary)
-        return EvalResult.from_dict(run_job(job, config, folder))
 
 
 def plan_inference(

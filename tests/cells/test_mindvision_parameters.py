@@ -21,7 +21,8 @@ from effnet_core import mindvision, runs
 from effnet_core.collective import Group, join_group
 from effnet_core.config import RunConfig
 from effnet_core.errors import ConfigError
-from effnet_core.mindvision import Launch, config_of, parser
+from effnet_core.mindvision import config_of, parser
+from effnet_core.ranks import Launch
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.train import loop
 from tests.images import class_folders
@@ -198,9 +199,9 @@ def test_the_device_is_the_one_asked_for() -> None:
 
 def test_several_processes_train_together_only_if_asked_to() -> None:
     two = Launch("msrun", 0, 2)
-    with mock.patch.object(mindvision, "_train_as_rank", return_value=0) as joined:
+    with mock.patch.object(mindvision, "join_as_rank", return_value=0) as joined:
         assert mindvision.train(parser().parse_args(arguments(run_distribute="True")), two) == 0
-        assert joined.call_args.args[2].runtime.world_size == 2
+        assert joined.call_args.args[1].runtime.world_size == 2
         with pytest.raises(ConfigError, match="run_distribute=False, but msrun started 2"):
             mindvision.train(parser().parse_args(arguments(run_distribute="False")), two)
     assert joined.call_count == 1

@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from effnet_core import mindvision
 from effnet_core.results import TrainResult
 from flows.cli import app
 from tests.images import class_folders, draw, encode
@@ -112,12 +113,43 @@ def test_data_that_is_not_staged(source_dir: Path, tmp_path: Path) -> None:
         ("schedule.name=cosin", ["schedule.name='cosin'", "'cosine'", "'piecewise_constant'"]),
         ("schedule.warmup_epochs=9", ["warmup_epochs=9", "epochs=2"]),
         ("schedule.rates=[0.1]", ["schedule.milestones and schedule.rates", "not to cosine"]),
+        ("train.budget=3 fortnights", ["train.budget", "epochs, steps, images, minutes"]),
     ],
 )
 def test_settings(setting: str, words: list[str], data_dir: Path, tmp_path: Path) -> None:
     run = effnet("train", "--data", data_dir, "--run-dir", tmp_path / "run", *tiny(setting))
     refused(run, 2, *words)
     assert not (tmp_path / "run").exists()
+
+
+def test_milestones_of_another_number_than_rates(data_dir: Path, tmp_path: Path) -> None:
+    pieces = ("schedule.name=piecewise_constant", "schedule.milestones=[10,20]")
+    settings = tiny(*pieces, "schedule.rates=[0.1]")
+    run = effnet("train", "--data", data_dir, "--run-dir", tmp_path / "run", *settings)
+    refused(run, 2, "schedule.milestones has 2 entries and schedule.rates 1", "as many of each")
+
+
+MINDVISION = {
+    "lr_decay_mode=cosin_decay_lr": "did you mean 'cosine_decay_lr'?",
+    "learning_rates=0.1": "schedule.milestones has 0 entries and schedule.rates 1",
+    "warmup_epochs=300": "warmup_epochs=300 does not end before the run does (epochs=300)",
+    "batch_size=0": "batch_size=0 must be at least 1",
+    "num_classes=1": "num_classes=1 must be at least 2",
+    "epoch_size=0": "train.epochs=0 is not allowed",
+}
+
+
+@pytest.mark.parametrize("setting", MINDVISION)
+def test_mindvisions_settings(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, _, value = setting.partition("=")
+    given = ["train", "--data_url", "images", "--device_target", "CPU", f"--{name}", value]
+    if name == "learning_rates":
+        given += ["--lr_decay_mode", "piecewise_constant_lr"]
+    with pytest.raises(SystemExit) as ended:
+        mindvision.main(given)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert MINDVISION[setting] in line
 
 
 def test_unknown_recipe(data_dir: Path, tmp_path: Path) -> None:
@@ -129,6 +161,20 @@ def test_batch_that_does_not_divide(data_dir: Path, tmp_path: Path) -> None:
     settings = tiny("data.global_batch_size=7", "runtime.world_size=2")
     run = effnet("train", "--data", data_dir, "--run-dir", tmp_path / "run", *settings)
     refused(run, 2, "global_batch_size=7", "world_size=2", "6 or 8")
+
+
+@pytest.mark.slow
+@pytest.mark.mindspore
+def test_more_processes_than_cores_are_told_and_train_all_the_same(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """Three here, or one more than this machine's cores; not wrong, only slower."""
+    cores = len(os.sched_getaffinity(0))
+    settings = tiny(f"runtime.world_size={cores + 1}", f"data.global_batch_size={4 * (cores + 1)}")
+    run = effnet("train", "--data", data_dir, "--run-dir", tmp_path / "run", *settings)
+    assert run.exit_code == 0, run.output
+    told = f"runtime.world_size={cores + 1} processes share {cores} cores; {cores} would be faster"
+    assert told in run.output
 
 
 def test_unknown_option_is_wrong_usage() -> None:

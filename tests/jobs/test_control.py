@@ -146,11 +146,21 @@ def test_a_killed_rank_ends_the_job_within_seconds(
     assert processes_of(run_dir) == []
 
 
-def test_a_job_that_takes_too_long_is_stopped(data_dir: Path, tmp_path: Path) -> None:
+def test_a_job_that_takes_too_long_saves_and_is_stopped(
+    data_dir: Path, tmp_path: Path, events: list[Event]
+) -> None:
+    """It is over while the graph is compiled, and still gets ``runtime.stop_grace_s`` to save."""
     run_dir = tmp_path / "run"
+    seldom = ("train.checkpoint_every_epochs=4000", "train.evaluate_every_epochs=4000")
     with pytest.raises(JobTimeout, match=r"runtime\.timeout_s=5"):
-        runs.train(tiny_config("runtime.timeout_s=5", *LONG), data_dir, run_dir)
+        runs.train(tiny_config("runtime.timeout_s=5", *LONG, *seldom), data_dir, run_dir)
     assert processes_of(run_dir) == []
+    saved = checkpoint.newest(run_dir / "checkpoints")
+    assert saved is not None
+    assert any(
+        f"stopped at step {checkpoint.read_sidecar(saved).step} of" in event.message
+        for event in events
+    )
 
 
 def test_a_resumed_run_ends_like_a_straight_one(data_dir: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from effnet_core.files import read_jsonl
+from effnet_core.job import METRICS_NAME
 from tests.services import missing
 
 pytestmark = pytest.mark.mindspore
@@ -53,6 +55,11 @@ def epochs_and_steps(output: str) -> list[tuple[int, int, int]]:
     return [(int(epoch), int(step), int(steps)) for epoch, step, steps in found]
 
 
+def accuracies(output: str) -> list[dict[str, float]]:
+    """The dictionaries that were printed, as they stand."""
+    return [ast.literal_eval(line) for line in output.splitlines() if line.startswith("{'Top_1")]
+
+
 @pytest.fixture(scope="module")
 def trained(source_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder in which a run was done as on the page, and what it printed."""
@@ -71,12 +78,9 @@ def test_training_prints_a_line_a_step_and_leaves_checkpoints(trained: tuple[Pat
 def test_eval_prints_the_dictionary(trained: tuple[Path, str], source_dir: Path) -> None:
     folder, _ = trained
     command = [*COMMAND, "eval", *FLAGS, "--data_url", str(source_dir), "--checkpoint", "device"]
-    last = run(command, folder).stdout.splitlines()[-1]
-    accuracies = ast.literal_eval(last)
-    assert list(accuracies) == ["Top_1_Accuracy", "Top_5_Accuracy"]
-    assert accuracies["Top_1_Accuracy"] * 12 == pytest.approx(
-        round(accuracies["Top_1_Accuracy"] * 12)
-    )
+    [found] = accuracies(run(command, folder).stdout)
+    assert list(found) == ["Top_1_Accuracy", "Top_5_Accuracy"]
+    assert found["Top_1_Accuracy"] * 12 == pytest.approx(round(found["Top_1_Accuracy"] * 12))
 
 
 def test_infer_prints_class_and_name_and_draws_on_a_copy(
@@ -97,17 +101,53 @@ def digests(output: str) -> set[str]:
     return set(re.findall(r"final weights sha256 (\w{64})", output))
 
 
-def test_under_msrun(source_dir: Path, tmp_path: Path) -> None:
+def msrun(arguments: list[str], folder: Path, *, ranks: int = 2) -> list[str]:
+    """What each process says, the scheduler last."""
     command = [
-        *("msrun", "--worker_num=2", "--local_worker_num=2", "--master_port=18435", "--join=True"),
-        *("--log_dir=logs", "--cluster_time_out=120", "python", "-m", "effnet_core.mindvision"),
-        *(*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"),
+        *("msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--master_port=18435"),
+        *("--join=True", "--log_dir=logs", "--cluster_time_out=120"),
+        *("python", "-m", "effnet_core.mindvision", *arguments),
     ]
-    run(command, tmp_path / "work")
-    logs = [(tmp_path / "work" / "logs" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
+    run(command, folder)
+    names = [*(f"worker_{rank}" for rank in range(ranks)), "scheduler"]
+    return [(folder / "logs" / f"{name}.log").read_text() for name in names]
+
+
+def test_under_msrun(source_dir: Path, tmp_path: Path) -> None:
+    arguments = [*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"]
+    logs = msrun(arguments, tmp_path / "work")
     assert epochs_and_steps(logs[0]) == [(e, s, 3) for e in (0, 1) for s in (1, 2, 3)]
     assert len(digests(logs[0])) == 1
     assert digests(logs[0]) == digests(logs[1])
+    assert not [log for log in logs if "Exception ignored" in log]
+
+
+def test_eval_under_msrun_is_one_evaluation_by_all_ranks(
+    trained: tuple[Path, str], source_dir: Path, tmp_path: Path
+) -> None:
+    arguments = ["eval", *FLAGS, "--data_url", str(source_dir)]
+    alone = run([*COMMAND, *arguments, "--checkpoint", "device"], trained[0]).stdout
+    arguments += ["--checkpoint", str(trained[0] / "device")]
+    logs = msrun(arguments, tmp_path / "work")
+    assert [accuracies(log) for log in logs] == [accuracies(alone), [], []]
+    assert '"world_size": 2' in (tmp_path / "work/efficientnet_eval/result.json").read_text()
+
+
+def test_infer_under_msrun_is_done_once(
+    trained: tuple[Path, str], source_dir: Path, tmp_path: Path
+) -> None:
+    arguments = ["infer", *FLAGS, "--data_url", str(source_dir / "val" / "dog")]
+    logs = msrun([*arguments, "--checkpoint", str(trained[0] / "device")], tmp_path / "work")
+    assert [log.count("{") for log in logs] == [4, 0, 0]
+
+
+@pytest.mark.slow
+def test_one_process_under_msrun_trains_once(source_dir: Path, tmp_path: Path) -> None:
+    """Its scheduler has nobody to bring together, and must not train too."""
+    arguments = [*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"]
+    logs = msrun(arguments, tmp_path / "work", ranks=1)
+    assert [len(epochs_and_steps(log)) for log in logs] == [2 * 6, 0]
+    assert len(read_jsonl(tmp_path / "work" / "device" / METRICS_NAME)) == 2 * (6 + 1)
 
 
 @pytest.mark.slow
@@ -115,14 +155,16 @@ def test_under_mpirun(source_dir: Path, tmp_path: Path) -> None:
     """MPI gives the ranks; the collective is MindSpore's own, which knows nothing of MPI."""
     if shutil.which("mpirun") is None:
         missing("mpirun", how="apt-get install openmpi-bin")
-    command = [
-        *("mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", *COMMAND),
-        *(*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"),
-    ]
-    output = run(command, tmp_path / "work").stdout
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
+    arguments = [*TRAIN, "--data_url", str(source_dir), "--ckpt_save_dir", "./device"]
+    output = run([*mpirun, *COMMAND, *arguments], tmp_path / "work").stdout
     assert epochs_and_steps(output) == [(e, s, 3) for e in (0, 1) for s in (1, 2, 3)]
     assert output.count("final weights sha256") == 2
     assert len(digests(output)) == 1
+    assert "Exception ignored" not in output
+    arguments = ["eval", *FLAGS, "--data_url", str(source_dir), "--checkpoint", "device"]
+    output = run([*mpirun, *COMMAND, *arguments], tmp_path / "work").stdout
+    assert len(accuracies(output)) == 1
 
 
 def test_a_device_that_is_not_there(source_dir: Path, tmp_path: Path) -> None:

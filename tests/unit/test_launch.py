@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +14,7 @@ import pytest
 
 from effnet_core import hosts, launch
 from effnet_core.config import RunConfig, RuntimeConfig, load_config
-from effnet_core.errors import ConfigError, DataError, WorkerLost
+from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost
 from effnet_core.events import Event
 from effnet_core.files import append_jsonl, write_json
 from effnet_core.job import (
@@ -167,6 +168,29 @@ def test_events_are_repeated_once_and_whole(run_dir: Path, events: list[Event]) 
         stream.write(b'ssage": "two"}\n')
     tail.repeat()
     assert [event.message for event in events] == ["ü \u2028 one", "two"]
+
+
+SAVES_SLOWLY = """
+import os, pathlib, signal, sys, time
+def save(*_):
+    time.sleep(3)
+    pathlib.Path("saved").write_text("")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("rank_0.pid").write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", [JobTimeout, KeyboardInterrupt])
+def test_a_job_that_is_stopped_gets_its_time_to_save(run_dir: Path, end: type) -> None:
+    pid = run_dir / LOGS_NAME / "rank_0.pid"
+    command = [sys.executable, "-c", SAVES_SLOWLY]
+    with pytest.raises(end), launch._supervised(command, RuntimeConfig(), run_dir):
+        while not pid.exists():
+            time.sleep(0.05)
+        raise end
+    assert (run_dir / LOGS_NAME / "saved").exists()
 
 
 # --- the answer ----------------------------------------------------------------------------------

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import pytest
 
 from effnet_core.config import RunConfig, load_config
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event
-from effnet_core.mindvision import Launch, config_of, log_line, parser, train
+from effnet_core.mindvision import config_of, evaluate, log_line, parser, train
+from effnet_core.ranks import Launch, forget_launch
 from effnet_core.recipes import recipe_names
 from effnet_core.train.schedule import lr_schedule
 
@@ -152,9 +154,28 @@ def test_who_started_the_process() -> None:
     assert Launch.of(mpi) == Launch("mpirun", 2, 4, nonce="7")
 
 
-def test_several_processes_need_run_distribute() -> None:
+def test_who_leads_who_is_alone_and_who_has_nothing_to_do() -> None:
+    def of(*places: object) -> tuple[bool, bool, bool]:
+        launch = Launch("msrun", *places)  # type: ignore[arg-type]
+        return launch.leads, launch.alone, launch.idle
+
+    assert of(0, 1) == (True, True, False)
+    assert of(0, 1, True) == (False, True, True)
+    assert of(0, 2, True) == (False, False, False)  # it brings the ranks together
+    assert of(1, 2) == (False, False, False)
+
+
+def test_children_of_a_rank_are_none() -> None:
+    environ = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "8", "MS_NODE_ID": "3", "PATH": "/bin"}
+    forget_launch(environ)
+    assert environ == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize("command", [train, evaluate])
+def test_several_processes_need_run_distribute(command: Callable[..., int]) -> None:
+    given = options("--run_distribute", "False", "--pretrained", "w.ckpt")
     with pytest.raises(ConfigError, match="run_distribute=False, but msrun started 8 processes"):
-        train(options("--run_distribute", "False"), Launch("msrun", 0, 8))
+        command(given, Launch("msrun", 0, 8))
 
 
 def test_the_line_of_a_step() -> None:
