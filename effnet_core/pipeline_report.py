@@ -12,7 +12,7 @@ from effnet_core.files import read_json, read_jsonl, write_json
 from effnet_core.inference_plan import RUN_NAME
 from effnet_core.input_sources import open_source
 from effnet_core.job import METRICS_NAME
-from effnet_core.plots import accuracy_curve, loss_curve, png_data_uri
+from effnet_core.plots import accuracy_curve, beside, loss_curve, png_data_uri
 from effnet_core.predictions import ERRORS_NAME, read_parts
 from effnet_core.publish import Published
 from effnet_core.report import ReportInputs, write_report
@@ -104,8 +104,11 @@ def write_pipeline_report(
 def _card(facts: dict[str, str], summary: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     """Headline numbers and curves as Markdown, pictures inside."""
     top5 = "" if summary["top5"] is None else f", top-5 **{summary['top5']:.2%}**"
+    curves = beside(loss_curve(metrics), accuracy_curve(metrics))
     lines = [
-        f"# {facts['variant']}: top-1 **{summary['top1']:.2%}**{top5}",
+        f"# top-1 **{summary['top1']:.2%}**{top5}",
+        "",
+        f"![loss and accuracy]({png_data_uri(curves)})",
         "",
         "| | |",
         "|---|---|",
@@ -113,7 +116,5 @@ def _card(facts: dict[str, str], summary: dict[str, Any], metrics: list[dict[str
         f"| labelled | {summary['labelled']} of {summary['images']} images |",
         f"| report | `{summary['report']}` |",
         "",
-        f"![loss]({png_data_uri(loss_curve(metrics))})",
-        f"![accuracy]({png_data_uri(accuracy_curve(metrics))})",
     ]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 DPI = 160
 CURVE_INCHES = (4.0, 2.9)
@@ -192,6 +193,20 @@ def confusion_matrix(
         _write_counts(axes, counts, shares=shares, theme=theme)
     _add_colour_bar(figure, axes, image=image, theme=theme)
     return _render(figure, crop=True)
+
+
+def beside(*pictures: bytes) -> bytes:
+    """PNG of pictures from left to right, for pages that put one below the other."""
+    opened = [Image.open(io.BytesIO(content)).convert("RGB") for content in pictures]
+    size = sum(image.width for image in opened), max(image.height for image in opened)
+    strip = Image.new("RGB", size, "white")
+    left = 0
+    for image in opened:
+        strip.paste(image, (left, 0))
+        left += image.width
+    stream = io.BytesIO()
+    strip.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
 
 
 def png_data_uri(content: bytes) -> str:

@@ -45,6 +45,9 @@ class PredictionsReport:
 
     path: Path
     card: str
+    """A few of the pictures."""
+    certainty: str
+    """The histogram of how sure the model is; empty without an answer."""
 
 
 def write_predictions_report(
@@ -82,7 +85,7 @@ def write_predictions_report(
         **describe_rejected(read_jsonl(done.output / ERRORS_NAME)),
     }
     path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
-    return PredictionsReport(path, _card(groups, uncertain, path))
+    return PredictionsReport(path, _card(groups, uncertain, path), _certainty_card(selection))
 
 
 def _make_cards(summary: dict[str, Any], selection: Selection) -> list[Card]:
@@ -116,6 +119,15 @@ def _draw_certainty(selection: Selection) -> Chart | None:
         f"{peak:.0%} to {peak + 1 / CERTAINTY_BINS:.0%}."
     )
     return draw_chart("How sure the model is", alt, plots.certainty_histogram, counts.tolist())
+
+
+def _certainty_card(selection: Selection) -> str:
+    """How sure the model is, as a picture in Markdown."""
+    counts = selection.certainty
+    if not counts.any():
+        return ""
+    picture = plots.certainty_histogram(counts.tolist())
+    return f"![How sure the model is]({plots.png_data_uri(picture)})"
 
 
 def _card(groups: list[Group], uncertain: list[Picture], path: Path) -> str:

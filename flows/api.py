@@ -160,6 +160,11 @@ def _refusal(error: urllib.error.HTTPError, url: str) -> EffnetError:
         return ConfigError(
             f"the Prefect server at {url} wants a login; set {AUTH_VARIABLE}=USER:PASSWORD"
         )
+    if error.code >= 500:
+        return ApiError(
+            f"the Prefect server at {url} failed (HTTP {error.code}); its log says why, which is often a "
+            "full disk"
+        )
     text = f"{detail}" or f"HTTP {error.code}"
     kind = ConfigError if error.code in (400, 404, 409, 422) else ApiError
     return kind(f"the Prefect server refused: {text}")

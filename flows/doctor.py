@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -13,6 +14,7 @@ from flows import service
 from flows.api import Api
 from flows.server import API_URL, state_dir
 
+LEAST_FREE = 250_000_000
 NEWER = "Bring both to the same version: a server must not be older than its clients."
 
 
@@ -48,8 +50,17 @@ def server() -> Iterator[Finding]:
 def state_folder() -> Iterator[Finding]:
     """Size of the server's data and logs."""
     folder = state_dir()
-    if folder.exists():
-        yield Finding("state folder", f"{folder}: {human_bytes(size_of(folder))}")
+    if not folder.exists():
+        return
+    free = shutil.disk_usage(folder).free
+    found = f"{folder}: {human_bytes(size_of(folder))}, {human_bytes(free)} free"
+    if free < LEAST_FREE:
+        yield Finding(
+            *("state folder", found, "problem"),
+            "Make room: the server cannot write its database on a full disk.",
+        )
+    else:
+        yield Finding("state folder", found)
 
 
 def _workers_online(api: Api) -> int:

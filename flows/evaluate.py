@@ -6,7 +6,7 @@ from prefect import flow
 
 from effnet_core.results import EvalResult
 from flows.environments import flow_config
-from flows.names import data_name, last_name, named, tag_run
+from flows.names import data_name, evaluation_name, tag_run, weights_name
 from flows.parameters import (
     AS_IN_RECIPE,
     Device,
@@ -24,7 +24,7 @@ from tasks.slots import device_slot
 
 @flow(
     name="evaluate",
-    flow_run_name=named("evaluate", "weights"),
+    flow_run_name=evaluation_name,
     persist_result=False,
 )
 def evaluate_flow(
@@ -52,7 +52,7 @@ def evaluate_flow(
     settings = as_overrides(overrides, runtime__device=device, runtime__world_size=processes)
     config = flow_config(recipe, settings)
     tag_run(f"data:{data_name(data)}")
-    with device_slot(f"evaluating {last_name(weights)}"):
+    with device_slot(f"evaluating {weights_name(weights)}"):
         result = evaluate_checkpoint(config, weights, data, split, work_dir=work_dir)
     show_evaluation(result, weights)
     return result

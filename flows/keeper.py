@@ -60,6 +60,12 @@ class Kept:
 
     def look(self) -> None:
         """Start the process if it is not there and its waiting time is over."""
+        try:
+            self._look()
+        except OSError as error:  # a full disk, a process too many: asked again at the next look
+            say(f"{self.name} could not be started: {error}")
+
+    def _look(self) -> None:
         now = time.monotonic()
         if self.process is not None and self.process.poll() is None:
             return
@@ -98,9 +104,9 @@ class Kept:
 
 
 def say(text: str) -> None:
-    """A line of the keeper's own log."""
-    sys.stdout.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
-    sys.stdout.flush()
+    """A line of the keeper's own log; lost where the disk is full, since the keeper must go on."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n".encode())
 
 
 def open_log(path: Path) -> IO[bytes]:

@@ -9,14 +9,16 @@ from typing import Any
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from effnet_core.config import RunConfig
+from effnet_core.checkpoint import MODEL_NAME, sidecar_path
+from effnet_core.config import CONFIG_NAME, RunConfig
 from effnet_core.data.manifest import DATASET_NAME
 from effnet_core.errors import DataError, EffnetError
 from effnet_core.files import read_json
 from effnet_core.model.spec import VARIANTS
 from flows.environments import flow_config
-from flows.parameters import as_overrides
+from flows.parameters import NO_WEIGHTS, as_overrides
 
+PREFIX = "efficientnet_"
 UNTELLING = ("data", "staged", "dataset", "images", "labelled", "train", "run")
 """Names of folders that say nothing; the folder above says more."""
 
@@ -47,6 +49,31 @@ def training_name(prefix: str) -> Callable[[], str]:
     return name
 
 
+def staging_name() -> str:
+    """A ``flow_run_name`` such as ``stage-digits``: what is staged, or else where to."""
+    given = flow_run.get_parameters()
+    source, out = given.get("source"), given.get("out")
+    return f"stage-{last_name(source if is_telling(source) else out)}"
+
+
+def evaluation_name() -> str:
+    """A ``flow_run_name`` such as ``evaluate-lite0-digits-val``: variant, data and split."""
+    given = flow_run.get_parameters()
+    weights = weights_name(given.get("weights"))
+    return f"evaluate-{weights}-{data_name(given.get('data'))}-{given.get('split', 'val')}"
+
+
+def publication_name() -> str:
+    """A ``flow_run_name`` such as ``publish-lite0-as-digits``: variant and name in the store."""
+    given = flow_run.get_parameters()
+    run_dir = Path(str(given.get("run_dir")))
+    try:
+        config = flow_config(run_dir / CONFIG_NAME, given.get("overrides"))
+    except EffnetError:  # the run itself says what is wrong
+        return f"publish-{last_name(run_dir)}"
+    return f"publish-{short_variant(config)}-as-{config.storage.name}"
+
+
 def training_overrides(given: dict[str, Any]) -> list[str]:
     """The settings that a training's or a pipeline's form holds."""
     return as_overrides(
@@ -55,7 +82,7 @@ def training_overrides(given: dict[str, Any]) -> list[str]:
         train__epochs=given.get("epochs"),
         data__global_batch_size=given.get("global_batch_size"),
         optim__base_lr=given.get("base_lr"),
-        model__weights=given.get("weights"),
+        model__weights="null" if given.get("weights") == NO_WEIGHTS else given.get("weights"),
         runtime__device=given.get("device"),
         runtime__world_size=given.get("processes"),
         infer__engine=given.get("engine"),
@@ -70,17 +97,36 @@ def data_name(folder: object) -> str:
         return last_name(folder)
 
 
+def weights_name(weights: object) -> str:
+    """The variant of a checkpoint of ours, else what its file or folder is called."""
+    path = Path(str(weights))
+    path = path / MODEL_NAME if path.is_dir() else path
+    try:
+        variant = str(read_json(sidecar_path(path))["variant"])
+    except (DataError, OSError, KeyError, TypeError):
+        return last_name(weights)
+    return variant.removeprefix(PREFIX)
+
+
+def is_telling(path: object) -> bool:
+    """Whether some segment of a path says what it holds."""
+    return any(part not in UNTELLING for part in _parts(path))
+
+
 def last_name(path: object) -> str:
     """The last telling segment of a path, without an ending such as ``.yaml``."""
-    pure = PurePath(str(path or ""))
-    parts = [part for part in pure.parts if part not in ("/", ".", "..")]
+    parts = _parts(path)
     telling = [part for part in parts if part not in UNTELLING] or parts
     return PurePath(telling[-1]).stem if telling else "run"
 
 
+def _parts(path: object) -> list[str]:
+    return [part for part in PurePath(str(path or "")).parts if part not in ("/", ".", "..")]
+
+
 def short_variant(config: RunConfig) -> str:
     """``b0`` for ``efficientnet_b0``."""
-    return config.model.variant.removeprefix("efficientnet_")
+    return config.model.variant.removeprefix(PREFIX)
 
 
 def tag_run(*tags: str) -> None:

@@ -14,6 +14,9 @@ from effnet_core.recipes import recipe_names
 AS_IN_RECIPE: Final = "as in recipe"
 """The entry of a list that leaves a setting as the recipe has it."""
 
+NO_WEIGHTS: Final = "none"
+"""What the field for weights takes for random ones, where the recipe has others."""
+
 VariantName = Literal[
     "as in recipe",
     "efficientnet_b0",

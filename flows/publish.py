@@ -11,7 +11,7 @@ from effnet_core.publish import Published
 from effnet_core.results import EvalResult
 from effnet_core.runs import training_result
 from flows.environments import flow_config
-from flows.names import named
+from flows.names import publication_name
 from flows.parameters import FolderPath, Overrides, Version
 from tasks.cards import show_published
 from tasks.publish import publish
@@ -19,7 +19,7 @@ from tasks.publish import publish
 
 @flow(
     name="publish",
-    flow_run_name=named("publish", "run_dir"),
+    flow_run_name=publication_name,
     persist_result=False,
 )
 def publish_flow(

@@ -7,6 +7,7 @@ changed on the dashboard (a schedule that was switched on, a number of slots) st
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from typing import Any
 from rich.table import Table
 
 from effnet_core import supervise
+from effnet_core.data.space import require_space
 from effnet_core.errors import ConfigError, EffnetError
 from effnet_core.files import make_folder, read_json
 from effnet_core.supervise import descendants
@@ -43,6 +45,9 @@ from flows.server import (
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = RUN_GRACE_S + 45
 WATCH_EVERY_S = 5.0
+UP_LOCK_NAME = "up.lock"
+DATABASE_BYTES = 50_000_000
+"""Room that a server's database and logs want at least."""
 
 # A worker asks for work every two seconds instead of ten, so a run starts sooner. Heartbeats let the
 # automation deployments/automations/heartbeat.yaml notice runs that were lost with their machine. Leases of
@@ -114,6 +119,7 @@ def up(*, port: int | None, environment: str) -> None:
 
     Raises:
         ConfigError: the port is in use, or the environment is unknown or for another machine.
+        DataError: the disk is full.
         ServiceError: something did not become healthy.
     """
     place = read_environment(environment)
@@ -122,18 +128,36 @@ def up(*, port: int | None, environment: str) -> None:
             f"environment {environment!r} uses a {place.pool_type} work pool, and effnet up serves "
             f"only this machine; use effnet deploy --environment {environment} against its server"
         )
-    service = running()
-    if service is not None and (service.pool, port or service.port) != (place.pool, service.port):
-        raise ConfigError(
-            f"the service runs already, with pool {service.pool!r} on port {service.port}; "
-            "effnet down stops it"
-        )
-    if service is None:
-        service = _start(port or DASHBOARD_PORT, place)
-    _wait_for_server(service)
-    deploy(service.api, environment=environment)
-    _wait_for_worker(service)
+    with _one_at_a_time():
+        require_space(folder(), DATABASE_BYTES, what="the database of the Prefect server")
+        service = running()
+        if service is not None and (service.pool, port or service.port) != (
+            place.pool,
+            service.port,
+        ):
+            raise ConfigError(
+                f"the service runs already, with pool {service.pool!r} on port {service.port}; "
+                "effnet down stops it"
+            )
+        if service is None:
+            service = _start(port or DASHBOARD_PORT, place)
+        _wait_for_server(service)
+        deploy(service.api, environment=environment)
+        _wait_for_worker(service)
     _print_next_steps(service)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let another ``effnet up`` on the same state folder end first; then this one finds all there."""
+    path = make_folder(folder(), what="state folder") / UP_LOCK_NAME
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print("another effnet up is at work here; waiting for its end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def down() -> None:
@@ -255,7 +279,6 @@ def deploy(api: Api, *, environment: str) -> None:
 def _start(port: int, place: Environment) -> Service:
     """Start the keeper below a supervisor that outlives this command."""
     home = make_folder(state_dir() / "prefect", what="state folder")
-    make_folder(folder(), what="state folder")
     if (other := running_server(home)) is not None:
         raise ConfigError(
             f"another command of this project runs a server on the same data ({ui_url(other)}); "
@@ -414,9 +437,10 @@ def _print_next_steps(service: Service) -> None:
         "",
         "next:",
         "  effnet run demo --watch                       the whole pipeline on handwritten digits",
-        "  effnet run train-b0 -p data=runs/demo/data -p recipe=digits -p epochs=2 --watch",
+        "  effnet run train-b0 -p data=runs/demo/data -p recipe=digits -p weights=none --watch",
         "  effnet status                                 what runs; effnet down stops everything",
         f"  export {API_URL}={service.url}{login}",
-        "  prefect deployment run train/train-b0 -p data=runs/demo/data -p recipe=digits --watch",
+        "  prefect deployment run train/train-b0 -p data=runs/demo/data -p recipe=digits "
+        "-p weights=none --watch",
     ):
         console.print(text, soft_wrap=True, markup=False)

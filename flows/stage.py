@@ -8,14 +8,14 @@ from prefect import flow
 
 from effnet_core.data.manifest import Dataset
 from flows.environments import flow_config
-from flows.names import named
+from flows.names import staging_name
 from flows.parameters import FolderPath, Overrides, Recipe, Seed, Share, ValidationShare
 from tasks.stage_data import stage
 
 
 @flow(
     name="stage",
-    flow_run_name=named("stage", "out"),
+    flow_run_name=staging_name,
     persist_result=False,
 )
 def stage_flow(

@@ -53,7 +53,7 @@ def train_flow(
         epochs: Full passes over the training images.
         global_batch_size: Images per update, all processes together.
         base_lr: Peak learning rate per 256 images.
-        weights: What to start from: checkpoint, run folder, file of another publisher, URL or name.
+        weights: What to start from: checkpoint, run folder, file of another publisher, URL, name, or none.
         device: What MindSpore computes on.
         processes: Processes that train together, one a device.
         overrides: Further settings as section.key=value; they win over the fields above.

@@ -119,18 +119,18 @@ def _page(plan: Plan, summary: dict[str, Any], report: PredictionsReport | None)
     """The totals as Markdown."""
     latency = ", ".join(f"{name} {value:.1f} ms" for name, value in summary["latency_ms"].items())
     rows = {
-        "input": plan.root,
-        "images": f"{summary['images']:,}",
-        "labelled": f"{summary['labelled']:,}",
-        "set aside": f"{summary['rejected']:,}",
         "rate": f"{summary['images_per_s']:.1f} images/s",
         "time an image takes on a core": latency,
-        "output": str(plan.output),
-        "report": str(report.path) if report else NO_VALUE,
+        "set aside": f"{summary['rejected']:,}",
+        "input": f"`{plan.root}`",
+        "output": f"`{plan.output}`",
+        "report": f"`{report.path}`" if report else NO_VALUE,
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+    title = f"# {summary['labelled']:,} of {summary['images']:,} images labelled"
+    certainty = f"\n\n### How sure the model is\n\n{report.certainty}\n" if report else ""
     reasons = "".join(
         f"- {count:,} files: {reason}\n" for reason, count in summary["rejected_by_reason"].items()
     )
     aside = f"\n### Set aside\n\n{reasons}" if reasons else ""
-    return f"| | |\n|---|---|\n{table}{aside}"
+    return f"{title}\n\n| | |\n|---|---|\n{table}{aside}{certainty}"

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas import filters
 
 from effnet_core.config import RunConfig
 from effnet_core.pipeline_report import write_pipeline_report
 from effnet_core.publish import Published
 from effnet_core.results import EvalResult, TrainResult
 from tasks import policies
-from tasks.reporting import on_dashboard
+from tasks.reporting import never_in_the_way, on_dashboard
+
+PAGES = {
+    "data-card": "data",
+    "training": "training",
+    "evaluation": "accuracy by class",
+    "published-version": "published version",
+    "batch-infer-summary": "labelling",
+    "batch-infer-gallery": "gallery",
+}
+"""Artifacts of the runs inside a pipeline, and what a link to each is called."""
 
 
 @task(name="write-report", **policies.REPORT)
@@ -42,5 +55,23 @@ def write_report(
             seconds=seconds,
             flow_run_id=flow_run_id,
         )
+    card += f"\n{_links(flow_run_id)}\n"
     create_markdown_artifact(card, key="pipeline-report", description="result of the pipeline")
     return summary
+
+
+def _links(flow_run_id: str) -> str:
+    """The pages that the runs inside a run have left, as Markdown; each address is relative to a page."""
+    found: dict[str, str] = {}
+    with never_in_the_way("the links of the report"), get_client(sync_client=True) as client:
+        inside = filters.FlowRunFilterParentFlowRunId(any_=[UUID(flow_run_id)])
+        runs = client.read_flow_runs(
+            flow_run_filter=filters.FlowRunFilter(parent_flow_run_id=inside)
+        )
+        wanted = filters.ArtifactFilter(
+            flow_run_id=filters.ArtifactFilterFlowRunId(any_=[run.id for run in runs]),
+            key=filters.ArtifactFilterKey(any_=list(PAGES)),
+        )
+        artifacts = client.read_artifacts(artifact_filter=wanted)
+        found = {str(item.key): f"../artifact/{item.id}" for item in artifacts}
+    return " · ".join(f"[{name}]({found[key]})" for key, name in PAGES.items() if key in found)

@@ -16,7 +16,7 @@ from tasks.credentials import credentials_of
 from tasks.reporting import on_dashboard
 
 
-@task(name="stage-dataset", task_run_name="stage-{source}", **policies.STAGE)
+@task(name="stage-dataset", task_run_name="stage-dataset", **policies.STAGE)
 def stage(
     source: str,
     out: str,

@@ -15,7 +15,13 @@ from effnet_core.config import RunConfig
 from effnet_core.events import Event, listen
 from effnet_core.files import read_jsonl
 from effnet_core.job import METRICS_NAME
-from effnet_core.plots import accuracy_curve, learning_rate_curve, loss_curve, png_data_uri
+from effnet_core.plots import (
+    accuracy_curve,
+    beside,
+    learning_rate_curve,
+    loss_curve,
+    png_data_uri,
+)
 from effnet_core.results import TrainResult
 from tasks.reporting import never_in_the_way, replace_artifact
 
@@ -121,20 +127,18 @@ def training_card(
         title = _accuracy({"top1": result.evaluation.top1, "top5": result.evaluation.top5})
     elif evaluated:
         title = f"{_accuracy(evaluated[-1])} after epoch {evaluated[-1]['epoch']}"
-    pictures = {
-        "loss": loss_curve(metrics),
-        "learning rate": learning_rate_curve(metrics),
-        "accuracy": accuracy_curve(metrics),
-    }
+    curves = beside(loss_curve(metrics), accuracy_curve(metrics))
     return "\n".join(
         [
             f"# {title}",
+            "",
+            f"![loss and accuracy]({png_data_uri(curves)})",
             "",
             "| | |",
             "|---|---|",
             *(f"| {name} | {value} |" for name, value in facts.items()),
             "",
-            *(f"![{name}]({png_data_uri(picture)})" for name, picture in pictures.items()),
+            f"![learning rate]({png_data_uri(learning_rate_curve(metrics))})",
         ]
     )
 

@@ -78,8 +78,9 @@ def test_runners_write_the_same_bytes(inbox: Path, checkpoint: Path, tmp_path: P
     assert gallery.description == str(tmp_path / "dask" / "report.html")
     assert gallery.data.count("](data:image/webp;base64,") > 11
     page = latest("batch-infer-summary").data
-    assert f"| report | {tmp_path / 'dask' / 'report.html'} |" in page
-    assert "| labelled | 11 |" in page and "not an image" in page
+    assert f"| report | `{tmp_path / 'dask' / 'report.html'}` |" in page
+    assert page.startswith("# 11 of 12 images labelled") and "not an image" in page
+    assert page.count("](data:image/png;base64,") == 1
 
 
 def test_a_live_folder_gets_labels_for_what_is_new(

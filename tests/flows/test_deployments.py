@@ -89,7 +89,8 @@ def test_entrypoint_parameters_and_schedule(
 def test_trainings_differ_by_variant_only() -> None:
     for number in range(8):
         item = next(item for item in DEPLOYMENTS if item["name"] == f"train-b{number}")
-        assert set(item["parameters"]) == {"recipe"}
+        assert set(item["parameters"]) == {"recipe", "variant"}
+        assert item["parameters"]["variant"] == item["tags"][1]  # whatever recipe is chosen
         config = load_config(item["parameters"]["recipe"])
         assert config.model.variant == f"efficientnet_b{number}" == item["tags"][1]
         assert item["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}

@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
     LogFilter,
     LogFilterTimestamp,
     TaskRunFilter,
@@ -38,6 +41,7 @@ ARTIFACTS = [
     "batch-infer-classes",
     "batch-infer-progress",
     "batch-infer-summary",
+    "batch-infer-gallery",
 ]
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
@@ -103,8 +107,16 @@ async def read_run(flow_run_id: str) -> tuple[Any, list[Any], list[str], list[An
         return run, tasks, [line.message for line in lines], artifacts
 
 
+async def runs_inside(flow_run_id: str) -> list[Any]:
+    async with get_client() as client:
+        inside = FlowRunFilterParentFlowRunId(any_=[UUID(flow_run_id)])
+        return list(
+            await client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=inside))
+        )
+
+
 def test_the_dashboard_has_runs_lines_and_progress(
-    finished: tuple[Path, dict[str, Any]],
+    finished: tuple[Path, dict[str, Any]], inbox: Path
 ) -> None:
     out, summary = finished
     run, tasks, logs, artifacts = asyncio.run(read_run(summary["flow_run_id"]))
@@ -113,18 +125,32 @@ def test_the_dashboard_has_runs_lines_and_progress(
     assert {"efficientnet_tiny", f"data:{source}"} <= set(run.tags)
     assert run.state is not None
     assert run.state.is_completed()
+    children = {child.name for child in asyncio.run(runs_inside(summary["flow_run_id"]))}
+    assert children == {
+        f"stage-{source}",
+        f"train-tiny-{source}-e2",
+        f"evaluate-tiny-{source}-val",
+        "publish-tiny-as-digits",
+        f"batch-infer-{inbox.name}",
+    }
     names = {task.name for task in tasks}
     assert {"train-efficientnet_tiny", "evaluate-val", "predict-shard-0"} <= names
     assert any("epoch 2/2 step 1/1 loss" in line for line in logs)
-    data = {item.key: item.data for item in sorted(artifacts, key=lambda item: item.created)}
+    artifacts = sorted(artifacts, key=lambda item: item.created)
+    data, ids = (
+        {item.key: item.data for item in artifacts},
+        {item.key: item.id for item in artifacts},
+    )
     assert set(data) == set(ARTIFACTS)
     assert data["train-progress"] == 100.0
     assert f"top-1 **{summary['top1']:.2%}**" in str(data["pipeline-report"])
     assert "**12 images**" in str(data["data-card"])
     assert "| cat | 4 | 2 |" in str(data["data-card"])
-    assert "| labelled | 3 |" in str(data["batch-infer-summary"])
+    assert "# 3 of 4 images labelled" in str(data["batch-infer-summary"])
+    for key in ("training", "evaluation", "published-version", "batch-infer-gallery"):
+        assert f"](../artifact/{ids[key]})" in str(data["pipeline-report"])
     assert str(data["training"]).startswith(f"# top-1 {summary['top1']:.2%}")
-    assert str(data["training"]).count("](data:image/png;base64,") == 3
+    assert str(data["training"]).count("](data:image/png;base64,") == 2
     assert len(str(data["training"])) < 500_000
     rows = json.loads(str(data["training-epochs"]))
     assert [row["epoch"] for row in rows] == [1, 2]
