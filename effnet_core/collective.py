@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, communication, ops
 from numpy.typing import NDArray
 
 from effnet_core.config import RuntimeConfig
-from effnet_core.environment import available_cores
+from effnet_core.environment import available_cores, compute_at_once
 from effnet_core.errors import ConfigError, JobError
 
 FloatArray = NDArray[np.float32]
@@ -149,6 +149,8 @@ def join_group(runtime: RuntimeConfig) -> Group:
     Raises:
         ConfigError: this machine cannot offer the device.
     """
+    if runtime.device == "CPU":
+        compute_at_once()
     ms.set_context(mode=ms.GRAPH_MODE)
     cores = len(available_cores())
     if runtime.device == "CPU":

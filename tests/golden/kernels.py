@@ -19,7 +19,7 @@ ACTIVATIONS = ("none", "silu", "relu6")
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution with BatchNorm and activation."""
+    """A convolution with BatchNorm and activation; of kind ``norm``, the last two alone."""
 
     kind: str
     images: int
@@ -47,10 +47,15 @@ class Layer:
         height, width = -(-self.height // self.stride), -(-self.width // self.stride)
         return self.images, self.outputs, height, width
 
+    @property
+    def has_fixed_gradients(self) -> bool:
+        """Whether the file has gradients by running statistics too; only of small cases, to stay small."""
+        return self.images * self.height * self.width < (50 if self.kind == "depthwise" else 130)
+
     def inputs_of(self) -> dict[str, FloatArray]:
         """x, weight, gamma, beta, mean, variance and dy."""
         rng = np.random.default_rng(sum(map(ord, self.name)))
-        group = 1 if self.kind == "depthwise" else self.inputs
+        group = self.inputs if self.kind == "pointwise" else 1
 
         def normal(*shape: int) -> FloatArray:
             return rng.standard_normal(shape).astype(np.float32)
@@ -99,6 +104,7 @@ class Gate:
         }
 
 
+# Channels are no multiple of a vector's lanes anywhere.
 SIZES = ((2, 7, 7), (1, 14, 9), (1, 15, 33), (2, 5, 20), (3, 2, 3))  # images, height, width
 DEPTHWISE = [
     Layer("depthwise", n, 3, 3, height, width, kernel, stride, same, ACTIVATIONS[index % 3])
@@ -112,5 +118,10 @@ POINTWISE = [
     Layer("pointwise", 1, 17, 33, 9, 14, activation="none"),
     Layer("pointwise", 5, 40, 24, 3, 5, activation="relu6"),
     Layer("pointwise", 9, 16, 29, 1, 1, activation="silu"),
+]
+NORM = [
+    Layer("norm", 2, 5, 5, 7, 9, activation="silu"),
+    Layer("norm", 1, 3, 3, 5, 33, activation="none"),
+    Layer("norm", 3, 9, 9, 1, 2, activation="relu6"),
 ]
 GATES = [Gate(2, 19, 5, 7, 9), Gate(1, 5, 1, 1, 1), Gate(3, 8, 2, 15, 33)]

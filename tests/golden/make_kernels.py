@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernels import ANSWERS, DEPTHWISE, EPS, GATES, MOMENTUM, POINTWISE, Gate, Layer
+from kernels import ANSWERS, DEPTHWISE, EPS, GATES, MOMENTUM, NORM, POINTWISE, Gate, Layer
 
 ACTIVATE = {"none": lambda z: z, "silu": F.silu, "relu6": F.relu6}
 
@@ -34,8 +34,12 @@ def of_layer(case: Layer) -> dict[str, torch.Tensor]:
         *padding(case.width, case.kernel, case.stride, case.same),
         *padding(case.height, case.kernel, case.stride, case.same),
     ]
-    groups = case.inputs if case.kind == "depthwise" else 1
-    u = F.conv2d(F.pad(t["x"], pads), t["weight"], stride=case.stride, groups=groups)
+    groups = 1 if case.kind == "pointwise" else case.inputs
+    convolved = F.conv2d(F.pad(t["x"], pads), t["weight"], stride=case.stride, groups=groups)
+    u = t["x"] if case.kind == "norm" else convolved
+    parameters = [
+        name for name in ("weight", "gamma", "beta") if u is convolved or name != "weight"
+    ]
     found = {}
     for mode in ("train", "infer"):
         mean, variance = t["mean"].detach().clone(), t["variance"].detach().clone()
@@ -45,10 +49,13 @@ def of_layer(case: Layer) -> dict[str, torch.Tensor]:
         y = ACTIVATE[case.activation](z)
         found[f"{mode}.y"] = y.detach()
         if mode == "train":
-            names = ("x", "weight", "gamma", "beta")
-            grads = torch.autograd.grad(y, [t[name] for name in names], t["dy"], retain_graph=True)
-            found.update({f"d_{n}": g for n, g in zip(names, grads, strict=True)})
             found.update(mean=mean, variance=variance)
+        elif not case.has_fixed_gradients:
+            continue
+        prefix = "d" if mode == "train" else "infer.d"
+        names = ("x", *parameters)
+        grads = torch.autograd.grad(y, [t[name] for name in names], t["dy"], retain_graph=True)
+        found.update({f"{prefix}_{n}": g for n, g in zip(names, grads, strict=True)})
     return found
 
 
@@ -63,7 +70,7 @@ def of_gate(case: Gate) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     answers = {}
-    for case in (*DEPTHWISE, *POINTWISE):
+    for case in (*DEPTHWISE, *POINTWISE, *NORM):
         answers.update({f"{case.name}.{k}": v for k, v in of_layer(case).items()})
     for gate in GATES:
         answers.update({f"{gate.name}.{k}": v for k, v in of_gate(gate).items()})

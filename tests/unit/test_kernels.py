@@ -17,6 +17,7 @@ from tests.golden.kernels import (
     EPS,
     GATES,
     MOMENTUM,
+    NORM,
     POINTWISE,
     FloatArray,
     Gate,
@@ -62,7 +63,8 @@ def run_layer(library: Library, case: Layer) -> dict[str, FloatArray]:
     """All that a layer's operators compute, under the names of the file."""
     t = case.inputs_of()
     out, channel = case.out_shape, (case.outputs,)
-    given = [t["x"], t["weight"], t["gamma"], t["beta"]]
+    parameters = ["gamma", "beta"] if case.kind == "norm" else ["weight", "gamma", "beta"]
+    given = [t["x"], *(t[name] for name in parameters)]
     statistics = [t["mean"], t["variance"]]
     keeps = [out] if case.kind == "pointwise" else []
     y, *convolved, mean, rstd, new_mean, new_variance = library.call(
@@ -70,23 +72,36 @@ def run_layer(library: Library, case: Layer) -> dict[str, FloatArray]:
         [*given, *statistics, settings(case)],
         [out, *keeps, channel, channel, channel, channel],
     )
-    grads = library.call(
-        f"{case.kind}_backward",
-        [*given, mean, rstd, *convolved, t["dy"], settings(case)],
-        [array.shape for array in given],
-    )
     fixed = library.call(f"{case.kind}_infer", [*given, *statistics, settings(case)], [out])
-    names = ("d_x", "d_weight", "d_gamma", "d_beta")
     found = {"train.y": y, "infer.y": fixed[0], "mean": new_mean, "variance": new_variance}
-    return found | dict(zip(names, grads, strict=True))
+
+    def gradients(prefix: str, mean: FloatArray, rstd: FloatArray, *, batch: bool) -> None:
+        made = library.call(
+            f"{case.kind}_backward",
+            [*given, mean, rstd, *convolved, t["dy"], settings(case, batch_statistics=batch)],
+            [array.shape for array in given],
+        )
+        for name, array in zip(("x", *parameters), made, strict=True):
+            found[f"{prefix}_{name}"] = array
+
+    gradients("d", mean, rstd, batch=True)
+    if not case.has_fixed_gradients:
+        return found
+    fixed_rstd = 1 / np.sqrt(t["variance"].astype(np.float64) + EPS)
+    gradients("infer.d", t["mean"], fixed_rstd.astype(np.float32), batch=False)
+    return found
 
 
-@pytest.mark.parametrize("case", [*DEPTHWISE, *POINTWISE], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*DEPTHWISE, *POINTWISE, *NORM], ids=lambda case: case.name)
 def test_a_layer_computes_what_torch_does(
     library: Library, answers: dict[str, FloatArray], case: Layer
 ) -> None:
-    for name, found in run_layer(library, case).items():
-        require_close(found, answers[f"{case.name}.{name}"], name)
+    found = run_layer(library, case)
+    assert {f"{case.name}.{name}" for name in found} == {
+        name for name in answers if name.startswith(f"{case.name}.")
+    }
+    for name, array in found.items():
+        require_close(array, answers[f"{case.name}.{name}"], name)
 
 
 def run_gate(library: Library, case: Gate) -> dict[str, FloatArray]:
@@ -191,5 +206,5 @@ def test_the_same_bits_every_time_and_almost_all_on_any_number_of_threads(
     first = digests(library_path, cores)
     assert digests(library_path, cores) == first
     changed = set(first) ^ set(digests(library_path, 1))
-    assert {line.split()[2] for line in changed} <= {"d_weight"}
+    assert {line.split()[2] for line in changed} <= {"d_weight", "infer.d_weight"}
     assert all(line.split()[1].startswith("pointwise") for line in changed)
