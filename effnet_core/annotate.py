@@ -88,7 +88,8 @@ def _draw_answers(
     for place, (class_id, name, share) in enumerate(answers):
         y = top + place * ROW_PX
         bar = BEST_BAR if place == 0 else BAR
-        draw.rectangle((0, y, round(width * share) - 1, y + ROW_PX - 2), fill=bar)
+        if length := round(width * share):
+            draw.rectangle((0, y, length - 1, y + ROW_PX - 2), fill=bar)
         percent = f"{share:.1%}"
         percent_width = draw.textlength(percent, font=font)
         room = width - percent_width - 3 * MARGIN_PX

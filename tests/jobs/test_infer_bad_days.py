@@ -25,8 +25,9 @@ from tests.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
 
-IMAGES = 600
-SMALL_SHARDS = "infer.shard_images=20"
+IMAGES = 400
+SLOWLY = ["infer.shard_images=20", "infer.fast_decode=false"]
+"""Settings of a run that takes seconds, in many parts."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path: Path) -> Path:
     root = tmp_path / "in"
     root.mkdir()
-    content = encode(draw(300, 300), "JPEG")  # so large that a run takes some seconds
+    content = encode(draw(1000, 1000), "JPEG")
     for index in range(IMAGES):
         (root / f"{index:04d}.jpg").write_bytes(content)
     return root
@@ -65,7 +66,7 @@ def test_a_folder_that_goes_away_ends_the_run_and_its_return_finishes_it(
     checkpoint: Path, folder: Path, tmp_path: Path
 ) -> None:
     output, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
-    config = load_config(None, [SMALL_SHARDS])
+    config = load_config(None, SLOWLY)
     thief = when(lambda: parts(output) > 0, lambda: folder.rename(elsewhere))
     with pytest.raises(InputLost, match=r"has gone while it was read .*bring it back"):
         runs.infer(checkpoint, [folder], output, config=config)
@@ -80,7 +81,7 @@ def test_a_full_disk_is_named_and_room_finishes_the_run(
     checkpoint: Path, folder: Path, mount: Callable[[str], Path]
 ) -> None:
     output = mount("400k") / "out"
-    settings = [SMALL_SHARDS, "infer.features=true", "infer.format=csv"]
+    settings = [*SLOWLY, "infer.features=true", "infer.format=csv"]
     config = load_config(None, settings)
     with pytest.raises(DataError) as caught:
         runs.infer(checkpoint, [folder], output, config=config)
@@ -96,14 +97,15 @@ def test_a_full_disk_is_named_and_room_finishes_the_run(
 
 @pytest.mark.parametrize(
     ("sent", "code", "said"),
-    [(signal.SIGINT, 130, "stopped after"), (signal.SIGTERM, 75, "stopped by SIGTERM")],
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped by SIGTERM")],
 )
 def test_a_run_that_is_told_to_stop_says_so_and_goes_on_later(
     checkpoint: Path, folder: Path, tmp_path: Path, sent: signal.Signals, code: int, said: str
 ) -> None:
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "effnet_core", "predict", str(folder), "-o", SMALL_SHARDS]
+    command = [sys.executable, "-m", "effnet_core", "predict", str(folder)]
     command += ["--weights", str(checkpoint), "--output", str(output)]
+    command += [part for setting in SLOWLY for part in ("-o", setting)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_core.annotate import ROW_PX, annotate
+from effnet_core.annotate import ROW_PX, annotate, annotate_single
+from effnet_core.config import StorageConfig
+from effnet_core.errors import DataError
+from effnet_core.files import write_json
+from effnet_core.inference_plan import RUN_NAME
 from tests.images import draw, encode
 
 ROW = {"class_ids": [282, 7], "class_names": ["tiger cat", "cock"], "probs": [0.75, 0.1]}
@@ -43,6 +47,30 @@ def test_bars_are_as_long_as_the_probabilities(picture: Path, tmp_path: Path) ->
         filled = (line != [255, 255, 255]).any(axis=1)
         assert filled.sum() == pytest.approx(share * 400, abs=1)
         assert filled[: int(share * 400) - 1].all()
+
+
+def test_a_model_that_is_quite_sure_leaves_no_bar_for_the_rest(
+    picture: Path, tmp_path: Path
+) -> None:
+    row = {**ROW, "probs": [1.0, 1e-6]}
+    found = pixels(annotate(picture.read_bytes(), row, tmp_path / "out.png"))
+    line = found[300 + ROW_PX + 1]
+    assert (line == 255).all()
+
+
+def test_a_single_answer_is_drawn_whatever_the_name(tmp_path: Path) -> None:
+    """Below a name of full length the copy's own name would be too long for the file system."""
+    name = "x" * 250 + ".jpg"
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    (folder / name).write_bytes(encode(draw(), "JPEG"))
+    write_json(output / RUN_NAME, {"input": str(folder)})
+    copy = annotate_single({**ROW, "path": name}, output, StorageConfig())
+    assert copy.parent == output and copy.name.endswith("-labelled.png") and copy.exists()
+    (folder / name).unlink()
+    (folder / "other").write_text("")
+    with pytest.raises(DataError, match="cannot be drawn any more: no such file"):
+        annotate_single({**ROW, "path": name}, output, StorageConfig())
 
 
 def test_other_answers_are_other_letters(picture: Path, tmp_path: Path) -> None:
