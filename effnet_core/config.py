@@ -131,6 +131,8 @@ class DataConfig(Section):
     """What training and evaluation read: staged files, or MindRecord files made of them once."""
     workers: int = Field(1, ge=1)
     """Threads that decode and augment, per rank; never more than the machine has cores."""
+    sink: bool = False
+    """Send training batches into MindSpore's queue on the device ahead of the steps; not on a CPU."""
 
     @field_validator("std")
     @classmethod
@@ -520,6 +522,15 @@ class RunConfig(Section):
                 f"train.amp_dtype=bf16 does not go with train.amp_level={train.amp_level} and "
                 f"{self.model.variant}: MindSpore's BatchNorm and ReLU6 know fp16 only; use fp16, or O2 "
                 "and a variant with SiLU"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sinking_fits(self) -> RunConfig:
+        if self.data.sink and self.runtime.device == "CPU":
+            raise ValueError(
+                "data.sink=true needs a queue on the device, which MindSpore does not have on "
+                "runtime.device=CPU; leave it out, or use a GPU or Ascend"
             )
         return self
 

@@ -121,14 +121,13 @@ def config_of(options: argparse.Namespace, *, world_size: int = 1) -> RunConfig:
     Raises:
         ConfigError: a value is wrong; the message names it.
     """
-    if options.dataset_sink_mode:
-        raise ConfigError(
-            "dataset_sink_mode=True is not possible: each step gets its masks and its rate from the host, "
-            "so that a run that was cut can go on exactly; leave it False"
-        )
     values: dict[str, dict[str, Any]] = {
         "model": {"variant": options.model},
-        "data": {"workers": options.num_parallel_workers, "image_size": options.resize},
+        "data": {
+            "workers": options.num_parallel_workers,
+            "image_size": options.resize,
+            "sink": options.dataset_sink_mode,
+        },
         "evaluate": {"per_device_batch_size": options.batch_size},
         "runtime": {"device": options.device_target, "world_size": world_size},
     }

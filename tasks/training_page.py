@@ -110,7 +110,7 @@ def training_card(
         "batch": f"{config.data.global_batch_size} images, peak rate {config.peak_lr:.3g}",
     }
     if last:
-        facts["epoch"] = f"{last['epoch']} of {config.train.epochs}, step {last['step']:,}"
+        facts["epoch"] = f"{last['epoch']} {_of_length(config)}, step {last['step']:,}"
         facts["speed"] = f"{last['images_per_s']:.1f} images/s"
         facts["loss"] = f"{last['loss_mean']:.4f} (mean of the epoch)"
     if evaluated:
@@ -141,6 +141,12 @@ def training_card(
             f"![learning rate]({png_data_uri(learning_rate_curve(metrics))})",
         ]
     )
+
+
+def _of_length(config: RunConfig) -> str:
+    """How long the run is, in its own unit."""
+    length = config.train.length
+    return f"of {length.amount:g}" if length.unit == "epochs" else f"in a run of {length}"
 
 
 def epoch_rows(metrics: list[Row]) -> list[Row]:

@@ -96,6 +96,7 @@ CELLS = (
     "data.policy_magnitude",
     "data.progressive_sizes",
     "data.workers",
+    "data.sink",
     "optim.name",
     "optim.momentum",
     "optim.decay",

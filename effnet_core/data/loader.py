@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor
@@ -64,6 +65,7 @@ def batches(
     batch_size: int,
     workers: int,
     seed: int,
+    sink: bool = False,
 ) -> Iterator[Batch]:
     """The images at ``indices``, in that order, in batches of one shape.
 
@@ -76,6 +78,7 @@ def batches(
         batch_size: rows of each batch; a last one that is short is filled and says so.
         workers: threads that decode, at most the machine's cores.
         seed: of the random operations.
+        sink: let batches come through a queue on the device, which MindSpore fills ahead of the steps.
 
     Raises:
         DataError: a file disappeared or cannot be decoded.
@@ -96,10 +99,31 @@ def batches(
     dataset = dataset.map(transforms, input_columns=["image"], num_parallel_workers=threads)
     dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_workers=1)
     try:
-        rows = dataset.create_tuple_iterator(num_epochs=1, do_copy=False)
+        if sink:
+            rows = _through_device(dataset, len(padded) // batch_size)
+        else:
+            rows = dataset.create_tuple_iterator(num_epochs=1, do_copy=False)
     except RuntimeError as cause:
         raise DataError(_pipeline_reason(cause, split)) from cause
     return _read(rows, split, source, count=count, batch_size=batch_size)
+
+
+def _through_device(dataset: Any, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches that lie on the device already, in the same order.
+
+    Only images and labels go through the queue. Masks, rates and what rank 0 wants still come from the
+    host with each step, so that a run can stop after any step and go on exactly.
+    """
+    take = ms.data_sink(lambda images, labels: (images, labels), dataset)
+
+    def rows() -> Iterator[tuple[Tensor, Tensor]]:
+        try:
+            for _ in range(steps):
+                yield take()
+        finally:  # it would begin again from the first batch
+            dataset.__transfer_dataset__.stop_send()
+
+    return rows()
 
 
 def _recorded(split: Split, indices: list[int]) -> Any:

@@ -175,6 +175,17 @@ def decoding_threads(config: RunConfig, folder: Path) -> int:
     return apply.call_args.kwargs["num_parallel_workers"]
 
 
+def way_of_batches(config: RunConfig, folder: Path) -> str:
+    """Whether training's batches go through a queue on the device."""
+    run = prepared(config, folder)
+    with mock.patch.object(ms, "data_sink", side_effect=InterruptedError):
+        try:
+            next(loop._epoch_batches(run))
+        except InterruptedError:
+            return "queue"
+    return "host"
+
+
 def updated(config: RunConfig, _: Path) -> list[bytes]:
     """Some parameters after two updates."""
     mine = parameters()
@@ -304,6 +315,7 @@ PROOFS = {
     "data.policy_magnitude": Proof("30", augmented, (*TINY, "data.policy=randaugment")),
     "data.progressive_sizes": Proof("[16, 24]", sizes, TINY),
     "data.workers": Proof("3", decoding_threads, TINY),
+    "data.sink": Proof("true", way_of_batches, (*TINY, "runtime.device=Ascend")),
     "optim.name": Proof("sgd", updated),
     "optim.momentum": Proof("0.5", updated),
     "optim.decay": Proof("0.5", updated),

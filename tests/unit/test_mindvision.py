@@ -65,6 +65,7 @@ def test_names_and_defaults_are_the_pages() -> None:
         ("num_classes", "10", "model.num_classes", 10),
         ("batch_size", "32", "data.global_batch_size", 32),
         ("repeat_num", "3", "data.repeats", 3),
+        ("dataset_sink_mode", "True", "data.sink", True),
         ("momentum", "0.8", "optim.momentum", 0.8),
         ("epoch_size", "90", "train.epochs", 90),
         ("keep_checkpoint_max", "5", "train.keep_checkpoints", 5),
@@ -125,7 +126,10 @@ def test_booleans_are_booleans(flag: str, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset_sink_mode", "True"], "dataset_sink_mode=True is not possible"),
+        (
+            ["--dataset_sink_mode", "True", "--device_target", "CPU"],
+            "data.sink=true needs a queue on the device",
+        ),
         (["--lr_decay_mode", "cosin_decay_lr"], "did you mean 'cosine_decay_lr'?"),
         (["--batch_size", "0"], "batch_size=0 must be at least 1"),
         (["--warmup_epochs", "300"], "warmup_epochs=300 does not end before the run does"),
