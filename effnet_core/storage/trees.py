@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from effnet_core.data.archives import require_name
+from effnet_core.data.names import require_name
 from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
@@ -21,7 +21,8 @@ from effnet_core.files import digest_of_file, human_bytes, os_reason, put_in_pla
 from effnet_core.storage.addresses import S3Url
 from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
 from effnet_core.storage.client import S3Access, s3_client
-from effnet_core.storage.objects import StoredObject, list_objects
+from effnet_core.storage.listing import list_all
+from effnet_core.storage.objects import StoredObject
 from effnet_core.storage.ranged import JOURNAL_SUFFIX, fetch
 from effnet_core.storage.refusals import explained
 from effnet_core.storage.s3 import transfer_config
@@ -46,7 +47,7 @@ def list_tree(place: S3Url, access: S3Access) -> list[StoredObject]:
     prefix = folder_key(place)
     found = [
         item
-        for item in list_objects(S3Url(place.bucket, prefix), access)
+        for item in list_all(S3Url(place.bucket, prefix), access)
         if not (item.key.endswith("/") and item.size_bytes == 0)
     ]
     if not found:
@@ -121,7 +122,7 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
     if not paths:
         raise DataError(f"folder {folder} has no files to upload")
     prefix = folder_key(place)
-    there = {item.key: item for item in list_objects(S3Url(place.bucket, prefix), access)}
+    there = {item.key: item for item in list_all(S3Url(place.bucket, prefix), access)}
     try:
         missing = [
             path
