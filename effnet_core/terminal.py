@@ -37,8 +37,9 @@ class _Rows:
         if stage not in self.rows:
             self.rows[stage] = self.progress.add_task(stage, total=None, note="")
         row = self.rows[stage]
-        if event.message:
-            self.progress.update(row, note=event.message)
+        note = event.message or event.metrics.get("note")
+        if note:
+            self.progress.update(row, note=note)
         if event.stage == stage and event.total:
             self.progress.update(row, completed=event.done or 0, total=event.total)
 
@@ -52,7 +53,7 @@ def show_rows() -> Iterator[None]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[note]}[/dim]", markup=True),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with Progress(*columns, console=console) as progress, listen(_Rows(progress)):
         yield
