@@ -1,6 +1,10 @@
 """``python -m effnet_core``: the library's commands, without Prefect."""
 
-from effnet_core.cli import main
+import sys
 
-if __name__ == "__main__":
+from effnet_core.copying import copied
+
+if __name__ == "__main__" and not copied(sys.argv[1:]):
+    from effnet_core.cli import main
+
     main()

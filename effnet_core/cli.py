@@ -313,24 +313,15 @@ def copy(
     override: Overrides = None,
 ) -> None:
     """Copy a folder of files to a bucket or back, many at once; goes on where it was cut."""
-    from effnet_core.errors import ConfigError
-    from effnet_core.storage import DEFAULT_ACCESS, is_s3, parse_s3
-    from effnet_core.storage.trees import download_tree, upload_tree
-    from effnet_core.terminal import console, show_events
+    from effnet_core.copying import copy as copy_files
+    from effnet_core.storage.client import DEFAULT_ACCESS
 
     access = DEFAULT_ACCESS
     if override:
         from effnet_core.config import load_config
 
         access = load_config(None, override).storage.access
-    if is_s3(source) == is_s3(target):
-        raise ConfigError(f"give one folder and one s3://bucket/prefix, not {source} and {target}")
-    with show_events():
-        if is_s3(source):
-            count = download_tree(parse_s3(source), Path(target), access)
-        else:
-            count = upload_tree(Path(source), parse_s3(target), access)
-    console.print(f"{count:,} file(s) copied", markup=False)
+    copy_files(source, target, access)
 
 
 app.add_typer(weights_commands, name="weights")

@@ -6,7 +6,6 @@ which obeys the archive, is never called.
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import tarfile
@@ -18,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from effnet_core.data.names import require_name
 from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
 from effnet_core.files import CHUNK_BYTES, human_bytes, os_reason
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (*TAR_SUFFIXES, ".zip")
-SEGMENT_BYTES = 255
-PATH_BYTES = 2000
 
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
 """What the libraries raise for an archive that is cut or none."""
@@ -101,34 +99,6 @@ def unpack(archive: Path, out: Path, *, limits: Limits = DEFAULT_LIMITS) -> Path
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
-
-
-def require_name(name: str) -> str:
-    """``name`` itself without a trailing slash, if it stays below the folder it is joined to.
-
-    Raises:
-        ValueError: it does not; the text says why.
-    """
-    plain = name[2:] if name.startswith("./") else name
-    plain = plain.rstrip("/")
-    segments = plain.split("/")
-    rules = (
-        (name.startswith("/"), "an absolute name"),
-        ("\\" in plain, "a backslash in its name"),
-        (len(plain) > 1 and plain[1] == ":", "a drive letter in its name"),
-        (any(ord(c) < 32 or ord(c) == 127 for c in plain), "a control character in its name"),
-        (".." in segments, "'..' in its name, which leads out of the folder"),
-        (any(s in ("", ".") for s in segments), "an empty part in its name"),
-        (len(os.fsencode(plain)) > PATH_BYTES, f"a name of more than {PATH_BYTES} bytes"),
-        (
-            max(len(os.fsencode(s)) for s in segments) > SEGMENT_BYTES,
-            f"a part of more than {SEGMENT_BYTES} bytes in its name",
-        ),
-    )
-    reason = next((reason for broken, reason in rules if broken), "")
-    if reason:
-        raise ValueError(reason)
-    return plain
 
 
 def members(archive: Path) -> Iterator[tuple[Member, IO[bytes] | None]]:

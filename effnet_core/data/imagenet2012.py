@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_core.data.archives import DAMAGE, require_name, tar_members
+from effnet_core.data.archives import DAMAGE, tar_members
+from effnet_core.data.names import require_name
 from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit

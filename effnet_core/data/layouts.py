@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_core.data.archives import require_name
 from effnet_core.data.images import IMAGE_SUFFIXES
+from effnet_core.data.names import require_name
 from effnet_core.errors import DataError, nearest
 from effnet_core.files import os_reason
 

@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from effnet_core.data.archives import is_archive, members, require_name, stem, unpack
+from effnet_core.data.archives import is_archive, members, stem, unpack
 from effnet_core.data.imagenet2012 import is_imagenet2012, unpack_imagenet2012
 from effnet_core.data.images import IMAGE_SUFFIXES
 from effnet_core.data.layouts import Candidate, find_images, from_shards, visible
+from effnet_core.data.names import require_name
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import os_reason, sha256_of_text

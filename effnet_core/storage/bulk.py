@@ -16,6 +16,7 @@ from effnet_core.errors import StoreBusy
 from effnet_core.storage.addresses import S3Url
 from effnet_core.storage.client import S3Access, is_aws, s3_client
 from effnet_core.storage.objects import StoredObject, patiently, read_object
+from effnet_core.storage.reach import reach
 from effnet_core.storage.refusals import explained
 
 if TYPE_CHECKING:
@@ -152,30 +153,29 @@ def _is_whole(data: bytes, found: StoredObject) -> bool:
 
 
 def _native_store(bucket: str, access: S3Access) -> S3Store | None:
-    """Obstore's view of a bucket with the credentials and the endpoint of the boto3 client."""
+    """Obstore's view of a bucket, with the credentials and the endpoint that boto3 would use."""
     try:
         from obstore.store import S3Store
     except ImportError:  # no wheel for this platform
         return None
-    client = s3_client(access)
-    credentials = client._get_credentials()  # type: ignore[attr-defined]
-    if credentials is None:
+    server = reach(access)
+    if server is None:
         return None
-    endpoint = client.meta.endpoint_url
+    endpoint = server.endpoint_url
     own: dict[str, Any] = {} if is_aws(endpoint) else {"endpoint": endpoint}
 
     def provide() -> Any:
-        frozen = credentials.get_frozen_credentials()
+        pair = server.credentials()
         return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
+            "access_key_id": pair.access_key_id,
+            "secret_access_key": pair.secret_access_key,
+            "token": pair.session_token,
             "expires_at": None,
         }
 
     return S3Store(
         bucket,
-        region=client.meta.region_name,
+        region=server.region,
         virtual_hosted_style_request=is_aws(endpoint),
         checksum_algorithm="SHA256",
         client_options={"allow_http": endpoint.startswith("http:"), "timeout": TIMEOUT},

@@ -28,6 +28,7 @@ def fetch(
     *,
     expected: StoredObject | None = None,
     resume: bool = False,
+    arrived: Callable[[int], None] | None = None,
 ) -> StoredObject:
     """Write an object's content to ``path``.
 
@@ -38,6 +39,7 @@ def fetch(
         expected: the object as it was listed; looked up when absent.
         resume: note what has arrived in a file beside it (``.parts``), so that a later call goes on
             there.
+        arrived: told the bytes of each part that was fetched.
 
     Raises:
         Conflict: the object changed meanwhile.
@@ -58,6 +60,8 @@ def fetch(
             if not bulk.copy_range(found, start, stop, handle):
                 write_at(handle, patiently(lambda: _read(access, place, found, start, stop)), start)
             journal.note(part)
+            if arrived is not None:
+                arrived(stop - start)
 
         _all(one, missing)
     journal.path.unlink(missing_ok=True)

@@ -13,7 +13,14 @@ from effnet_core.errors import Conflict, StoreError
 from effnet_core.files import atomic_path, os_reason, sha256_of_file
 from effnet_core.storage.addresses import S3Url
 from effnet_core.storage.client import S3Access, s3_client
-from effnet_core.storage.objects import head_object, list_objects, patiently, read_with_etag
+from effnet_core.storage.objects import (
+    head_object,
+    list_objects,
+    patiently,
+    read_with_etag,
+    require_object,
+)
+from effnet_core.storage.progress import Progress
 from effnet_core.storage.ranged import fetch
 from effnet_core.storage.refusals import MISSING, code_of, explained
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
@@ -71,11 +78,13 @@ class S3Store:
             raise StoreError(f"file {path} cannot be read ({os_reason(cause)})") from cause
         if self._holds(place, size, sha256):
             return
+        progress = Progress(f"stored {place}", size)
         with explained(f"{place} cannot be written", self.client.meta.endpoint_url):
             self.client.upload_file(
                 str(path),
                 place.bucket,
                 place.key,
+                Callback=progress.add,
                 ExtraArgs={"Metadata": {"sha256": sha256}},
                 Config=transfer_config(),
             )
@@ -92,7 +101,9 @@ class S3Store:
         place = self._place(key)
         try:
             with atomic_path(path) as temporary:
-                fetch(place, temporary, self.access)
+                found = patiently(lambda: require_object(place, self.access))
+                progress = Progress(f"fetched {place}", found.size_bytes)
+                fetch(place, temporary, self.access, expected=found, arrived=progress.add)
         except OSError as cause:
             raise StoreError(
                 f"{place} cannot be copied to {path} ({os_reason(cause)}); choose a folder that can "

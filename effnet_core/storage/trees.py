@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,23 +12,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from effnet_core.data.archives import require_name
+from effnet_core.data.names import require_name
 from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
-from effnet_core.events import Event, emit
-from effnet_core.files import digest_of_file, human_bytes, os_reason, put_in_place
+from effnet_core.files import digest_of_file, os_reason, put_in_place
 from effnet_core.storage.addresses import S3Url
 from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
 from effnet_core.storage.client import S3Access, s3_client
-from effnet_core.storage.objects import StoredObject, list_objects
+from effnet_core.storage.listing import list_all
+from effnet_core.storage.objects import StoredObject
+from effnet_core.storage.progress import Progress
 from effnet_core.storage.ranged import JOURNAL_SUFFIX, fetch
 from effnet_core.storage.refusals import explained
 from effnet_core.storage.s3 import transfer_config
 
-STAGE = "transfer"
 STATE_NAME = ".fetched.jsonl"
 PART_SUFFIX = ".part"
-EVENT_EVERY_S = 1.0
 CLOCK_TICK_S = 1.0
 """What servers round times to: within it an object may be older than a file of the same time."""
 
@@ -46,7 +44,7 @@ def list_tree(place: S3Url, access: S3Access) -> list[StoredObject]:
     prefix = folder_key(place)
     found = [
         item
-        for item in list_objects(S3Url(place.bucket, prefix), access)
+        for item in list_all(S3Url(place.bucket, prefix), access)
         if not (item.key.endswith("/") and item.size_bytes == 0)
     ]
     if not found:
@@ -81,17 +79,17 @@ def download_tree(
     total = sum(item.size_bytes for item in missing)
     require_space(folder, total, what=f"fetching {place}")
     bulk = Bulk(place.bucket, access)
-    progress = _Progress(f"fetched {place}", total)
+    progress = Progress(f"fetched {place}", total)
 
     def one(item: StoredObject) -> None:
         name = item.key.removeprefix(prefix)
         path = folder / name
         if item.size_bytes <= SMALL_BYTES:
             _write_small(path, bulk.get(item))
+            progress.add(item.size_bytes)
         else:
-            _fetch_large(S3Url(place.bucket, item.key), path, access, item)
+            _fetch_large(S3Url(place.bucket, item.key), path, access, item, progress)
         state.note(name, item)
-        progress.add(item.size_bytes)
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +119,7 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
     if not paths:
         raise DataError(f"folder {folder} has no files to upload")
     prefix = folder_key(place)
-    there = {item.key: item for item in list_objects(S3Url(place.bucket, prefix), access)}
+    there = {item.key: item for item in list_all(S3Url(place.bucket, prefix), access)}
     try:
         missing = [
             path
@@ -131,20 +129,26 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
     except OSError as cause:
         raise _unreadable(cause, folder) from cause
     bulk = Bulk(place.bucket, access)
-    progress = _Progress(f"stored {place}", sum(path.stat().st_size for path in missing))
+    progress = Progress(f"stored {place}", sum(path.stat().st_size for path in missing))
 
     def one(path: Path) -> None:
         key = prefix + path.relative_to(folder).as_posix()
         size = path.stat().st_size
         if size <= SMALL_BYTES:
             bulk.put(key, path.read_bytes())
+            progress.add(size)
         else:
             client = s3_client(access)
             with explained(
                 f"s3://{place.bucket}/{key} cannot be written", client.meta.endpoint_url
             ):
-                client.upload_file(str(path), place.bucket, key, Config=transfer_config())
-        progress.add(size)
+                client.upload_file(
+                    str(path),
+                    place.bucket,
+                    key,
+                    Callback=progress.add,
+                    Config=transfer_config(),
+                )
 
     try:
         _in_threads(one, missing)
@@ -195,10 +199,12 @@ def _write_small(path: Path, data: bytes) -> None:
         raise
 
 
-def _fetch_large(place: S3Url, path: Path, access: S3Access, found: StoredObject) -> None:
+def _fetch_large(
+    place: S3Url, path: Path, access: S3Access, found: StoredObject, progress: Progress
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}{PART_SUFFIX}")
-    fetch(place, part, access, expected=found, resume=True)
+    fetch(place, part, access, expected=found, resume=True, arrived=progress.add)
     put_in_place(part, path)
     part.with_name(part.name + JOURNAL_SUFFIX).unlink(missing_ok=True)
 
@@ -258,34 +264,6 @@ def _in_threads(one: Callable[[T], None], items: Sequence[T]) -> None:
         except BaseException:
             stop.set()
             raise
-
-
-class _Progress:
-    """Bytes that have travelled, told once a second."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.done = what, total, 0
-        self._lock = threading.Lock()
-        self._begun = self._told = time.monotonic()
-
-    def add(self, size: int) -> None:
-        """Count a file's bytes."""
-        with self._lock:
-            self.done += size
-            now = time.monotonic()
-            if now - self._told < EVENT_EVERY_S:
-                return
-            self._told = now
-            done = self.done
-        emit(Event(STAGE, "", done, self.total, {"mb_per_s": self._speed(done)}))
-
-    def end(self, files: int) -> None:
-        """Say how much it was."""
-        text = f"{self.what}: {files:,} file(s), {human_bytes(self.done)}, {self._speed(self.done)} MB/s"
-        emit(Event(STAGE, text, self.total or None, self.total or None))
-
-    def _speed(self, done: int) -> float:
-        return round(done / 1e6 / max(time.monotonic() - self._begun, 1e-6), 1)
 
 
 class _State:

@@ -50,7 +50,10 @@ def test_nothing_heavy_is_loaded_before_a_command_is_chosen() -> None:
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["copy", "a", "b"], 2)])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--version"], 0), (["copy", "a", "b"], 2), (["copy", "a", "s3://user@b/c"], 2)],
+)
 def test_the_exit_code_outlives_the_quick_end(arguments: list[str], code: int) -> None:
     argv = [sys.executable, "-m", "effnet_core", *arguments]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False)
