@@ -123,6 +123,7 @@ def accuracy_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     _draw_line(axes, top5, color=theme.second, label="top-5", marker="s")
     _draw_line(axes, top1, color=theme.first, label="top-1")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if top1:
         low, _ = axes.get_ylim()
         axes.set_ylim(max(0.0, low), 1.01)

@@ -88,9 +88,9 @@ def down() -> None:
 @guarded
 def status() -> None:
     """Show whether the service is well, and what runs."""
-    from flows import service
+    from flows import watching
 
-    service.status()
+    watching.status()
 
 
 @app.command()
@@ -103,11 +103,11 @@ def deploy(
 ) -> None:
     """Bring work pool, device slots and deployments of a server to what the repository says."""
     from effnet_core.terminal import console
-    from flows import service
+    from flows import deploying, service
     from flows.automations import bring_automations
 
     api = service.server_api()
-    service.deploy(api, environment=environment)
+    deploying.deploy(api, environment=environment)
     names = bring_automations(api, automations) if automations else []
     for name in names:
         console.print(f"automation: {name}", markup=False)
@@ -118,9 +118,9 @@ def deploy(
 @guarded
 def watch(environment: Environment) -> None:
     """Try crashed runs of a server again, until Ctrl-C; effnet up does it for its own."""
-    from flows import service
+    from flows import service, watching
 
-    service.watch(service.server_api(), environment=environment)
+    watching.watch(service.server_api(), environment=environment)
 
 
 @app.command()

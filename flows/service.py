@@ -13,29 +13,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
 
 from effnet_core import supervise
 from effnet_core.data.space import require_space
-from effnet_core.errors import ConfigError, EffnetError
+from effnet_core.errors import ConfigError
 from effnet_core.files import make_folder, read_json
 from effnet_core.supervise import descendants
 from effnet_core.terminal import console
-from flows.api import AUTH_VARIABLE, Api, ApiError
-from flows.environments import DEPLOYMENTS, ROOT, VARIABLE, Environment, read_environment
+from flows.api import AUTH_VARIABLE, Api
+from flows.deploying import SERVICE_SETTINGS, ServiceError, deploy, python_path
+from flows.environments import ROOT, Environment, read_environment
 from flows.keeper import RECORD_NAME, RUN_GRACE_S, open_log
-from flows.recovery import Recovery
 from flows.server import (
     API_URL,
     DASHBOARD_PORT,
     LOOPBACK,
-    SETTINGS,
     choose_port,
     running_server,
     state_dir,
@@ -44,25 +40,9 @@ from flows.server import (
 
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = RUN_GRACE_S + 45
-WATCH_EVERY_S = 5.0
 UP_LOCK_NAME = "up.lock"
 DATABASE_BYTES = 50_000_000
 """Room that a server's database and logs want at least."""
-
-# A worker asks for work every two seconds instead of ten, so a run starts sooner. Heartbeats let the
-# automation deployments/automations/heartbeat.yaml notice runs that were lost with their machine. Leases of
-# slots are kept on the disk: in memory, Prefect's default, a restarted server forgets who holds a slot
-# and it is never free again.
-SERVICE_SETTINGS = {
-    **SETTINGS,
-    "PREFECT_WORKER_QUERY_SECONDS": "2",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-}
-
-
-class ServiceError(EffnetError):
-    """The service did not start, or is not there."""
 
 
 @dataclass(frozen=True)
@@ -185,97 +165,6 @@ def down() -> None:
     console.print("stopped")
 
 
-def status() -> None:
-    """Show server, worker, slots, deployments and the newest runs.
-
-    Raises:
-        ServiceError: there is no service, or its server does not answer.
-    """
-    api = server_api()
-    if not api.healthy():
-        raise ServiceError(f"the Prefect server at {api.url} does not answer; see {folder()}")
-    table = Table(show_header=False, box=None)
-    table.add_row("dashboard", ui_url(api.url))
-    for pool in api.post("/work_pools/filter"):
-        workers = api.post(f"/work_pools/{pool['name']}/workers/filter")
-        states = ", ".join(f"{item['name']} {item['status'].lower()}" for item in workers[:8])
-        paused = " (paused)" if pool["is_paused"] else ""
-        table.add_row(f"work pool {pool['name']}{paused}", states or "no worker")
-    for limit in _limits(api):
-        if limit["name"].startswith("devices-"):
-            used = f"{limit['active_slots']} of {limit['limit']} in use"
-            table.add_row(f"slots {limit['name']}", used)
-    deployments = api.post("/deployments/filter")
-    active = sum(_has_active_schedule(item) for item in deployments)
-    table.add_row("deployments", f"{len(deployments)}, {active} with an active schedule")
-    counts = {
-        name: len(api.runs(name)) for name in ("RUNNING", "CANCELLING", "SCHEDULED", "PENDING")
-    }
-    table.add_row("runs", ", ".join(f"{count} {name.lower()}" for name, count in counts.items()))
-    console.print(table)
-    newest = Table(title="newest runs", title_justify="left")
-    for column in ("run", "state", "since (UTC)", "seconds"):
-        newest.add_column(column, justify="right" if column == "seconds" else "left")
-    started = [run for run in api.runs() if run["start_time"]]
-    for run in sorted(started, key=lambda item: str(item["start_time"]), reverse=True)[:10]:
-        since = str(run["start_time"])[:19].replace("T", " ")
-        newest.add_row(run["name"], run["state_name"], since, f"{run['total_run_time']:.0f}")
-    if started:
-        console.print(newest)
-
-
-def watch(api: Api, *, environment: str) -> None:
-    """Try crashed runs again, until interrupted; the keeper does it on one machine.
-
-    Args:
-        api: server to watch.
-        environment: a name in ``deployments/environments``.
-
-    Raises:
-        ConfigError: the environment is unknown.
-    """
-    place = read_environment(environment)
-    recovery = Recovery(api, place.pool)
-    console.print(f"watching work pool {place.pool} at {api.url}")
-    while True:
-        try:
-            lines = recovery.look()
-        except ApiError as error:
-            lines = [str(error)]
-        for line in lines:
-            console.print(line, soft_wrap=True, markup=False)
-        time.sleep(WATCH_EVERY_S)
-
-
-def deploy(api: Api, *, environment: str) -> None:
-    """Bring work pool, device slots and deployments to what the repository says.
-
-    Args:
-        api: server to deploy to.
-        environment: a name in ``deployments/environments``.
-
-    Raises:
-        ConfigError: the environment is unknown, or there is no deployment file.
-        ServiceError: Prefect refused a deployment.
-    """
-    place = read_environment(environment)
-    if not DEPLOYMENTS.exists():
-        raise ConfigError(f"{DEPLOYMENTS} does not exist; deploy from a checkout of the repository")
-    _create_pool(api, place)
-    if place.slot not in {limit["name"] for limit in _limits(api)}:
-        limit = {"name": place.slot, "limit": place.device_jobs, "active": True}
-        api.post("/v2/concurrency_limits/", limit)
-    with _schedules_kept(api):
-        file = str(DEPLOYMENTS.relative_to(ROOT))
-        variables = {
-            VARIABLE: environment,
-            "EFFNET_POOL": place.pool,
-            "EFFNET_SLOT": place.slot,
-            "EFFNET_WORKING_DIR": place.working_dir or str(ROOT),
-        }
-        _prefect(api.url, ["deploy", "--all", "--prefect-file", file], variables)
-
-
 def _start(port: int, place: Environment) -> Service:
     """Start the keeper below a supervisor that outlives this command."""
     home = make_folder(state_dir() / "prefect", what="state folder")
@@ -302,7 +191,7 @@ def _start(port: int, place: Environment) -> Service:
             stdin=reader,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env={**environment, "PYTHONPATH": _python_path()},
+            env={**environment, "PYTHONPATH": python_path()},
             cwd=ROOT,
             pass_fds=(writer,),
             start_new_session=True,
@@ -315,11 +204,6 @@ def _start(port: int, place: Environment) -> Service:
             raise ServiceError(f"the service did not start; see {folder() / 'keeper.log'}")
         time.sleep(0.1)
     return service
-
-
-def _python_path() -> str:
-    """Lets the background processes import this very code."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 def _is_keeper(pid: int) -> bool:
@@ -363,68 +247,6 @@ def _busy_with(service: Service, word: str) -> bool:
         except OSError:
             continue
     return False
-
-
-def _create_pool(api: Api, place: Environment) -> None:
-    """The environment's work pool, if there is none of that name; an old one is left as people set it."""
-    named = {"work_pools": {"name": {"any_": [place.pool]}}}
-    if api.post("/work_pools/filter", named):
-        return
-    command = ["work-pool", "create", place.pool, "--type", place.pool_type]
-    if place.job_template:
-        command += ["--base-job-template", str(DEPLOYMENTS.parent / place.job_template)]
-    try:
-        _prefect(api.url, command)
-    except ServiceError:
-        if not api.post("/work_pools/filter", named):  # else a worker that started was faster
-            raise
-
-
-def _limits(api: Api) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = api.post("/v2/concurrency_limits/filter", {"limit": 200})
-    return found
-
-
-def _has_active_schedule(deployment: Mapping[str, Any]) -> bool:
-    return not deployment["paused"] and any(item["active"] for item in deployment["schedules"])
-
-
-@contextmanager
-def _schedules_kept(api: Api) -> Iterator[None]:
-    """Keep schedules as people switched them on the dashboard; deploying would switch them back."""
-    before = {item["id"]: item for item in api.post("/deployments/filter")}
-    yield
-    for deployment in api.post("/deployments/filter"):
-        old = before.get(deployment["id"])
-        if old is None:
-            continue
-        if old["paused"] != deployment["paused"]:
-            api.patch(f"/deployments/{deployment['id']}", {"paused": old["paused"]})
-        was = {item["slug"]: item["active"] for item in old["schedules"] if item["slug"]}
-        for item in deployment["schedules"]:
-            active = was.get(item["slug"], item["active"])
-            if active != item["active"]:
-                path = f"/deployments/{deployment['id']}/schedules/{item['id']}"
-                api.patch(path, {"active": active})
-
-
-def _prefect(url: str, arguments: list[str], variables: Mapping[str, str] | None = None) -> None:
-    """What Prefect offers on its command line only."""
-    environment = {**SERVICE_SETTINGS, **os.environ, **(variables or {}), API_URL: url}
-    environment.setdefault("PREFECT_HOME", str(state_dir() / "prefect"))
-    environment["PYTHONPATH"] = _python_path()
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        cwd=ROOT,  # entrypoints are relative to the current folder
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        command = " ".join(["prefect", *arguments])
-        raise ServiceError(f"{command} failed: {lines[-1] if lines else 'no output'}")
 
 
 def _print_next_steps(service: Service) -> None:

@@ -352,6 +352,15 @@ def test_a_curve_shows_its_values() -> None:
     assert plots.accuracy_curve(low) != plots.accuracy_curve(high)
 
 
+def test_pictures_stand_beside_each_other() -> None:
+    left, right = plots.loss_curve([]), plots.certainty_histogram([1, 2, 3])
+    sizes = [Image.open(io.BytesIO(content)).size for content in (left, right)]
+    both = Image.open(io.BytesIO(plots.beside(left, right)))
+    assert both.size == (sizes[0][0] + sizes[1][0], max(size[1] for size in sizes))
+    box = (sizes[0][0], 0, both.width, sizes[1][1])
+    assert both.crop(box).tobytes() == Image.open(io.BytesIO(right)).convert("RGB").tobytes()
+
+
 @pytest.mark.parametrize("classes", [1, 2, 20, 21, 1000])
 def test_matrices_stay_readable(classes: int) -> None:
     result = evaluate(classes)
