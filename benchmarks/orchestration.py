@@ -36,7 +36,7 @@ from effnet_core.config import load_config
 from effnet_core.data.digits import write_digits
 from effnet_core.data.staging import stage_dataset
 from effnet_core.pipeline_report import write_pipeline_report
-from effnet_core.publish import publish_model
+from effnet_core.model_store.publication import publish_model
 
 out = Path(sys.argv[1])
 config = load_config("digits", [f"storage.root={out / 'store'}", *sys.argv[2:]])

@@ -12,8 +12,8 @@ import typer
 
 from effnet_core import __version__
 from effnet_core.commands import guarded, run
+from effnet_core.model_store.commands import app as store_commands
 from effnet_core.recipes import recipe_names
-from effnet_core.store_commands import app as store_commands
 from effnet_core.weights.commands import app as weights_commands
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ def publish(
     """Put a run's model into the store as an immutable version."""
     from effnet_core import runs
     from effnet_core.config import CONFIG_NAME, load_config
-    from effnet_core.publish import publish_model
+    from effnet_core.model_store.publication import publish_model
     from effnet_core.terminal import console, show_events
 
     result = runs.training_result(run_dir)

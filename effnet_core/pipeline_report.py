@@ -12,9 +12,9 @@ from effnet_core.files import read_json, read_jsonl, write_json
 from effnet_core.inference_plan import RUN_NAME
 from effnet_core.input_sources import open_source
 from effnet_core.job import METRICS_NAME
+from effnet_core.model_store.publication import Published
 from effnet_core.plots import accuracy_curve, beside, loss_curve, png_data_uri
 from effnet_core.predictions import ERRORS_NAME, read_parts
-from effnet_core.publish import Published
 from effnet_core.report import ReportInputs, write_report
 from effnet_core.results import EvalResult, TrainResult
 

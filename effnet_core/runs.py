@@ -20,9 +20,9 @@ from effnet_core.inference_plan import Plan, Shard
 from effnet_core.inputs import list_inputs
 from effnet_core.job import JOB_NAME, RESULT_NAME, Job
 from effnet_core.launch import join_job, run_job, write_job
+from effnet_core.model_store.cache import from_store
 from effnet_core.predictions_report import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardResult, TrainResult
-from effnet_core.store_models import from_store
 from effnet_core.weights.resolve import resolve
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow
 
 from effnet_core.config import CONFIG_NAME
-from effnet_core.publish import Published
+from effnet_core.model_store.publication import Published
 from effnet_core.results import EvalResult
 from effnet_core.runs import training_result
 from flows.environments import flow_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect.artifacts import create_markdown_artifact
 
-from effnet_core.publish import Published
+from effnet_core.model_store.publication import Published
 from effnet_core.results import EvalResult
 from tasks.reporting import never_in_the_way
 

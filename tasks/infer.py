@@ -17,10 +17,10 @@ from prefect.artifacts import (
 from effnet_core import runs
 from effnet_core.config import RunConfig
 from effnet_core.inference_plan import Plan, Shard
+from effnet_core.model_store.cache import from_store
 from effnet_core.pages import NO_VALUE, format_seconds
 from effnet_core.predictions_report import PredictionsReport
 from effnet_core.results import ShardResult
-from effnet_core.store_models import from_store
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.reporting import on_dashboard

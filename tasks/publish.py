@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 
 from effnet_core.config import RunConfig
-from effnet_core.publish import Published, publish_model
+from effnet_core.model_store.publication import Published, publish_model
 from effnet_core.results import EvalResult
 from tasks import policies
 from tasks.credentials import credentials_of

@@ -16,8 +16,8 @@ from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.files import read_jsonl
 from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
-from effnet_core.publish import publish_model
-from effnet_core.store_models import cached_model
+from effnet_core.model_store.cache import cached_model
+from effnet_core.model_store.publication import publish_model
 from tests import every_setting
 from tests.images import source_with_splits
 from tests.tiny import tiny_config

@@ -15,10 +15,11 @@ import pytest
 
 from effnet_core.config import EvaluateConfig, StorageConfig
 from effnet_core.errors import StoreBusy, StoreError
-from effnet_core.publish import publish_model, resolve_version
+from effnet_core.model_store.care import collect_garbage, verify
+from effnet_core.model_store.publication import publish_model
+from effnet_core.model_store.versions import resolve_version
 from effnet_core.results import EvalResult
 from effnet_core.storage import s3_client
-from effnet_core.store_care import collect_garbage, verify
 from tests.s3 import SeaweedFS, free_ports, new_bucket, weed_path
 from tests.services import missing
 from tests.unit.test_publish import make_run
@@ -27,7 +28,7 @@ PUBLISHER = """
 import json, sys
 from pathlib import Path
 from effnet_core.config import EvaluateConfig, StorageConfig
-from effnet_core.publish import publish_model
+from effnet_core.model_store.publication import publish_model
 from effnet_core.results import EvalResult
 
 run_dir, version, storage = sys.argv[1:]

@@ -27,9 +27,9 @@ from effnet_core.kernels import choice
 from effnet_core.launch import run_job
 from effnet_core.model.scaling import cost
 from effnet_core.model.spec import variant
+from effnet_core.model_store.publication import publish_model
 from effnet_core.predict_job import predict_shards
 from effnet_core.predictions import finish, read_parts, write_part
-from effnet_core.publish import publish_model
 from effnet_core.results import ShardResult
 from effnet_core.storage import s3_client
 from effnet_core.storage.credentials import in_use

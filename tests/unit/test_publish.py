@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from effnet_core import publish, shelf
 from effnet_core.checkpoint import Sidecar, read_sidecar
 from effnet_core.config import EvaluateConfig, RunConfig, StorageConfig, write_config
 from effnet_core.data.preprocess import PreprocessSpec
@@ -24,15 +23,10 @@ from effnet_core.errors import (
     StoreError,
 )
 from effnet_core.events import Event, listen
-from effnet_core.publish import (
-    Published,
-    fetch_model,
-    list_versions,
-    promote,
-    publish_model,
-    resolve_version,
-    rollback,
-)
+from effnet_core.model_store import production, publication, shelf, versions
+from effnet_core.model_store.production import promote, rollback
+from effnet_core.model_store.publication import Published, publish_model
+from effnet_core.model_store.versions import fetch_model, list_versions, resolve_version
 from effnet_core.results import EvalResult
 from effnet_core.storage import LocalStore
 
@@ -273,7 +267,7 @@ def test_what_a_faster_publisher_wrote_of_the_same_checkpoint_stays(
         die_at_the_manifest(patch)
         with pytest.raises(KeyboardInterrupt):
             put(tmp_path, storage, "v1")
-    monkeypatch.setattr("effnet_core.model_card.environment", lambda: {"other": "machine"})
+    monkeypatch.setattr("effnet_core.model_store.card.environment", lambda: {"other": "machine"})
     published = put(tmp_path, storage, "v1")
     assert "other" not in (Path(published.uri) / "environment.json").read_text()
     fetch_model(storage, "v1", tmp_path / "out")  # every digest is right
@@ -286,7 +280,7 @@ def die_at_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(publish, "_put_manifest", die)
+    monkeypatch.setattr(publication, "_put_manifest", die)
 
 
 @pytest.mark.parametrize("version", ["v2", None])
@@ -346,16 +340,16 @@ def test_an_unfinished_upload_of_another_checkpoint_is_left_alone(
 def test_a_version_completed_by_somebody_else_meanwhile(
     tmp_path: Path, storage: StorageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = publish._put_manifest
+    before = publication._put_manifest
     faster: list[Published] = []
 
     def slow(*arguments: Any) -> Any:
         if not faster:
-            monkeypatch.setattr(publish, "_put_manifest", before)
+            monkeypatch.setattr(publication, "_put_manifest", before)
             faster.append(put(tmp_path, storage, "v1"))
         return before(*arguments)
 
-    monkeypatch.setattr(publish, "_put_manifest", slow)
+    monkeypatch.setattr(publication, "_put_manifest", slow)
     slower = put(tmp_path, storage, "v1")
     assert slower == replace(faster[0], reused=True)
     assert fetch_model(storage, "v1", tmp_path / "out").exists()
@@ -366,7 +360,7 @@ def test_a_claim_after_the_manifest_changes_nothing(
 ) -> None:
     """Another checkpoint looked before, and claims after, the version was completed."""
     first = put(tmp_path, storage, "v1", content="one")
-    monkeypatch.setattr(publish, "_published_already", lambda *_: None)
+    monkeypatch.setattr(publication, "_published_already", lambda *_: None)
     with pytest.raises(StoreError, match="exists with another checkpoint"):
         put(tmp_path, storage, "v1", content="two")
     assert not (Path(first.uri) / "upload.json").exists()
@@ -567,7 +561,7 @@ def test_a_lost_race_for_the_pointer_is_decided_anew(
     put(tmp_path, storage, "first", correct=50)
     for version, correct in (("good", 60), ("best", 70)):
         put(tmp_path, storage, version, correct=correct, promote=False)
-    plain = publish._refusal
+    plain = production._refusal
     calls: list[str] = []
 
     def overtaken(manifest: Any, production: Any, gate: EvaluateConfig) -> str:
@@ -576,7 +570,7 @@ def test_a_lost_race_for_the_pointer_is_decided_anew(
             promote(storage, "best", OPEN)
         return plain(manifest, production, gate)
 
-    monkeypatch.setattr(publish, "_refusal", overtaken)
+    monkeypatch.setattr(production, "_refusal", overtaken)
     with pytest.raises(GateRefused, match=r"below 0\.7 of production version 'best'"):
         promote(storage, "good", OPEN)
     assert calls == ["first", "first", "best"]
@@ -718,7 +712,7 @@ def test_a_disk_that_fails_gives_a_sentence(
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish, "sha256_of_file", full)
+    monkeypatch.setattr(versions, "sha256_of_file", full)
     with pytest.raises(StoreError, match=r"model\.ckpt cannot be written \(no space left"):
         fetch_model(storage, "v1", tmp_path / "out")
 

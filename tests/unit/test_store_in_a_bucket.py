@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from effnet_core import publish
 from effnet_core.cli import app
 from effnet_core.config import EvaluateConfig, StorageConfig
 from effnet_core.errors import Conflict, StoreError
-from effnet_core.publish import fetch_model, list_versions, promote, resolve_version, rollback
-from effnet_core.shelf import Shelf
-from effnet_core.store_care import Garbage, collect_garbage, verify
+from effnet_core.model_store import production, publication
+from effnet_core.model_store.care import Garbage, collect_garbage, verify
+from effnet_core.model_store.production import promote, rollback
+from effnet_core.model_store.shelf import Shelf
+from effnet_core.model_store.versions import fetch_model, list_versions, resolve_version
 from tests.images import class_folders
 from tests.s3 import SeaweedFS
 from tests.unit.test_publish import put
@@ -68,7 +69,7 @@ def test_an_upload_that_died_is_invisible_and_completed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "_put_manifest", die)
+        patch.setattr(publication, "_put_manifest", die)
         with pytest.raises(KeyboardInterrupt):
             put(tmp_path, storage, "v2", correct=95)
     assert resolve_version(storage, "production")["version"] == "v1"
@@ -109,7 +110,7 @@ def test_gc_deletes_what_died_and_nothing_else(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "_put_manifest", die)
+        patch.setattr(publication, "_put_manifest", die)
         with pytest.raises(KeyboardInterrupt):
             put(tmp_path, either, "dead")
     shelf = Shelf.open(either)
@@ -129,13 +130,13 @@ def test_an_upload_taken_up_again_is_young(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(publish, "_put_manifest", die)
-    monkeypatch.setattr(publish, "timestamp", lambda: "2020-01-01T00:00:00.000Z")
+    monkeypatch.setattr(publication, "_put_manifest", die)
+    monkeypatch.setattr(publication, "timestamp", lambda: "2020-01-01T00:00:00.000Z")
     with pytest.raises(KeyboardInterrupt):
         put(tmp_path, either, "slow")
     assert collect_garbage(either, dry_run=True).versions == ("slow",)
     monkeypatch.undo()
-    monkeypatch.setattr(publish, "_put_manifest", die)
+    monkeypatch.setattr(publication, "_put_manifest", die)
     for name, value in (("AWS_ACCESS_KEY_ID", "testkey"), ("AWS_SECRET_ACCESS_KEY", "testsecret")):
         monkeypatch.setenv(name, value)
     with pytest.raises(KeyboardInterrupt):
@@ -210,16 +211,16 @@ def test_copy_and_stage_by_command(
 
 def contend(storage: StorageConfig, version: str, barrier: Any, told: Any) -> None:
     """Promote ``version`` once a round, at the same moment as the other."""
-    plain = publish._refusal
+    plain = production._refusal
 
     def together(*arguments: Any) -> str:
-        publish._refusal = plain
+        production._refusal = plain
         barrier.wait()  # both have read the pointer
         return plain(*arguments)
 
     for number in range(ROUNDS):
         barrier.wait()  # the starting version is in production
-        publish._refusal = together
+        production._refusal = together
         try:
             promote(storage, version, OPEN)
         except Conflict as error:

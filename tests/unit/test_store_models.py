@@ -8,8 +8,8 @@ import pytest
 
 from effnet_core.config import EvaluateConfig, StorageConfig
 from effnet_core.errors import StoreError
-from effnet_core.publish import publish_model
-from effnet_core.store_models import cached_model, from_store
+from effnet_core.model_store.cache import cached_model, from_store
+from effnet_core.model_store.publication import publish_model
 from tests.unit.test_publish import make_run
 
 

@@ -39,7 +39,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifests as JSON.")] = False,
 ) -> None:
     """List the published versions, newest first."""
-    from effnet_core.publish import list_versions
+    from effnet_core.model_store.versions import list_versions
     from effnet_core.terminal import console
 
     versions = list_versions(_config(store, name, override).storage)
@@ -69,7 +69,7 @@ def show(
     override: Overrides = None,
 ) -> None:
     """Print a version's manifest as JSON."""
-    from effnet_core.publish import resolve_version
+    from effnet_core.model_store.versions import resolve_version
 
     manifest = resolve_version(_config(store, name, override).storage, version)
     typer.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
@@ -85,7 +85,7 @@ def fetch(
     override: Overrides = None,
 ) -> None:
     """Copy a version to a folder, every digest verified; goes on where it was cut."""
-    from effnet_core.publish import fetch_model
+    from effnet_core.model_store.versions import fetch_model
     from effnet_core.terminal import console, show_events
 
     with show_events():
@@ -105,7 +105,7 @@ def promote(
     override: Overrides = None,
 ) -> None:
     """Make a version the production version, if the gate lets it through."""
-    from effnet_core.publish import promote as move
+    from effnet_core.model_store.production import promote as move
     from effnet_core.terminal import console, show_events
 
     config = _config(store, name, override)
@@ -118,7 +118,7 @@ def promote(
 @guarded
 def rollback(store: Store = None, name: Name = None, override: Overrides = None) -> None:
     """Return production to the version before the last promotion."""
-    from effnet_core.publish import rollback as move
+    from effnet_core.model_store.production import rollback as move
     from effnet_core.terminal import console, show_events
 
     with show_events():
@@ -135,7 +135,7 @@ def verify(
     override: Overrides = None,
 ) -> None:
     """Read every published file and compare its digest."""
-    from effnet_core.store_care import verify as check
+    from effnet_core.model_store.care import verify as check
     from effnet_core.terminal import console, show_events
 
     with show_events():
@@ -159,7 +159,7 @@ def gc(
     override: Overrides = None,
 ) -> None:
     """Delete what killed publishers left; versions are never touched."""
-    from effnet_core.store_care import collect_garbage
+    from effnet_core.model_store.care import collect_garbage
     from effnet_core.terminal import console, show_events
 
     storage = _config(store, name, override).storage

@@ -59,6 +59,11 @@ class FileEntry(Record):
     size_bytes: int
     sha256: str
 
+    @classmethod
+    def of_bytes(cls, path: str, data: bytes) -> FileEntry:
+        """The entry of a file with this content."""
+        return cls(path=path, size_bytes=len(data), sha256=sha256_of_bytes(data))
+
 
 class Metrics(Record):
     """What the gate decides on."""

@@ -11,7 +11,7 @@ from effnet_core.config import StorageConfig
 from effnet_core.errors import StoreBusy, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.files import human_bytes, sha256_of_file
-from effnet_core.shelf import CLAIM_NAME, Manifest, Shelf, now
+from effnet_core.model_store.shelf import CLAIM_NAME, Manifest, Shelf, now
 
 STAGE = "store"
 ABANDONED_S = 24 * 3600

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from effnet_core.cache import alone, cache_dir
 from effnet_core.config import StorageConfig
-from effnet_core.publish import fetch_model
-from effnet_core.shelf import PRODUCTION, Shelf, sha256_of_bytes
+from effnet_core.model_store.shelf import PRODUCTION, Shelf, sha256_of_bytes
+from effnet_core.model_store.versions import fetch_model
 
 STORE_SCHEME = "store:"
 

@@ -1,0 +1,103 @@
+"""What a store has: its versions, and copies of them on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from effnet_core.config import StorageConfig
+from effnet_core.errors import OutputExists, StoreError
+from effnet_core.events import Event, emit
+from effnet_core.files import atomic_path, human_bytes, make_folder, os_reason, sha256_of_file
+from effnet_core.model_store.shelf import MANIFEST_NAME, FileEntry, Manifest, Shelf
+from effnet_core.storage import require_key
+
+STAGE = "publish"
+
+
+def list_versions(storage: StorageConfig) -> list[dict[str, Any]]:
+    """The manifests of every published version, newest first.
+
+    Each also says ``production`` (whether it is in use) and ``uri`` (its folder). Unfinished
+    uploads and damaged manifests are left out. An empty store has no versions.
+
+    Raises:
+        StoreError: the store has other models, but none of this name.
+    """
+    shelf = Shelf.open(storage)
+    manifests = shelf.manifests()
+    if not manifests and shelf.names():
+        raise shelf.unknown_name()
+    found = shelf.pointer()
+    in_use = found[0].version if found else None
+    return [
+        {**m.model_dump(), "production": m.version == in_use, "uri": shelf.uri(m.version)}
+        for m in manifests
+    ]
+
+
+def resolve_version(storage: StorageConfig, version: str) -> dict[str, Any]:
+    """The manifest of a version, or of the one in ``production``.
+
+    Raises:
+        StoreError: there is no such model or version; the message names the nearest.
+    """
+    return Shelf.open(storage).require(version)[0].model_dump()
+
+
+def fetch_model(storage: StorageConfig, version: str, out: Path) -> Path:
+    """Copy a version's files to a folder, every digest verified.
+
+    Files that are there already are kept if they are the right ones, so that an interrupted fetch
+    goes on where it was.
+
+    Returns:
+        The checkpoint's path, its sidecar beside it.
+
+    Raises:
+        StoreError: there is no such version, or a file of it is missing or damaged.
+        OutputExists: ``out`` holds another file under one of the names.
+        DataError: ``out`` cannot be written to.
+    """
+    shelf = Shelf.open(storage)
+    manifest, data = shelf.require(version)
+    shelf.require_whole(manifest)
+    make_folder(out, what="output folder")
+    files = (*manifest.files, FileEntry.of_bytes(MANIFEST_NAME, data))
+    missing = [file for file in files if not _is_there(out, file, manifest)]
+    for done, file in enumerate(missing, start=len(files) - len(missing)):
+        text = f"fetching {file.path} ({human_bytes(file.size_bytes)}) of {manifest.version}"
+        emit(Event(STAGE, text, done, len(files)))
+        _fetch_file(shelf, manifest, file, out)
+    text = f"{shelf.uri(manifest.version)} is in {out}, every digest verified"
+    emit(Event(STAGE, text, len(files), len(files)))
+    return out / manifest.checkpoint
+
+
+def _is_there(out: Path, file: FileEntry, manifest: Manifest) -> bool:
+    """Whether ``out`` holds a file already.
+
+    Raises:
+        OutputExists: it holds another one under that name.
+    """
+    path = out / require_key(file.path)
+    if not path.exists():
+        return False
+    if path.is_file() and sha256_of_file(path) == file.sha256:
+        return True
+    raise OutputExists(
+        f"{path} exists and is not the {file.path} of version {manifest.version!r}; choose another "
+        "folder or move that file away"
+    )
+
+
+def _fetch_file(shelf: Shelf, manifest: Manifest, file: FileEntry, out: Path) -> None:
+    try:
+        with atomic_path(out / file.path) as temporary:
+            shelf.store.get_file(shelf.key(manifest.version, file.path), temporary)
+            found = sha256_of_file(temporary)
+            if found != file.sha256:
+                what = f"not what was published (SHA-256 {found[:12]}, not {file.sha256[:12]})"
+                raise shelf.damaged(manifest, file, what)
+    except OSError as cause:
+        raise StoreError(f"{out / file.path} cannot be written ({os_reason(cause)})") from cause
