@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: faster than ONNX Runtime on most, and able to compute in bfloat16."""
+"""OpenVINO on the CPU: the fastest in bfloat16, where the processor has it; see docs/adr/0010."""
 
 from __future__ import annotations
 

@@ -330,7 +330,7 @@ def test_predict_shards_writes_parts_and_counts(
     ("rates", "setting", "wanted"),
     [
         ({0: 100.0, 1: 130.0, 3: 120.0}, None, 1),
-        ({0: 100.0, 1: 50.0, 3: 102.0}, None, 0),  # hardly faster
+        ({0: 100.0, 1: 50.0, 3: 109.0}, None, 0),  # may be chance
         ({0: 100.0, 1: 130.0, 3: 120.0}, 2, 2),
         ({0: 100.0, 1: 130.0, 3: 120.0}, 0, 0),
     ],
@@ -367,7 +367,7 @@ def test_decoders_are_measured_over_the_runs_own_files_unless_they_are_given(
         inputs = {**inputs_of(folder, tmp_path / name, config), "engine": "any"}
         predict_shards(BrightnessPredictor(lanes=3), inputs, config)
         assert dict(pools)["decoder"] == max(1, wanted)
-    assert tried == ([] if setting is not None else [0, 1, 3])
+    assert tried == ([] if setting is not None else [0, 1, 3] * (1 + tuning.TURNS))
     said = [event.message for event in events if "decoding, images/s by decoders" in event.message]
     assert len(said) == (setting is None)
 
