@@ -17,6 +17,12 @@ CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (
 MISSING = ("404", "NoSuchKey", "NotFound")
 """What a missing object is called; requests without an answer's body know only the number."""
 
+NOT_S3 = (
+    "does not answer as S3 does; is the endpoint right (storage.endpoint_url, AWS_ENDPOINT_URL)?"
+)
+BARE = ("400", "404", "405", "501")
+"""An S3 server gives a code with these, except to HEAD, which has no answer's body."""
+
 CONFLICTS = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 
 REASONS = {
@@ -105,6 +111,9 @@ def _error(what: str, where: str, cause: Exception) -> StoreError | ConfigError:
     if isinstance(cause, ClientError):
         message = str(cause.response.get("Error", {}).get("Message", ""))
         status = str(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+        bare = status in BARE and code_of(cause) in ("", status)
+        if bare and not cause.operation_name.startswith("Head"):
+            return StoreError(f"{what}: the server{f' {where}' if where else ''} {NOT_S3}")
         return _refusal(what, code_of(cause), message, status)
     return _local(what, where, cause)
 
@@ -190,6 +199,6 @@ def _local_reasons(
         (
             (ResponseParserError,),
             StoreError,
-            f"the server{server} does not answer as S3 does; is the endpoint right?",
+            f"the server{server} {NOT_S3}",
         ),
     )
