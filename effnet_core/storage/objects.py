@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from effnet_core.errors import StoreBusy, StoreError
 from effnet_core.storage.addresses import S3Url, parse_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access, s3_client
-from effnet_core.storage.refusals import explained
+from effnet_core.storage.refusals import NOT_S3, explained
 
 READ_TRIES = 4
 FIRST_WAIT_S = 0.5
@@ -51,8 +51,7 @@ def list_objects(url: str | S3Url, access: S3Access = DEFAULT_ACCESS) -> Iterato
         for page in pages:
             if "IsTruncated" not in page:
                 raise StoreError(
-                    f"{place} cannot be listed: {client.meta.endpoint_url} does not answer as S3 does; "
-                    "is the endpoint right (storage.endpoint_url, AWS_ENDPOINT_URL)?"
+                    f"{place} cannot be listed: the server {client.meta.endpoint_url} {NOT_S3}"
                 )
             for item in page.get("Contents", ()):
                 yield _described(item["Key"], item["Size"], item)

@@ -24,6 +24,12 @@ OF_ONE_OBJECT = {
 }
 """Refusals that say nothing of a bucket's other objects, as reasons for leaving one out."""
 
+NOT_S3 = (
+    "does not answer as S3 does; is the endpoint right (storage.endpoint_url, AWS_ENDPOINT_URL)?"
+)
+BARE = ("400", "404", "405", "501")
+"""An S3 server gives a code with these, except to HEAD, which has no answer's body."""
+
 CONFLICTS = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 
 REASONS = {
@@ -112,6 +118,9 @@ def _error(what: str, where: str, cause: Exception) -> StoreError | ConfigError:
     if isinstance(cause, ClientError):
         message = str(cause.response.get("Error", {}).get("Message", ""))
         status = str(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+        bare = status in BARE and code_of(cause) in ("", status)
+        if bare and not cause.operation_name.startswith("Head"):
+            return StoreError(f"{what}: the server{f' {where}' if where else ''} {NOT_S3}")
         return _refusal(what, code_of(cause), message, status)
     return _local(what, where, cause)
 
@@ -197,6 +206,6 @@ def _local_reasons(
         (
             (ResponseParserError,),
             StoreError,
-            f"the server{server} does not answer as S3 does; is the endpoint right?",
+            f"the server{server} {NOT_S3}",
         ),
     )

@@ -26,6 +26,7 @@ from effnet_core.storage import (
 from effnet_core.storage import client as client_module
 from effnet_core.storage.bulk import Bulk
 from effnet_core.storage.credentials import Credentials, using
+from effnet_core.storage.listing import list_all
 from effnet_core.storage.objects import StoredObject
 from tests.s3 import KEY_ID, SECRET, SeaweedFS
 
@@ -328,6 +329,19 @@ def test_an_endpoint_that_is_not_s3(misbehaving: Callable[[Answer], S3Access], b
         StoreError, match=r"s3://bucket cannot be listed: .*does not answer as S3 does"
     ):
         list(list_objects("s3://bucket", access))
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+def test_a_web_server_is_no_object_store(
+    misbehaving: Callable[[Answer], S3Access], status: int
+) -> None:
+    """It answers in HTML and without the codes that every S3 server sends."""
+    access = misbehaving(lambda h, _: say(h, status, b"<html><body>sorry</body></html>"))
+    words = r"does not answer as S3 does; is the endpoint right \(storage.endpoint_url"
+    with pytest.raises(StoreError, match=rf"^s3://bucket/x cannot be listed: .*{words}"):
+        list_all(S3Url("bucket", "x"), access)
+    with pytest.raises(StoreError, match=rf"^s3://bucket/a cannot be written: .*{words}"):
+        Bulk("bucket", access).put("a", b"x")
 
 
 def test_nobody_answers(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
