@@ -34,6 +34,8 @@ MAX_NUMBERED_CLASSES = 20
 """A confusion matrix of more classes has no numbers in its cells."""
 MAX_MATRIX_CLASSES = 40
 """A confusion matrix of more classes shows only those that are confused most."""
+MAX_BARS = 10
+"""A chart of more classes shows the most frequent ones."""
 MAX_LABEL_CHARACTERS = 20
 INCHES_PER_CHARACTER = 0.08
 """Of a label's font, roughly."""
@@ -149,6 +151,22 @@ def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return _render(figure)
+
+
+def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> bytes:
+    """PNG of how many images got each class.
+
+    Args:
+        classes: names and images, the most frequent first; only the first are drawn.
+        theme: colours of the chart.
+    """
+    shown = [*classes[:MAX_BARS]][::-1]
+    figure, axes = _create_axes(theme, "images", "")
+    names = [shorten_label(name, number=index) for index, (name, _) in enumerate(shown)]
+    axes.barh(range(len(shown)), [count for _, count in shown], color=theme.first)
+    axes.set_yticks(range(len(shown)), names)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return _render(figure)
 
 

@@ -352,6 +352,12 @@ def test_a_curve_shows_its_values() -> None:
     assert plots.accuracy_curve(low) != plots.accuracy_curve(high)
 
 
+def test_bars_show_the_most_frequent_classes() -> None:
+    classes = [(f"class {index}", 100 - index) for index in range(plots.MAX_BARS)]
+    assert plots.class_bars(classes) == plots.class_bars([*classes, ("rare", 1)])
+    assert plots.class_bars(classes) != plots.class_bars(classes[::-1])
+
+
 def test_pictures_stand_beside_each_other() -> None:
     left, right = plots.loss_curve([]), plots.certainty_histogram([1, 2, 3])
     sizes = [Image.open(io.BytesIO(content)).size for content in (left, right)]
