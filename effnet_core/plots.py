@@ -28,6 +28,8 @@ from PIL import Image
 
 DPI = 160
 CURVE_INCHES = (4.0, 2.9)
+OUTLIER = 2.0
+"""A validation loss above the highest training loss times this leaves the picture."""
 MAX_MARKED_POINTS = 40
 """Lines with more points than this are drawn without markers."""
 MAX_NUMBERED_CLASSES = 20
@@ -101,7 +103,12 @@ def loss_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     means = _last_of_epochs(metrics)
     _draw_line(axes, means, color=theme.first, label="training, mean of the epoch")
     evaluated = select_points(metrics, "eval", x="step", y="loss")
-    _draw_line(axes, evaluated, color=theme.second, label="validation", marker="s")
+    top = OUTLIER * max((loss for _, loss in (*logged, *means)), default=math.inf)
+    higher = any(loss > top for _, loss in evaluated)
+    label = "validation, partly higher" if higher else "validation"
+    _draw_line(axes, evaluated, color=theme.second, label=label, marker="s")
+    if higher:  # one evaluation of weights that are not there yet must not flatten all the rest
+        axes.set_ylim(top=top)
     return _finish_curve(figure, axes, theme=theme, empty=not (logged or evaluated))
 
 
