@@ -28,12 +28,16 @@ from PIL import Image
 
 DPI = 160
 CURVE_INCHES = (4.0, 2.9)
+OUTLIER = 2.0
+"""A validation loss above the highest training loss times this leaves the picture."""
 MAX_MARKED_POINTS = 40
 """Lines with more points than this are drawn without markers."""
 MAX_NUMBERED_CLASSES = 20
 """A confusion matrix of more classes has no numbers in its cells."""
 MAX_MATRIX_CLASSES = 40
 """A confusion matrix of more classes shows only those that are confused most."""
+MAX_BARS = 10
+"""A chart of more classes shows the most frequent ones."""
 MAX_LABEL_CHARACTERS = 20
 INCHES_PER_CHARACTER = 0.08
 """Of a label's font, roughly."""
@@ -99,7 +103,12 @@ def loss_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     means = _last_of_epochs(metrics)
     _draw_line(axes, means, color=theme.first, label="training, mean of the epoch")
     evaluated = select_points(metrics, "eval", x="step", y="loss")
-    _draw_line(axes, evaluated, color=theme.second, label="validation", marker="s")
+    top = OUTLIER * max((loss for _, loss in (*logged, *means)), default=math.inf)
+    higher = any(loss > top for _, loss in evaluated)
+    label = "validation, partly higher" if higher else "validation"
+    _draw_line(axes, evaluated, color=theme.second, label=label, marker="s")
+    if higher:  # one evaluation of weights that are not there yet must not flatten all the rest
+        axes.set_ylim(top=top)
     return _finish_curve(figure, axes, theme=theme, empty=not (logged or evaluated))
 
 
@@ -149,6 +158,22 @@ def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return _render(figure)
+
+
+def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> bytes:
+    """PNG of how many images got each class.
+
+    Args:
+        classes: names and images, the most frequent first; only the first are drawn.
+        theme: colours of the chart.
+    """
+    shown = [*classes[:MAX_BARS]][::-1]
+    figure, axes = _create_axes(theme, "images", "")
+    names = [shorten_label(name, number=index) for index, (name, _) in enumerate(shown)]
+    axes.barh(range(len(shown)), [count for _, count in shown], color=theme.first)
+    axes.set_yticks(range(len(shown)), names)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return _render(figure)
 
 

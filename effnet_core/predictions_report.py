@@ -46,8 +46,8 @@ class PredictionsReport:
     path: Path
     card: str
     """A few of the pictures."""
-    certainty: str
-    """The histogram of how sure the model is; empty without an answer."""
+    charts: str
+    """The most frequent classes, and how sure the model is; empty without an answer."""
 
 
 def write_predictions_report(
@@ -85,7 +85,7 @@ def write_predictions_report(
         **describe_rejected(read_jsonl(done.output / ERRORS_NAME)),
     }
     path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
-    return PredictionsReport(path, _card(groups, uncertain, path), _certainty_card(selection))
+    return PredictionsReport(path, _card(groups, uncertain, path), _charts_card(classes, selection))
 
 
 def _make_cards(summary: dict[str, Any], selection: Selection) -> list[Card]:
@@ -121,13 +121,14 @@ def _draw_certainty(selection: Selection) -> Chart | None:
     return draw_chart("How sure the model is", alt, plots.certainty_histogram, counts.tolist())
 
 
-def _certainty_card(selection: Selection) -> str:
-    """How sure the model is, as a picture in Markdown."""
+def _charts_card(classes: list[tuple[str, int]], selection: Selection) -> str:
+    """The most frequent classes and how sure the model is, as one picture in Markdown."""
     counts = selection.certainty
     if not counts.any():
         return ""
-    picture = plots.certainty_histogram(counts.tolist())
-    return f"![How sure the model is]({plots.png_data_uri(picture)})"
+    both = plots.class_bars(classes), plots.certainty_histogram(counts.tolist())
+    alt = "The most frequent classes, and the probability of the best class"
+    return f"![{alt}]({plots.png_data_uri(plots.beside(*both))})"
 
 
 def _card(groups: list[Group], uncertain: list[Picture], path: Path) -> str:

@@ -80,11 +80,14 @@ def finish_inference(config: RunConfig, plan: Plan, checkpoint: str) -> dict[str
     create_markdown_artifact(
         key="batch-infer-summary",
         markdown=_page(plan, summary, report),
-        description=str(plan.output),
+        description=f"{summary['labelled']:,} labelled, {summary['rejected']:,} set aside, "
+        f"{summary['images_per_s']:.1f} images/s",
     )
     if report:
         create_markdown_artifact(
-            key="batch-infer-gallery", markdown=report.card, description=str(report.path)
+            key="batch-infer-gallery",
+            markdown=report.card,
+            description="each class, and the least certain",
         )
     return summary
 
@@ -128,9 +131,9 @@ def _page(plan: Plan, summary: dict[str, Any], report: PredictionsReport | None)
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     title = f"# {summary['labelled']:,} of {summary['images']:,} images labelled"
-    certainty = f"\n\n### How sure the model is\n\n{report.certainty}\n" if report else ""
+    charts = f"{report.charts}\n\n" if report else ""
     reasons = "".join(
         f"- {count:,} files: {reason}\n" for reason, count in summary["rejected_by_reason"].items()
     )
     aside = f"\n### Set aside\n\n{reasons}" if reasons else ""
-    return f"{title}\n\n| | |\n|---|---|\n{table}{aside}{certainty}"
+    return f"{title}\n\n{charts}| | |\n|---|---|\n{table}{aside}"

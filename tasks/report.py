@@ -55,7 +55,8 @@ def write_report(
             seconds=seconds,
             flow_run_id=flow_run_id,
         )
-    card += f"\n{_links(flow_run_id)}\n"
+    title, _, rest = card.partition("\n")
+    card = f"{title}\n\n{_links(flow_run_id)}\n{rest}"
     create_markdown_artifact(card, key="pipeline-report", description="result of the pipeline")
     return summary
 

@@ -24,6 +24,7 @@ from flows import environments, parameters
 from flows.automations import BLOCK
 from flows.command import run_as_command
 from flows.environments import VARIABLE, flow_config, read_environment
+from flows.names import training_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
@@ -198,6 +199,14 @@ def test_what_a_form_leaves_open_stays_as_in_the_recipe() -> None:
     )
     assert short == ["train.epochs=3", "train.epochs=7"]
     assert load_config("digits", short).train.epochs == 7
+
+
+def test_a_deployments_name_holds_whatever_the_recipe() -> None:
+    given = {"variant": "efficientnet_b0", "weights": parameters.NO_WEIGHTS}
+    model = load_config("digits", training_overrides(given)).model
+    assert (model.variant, model.weights) == ("efficientnet_b0", None)
+    kept = load_config("digits", training_overrides({"variant": parameters.AS_IN_RECIPE})).model
+    assert (kept.variant, kept.weights) == ("efficientnet_lite0", "efficientnet_lite0")
 
 
 @pytest.mark.parametrize("name", environments.names())

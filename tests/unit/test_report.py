@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from effnet_core import plots
 from effnet_core.input_sources import FolderSource
@@ -350,6 +350,28 @@ def test_a_curve_shows_its_values() -> None:
     high[-1]["top1"] = 0.9
     assert plots.accuracy_curve(low) == plots.accuracy_curve(low)
     assert plots.accuracy_curve(low) != plots.accuracy_curve(high)
+
+
+def test_one_outlier_does_not_flatten_the_loss_curve() -> None:
+    rows = [
+        {"kind": "train", "epoch": 1, "step": step, "loss": loss, "loss_mean": loss, "lr": 0.1}
+        for step, loss in ((1, 2.5), (2, 1.5))
+    ]
+    later = {"kind": "eval", "epoch": 2, "step": 2, "loss": 1.6, "top1": 0.5, "top5": None}
+    curves = [
+        plots.loss_curve([*rows, {**later, "epoch": 1, "step": 1, "loss": loss}, later])
+        for loss in (2.4, 3000.0, 3001.0)
+    ]
+    assert curves[0] != curves[1]
+    with Image.open(io.BytesIO(curves[1])) as one, Image.open(io.BytesIO(curves[2])) as other:
+        difference = ImageChops.difference(one.convert("L"), other.convert("L"))
+    assert difference.getextrema()[1] < 32  # what is beyond the picture changes its slope only
+
+
+def test_bars_show_the_most_frequent_classes() -> None:
+    classes = [(f"class {index}", 100 - index) for index in range(plots.MAX_BARS)]
+    assert plots.class_bars(classes) == plots.class_bars([*classes, ("rare", 1)])
+    assert plots.class_bars(classes) != plots.class_bars(classes[::-1])
 
 
 def test_pictures_stand_beside_each_other() -> None:
