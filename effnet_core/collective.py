@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, communication, ops
 from numpy.typing import NDArray
 
 from effnet_core.config import RuntimeConfig
-from effnet_core.environment import available_cores
+from effnet_core.environment import available_cores, compute_at_once
 from effnet_core.errors import ConfigError, JobError
 
 FloatArray = NDArray[np.float32]
@@ -148,6 +148,8 @@ def join_group(runtime: RuntimeConfig) -> Group:
     Raises:
         ConfigError: this machine cannot offer the device.
     """
+    if runtime.device == "CPU":
+        compute_at_once()
     ms.set_context(mode=ms.GRAPH_MODE)
     if runtime.device == "CPU":
         # MindSpore counts the machine's cores, not those that this rank may use; threads that share a

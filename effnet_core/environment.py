@@ -14,6 +14,9 @@ ONEDNN_ISA_DEFAULT = "AVX2"
 than 1x1, several times slower (docs/performance.md); below AVX-512 it does not. Other processors
 ignore the setting."""
 
+BLOCKING_RUN = "MS_DEV_HOST_BLOCKING_RUN"
+"""0: MindSpore computes in a thread of its own, and the one that asked waits in an empty loop. 1: neither."""
+
 LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "critical": 4}
 """MindSpore's own log levels, by the names that ``runtime.mindspore_log`` takes."""
 
@@ -30,6 +33,16 @@ def prepare(environment: MutableMapping[str, str] | None = None) -> MutableMappi
     environment = os.environ if environment is None else environment
     environment.setdefault(ONEDNN_ISA, ONEDNN_ISA_DEFAULT)
     return environment
+
+
+def compute_at_once(environment: MutableMapping[str, str] | None = None) -> None:
+    """Let MindSpore compute on CPUs in the thread that asks for it, unless the user says otherwise.
+
+    Otherwise that thread takes a core from those that compute (docs/performance.md). Not for other
+    devices, which compute by themselves while operators are queued. Call it before the first operator.
+    """
+    environment = os.environ if environment is None else environment
+    environment.setdefault(BLOCKING_RUN, "1")
 
 
 def set_log_level(environment: MutableMapping[str, str], level: str) -> None:

@@ -20,6 +20,19 @@ def test_the_processs_own_environment_is_the_default(monkeypatch: pytest.MonkeyP
     assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX2"
 
 
+def test_cpus_compute_in_the_thread_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: dict[str, str] = {}
+    environment.compute_at_once(values)
+    assert values == {"MS_DEV_HOST_BLOCKING_RUN": "1"}
+    values = {"MS_DEV_HOST_BLOCKING_RUN": "0"}
+    environment.compute_at_once(values)
+    assert values == {"MS_DEV_HOST_BLOCKING_RUN": "0"}
+    monkeypatch.delenv("MS_DEV_HOST_BLOCKING_RUN", raising=False)
+    environment.compute_at_once()
+    assert os.environ["MS_DEV_HOST_BLOCKING_RUN"] == "1"
+    monkeypatch.delenv("MS_DEV_HOST_BLOCKING_RUN")
+
+
 @pytest.mark.parametrize(("level", "number"), [("debug", "0"), ("error", "3"), ("critical", "4")])
 def test_log_levels(level: str, number: str) -> None:
     values: dict[str, str] = {}
