@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
-        bench-store bench-records bench-train dashboard docs kernels-asan lock clean
+        bench-store bench-records bench-train dashboard docs kernels-asan kernels-aarch64 lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -93,6 +93,13 @@ kernels-asan: ## the CPU operators' own test under AddressSanitizer and Undefine
 	    $(if $(filter x86_64,$(shell uname -m)),-mavx2 -mfma) -pthread \
 	    effnet_core/kernels/source/*.cpp tests/kernels/main.cpp -o build/kernels-asan
 	build/kernels-asan
+
+AARCH64 ?= aarch64-linux-gnu-g++
+kernels-aarch64: ## the CPU operators' own test for aarch64, emulated (Debian: g++-aarch64-linux-gnu, qemu-user)
+	@mkdir -p build
+	$(AARCH64) -std=c++17 -O3 -ffp-contract=fast -fno-math-errno -Wall -Wextra -Wno-psabi -pthread -static \
+	    effnet_core/kernels/source/*.cpp tests/kernels/main.cpp -o build/kernels-aarch64
+	qemu-aarch64 build/kernels-aarch64
 
 docs: $(STAMP) ## renew docs/configuration.md from the settings themselves
 	$(BIN)/effnet settings --markdown > docs/configuration.md

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from effnet_core import doctor
 from effnet_core.doctor import Finding
 from effnet_core.environment import ONEDNN_ISA
+from effnet_core.kernels import build
 from flows.cli import app
 
 
@@ -102,6 +103,14 @@ def test_what_only_some_need_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = list(doctor.programs())
     assert one(iter(findings), "Chromium").level == "note"
     assert doctor.is_well(findings)
+
+
+def test_own_operators_are_shown_with_how_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = build.Plan("/usr/bin/c++", "c++ 12", ("-mavx2", "-mfma"), Path("no-such-library.so"))
+    monkeypatch.setattr(build, "plan", lambda: plan)
+    found = one(doctor.operators(), "CPU operators")
+    assert found.level == "ok"
+    assert found.found == "own operators: built at first use, avx2 fma; c++: c++ 12"
 
 
 def test_a_folder_that_is_only_readable(monkeypatch: pytest.MonkeyPatch) -> None:
