@@ -10,7 +10,19 @@ import torch
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernels import ANSWERS, DEPTHWISE, EPS, GATES, MOMENTUM, POINTWISE, Gate, Layer
+from kernels import (
+    DEPTHWISE,
+    EPS,
+    EXPANDED,
+    GATES,
+    MOMENTUM,
+    NORM,
+    POINTWISE,
+    Expansion,
+    Gate,
+    Layer,
+    write_answers,
+)
 
 ACTIVATE = {"none": lambda z: z, "silu": F.silu, "relu6": F.relu6}
 
@@ -34,8 +46,12 @@ def of_layer(case: Layer) -> dict[str, torch.Tensor]:
         *padding(case.width, case.kernel, case.stride, case.same),
         *padding(case.height, case.kernel, case.stride, case.same),
     ]
-    groups = case.inputs if case.kind == "depthwise" else 1
-    u = F.conv2d(F.pad(t["x"], pads), t["weight"], stride=case.stride, groups=groups)
+    groups = 1 if case.kind == "pointwise" else case.inputs
+    convolved = F.conv2d(F.pad(t["x"], pads), t["weight"], stride=case.stride, groups=groups)
+    u = t["x"] if case.kind == "norm" else convolved
+    parameters = [
+        name for name in ("weight", "gamma", "beta") if u is convolved or name != "weight"
+    ]
     found = {}
     for mode in ("train", "infer"):
         mean, variance = t["mean"].detach().clone(), t["variance"].detach().clone()
@@ -45,11 +61,40 @@ def of_layer(case: Layer) -> dict[str, torch.Tensor]:
         y = ACTIVATE[case.activation](z)
         found[f"{mode}.y"] = y.detach()
         if mode == "train":
-            names = ("x", "weight", "gamma", "beta")
-            grads = torch.autograd.grad(y, [t[name] for name in names], t["dy"], retain_graph=True)
-            found.update({f"d_{n}": g for n, g in zip(names, grads, strict=True)})
             found.update(mean=mean, variance=variance)
+        elif not case.has_fixed_gradients:
+            continue
+        prefix = "d" if mode == "train" else "infer.d"
+        names = ("x", *parameters)
+        grads = torch.autograd.grad(y, [t[name] for name in names], t["dy"], retain_graph=True)
+        found.update({f"{prefix}_{n}": g for n, g in zip(names, grads, strict=True)})
     return found
+
+
+def trained(case: Layer, t: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The output; ``mean`` and ``variance`` of ``t`` become those after the step."""
+    t["mean"], t["variance"] = t["mean"].detach().clone(), t["variance"].detach().clone()
+    pads = [
+        *padding(case.width, case.kernel, case.stride, case.same),
+        *padding(case.height, case.kernel, case.stride, case.same),
+    ]
+    groups = case.inputs if case.kind == "depthwise" else 1
+    u = F.conv2d(F.pad(x, pads), t["weight"], stride=case.stride, groups=groups)
+    statistics = (t["mean"], t["variance"])
+    z = F.batch_norm(u, *statistics, t["gamma"], t["beta"], True, 1 - MOMENTUM, EPS)
+    return ACTIVATE[case.activation](z)
+
+
+def of_expansion(case: Expansion) -> dict[str, torch.Tensor]:
+    first, second = (doubles(values) for values in case.inputs_of())
+    y = trained(case.second, second, trained(case.first, first, first["x"]))
+    found = {"y": y.detach()}
+    for number, t in ((1, first), (2, second)):
+        names = ("weight", "gamma", "beta")
+        grads = torch.autograd.grad(y, [t[name] for name in names], second["dy"], retain_graph=True)
+        found.update({f"d_{n}{number}": g for n, g in zip(names, grads, strict=True)})
+        found.update({f"{n}{number}": t[n] for n in ("mean", "variance")})
+    return found | {"d_x": torch.autograd.grad(y, first["x"], second["dy"])[0]}
 
 
 def of_gate(case: Gate) -> dict[str, torch.Tensor]:
@@ -63,11 +108,13 @@ def of_gate(case: Gate) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     answers = {}
-    for case in (*DEPTHWISE, *POINTWISE):
+    for case in (*DEPTHWISE, *POINTWISE, *NORM):
         answers.update({f"{case.name}.{k}": v for k, v in of_layer(case).items()})
+    for expansion in EXPANDED:
+        answers.update({f"{expansion.name}.{k}": v for k, v in of_expansion(expansion).items()})
     for gate in GATES:
         answers.update({f"{gate.name}.{k}": v for k, v in of_gate(gate).items()})
-    np.savez_compressed(ANSWERS, **{k: v.numpy().astype(np.float32) for k, v in answers.items()})
+    write_answers({k: v.numpy().astype(np.float32) for k, v in answers.items()})
 
 
 main()
