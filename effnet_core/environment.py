@@ -15,7 +15,7 @@ than 1x1, several times slower (docs/performance.md); below AVX-512 it does not.
 ignore the setting."""
 
 BLOCKING_RUN = "MS_DEV_HOST_BLOCKING_RUN"
-"""MindSpore's own thread for computing, and an empty loop in the thread that waits for it: 1 does without."""
+"""0: MindSpore computes in a thread of its own, and the one that asked waits in an empty loop. 1: neither."""
 
 LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "critical": 4}
 """MindSpore's own log levels, by the names that ``runtime.mindspore_log`` takes."""

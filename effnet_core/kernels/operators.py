@@ -52,9 +52,9 @@ class FusedNormAct(nn.Cell):
         same_padding: bool = False,
     ) -> None:
         super().__init__(auto_prefix=False)
-        values = [eps, momentum, _ACTIVATIONS[activation], stride, same_padding]
-        self.batch_settings = Tensor(np.array([*values, True], np.float32))
-        self.fixed_settings = Tensor(np.array([*values, False], np.float32))
+        values = (eps, momentum, activation, stride, same_padding)
+        self.batch_settings = _settings(*values, batch_statistics=True)
+        self.fixed_settings = _settings(*values, batch_statistics=False)
         make = _norm if kind == "norm" else _convolution
         self.train_operator, self.infer_operator = make(library, kind, stride=stride, eps=eps)
 
@@ -71,6 +71,51 @@ class FusedNormAct(nn.Cell):
     def infer(self, x: Tensor, *parameters: Tensor) -> Tensor:
         """The output by the running statistics; arguments as above."""
         return self.infer_operator(x, *parameters, self.fixed_settings)
+
+
+class FusedExpansion(nn.Cell):
+    """An expansion and the depthwise layer after it as one operator, for training; without parameters too."""
+
+    def __init__(
+        self,
+        library: Path,
+        *,
+        eps: float,
+        momentum: float,
+        activation: str,
+        stride: int,
+        same_padding: bool,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.settings = _settings(
+            eps, momentum, activation, stride, same_padding, batch_statistics=True
+        )
+        self.operator = _expanded(library, stride=stride)
+
+    def construct(self, x: Tensor, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Any:
+        """The output, and the new running mean and variance of either layer.
+
+        Args:
+            x: (N, C, H, W).
+            first: weight, gamma, beta, running mean and running variance of the expansion.
+            second: the same of the depthwise layer.
+        """
+        outputs = self.operator(x, *first, *second, self.settings)
+        return outputs[0], (outputs[4], outputs[5]), (outputs[8], outputs[9])
+
+
+def _settings(
+    eps: float,
+    momentum: float,
+    activation: str,
+    stride: int,
+    same_padding: bool,
+    *,
+    batch_statistics: bool,
+) -> Tensor:
+    """What operator.h's ``Settings`` reads."""
+    values = (eps, momentum, _ACTIVATIONS[activation], stride, same_padding, batch_statistics)
+    return Tensor(np.array(values, np.float32))
 
 
 def _convolution(library: Path, kind: Kind, *, stride: int, eps: float) -> tuple[Any, Any]:
@@ -121,6 +166,34 @@ def _convolution(library: Path, kind: Kind, *, stride: int, eps: float) -> tuple
         _operator(library, f"{kind}_train", train_shape, outputs, train_bprop),
         _operator(library, f"{kind}_infer", infer_shape, 1, infer_bprop),
     )
+
+
+def _expanded(library: Path, *, stride: int) -> Any:
+    """The operator of an expansion and a depthwise layer."""
+
+    def train_shape(
+        x: Any, w1: Any, g1: Any, b1: Any, m1: Any, v1: Any, w2: Any, *others: Any
+    ) -> Any:
+        inner = (x[0], w1[0], x[2], x[3])
+        out = (x[0], w1[0], -(-x[2] // stride), -(-x[3] // stride))
+        return out, inner, g1, g1, g1, g1, g1, g1, g1, g1
+
+    def backward_shape(
+        x: Any, w1: Any, g1: Any, b1: Any, w2: Any, g2: Any, b2: Any, *others: Any
+    ) -> Any:
+        return x, w1, g1, b1, w2, g2, b2, (x[0], w1[0], x[2], x[3])
+
+    backward = _operator(library, "expanded_backward", backward_shape, 8)
+
+    def bprop(x, w1, g1, b1, m1, v1, w2, g2, b2, m2, v2, s, out, dout):  # type: ignore[no-untyped-def]
+        means = (out[2], out[3], out[6], out[7])
+        grads = backward(x, w1, g1, b1, w2, g2, b2, *means, out[1], dout[0], s)
+        zero = ops.zeros_like(g1)
+        of_first = (grads[1], grads[2], grads[3], zero, zero)
+        of_second = (grads[4], grads[5], grads[6], zero, zero)
+        return (grads[0], *of_first, *of_second, ops.zeros_like(s))
+
+    return _operator(library, "expanded_train", train_shape, 10, bprop)
 
 
 def _norm(library: Path, kind: Kind, *, stride: int, eps: float) -> tuple[Any, Any]:

@@ -15,7 +15,14 @@ from typing import Literal
 
 from mindspore import Tensor, nn, ops
 
-from effnet_core.kernels.operators import KERNELS, FusedNormAct, Kind, global_mean, squeeze_excite
+from effnet_core.kernels.operators import (
+    KERNELS,
+    FusedExpansion,
+    FusedNormAct,
+    Kind,
+    global_mean,
+    squeeze_excite,
+)
 from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
 
 Activation = Literal["silu", "relu6", "none"]
@@ -94,16 +101,38 @@ class ConvNormAct(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         if self.fused is None:
             return self.act(self.norm(self.conv(x)))
-        norm = self.norm
-        values = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        values = self.values()
         after = self.kind == "norm"  # the convolution is a built-in one
-        inputs = (self.conv(x), *values) if after else (x, self.conv.weight, *values)
+        inputs = (self.conv(x), *values[1:]) if after else (x, *values)
         if not self.training:
             return self.fused.infer(*inputs)
         y, mean, variance = self.fused(*inputs)
-        ops.assign(norm.moving_mean, mean)
-        ops.assign(norm.moving_variance, variance)
+        self.keep(mean, variance)
         return y
+
+    def values(self) -> tuple[Tensor, ...]:
+        """Weight, gamma, beta, running mean and running variance."""
+        norm = self.norm
+        return self.conv.weight, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance
+
+    def keep(self, mean: Tensor, variance: Tensor) -> None:
+        """Take over new running statistics."""
+        ops.assign(self.norm.moving_mean, mean)
+        ops.assign(self.norm.moving_variance, variance)
+
+
+def fused_expansion(settings: LayerSettings, *, kernel: int, stride: int) -> FusedExpansion | None:
+    """What trains an expansion and its depthwise layer as one, given the ``values`` of both, if anything."""
+    if settings.library is None or kernel not in KERNELS:
+        return None
+    return FusedExpansion(
+        settings.library,
+        eps=settings.eps,
+        momentum=settings.momentum,
+        activation=settings.activation,
+        stride=stride,
+        same_padding=settings.padding == "same",
+    )
 
 
 class SqueezeExcite(nn.Cell):

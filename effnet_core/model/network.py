@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor, nn
 
-from effnet_core.model.layers import ConvNormAct, GlobalMean, LayerSettings, SqueezeExcite
+from effnet_core.model.layers import (
+    ConvNormAct,
+    GlobalMean,
+    LayerSettings,
+    SqueezeExcite,
+    fused_expansion,
+)
 from effnet_core.model.scaling import Architecture, Block, expand
 from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
 from effnet_core.model.spec import variant as variant_row
@@ -44,6 +50,7 @@ class MBConv(Residual):
         self.gated = block.squeeze_channels > 0
         if block.expands:
             self.expand = ConvNormAct(block.in_channels, hidden, 1, settings=settings)
+            self.fused = fused_expansion(settings, kernel=block.kernel, stride=block.stride)
         self.depthwise = ConvNormAct(
             hidden, hidden, block.kernel, stride=block.stride, groups=hidden, settings=settings
         )
@@ -52,12 +59,19 @@ class MBConv(Residual):
         self.project = ConvNormAct(hidden, block.out_channels, 1, activate=False, settings=settings)
 
     def branch(self, x: Tensor) -> Tensor:
-        if self.expands:
-            x = self.expand(x)  # (N, hidden, H, W)
-        x = self.depthwise(x)  # (N, hidden, H/s, W/s)
+        x = self.expanded(x) if self.expands else self.depthwise(x)  # (N, hidden, H/s, W/s)
         if self.gated:
             x = self.se(x)
         return self.project(x)
+
+    def expanded(self, x: Tensor) -> Tensor:
+        """The depthwise layer's output by way of the expansion's, (N, hidden, H, W)."""
+        if self.fused is None or not self.training:
+            return self.depthwise(self.expand(x))
+        y, first, second = self.fused(x, self.expand.values(), self.depthwise.values())
+        self.expand.keep(first[0], first[1])
+        self.depthwise.keep(second[0], second[1])
+        return y
 
 
 class FusedMBConv(Residual):

@@ -13,7 +13,8 @@ from mindspore import Tensor, nn
 from effnet_core import checkpoint as checkpoints
 from effnet_core.config import OptimConfig
 from effnet_core.model.layers import ConvNormAct, GlobalMean, LayerSettings, SqueezeExcite
-from effnet_core.model.network import EfficientNet, create_model
+from effnet_core.model.network import EfficientNet, MBConv, create_model
+from effnet_core.model.scaling import Block
 from effnet_core.train.optim import create_optimizer, set_learning_rate
 from effnet_core.train.step import SHARED, TrainStep
 from effnet_core.weights.resolve import resolve
@@ -96,6 +97,22 @@ def test_a_layer_computes_what_mindspores_operators_do(
         settings = LayerSettings(0.9, padding=padding, library=choice)
         cell = ConvNormAct(inputs, outputs, settings=settings, **options)
         found.append(everything(cell, x, train=train))
+    require_same(*found, TOLERANCE)
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize(("kernel", "stride", "squeezed"), [(3, 1, 2), (5, 2, 0), (3, 2, 4)])
+def test_a_block_computes_what_mindspores_operators_do(
+    library: Path, kernel: int, stride: int, squeezed: int, train: bool
+) -> None:
+    """Expansion and depthwise layer are one operator in training."""
+    block = Block("mb", 0, 0, 5, 11, 5, squeezed, kernel, stride)
+    x = Tensor(np.random.default_rng(1).standard_normal((3, 5, 15, 9)).astype(np.float32))
+    activation = "silu" if squeezed else "relu6"
+    found = []
+    for choice in (library, None):
+        settings = LayerSettings(0.9, activation=activation, library=choice)
+        found.append(everything(MBConv(block, settings=settings), x, train=train))
     require_same(*found, TOLERANCE)
 
 

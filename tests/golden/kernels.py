@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,29 @@ FloatArray = NDArray[np.float32]
 ANSWERS = Path(__file__).parent / "kernels.npz"
 EPS, MOMENTUM = 1e-3, 0.9
 ACTIVATIONS = ("none", "silu", "relu6")
+
+
+def write_answers(answers: dict[str, FloatArray]) -> None:
+    """All in one vector: as members of their own they would take twice the room."""
+    np.savez_compressed(
+        ANSWERS,
+        names=np.array(list(answers)),
+        shapes=np.array(["x".join(map(str, a.shape)) for a in answers.values()]),
+        values=np.concatenate([array.ravel() for array in answers.values()]),
+    )
+
+
+def read_answers() -> dict[str, FloatArray]:
+    """What ``write_answers`` was given."""
+    answers, start = {}, 0
+    with np.load(ANSWERS) as file:
+        values = file["values"]
+        for name, text in zip(file["names"], file["shapes"], strict=True):
+            shape = tuple(map(int, str(text).split("x")))
+            end = start + int(np.prod(shape))
+            answers[str(name)] = values[start:end].reshape(shape)
+            start = end
+    return answers
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,33 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Expansion:
+    """A 1x1 layer and the depthwise layer after it, each with BatchNorm and activation."""
+
+    first: Layer
+    second: Layer
+
+    @property
+    def name(self) -> str:
+        """A key of the file."""
+        return f"expanded-{self.second.name}"
+
+    def inputs_of(self) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+        """Those of either layer; the second's x and the first's dy come from the other one."""
+        return self.first.inputs_of(), self.second.inputs_of()
+
+
+def _expansion(
+    images: int, inputs: int, outputs: int, height: int, width: int, **how: Any
+) -> Expansion:
+    act = how["activation"]
+    return Expansion(
+        Layer("pointwise", images, inputs, outputs, height, width, activation=act),
+        Layer("depthwise", images, outputs, outputs, height, width, **how),
+    )
+
+
+@dataclass(frozen=True)
 class Gate:
     """Squeeze-excite."""
 
@@ -123,5 +174,11 @@ NORM = [
     Layer("norm", 2, 5, 5, 7, 9, activation="silu"),
     Layer("norm", 1, 3, 3, 5, 33, activation="none"),
     Layer("norm", 3, 9, 9, 1, 2, activation="relu6"),
+]
+EXPANDED = [
+    _expansion(2, 3, 5, 7, 9, kernel=3, activation="silu"),
+    _expansion(1, 5, 17, 9, 8, kernel=5, stride=2, same=True, activation="silu"),
+    _expansion(3, 4, 7, 5, 6, kernel=3, stride=2, activation="relu6"),
+    _expansion(1, 6, 7, 11, 3, kernel=5, activation="none"),
 ]
 GATES = [Gate(2, 19, 5, 7, 9), Gate(1, 5, 1, 1, 1), Gate(3, 8, 2, 15, 33)]

@@ -12,16 +12,18 @@ import pytest
 
 from tests.golden.kernels import (
     ACTIVATIONS,
-    ANSWERS,
     DEPTHWISE,
     EPS,
+    EXPANDED,
     GATES,
     MOMENTUM,
     NORM,
     POINTWISE,
+    Expansion,
     FloatArray,
     Gate,
     Layer,
+    read_answers,
 )
 from tests.kernels.library import Library, built
 
@@ -43,8 +45,7 @@ def library(library_path: Path) -> Library:
 
 @pytest.fixture(scope="session")
 def answers() -> dict[str, FloatArray]:
-    with np.load(ANSWERS) as file:
-        return dict(file)
+    return read_answers()
 
 
 def require_close(found: FloatArray, wanted: FloatArray, what: str) -> None:
@@ -100,6 +101,42 @@ def test_a_layer_computes_what_torch_does(
     assert {f"{case.name}.{name}" for name in found} == {
         name for name in answers if name.startswith(f"{case.name}.")
     }
+    for name, array in found.items():
+        require_close(array, answers[f"{case.name}.{name}"], name)
+
+
+def run_expansion(library: Library, case: Expansion) -> dict[str, FloatArray]:
+    first, second = case.inputs_of()
+    inner, channel = case.first.out_shape, (case.first.outputs,)
+    names, statistics = ("weight", "gamma", "beta"), ("mean", "variance")
+    layers = [[t[name] for name in names] for t in (first, second)]
+    old = [[t[name] for name in statistics] for t in (first, second)]
+    y, u, *made = library.call(
+        "expanded_train",
+        [first["x"], *layers[0], *old[0], *layers[1], *old[1], settings(case.second)],
+        [case.second.out_shape, inner, *[channel] * 8],
+    )
+    given = [first["x"], *layers[0], *layers[1]]
+    kept = [made[0], made[1], made[4], made[5]]
+    d_x, *grads, _ = library.call(
+        "expanded_backward",
+        [*given, *kept, u, second["dy"], settings(case.second)],
+        [*(array.shape for array in given), inner],
+    )
+    found = {"y": y, "d_x": d_x}
+    for number in (1, 2):
+        own, new = grads[3 * number - 3 :], made[4 * number - 2 :]
+        found |= {f"d_{name}{number}": array for name, array in zip(names, own, strict=False)}
+        found |= {f"{name}{number}": array for name, array in zip(statistics, new, strict=False)}
+    return found
+
+
+@pytest.mark.parametrize("case", EXPANDED, ids=lambda case: case.name)
+def test_an_expansion_and_its_depthwise_layer_compute_what_torch_does(
+    library: Library, answers: dict[str, FloatArray], case: Expansion
+) -> None:
+    found = run_expansion(library, case)
+    assert len(found) == 12
     for name, array in found.items():
         require_close(array, answers[f"{case.name}.{name}"], name)
 
@@ -173,13 +210,15 @@ import hashlib, os, sys
 cores = int(sys.argv[2])
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 from pathlib import Path
-from tests.golden.kernels import DEPTHWISE, GATES, Layer
+from tests.golden.kernels import DEPTHWISE, EXPANDED, GATES, Expansion, Layer
 from tests.kernels.library import Library
-from tests.unit.test_kernels import run_gate, run_layer
+from tests.unit.test_kernels import run_expansion, run_gate, run_layer
 library = Library(Path(sys.argv[1]))
 wide = Layer("pointwise", 4, 24, 40, 30, 31)
-for case in (DEPTHWISE[9], Layer("depthwise", 4, 24, 24, 30, 31, 5, 2), wide, GATES[0]):
-    run = run_gate if case is GATES[0] else run_layer
+deep = Layer("depthwise", 4, 40, 40, 30, 31, 5, 2)
+runs = {Layer: run_layer, Expansion: run_expansion, type(GATES[0]): run_gate}
+for case in (DEPTHWISE[9], deep, wide, GATES[0], Expansion(wide, deep)):
+    run = runs[type(case)]
     for name, array in run(library, case).items():
         print(type(case).__name__, case.name, name, hashlib.sha256(array.tobytes()).hexdigest())
 """
@@ -201,10 +240,10 @@ def digests(library_path: Path, cores: int) -> list[str]:
 def test_the_same_bits_every_time_and_almost_all_on_any_number_of_threads(
     library_path: Path,
 ) -> None:
-    """Only the weight gradient of a 1x1 convolution is summed by ranges, one a thread."""
+    """Only weight gradients of 1x1 convolutions are summed by ranges, one a thread."""
     cores = len(os.sched_getaffinity(0))
     first = digests(library_path, cores)
     assert digests(library_path, cores) == first
     changed = set(first) ^ set(digests(library_path, 1))
-    assert {line.split()[2] for line in changed} <= {"d_weight", "infer.d_weight"}
-    assert all(line.split()[1].startswith("pointwise") for line in changed)
+    assert {line.split()[2] for line in changed} <= {"d_weight", "infer.d_weight", "d_weight1"}
+    assert all(line.split()[1].startswith(("pointwise", "expanded")) for line in changed)

@@ -159,33 +159,47 @@ inline void turn_panels(const float* panels, int64_t rows, int64_t panel_count, 
   }
 }
 
-// total (rows x turned_rows) += panels (rows x columns) times turned panels. `padded_rows` is
-// panels_of(turned_rows) * kPanel, the width of a row of `total`.
+// The product of kTileRows rows of panels with a group of turned panels, over all columns. Row r of a panel is
+// at offset(r).
+template <typename Offset>
+EFFNET_INLINE void multiply_turned(const float* panels, int64_t panel_floats, const float* columns,
+                                   int64_t panel_count, Offset offset, Tile& tile) {
+  Wide sums[kTileRows][kTileVectors] = {};
+  for (int64_t panel = 0; panel < panel_count; ++panel, panels += panel_floats) {
+    for (int64_t c = 0; c < kPanel; ++c, columns += kPanel) {
+      Wide values[kTileVectors];
+      for (int v = 0; v < kTileVectors; ++v) values[v] = load<Wide>(columns + v * kLanes);
+      for (int r = 0; r < kTileRows; ++r) {
+        const Wide factor = spread<Wide>(panels[offset(r) + c]);
+        for (int v = 0; v < kTileVectors; ++v) sums[r][v] += factor * values[v];
+      }
+    }
+  }
+  std::memcpy(tile.sums, sums, sizeof sums);
+}
+
+// total (rows x turned_rows) += panels (rows x columns) times turned panels. A row of `total` is
+// panels_of(turned_rows) * kPanel wide.
 inline void add_outer_products(const float* panels, int64_t rows, const float* turned,
                                int64_t turned_rows, int64_t panel_count, float* total) {
   const int64_t groups = panels_of(turned_rows), width = groups * kPanel;
   for (int64_t strip = 0; strip < strips_of(rows); ++strip) {
     const int64_t first = strip * kTileRows, count = std::min<int64_t>(kTileRows, rows - first);
-    int64_t row_of[kTileRows];  // of rows that do not exist: the last, computed in vain
-    for (int r = 0; r < kTileRows; ++r) row_of[r] = std::min<int64_t>(first + r, rows - 1) * kPanel;
+    const float* factors = panels + first * kPanel;
     for (int64_t group = 0; group < groups; ++group) {
-      Wide sums[kTileRows][kTileVectors] = {};
       const float* columns = turned + group * panel_count * kPanel * kPanel;
-      for (int64_t panel = 0; panel < panel_count; ++panel) {
-        const float* factors = panels + panel * rows * kPanel;
-        for (int64_t c = 0; c < kPanel; ++c, columns += kPanel) {
-          Wide values[kTileVectors];
-          for (int v = 0; v < kTileVectors; ++v) values[v] = load<Wide>(columns + v * kLanes);
-          for (int r = 0; r < kTileRows; ++r) {
-            const Wide factor = spread<Wide>(factors[row_of[r] + c]);
-            for (int v = 0; v < kTileVectors; ++v) sums[r][v] += factor * values[v];
-          }
-        }
+      Tile tile;
+      if (count == kTileRows) {
+        multiply_turned(factors, rows * kPanel, columns, panel_count,
+                        [](int r) { return int64_t{r} * kPanel; }, tile);
+      } else {  // of rows that do not exist: the last, computed in vain
+        multiply_turned(factors, rows * kPanel, columns, panel_count,
+                        [&](int r) { return std::min<int64_t>(r, count - 1) * kPanel; }, tile);
       }
       for (int64_t r = 0; r < count; ++r) {
         float* to = total + (first + r) * width + group * kPanel;
         for (int v = 0; v < kTileVectors; ++v) {
-          store(to + v * kLanes, load<Wide>(to + v * kLanes) + sums[r][v]);
+          store(to + v * kLanes, load<Wide>(to + v * kLanes) + tile.sums[r][v]);
         }
       }
     }

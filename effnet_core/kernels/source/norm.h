@@ -125,6 +125,22 @@ void apply(const Channel& channel, const float* x, float* y, int64_t size) {
   });
 }
 
+// y = act(norm(x)), and the slope of the activation there.
+template <Act act>
+void apply_with_slope(const Channel& channel, const float* x, float* y, float* slopes, int64_t size) {
+  for_vectors(size, [&](int64_t i, int64_t count) {
+    const Wide z = (load_lanes(x + i, count) - channel.mean) * channel.scale + channel.beta;
+    if (act == Act::kSilu) {
+      const Wide s = sigmoid(z);
+      store_lanes(y + i, z * s, count);
+      store_lanes(slopes + i, s * (1.0f + z * (1.0f - s)), count);
+    } else {
+      store_lanes(y + i, activate<act>(z), count);
+      store_lanes(slopes + i, slope<act>(z), count);
+    }
+  });
+}
+
 // Sums of dz and of dz * (x - mean), where dz is the gradient of z.
 struct Sums {
   double dz = 0, dz_x = 0;
@@ -148,6 +164,25 @@ Sums backward_sums(const Channel& channel, const float* x, const float* dy, floa
       sum += grad;  // the lanes beyond `count` have dy = 0
       sum_x += grad * centred;
       if (dz != nullptr) store_lanes(dz + i, grad, count);
+    });
+    total.dz += sum_of_lanes(sum);
+    total.dz_x += sum_of_lanes(sum_x);
+  }
+  return total;
+}
+
+// The sums, and dz = dy * slopes itself.
+inline Sums backward_sums_of_slopes(const Channel& channel, const float* x, const float* dy,
+                                    const float* slopes, float* dz, int64_t size) {
+  Sums total;
+  for (int64_t start = 0; start < size; start += kBlock) {
+    Wide sum{}, sum_x{};
+    for_vectors(std::min(kBlock, size - start), [&](int64_t offset, int64_t count) {
+      const int64_t i = start + offset;
+      const Wide grad = load_lanes(dy + i, count) * load_lanes(slopes + i, count);
+      sum += grad;
+      sum_x += grad * (load_lanes(x + i, count) - channel.mean);
+      store_lanes(dz + i, grad, count);
     });
     total.dz += sum_of_lanes(sum);
     total.dz_x += sum_of_lanes(sum_x);

@@ -1,8 +1,9 @@
 // 1x1 convolution, BatchNorm and activation as one operator: products of matrices over blocks of pixels
 // that fit into the cache. The backward pass makes the gradient of the convolution's output block by
 // block, uses it for both products, and never writes it to memory.
+#include "pointwise.h"
+
 #include "gemm.h"
-#include "operator.h"
 #include "threads.h"
 
 namespace effnet {
@@ -15,31 +16,22 @@ constexpr int64_t kBlockColumns = 512;
 enum CallerSlot { kStrips = 4, kPartials = 5, kBack = 6 };
 enum WorkerSlot { kInput, kGradient, kTurned };
 
-struct Layer {
+struct Layer : Pointwise {
   Settings settings;
-  int64_t images, in_channels, out_channels, size;
 
-  Layer(const Tensors& t, int x, int w, int values)
-      : settings(t[values]),
-        images(t.dim(x, 0)),
-        in_channels(t.dim(x, 1)),
-        out_channels(t.dim(w, 0)),
-        size(t.size(x, 2)) {}
-
-  int64_t columns() const { return images * size; }
-  int64_t out_at(int64_t n, int64_t c) const { return (n * out_channels + c) * size; }
-
-  // Columns of a block that has so many rows.
-  static int64_t block(int64_t rows) {
-    const int64_t fit = kBlockFloats / rows / kPanel * kPanel;
-    return std::clamp<int64_t>(fit, kPanel, kBlockColumns / kPanel * kPanel);
-  }
+  Layer(const Tensors& t, int x, int w, int values) : Pointwise(t, x, w), settings(t[values]) {}
 };
+
+// Columns of a block that has so many rows.
+int64_t columns_of_block(int64_t rows) {
+  const int64_t fit = kBlockFloats / rows / kPanel * kPanel;
+  return std::clamp<int64_t>(fit, kPanel, kBlockColumns / kPanel * kPanel);
+}
 
 // y = change(strips * x), by blocks of columns.
 template <typename Change>
-void convolve(const Layer& l, const float* x, const float* strips, float* y, Change change) {
-  const int64_t block = Layer::block(l.in_channels), blocks = (l.columns() + block - 1) / block;
+void convolve(const Pointwise& l, const float* x, const float* strips, float* y, Change change) {
+  const int64_t block = columns_of_block(l.in_channels), blocks = (l.columns() + block - 1) / block;
   in_parallel(blocks, [&](int64_t b) {
     thread_local std::vector<Piece> pieces;
     const int64_t begin = b * block, end = std::min(begin + block, l.columns());
@@ -50,7 +42,7 @@ void convolve(const Layer& l, const float* x, const float* strips, float* y, Cha
   });
 }
 
-float* strips_of_weights(const Layer& l, const float* weights) {
+float* strips_of_weights(const Pointwise& l, const float* weights) {
   float* strips = scratch(kStrips, strips_of(l.out_channels) * kTileRows * l.in_channels);
   pack_rows(weights, l.out_channels, l.in_channels, l.in_channels, 1, strips);
   return strips;
@@ -62,7 +54,7 @@ void train(const Tensors& t) {
   const Layer l(t, 0, 1, 6);
   float *y = t[7], *u = t[8];
   const Statistics statistics{t[4], t[5], t[9], t[10], t[11], t[12]};
-  convolve(l, t[0], strips_of_weights(l, t[1]), u, [](int64_t, Wide value) { return value; });
+  pointwise_product(l, t[0], t[1], u);
   in_parallel(l.out_channels, [&](int64_t c) {
     Moments all;
     for (int64_t n = 0; n < l.images; ++n) all.merge(moments(u + l.out_at(n, c), l.size));
@@ -96,7 +88,7 @@ void infer(const Tensors& t) {
 
 // The gradient of u for a block of columns, in panels.
 template <Act act>
-void gradient_panels(const Layer& l, const Backward* back, const float* u, const float* dy,
+void gradient_panels(const Pointwise& l, const Backward* back, const float* u, const float* dy,
                      const std::vector<Piece>& pieces, float* panels) {
   for_runs(l.out_channels, l.size, pieces, [&](int64_t m, int64_t from, int64_t to, int64_t count) {
     if (count == kPanel) {
@@ -131,18 +123,29 @@ const Backward* channel_gradients(const Layer& l, const Tensors& t) {
 }
 
 // Inputs x, weight, gamma, beta, mean, 1 / deviation, u, dy, settings; outputs the gradients of x, weight,
-// gamma, beta. The sum over pixels is cut into as many ranges as there are threads.
+// gamma, beta.
 void backward_pass(const Tensors& t) {
   const Layer l(t, 0, 1, 8);
-  const int64_t C = l.in_channels, M = l.out_channels;
   const Backward* back = channel_gradients(l, t);
+  pointwise_gradients(l, l.settings.act, back, {t[0], t[1], t[6], t[7]}, t[9], t[10]);
+}
+
+}  // namespace
+
+void pointwise_product(const Pointwise& l, const float* x, const float* weights, float* u) {
+  convolve(l, x, strips_of_weights(l, weights), u, [](int64_t, Wide value) { return value; });
+}
+
+void pointwise_gradients(const Pointwise& l, Act act, const Backward* back, const PointwiseInputs& in,
+                         float* dx, float* dw) {
+  const int64_t C = l.in_channels, M = l.out_channels;
   float* strips = scratch(kStrips, strips_of(C) * kTileRows * M);
-  pack_rows(t[1], C, M, 1, C, strips);
+  pack_rows(in.weights, C, M, 1, C, strips);
 
   const bool turn_input = C <= M;  // the smaller is turned, and lies along the vectors of the product
   const int64_t tall = turn_input ? M : C, flat = turn_input ? C : M;
   const int64_t width = panels_of(flat) * kPanel, partial = tall * width;
-  const int64_t block = Layer::block(C + M + width);
+  const int64_t block = columns_of_block(C + M + width);
   const int64_t blocks = (l.columns() + block - 1) / block;
   const int64_t ranges = std::min<int64_t>(thread_count(), blocks);
   float* partials = scratch(kPartials, ranges * partial);
@@ -159,11 +162,11 @@ void backward_pass(const Tensors& t) {
       const int64_t begin = b * block, end = std::min(begin + block, l.columns());
       const int64_t panels = panels_of(end - begin);
       cut_into_pieces(begin, end, l.size, pieces);
-      pack_columns(t[0], C, l.size, pieces, input);
-      with_act(l.settings.act, [&](auto act) {
-        gradient_panels<act.value>(l, back, t[6], t[7], pieces, gradient);
+      pack_columns(in.x, C, l.size, pieces, input);
+      with_act(act, [&](auto constant) {
+        gradient_panels<constant.value>(l, back, in.u, in.dy, pieces, gradient);
       });
-      multiply_block(strips, C, M, gradient, pieces, l.size, t[9],
+      multiply_block(strips, C, M, gradient, pieces, l.size, dx,
                      [](int64_t, Wide value) { return value; });
       turn_panels(turn_input ? input : gradient, flat, panels, turned);
       add_outer_products(turn_input ? gradient : input, tall, turned, flat, panels, total);
@@ -174,12 +177,11 @@ void backward_pass(const Tensors& t) {
   }
   for (int64_t m = 0; m < M; ++m) {
     for (int64_t c = 0; c < C; ++c) {
-      t[10][m * C + c] = turn_input ? partials[m * width + c] : partials[c * width + m];
+      dw[m * C + c] = turn_input ? partials[m * width + c] : partials[c * width + m];
     }
   }
 }
 
-}  // namespace
 }  // namespace effnet
 
 EFFNET_OPERATOR(effnet_pointwise_train) {

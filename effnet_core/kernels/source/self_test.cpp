@@ -19,6 +19,8 @@ EFFNET_OPERATOR(effnet_depthwise_backward);
 EFFNET_OPERATOR(effnet_pointwise_train);
 EFFNET_OPERATOR(effnet_pointwise_infer);
 EFFNET_OPERATOR(effnet_pointwise_backward);
+EFFNET_OPERATOR(effnet_expanded_train);
+EFFNET_OPERATOR(effnet_expanded_backward);
 EFFNET_OPERATOR(effnet_norm_train);
 EFFNET_OPERATOR(effnet_norm_infer);
 EFFNET_OPERATOR(effnet_norm_backward);
@@ -223,6 +225,58 @@ bool layer(const Case& c, Random& random) {
   return close(n_y, y) && close(n_du, du) && close(t_gamma, d_gamma) && close(n_fixed, fixed_y);
 }
 
+Values doubles(const Tensor& t) { return Values(t.data.begin(), t.data.end()); }
+
+// An expansion with its depthwise layer, against the two operators that `layer` tests.
+bool expanded(const Case& c, Random& random) {
+  const Plane p(c.height, c.width, c.kernel, c.stride, c.same);
+  const Shape per_channel{c.out}, inner{c.images, c.out, c.height, c.width};
+  const Shape out{c.images, c.out, p.out_height, p.out_width};
+  Tensor x = random.tensor({c.images, c.in, c.height, c.width}, 0.3, 1), dy = random.tensor(out, 0, 1);
+  Tensor w1 = random.tensor({c.out, c.in, 1, 1}, 0, 0.5);
+  Tensor w2 = random.tensor({c.out, 1, c.kernel, c.kernel}, 0, 0.5);
+  std::vector<Tensor> of_channels;  // gamma, beta, mean, variance of the one and of the other
+  for (int i = 0; i < 8; ++i) of_channels.push_back(random.tensor(per_channel, 1, 0.5));
+  Tensor &g1 = of_channels[0], &b1 = of_channels[1], &m1 = of_channels[2], &v1 = of_channels[3];
+  Tensor &g2 = of_channels[4], &b2 = of_channels[5], &m2 = of_channels[6], &v2 = of_channels[7];
+  Tensor settings({6}), plain({6});
+  settings.data = {static_cast<float>(kEps), static_cast<float>(kMomentum),
+                   static_cast<float>(static_cast<int>(c.act)), static_cast<float>(c.stride),
+                   c.same ? 1.0f : 0.0f, 1.0f};
+  plain.data = settings.data;
+  plain.data[3] = 1.0f;
+  const std::vector<Tensor> statistics(4, Tensor(per_channel));
+
+  std::vector<Tensor> a = statistics, b = statistics, d = statistics, e = statistics;
+  Tensor inner_y(inner), inner_u(inner), inner_dy(inner), y(out), dx(x.shape), dw1(w1.shape),
+      dw2(w2.shape);
+  if (!call(effnet_pointwise_train, {&x, &w1, &g1, &b1, &m1, &v1, &plain, &inner_y, &inner_u, &a[0], &a[1],
+                                     &a[2], &a[3]}) ||
+      !call(effnet_depthwise_train,
+            {&inner_y, &w2, &g2, &b2, &m2, &v2, &settings, &y, &b[0], &b[1], &b[2], &b[3]}) ||
+      !call(effnet_depthwise_backward, {&inner_y, &w2, &g2, &b2, &b[0], &b[1], &dy, &settings, &inner_dy,
+                                        &dw2, &d[2], &d[3]}) ||
+      !call(effnet_pointwise_backward, {&x, &w1, &g1, &b1, &a[0], &a[1], &inner_u, &inner_dy, &plain, &dx,
+                                        &dw1, &d[0], &d[1]}))
+    return false;
+
+  std::vector<Tensor> f = statistics, g = statistics;
+  Tensor t_y(out), t_u(inner), t_dx(x.shape), t_dw1(w1.shape), t_dw2(w2.shape), memory(inner);
+  if (!call(effnet_expanded_train, {&x,    &w1,   &g1,   &b1,   &m1,   &v1,   &w2,   &g2,
+                                    &b2,   &m2,   &v2,   &settings, &t_y, &t_u, &f[0], &f[1],
+                                    &f[2], &f[3], &g[0], &g[1], &g[2], &g[3]}) ||
+      !call(effnet_expanded_backward,
+            {&x, &w1, &g1, &b1, &w2, &g2, &b2, &f[0], &f[1], &g[0], &g[1], &t_u, &dy, &settings, &t_dx,
+             &t_dw1, &e[0], &e[1], &t_dw2, &e[2], &e[3], &memory}))
+    return false;
+  for (size_t i = 0; i < 4; ++i) {
+    if (!close(f[i], doubles(a[i])) || !close(g[i], doubles(b[i])) || !close(e[i], doubles(d[i])))
+      return false;
+  }
+  return close(t_y, doubles(y)) && close(t_dx, doubles(dx)) && close(t_dw1, doubles(dw1)) &&
+         close(t_dw2, doubles(dw2));
+}
+
 bool squeeze_excite(int64_t N, int64_t C, int64_t S, int64_t height, int64_t width, Random& random) {
   const int64_t size = height * width;
   Tensor x = random.tensor({N, C, height, width}, 0.2, 1), dy = random.tensor(x.shape, 0, 1);
@@ -343,6 +397,8 @@ extern "C" int effnet_self_test(int all) {
           ++number;
           const Case depthwise{3, 5, 5, side, side + 6, kernel, stride, same, true, act};
           if (!layer(depthwise, random)) return number;
+          const Case both{2, 3, 7, side, side + 3, kernel, stride, same, true, act};
+          if (!expanded(both, random)) return number;
         }
       }
     }
