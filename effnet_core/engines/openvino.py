@@ -71,6 +71,10 @@ class OpenVinoPredictor:
             raise ExportError(f"engine file {file} cannot be loaded ({reason})") from cause
         self.own = threading.local()
         """Each lane's request: it holds the buffers of one call."""
+        # Alone, because OpenVINO prepares things at its first call, and two threads that make it
+        # at the same time can wait for each other for ever.
+        self.forward(np.zeros((piece, side, side, 3), dtype=np.uint8))
+        del self.own.request
 
     def forward(self, pixels: PixelArray) -> Outputs:
         """Answers to squares, (N, S, S, 3) uint8."""

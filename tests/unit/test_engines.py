@@ -192,6 +192,16 @@ def test_answers_do_not_depend_on_piece_or_lane(engine: str, checkpoint: Path, f
         np.testing.assert_allclose(answer.features, features, rtol=0, atol=1e-5)
 
 
+def test_openvino_has_computed_once_before_lanes_call_it(checkpoint: Path, file: Path) -> None:
+    """Two first calls at the same time hung in OpenVINO 2026.4, now and then on a busy machine."""
+    with mock.patch(
+        "openvino.InferRequest.infer", autospec=True, side_effect=[mock.MagicMock()]
+    ) as call:
+        loaded("openvino", checkpoint, file, piece=3)
+    [(_, inputs)] = [made.args for made in call.call_args_list]
+    assert inputs["pixels"].shape == (3, 32, 32, 3)
+
+
 def test_a_precision_that_the_processor_lacks_is_refused(checkpoint: Path, file: Path) -> None:
     sidecar = checkpoints.read_sidecar(checkpoint)
     infer = RunConfig().infer.model_copy(update={"precision": "bf16"})

@@ -65,6 +65,7 @@ def test_an_error_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_retryable_flags() -> None:
     assert {kind.__name__ for kind in OURS if kind.retryable} == {
         "DownloadFailed",
+        "InputLost",
         "StoreBusy",
         "WorkerLost",
         "JobTimeout",
