@@ -153,9 +153,10 @@ def down() -> None:
     busy = len(service.api.runs("RUNNING")) if service.api.healthy() else 0
     if busy:
         console.print(f"{busy} run(s) are asked to save; they go on after the next effnet up")
+    processes = [service.pid, _parent(service.pid)]  # the supervisor ends a moment after the keeper
     os.kill(service.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while _is_keeper(service.pid):
+    while any(map(_is_keeper, processes)):
         if time.monotonic() > deadline:
             raise ServiceError(
                 f"the service (process {service.pid}) did not stop within {STOP_TIMEOUT_S:.0f} s; see "
@@ -206,8 +207,16 @@ def _start(port: int, place: Environment) -> Service:
     return service
 
 
+def _parent(pid: int) -> int:
+    """The process that started another; 1 where that has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 1
+
+
 def _is_keeper(pid: int) -> bool:
-    """Whether a process is a keeper, since ids are used again."""
+    """Whether a process is a keeper or its supervisor, since ids are used again."""
     try:
         return b"flows.keeper" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

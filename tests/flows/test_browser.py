@@ -35,7 +35,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, service: TestedService, screenshots: Path) -> Iterator[Page]:
     """A page of a browser that reaches this machine only."""
-    opened = browser.new_page(viewport={"width": 1200, "height": 760})
+    opened = browser.new_page(viewport={"width": 1400, "height": 900})
     opened.set_default_timeout(PATIENCE_MS)
     expect.set_options(timeout=PATIENCE_MS)
     yield opened
@@ -68,6 +68,8 @@ def start_from_the_form(page: Page, service: TestedService, data: Path, recipe: 
     before = {run["id"] for run in service.api.runs()}
     page.goto(f"{service.url}/v2/deployments/deployment/{deployment['id']}/run")
     page.get_by_role("heading", name="Parameters").wait_for()
+    page.get_by_label("Select variant").click()
+    page.get_by_role("option", name="as in recipe").click()
     submit(page, data=str(data), recipe=str(recipe))
 
     def new() -> set[str]:

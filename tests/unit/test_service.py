@@ -127,3 +127,24 @@ def test_a_process_that_cannot_be_started_is_tried_again(
     kept.look()
     assert kept.process is not None
     assert kept.process.wait(30) == 0
+
+
+def test_down_waits_for_the_supervisor_too(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shell stands for a supervisor that lives a moment longer than its keeper."""
+    script = "sh -c 'echo $$; exec sleep 60' flows.keeper & wait; sleep 1; exit 0"
+    supervisor = subprocess.Popen(
+        ["sh", "-c", script, "flows.keeper"], stdout=subprocess.PIPE, text=True
+    )
+    assert supervisor.stdout is not None
+    keeper = int(supervisor.stdout.readline())
+    found = service.Service("http://127.0.0.1:9/api", pid=keeper, pool="p", worker="w", port=9)
+    monkeypatch.setattr(service, "running", lambda: found)
+    reaper = threading.Thread(target=supervisor.wait)
+    reaper.start()
+    service.down()
+    assert not service._is_keeper(supervisor.pid)
+    reaper.join(10)
+    supervisor.stdout.close()
+    assert "stopped" in capsys.readouterr().out
