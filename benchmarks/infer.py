@@ -215,20 +215,35 @@ def serve(name: str, *arguments: str) -> None:
     print(json.dumps(answer))
 
 
-def draw(rates: dict[str, float], path: Path) -> None:
-    """Bars of images/s."""
-    import matplotlib as mpl
+def draw(rates: dict[str, float], bounds: dict[str, float], path: Path) -> None:
+    """Bars of images/s, and on each a mark where engine and decoding together bound it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from effnet_core.plots import DPI, LIGHT
 
-    figure, axes = plt.subplots(figsize=(7, 0.55 * len(rates) + 1), layout="constrained")
-    bars = axes.barh(list(rates)[::-1], list(rates.values())[::-1], color="#0072b2")
-    axes.bar_label(bars, fmt="%.1f", padding=4)
+    figure = Figure(figsize=(5.6, 0.45 * len(rates) + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    names = list(rates)
+    colors = [LIGHT.first if name in bounds else LIGHT.muted for name in names]
+    bars = axes.barh(names, list(rates.values()), color=colors, height=0.6)
+    axes.bar_label(bars, fmt="%.0f", color=LIGHT.surface, label_type="center")
+    rows = [names.index(name) for name in bounds]
+    axes.vlines(
+        list(bounds.values()),
+        [row - 0.38 for row in rows],
+        [row + 0.38 for row in rows],
+        color=LIGHT.second,
+        linewidth=2,
+        label="at most, by engine and decoding alone",
+    )
+    axes.invert_yaxis()
     axes.set_xlabel("images/s")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.12)
-    figure.savefig(path, dpi=110)
+    axes.margins(x=0.05)
+    figure.legend(loc="outside upper right", frameon=False)
+    figure.savefig(path, dpi=DPI)
 
 
 def main() -> None:
@@ -280,8 +295,8 @@ def _report(
 
     median = statistics.median
     rows = ["| contender | images/s | times torch | share of its bound |", "|---|---|---|---|"]
-    bars = {"torch loop": median([turn["torch"] for turn in turns])}
-    rows.append(f"| torch loop | {bars['torch loop']:.1f} | 1 | |")
+    rates, limits = {"torch loop": median([turn["torch"] for turn in turns])}, {}
+    rows.append(f"| torch loop | {rates['torch loop']:.1f} | 1 | |")
     parts = []
     for name in names:
         rate = median([turn[name] for turn in turns])
@@ -290,8 +305,8 @@ def _report(
         bounds = [1 / (1 / a["decode"] + 1 / a["engine"]) for a in alone]
         share = median([turn[name] / bound for turn, bound in zip(turns, bounds, strict=True)])
         rows.append(f"| effnet, {name} | {rate:.1f} | {ratio:.2f} | {share:.2f} |")
-        bars[f"effnet, {name}"] = rate
-        bars[f"bound of {name}"] = median(bounds)
+        rates[f"effnet, {name}"] = rate
+        limits[f"effnet, {name}"] = median(bounds)
         parts.append(
             f"{name}: engine alone {median([a['engine'] for a in alone]):.1f} images/s in pieces of "
             f"{alone[-1]['piece']:.0f}, decoding alone {median([a['decode'] for a in alone]):.1f}, "
@@ -308,7 +323,7 @@ def _report(
         "",
         "![images/s](infer.png)",
     ]
-    draw(bars, HERE / "infer.png")
+    draw(rates, limits, HERE / "infer.png")
     write_note(__file__, "Labelling files with EfficientNet-B0 at 224", [*rows, *notes])
 
 
