@@ -291,7 +291,10 @@ def main() -> None:
 def _report(
     names: list[str], turns: list[dict[str, Any]], best: tuple[int, ...], images: int
 ) -> None:
-    from machine import write_note  # not in a peer's interpreter, which has no effnet_core
+    from machine import (  # not in a peer's interpreter, which has no effnet_core
+        picture_path,
+        write_note,
+    )
 
     median = statistics.median
     rows = ["| contender | images/s | times torch | share of its bound |", "|---|---|---|---|"]
@@ -313,6 +316,7 @@ def _report(
             f"together at most {median(bounds):.1f}"
         )
     threads, workers, batch = best
+    picture = picture_path(__file__)
     notes = [
         "",
         f"{images} JPEGs of {SIZE[0]}x{SIZE[1]}, {len(turns)} rounds in turn, medians; ratios are medians of "
@@ -321,9 +325,9 @@ def _report(
         f"torch loop: {threads} threads, {workers} workers, batch {batch}, channels_last: the best of "
         f"{len(TRIED)} settings. {'. '.join(parts)}.",
         "",
-        "![images/s](infer.png)",
+        f"![images/s]({picture.name})",
     ]
-    draw(rates, limits, HERE / "infer.png")
+    draw(rates, limits, picture)
     write_note(__file__, "Labelling files with EfficientNet-B0 at 224", [*rows, *notes])
 
 

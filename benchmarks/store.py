@@ -175,7 +175,7 @@ def run(server: SeaweedFS, root: Path, options: argparse.Namespace) -> list[str]
                 seconds.setdefault(name, []).append(measure(name, pair, folder, work, environment))
             if len(sizes) > 1:
                 seconds.setdefault(SHARD, []).append(shard(folder, work, environment))
-        lines += ["", f"## {title}", "", *table(seconds, sizes)]
+        lines += ["", f"### {title}", "", *table(seconds, sizes)]
     missing = [n for n, t in ((AWS, "aws"), (RCLONE, "rclone"), (S5CMD, "s5cmd")) if not tool(t)]
     if missing:
         lines += ["", f"Not installed, so not measured: {', '.join(missing)}."]
