@@ -19,7 +19,7 @@ test: $(STAMP) ## the test suite
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 test-library test-jobs test-flows
 
 # Side by side, because jobs and flows wait more than they compute. Lines begin with where they come from.
-PYTEST := set -o pipefail; $(BIN)/pytest -m "not slow"
+PYTEST := set -o pipefail; $(BIN)/pytest -m "not slow" --durations=10
 test-library test-jobs test-flows: SHELL := /bin/bash
 test-library: $(STAMP)
 	@$(PYTEST) tests/cells 2>&1 | sed -u 's/^/cells  /'
