@@ -258,7 +258,7 @@ def _wait(process: subprocess.Popen[bytes], runtime: RuntimeConfig, run_dir: Pat
         if lost is None and (dead := _dead_ranks(run_dir, mine)):
             lost = dead, time.monotonic()
         if lost is not None and time.monotonic() - lost[1] > ANSWER_GRACE_S:
-            raise _lost(run_dir, f"{_named(lost[0])} died without an answer", rank=lost[0][0])
+            break
         if deadline is not None and time.monotonic() > deadline:
             raise JobTimeout(
                 f"the job in {run_dir} was stopped after runtime.timeout_s={runtime.timeout_s} s; "
@@ -266,6 +266,10 @@ def _wait(process: subprocess.Popen[bytes], runtime: RuntimeConfig, run_dir: Pat
             )
         time.sleep(POLL_S)
     events.repeat()
+    # The launcher may end before a rank is missed.
+    dead = lost[0] if lost else _dead_ranks(run_dir, mine)
+    if dead and not _answered(run_dir):
+        raise _lost(run_dir, f"{_named(dead)} died without an answer", rank=dead[0])
 
 
 def _answered(run_dir: Path) -> bool:

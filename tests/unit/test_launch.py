@@ -225,6 +225,12 @@ def test_no_answer_is_a_lost_worker(run_dir: Path) -> None:
         run_with(run_dir, None)
 
 
+def test_a_lost_rank_is_named_though_the_launcher_ended_first(run_dir: Path) -> None:
+    pid = dead_pid()
+    with pytest.raises(WorkerLost, match="rank 0 died without an answer"):
+        run_with(run_dir, lambda: (run_dir / LOGS_NAME / "rank_0.pid").write_text(str(pid)))
+
+
 def test_answers_of_an_earlier_try_do_not_count(run_dir: Path) -> None:
     write_json(run_dir / RESULT_NAME, {"old": True})
     write_error(run_dir, DataError("old"), rank=0)
