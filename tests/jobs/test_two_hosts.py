@@ -105,7 +105,7 @@ def test_a_rank_that_is_lost_on_one_host_ends_both_and_the_same_commands_go_on(
     done = max(int(p.stem.removeprefix("step-")) for p in (run_dir / "checkpoints").glob("step-*"))
     before = steps_done(run_dir)  # may be beyond the last checkpoint
     running = [start(host, data_dir, run_dir, *settings) for host in hosts]
-    wait_for(lambda: steps_done(run_dir) > before)
+    wait_for(lambda: steps_done(run_dir) > before + 30)  # time for its first lines to be told
     for process in running:  # told to stop, as a scheduler would do it
         process.send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=90) for process in running]
