@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from effnet_core.config import RuntimeConfig
 from effnet_core.environment import available_cores, compute_at_once
-from effnet_core.errors import ConfigError, JobError
+from effnet_core.errors import ConfigError, JobError, in_one_line
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -152,20 +152,29 @@ def join_group(runtime: RuntimeConfig) -> Group:
     if runtime.device == "CPU":
         compute_at_once()
     ms.set_context(mode=ms.GRAPH_MODE)
-    cores = len(available_cores())
     if runtime.device == "CPU":
         # MindSpore counts the machine's cores, not those that this rank may use; threads that share a
         # core spin against each other.
+        cores = len(available_cores())
         ms.set_context(runtime_num_threads=cores)
+        ms.set_device("CPU")
+        if cores == 1:
+            _compute_in_one_piece()
+        return _meet(runtime)
     try:
         ms.set_device(runtime.device)
+        group = _meet(runtime)
+        (Tensor([1.0]) + 1.0).asnumpy()  # MindSpore asks the driver no sooner
     except (RuntimeError, ValueError) as cause:
         raise ConfigError(
-            f"runtime.device={runtime.device} is not available on this machine; "
+            f"runtime.device={runtime.device} is not available on this machine ({in_one_line(cause)}); "
             "use CPU, or install the driver and MindSpore's libraries for it"
         ) from cause
-    if runtime.device == "CPU" and cores == 1:
-        _compute_in_one_piece()
+    return group
+
+
+def _meet(runtime: RuntimeConfig) -> Group:
+    """This rank's place among the others."""
     if runtime.world_size == 1:
         return Group(0, 1)
     communication.init()

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import pairwise
 
 
 class EffnetError(Exception):
@@ -117,6 +118,18 @@ def error_type(name: str) -> type[EffnetError]:
     if isinstance(found, type) and issubclass(found, EffnetError):
         return found
     return JobError
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error of a library says first, without the rules and headings that MindSpore draws."""
+    lines = (line.strip() for line in str(error).splitlines())
+    said = [line for line in lines if line.strip("-=")]
+    for heading, text in pairwise([*said, ""]):
+        if not heading.startswith("- "):
+            return heading
+        # such as "- Cuda error:" over "out of memory"
+        return f"{heading.removeprefix('- ')} {text}".strip()
+    return "no message"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from effnet_core.errors import EffnetError, JobError, error_type
+from effnet_core.errors import EffnetError, JobError, error_type, in_one_line
 from effnet_core.files import read_json, write_json
 
 JOB_NAME = "job.json"
@@ -72,7 +72,7 @@ def write_error(run_dir: Path, error: BaseException, *, rank: int) -> None:
     """Leave an error for the parent; the first one stays."""
     path = run_dir / ERROR_NAME
     known = isinstance(error, EffnetError)
-    text = str(error) if known else f"{type(error).__name__}: {_first_line(error)}"
+    text = str(error) if known else f"{type(error).__name__}: {in_one_line(error)}"
     if not path.exists():
         release_room(run_dir)
         write_json(
@@ -100,8 +100,3 @@ def read_error(run_dir: Path) -> EffnetError | None:
         log = run_dir / LOGS_NAME / f"worker_{values['rank']}.log"
         message = f"rank {values['rank']} failed ({message}); the whole story is in {log}"
     return error_type(values["type"])(message)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no message"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from effnet_core.config import RunConfig
-from effnet_core.errors import ConfigError
+from effnet_core.errors import ConfigError, in_one_line
 from effnet_core.events import Event, emit
 from effnet_core.files import read_json, write_json
 
@@ -74,7 +74,7 @@ class Trackers:
                 emit(
                     Event(
                         "train",
-                        f"{name} takes no figures ({_first_line(cause)}); metrics.jsonl does",
+                        f"{name} takes no figures ({in_one_line(cause)}); metrics.jsonl does",
                     )
                 )
 
@@ -157,7 +157,7 @@ def open_trackers(config: RunConfig, run_dir: Path, *, from_step: int) -> Tracke
             raise
         except Exception as cause:
             raise ConfigError(
-                f"train.trackers=mlflow: its server or folder cannot be used ({_first_line(cause)}); see "
+                f"train.trackers=mlflow: its server or folder cannot be used ({in_one_line(cause)}); see "
                 "MLFLOW_TRACKING_URI, or leave it out"
             ) from cause
     return Trackers(found)
@@ -171,7 +171,3 @@ def _library(name: str, tracker: str) -> Any:
             f"train.trackers={tracker} needs the package {name}, which is not installed; "
             "pip install 'effnet-flows[tracking]', or leave it out"
         ) from cause
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

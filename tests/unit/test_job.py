@@ -45,6 +45,32 @@ def test_a_foreign_error_names_rank_and_log(tmp_path: Path) -> None:
     )
 
 
+CUDA = """
+----------------------------------------------------
+- Cuda error:
+----------------------------------------------------
+CUDA driver version is insufficient
+
+----------------------------------------------------
+- C++ Call Stack: (For framework developers)
+----------------------------------------------------
+cuda_driver.cc:292 device_count
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (CUDA, "Cuda error: CUDA driver version is insufficient"),
+        ("For 'Conv2D', no.\n\n-----\n- C++ Call Stack:\n-----\nabc.cc:1", "For 'Conv2D', no."),
+        ("- Framework Unexpected Exception Raised:", "Framework Unexpected Exception Raised:"),
+    ],
+)
+def test_mindspore_s_headings_are_not_what_is_told(tmp_path: Path, text: str, told: str) -> None:
+    write_error(tmp_path, RuntimeError(text), rank=0)
+    assert f"(RuntimeError: {told})" in str(read_error(tmp_path))
+
+
 def test_a_foreign_error_without_text(tmp_path: Path) -> None:
     write_error(tmp_path, KeyError(), rank=0)
     assert "KeyError: no message" in str(read_error(tmp_path))
