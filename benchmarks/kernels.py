@@ -1,8 +1,9 @@
-"""The CPU operators of EfficientNet-B0, one by one, beside what this machine can do at best.
+"""The CPU operators of EfficientNet-B0, one by one and as a step, beside what this machine can do at best.
 
-The operators are called without MindSpore. Arithmetic counts multiplications and additions of the
-convolutions; memory counts each input and output of an operator once, which no operator can avoid. The
-machine's limits are measured in the same minute: a product of large matrices, and copies of a large array.
+The operators are called without MindSpore, those that training calls. Arithmetic counts multiplications and
+additions of the convolutions; memory counts each input and output of an operator once, which no operator
+can avoid. The machine's limits are measured in the same minute: a product of large matrices, and copies of
+a large array. The whole step is that of ``benchmarks/train.py``, in a process of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import write_note
+from benchmarks.train import OURS, measure
 from effnet_core.environment import available_cores
 from effnet_core.kernels import build
 from effnet_core.model.scaling import expand
@@ -80,12 +82,20 @@ class Bench:
         return self.rng.standard_normal(shape, np.float32)
 
     def time(
-        self, kind: str, name: str, inputs: list[Any], outputs: list[Any], flops: float
+        self,
+        kind: str,
+        name: str,
+        inputs: list[Any],
+        outputs: list[Any],
+        flops: float,
+        *,
+        scratch: Any = (),
     ) -> Any:
-        """The outputs of one operator, whose cost is added to ``kind``."""
+        """The outputs of one operator, whose cost is added to ``kind``; ``scratch`` is not part of it."""
         made: list[Any] = [np.zeros(shape, np.float32) for shape in outputs]
-        call = self.library.prepared(name, inputs, made)
         moved = sum(array.nbytes for array in (*inputs, *made))
+        own = [np.zeros(scratch, np.float32)] if scratch else []
+        call = self.library.prepared(name, inputs, [*made, *own])
         self.totals[kind].add(Cost(best(call), flops, moved))
         return made
 
@@ -115,6 +125,37 @@ class Bench:
             2 * flops,
         )
 
+    def expanded(self, inputs: int, hidden: int, side: int, *, kernel: int, stride: int) -> None:
+        """An expansion and the depthwise layer after it."""
+        n, out, kind = self.batch, -(-side // stride), "expansion and depthwise"
+        x, kept, shape = (
+            self.noise(n, inputs, side, side),
+            (n, hidden, side, side),
+            (n, hidden, out, out),
+        )
+        weights = self.noise(hidden, inputs, 1, 1), self.noise(hidden, 1, kernel, kernel)
+        one, zero, channel = np.ones(hidden, np.float32), np.zeros(hidden, np.float32), (hidden,)
+        settings = np.array([EPS, MOMENTUM, 1, stride, 0, 1], np.float32)
+        flops = 2.0 * n * hidden * (inputs * side * side + out * out * kernel * kernel)
+        _, u, mean, rstd, _, _, mean_of_second, rstd_of_second, _, _ = self.time(
+            f"{kind}, forward",
+            "expanded_train",
+            [x, weights[0], one, zero, zero, one, weights[1], one, zero, zero, one, settings],
+            [shape, kept, *[channel] * 8],
+            flops,
+        )
+        self.time(
+            f"{kind}, backward",
+            "expanded_backward",
+            [
+                *(x, weights[0], one, zero, weights[1], one, zero),
+                *(mean, rstd, mean_of_second, rstd_of_second, u, self.noise(*shape), settings),
+            ],
+            [x.shape, weights[0].shape, channel, channel, weights[1].shape, channel, channel],
+            2 * flops,
+            scratch=kept,
+        )
+
     def gate(self, channels: int, squeezed: int, side: int) -> None:
         n = self.batch
         x = self.noise(n, channels, side, side)
@@ -140,9 +181,11 @@ class Bench:
         side = -(-size // 2)
         for block in architecture.blocks:
             hidden = block.hidden_channels
+            how = {"kernel": block.kernel, "stride": block.stride}
             if block.expands:
-                self.layer("pointwise", block.in_channels, hidden, side)
-            self.layer("depthwise", hidden, hidden, side, kernel=block.kernel, stride=block.stride)
+                self.expanded(block.in_channels, hidden, side, **how)
+            else:
+                self.layer("depthwise", hidden, hidden, side, **how)
             side = -(-side // block.stride)
             if block.squeeze_channels:
                 self.gate(hidden, block.squeeze_channels, side)
@@ -175,6 +218,12 @@ def main() -> None:
         bound += max(by_flops, by_bytes)
         rows.append(_row(kind, cost, by_flops, by_bytes, max(by_flops, by_bytes)))
     rows.append(_row("all", total, total.flops / flops, total.bytes / copied, bound))
+    step, _ = measure(OURS, argparse.Namespace(**vars(options), steps=10, epochs=1))
+    rows += [
+        "",
+        f"A whole training step takes {1e3 * step:.0f} ms. These operators, each alone and at its best, are "
+        f"{total.seconds / step:.0%} of that, and their limits {bound / step:.0%}.",
+    ]
     write_note(__file__, "CPU operators", rows)
 
 

@@ -53,14 +53,14 @@ def batch_of_noise(batch: int, size: int) -> tuple[Any, Any]:
 
 
 def ours(batch: int, size: int, steps: int) -> float:
-    return our_step(batch, size, steps, kernels="native")
+    return our_step(batch, size, steps, "runtime.kernels=native")
 
 
 def builtin(batch: int, size: int, steps: int) -> float:
-    return our_step(batch, size, steps, kernels="builtin")
+    return our_step(batch, size, steps, "runtime.kernels=builtin")
 
 
-def our_step(batch: int, size: int, steps: int, *, kernels: str) -> float:
+def our_step(batch: int, size: int, steps: int, *settings: str) -> float:
     """A step as ``effnet train`` does it, with its masks and its rate."""
     from effnet_core import environment
 
@@ -69,25 +69,28 @@ def our_step(batch: int, size: int, steps: int, *, kernels: str) -> float:
     import numpy as np
 
     from effnet_core.collective import join_group
-    from effnet_core.config import OptimConfig, RuntimeConfig
+    from effnet_core.config import load_config
     from effnet_core.kernels.choice import library
     from effnet_core.kernels.sharing import join
     from effnet_core.model.network import create_model
     from effnet_core.model.regularisation import drop_path_scale, dropout_scale
     from effnet_core.train.optim import create_optimizer, set_learning_rate
+    from effnet_core.train.precision import loss_scale, lower
     from effnet_core.train.step import SHARED, TrainStep
 
-    world = int(os.environ.get("MS_WORKER_NUM", "1"))
-    runtime = RuntimeConfig(world_size=world, kernels=kernels)
-    group = join_group(runtime)
-    operators = library(runtime, print)
+    world = os.environ.get("MS_WORKER_NUM", "1")
+    config = load_config(None, [f"runtime.world_size={world}", *settings])
+    group = join_group(config.runtime)
+    operators = library(config.runtime, print)
     network = create_model("efficientnet_b0", num_classes=CLASSES, library=operators)
-    optimizer = create_optimizer(network.trainable_params(), OptimConfig())
+    lower(network, config)
+    optimizer = create_optimizer(network.trainable_params(), config.optim)
     cell = TrainStep(
         network,
         optimizer,
         label_smoothing=0.1,
         world_size=group.world_size,
+        loss_scale=loss_scale(config),
         shared_by=join(operators, group),
     )
     cell.set_train()
@@ -121,23 +124,35 @@ def mindcv(batch: int, size: int, steps: int) -> float:
     return median_seconds(lambda: cell(images, labels).asnumpy(), steps)
 
 
-def torch(batch: int, size: int, steps: int) -> float:
-    """torchvision's network in torch's best memory format on a CPU."""
+def torch(
+    batch: int, size: int, steps: int, *, device: str = "cpu", precision: str = "float32"
+) -> float:
+    """torchvision's network in torch's best memory format.
+
+    Args:
+        precision: ``float32``, or ``float16`` or ``bfloat16`` for torch's automatic mixed precision.
+    """
     import torch
     import torchvision
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     network = torchvision.models.efficientnet_b0(num_classes=CLASSES)
-    network = network.to(memory_format=torch.channels_last).train()
+    network = network.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.RMSprop(network.parameters(), lr=0.001, momentum=0.9, eps=1e-3)
     loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
-    images, labels = (torch.from_numpy(array) for array in batch_of_noise(batch, size))
+    scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
+    images, labels = (torch.from_numpy(array).to(device) for array in batch_of_noise(batch, size))
     images, labels = images.to(memory_format=torch.channels_last), labels.long()
+    dtype = getattr(torch, precision)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss(network(images), labels).backward()
-        optimizer.step()
+        with torch.autocast(device, dtype, enabled=precision != "float32"):
+            value = loss(network(images), labels)
+        scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        value.item()  # a training reads its loss, and with it waits for the device
 
     return median_seconds(step, steps)
 
