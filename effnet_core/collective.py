@@ -13,8 +13,14 @@ from mindspore import Parameter, Tensor, communication, ops
 from numpy.typing import NDArray
 
 from effnet_core.config import RuntimeConfig
-from effnet_core.environment import available_cores, compute_at_once
+from effnet_core.environment import (
+    SLOW_FIRST_USE,
+    available_cores,
+    compute_at_once,
+    newer_than_kernels,
+)
 from effnet_core.errors import ConfigError, JobError, in_one_line
+from effnet_core.events import Event, emit
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -161,6 +167,8 @@ def join_group(runtime: RuntimeConfig) -> Group:
         if cores == 1:
             _compute_in_one_piece()
         return _meet(runtime)
+    if runtime.device == "GPU" and newer_than_kernels():
+        emit(Event("device", message=SLOW_FIRST_USE))
     try:
         ms.set_device(runtime.device)
         group = _meet(runtime)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +23,12 @@ from rich.table import Table
 
 from effnet_core.cache import CACHE_VARIABLE, cache_dir
 from effnet_core.config import RuntimeConfig
-from effnet_core.environment import ONEDNN_ISA, ONEDNN_ISA_DEFAULT, available_cores
+from effnet_core.environment import (
+    ONEDNN_ISA,
+    ONEDNN_ISA_DEFAULT,
+    SLOW_FIRST_USE,
+    available_cores,
+)
 from effnet_core.errors import EffnetError
 from effnet_core.files import human_bytes
 from effnet_core.kernels.choice import describe
@@ -34,6 +41,7 @@ ISA_LEVELS = ("SSE41", "AVX", "AVX2")
 """Values of oneDNN's setting that stay below AVX-512."""
 LEAST_MEMORY = 2e9
 LEAST_DISK = 2e9
+DEVICE_TIMEOUT_S = 120
 
 Level = Literal["ok", "note", "problem"]
 
@@ -105,24 +113,20 @@ def vector_setting() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """What MindSpore was built for, and the devices that are there."""
-    spec = find_spec("mindspore")
-    places = spec.submodule_search_locations if spec else None
-    library = Path(places[0], "lib") if places else None
-    built = [name for name in ("cpu", "gpu", "ascend") if library and _has_backend(library, name)]
-    present = {"gpu": _count("nvidia[0-9]*"), "ascend": _count("davinci[0-9]*")}
-    counted = [f"{count} {name.upper()} device(s)" for name, count in present.items() if count]
-    found = (
-        f"{', '.join(counted) or 'CPU only'}; MindSpore's build has {', '.join(built) or 'nothing'}"
-    )
-    unused = [name for name, count in present.items() if count and name not in built]
-    if unused:
-        yield Finding(
-            *("devices", found, "note"),
-            f"Install MindSpore's build for {unused[0].upper()} to use it; this one cannot.",
-        )
-    else:
-        yield Finding("devices", found)
+    """The devices that are there, and whether MindSpore computes on them."""
+    present = {"GPU": _count("nvidia[0-9]*"), "Ascend": _count("davinci[0-9]*")}
+    found = {name: count for name, count in present.items() if count}
+    if not found:
+        yield Finding("devices", "CPU only")
+    for name, count in found.items():
+        what = f"{count} {name} device(s)"
+        if reason := _unusable(name):
+            yield Finding(
+                *("devices", f"{what}, which MindSpore cannot use: {reason}", "note"),
+                "See docs/gpu.md for the libraries that it needs; until then runs compute on the CPU.",
+            )
+        else:
+            yield Finding("devices", f"{what}; MindSpore computes on it: runtime.device={name}")
 
 
 def cores() -> Iterator[Finding]:
@@ -285,8 +289,21 @@ def _cpu_flags() -> set[str]:
     return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def _has_backend(library: Path, name: str) -> bool:
-    return any(library.glob(f"**/libmindspore_{name}*"))
+def _unusable(device: str) -> str | None:
+    """What MindSpore says when it is asked to compute on a device; in a child process, since it may crash."""
+    call = f"join_group(RuntimeConfig(device={device!r}))"
+    code = f"from effnet_core.collective import join_group, RuntimeConfig; {call}"
+    command = [sys.executable, "-c", code]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEVICE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {DEVICE_TIMEOUT_S} s; {SLOW_FIRST_USE}"
+    if done.returncode == 0:
+        return None
+    told = re.search(r"ConfigError: .*? \((.*)\);", done.stderr)
+    return told[1] if told else f"exit code {done.returncode}"
 
 
 def _count(pattern: str) -> int:

@@ -6,6 +6,7 @@ Standard library only, so that every entry path can call it before anything heav
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import MutableMapping, Sequence
 
 ONEDNN_ISA = "ONEDNN_MAX_CPU_ISA"
@@ -16,6 +17,11 @@ ignore the setting."""
 
 BLOCKING_RUN = "MS_DEV_HOST_BLOCKING_RUN"
 """0: MindSpore computes in a thread of its own, and the one that asked waits in an empty loop. 1: neither."""
+
+SLOW_FIRST_USE = "on a GPU newer than MindSpore's kernels the driver compiles them at first use, which takes minutes"
+"""They are made for compute capability 8.6 and below (docs/gpu.md)."""
+NEWEST_GPU = 8
+"""The major compute capability that MindSpore's kernels are made for."""
 
 LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "critical": 4}
 """MindSpore's own log levels, by the names that ``runtime.mindspore_log`` takes."""
@@ -48,6 +54,18 @@ def compute_at_once(environment: MutableMapping[str, str] | None = None) -> None
 def set_log_level(environment: MutableMapping[str, str], level: str) -> None:
     """Let MindSpore print messages of ``level`` and above, unless ``GLOG_v`` is set already."""
     environment.setdefault("GLOG_v", str(LOG_LEVELS[level]))
+
+
+def newer_than_kernels() -> bool:
+    """Whether the first NVIDIA GPU is newer than MindSpore's kernels; False where nvidia-smi does not say."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+        return int(told.split(".")[0]) > NEWEST_GPU
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return False
 
 
 def available_cores() -> list[int]:

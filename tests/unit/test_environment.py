@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,17 @@ def test_more_ranks_than_cores_take_turns() -> None:
         [5],
         [4],
     ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "newer"),
+    [("echo 9.0", True), ("echo 8.6", False), ("echo 10.0; echo 8.0", True), ("exit 9", False)],
+)
+def test_a_gpu_that_is_newer_than_mindspore_s_kernels(
+    answer: str, newer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{answer}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert environment.newer_than_kernels() is newer
