@@ -28,6 +28,7 @@ from effnet_core.environment import (
     ONEDNN_ISA_DEFAULT,
     SLOW_FIRST_USE,
     available_cores,
+    newer_than_kernels,
 )
 from effnet_core.errors import EffnetError
 from effnet_core.files import human_bytes
@@ -299,7 +300,8 @@ def _unusable(device: str) -> str | None:
             command, capture_output=True, text=True, timeout=DEVICE_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"no answer within {DEVICE_TIMEOUT_S} s; {SLOW_FIRST_USE}"
+        newer = device == "GPU" and newer_than_kernels()
+        return f"no answer within {DEVICE_TIMEOUT_S} s" + (f"; {SLOW_FIRST_USE}" if newer else "")
     if done.returncode == 0:
         return None
     told = re.search(r"ConfigError: .*? \((.*)\);", done.stderr)

@@ -18,7 +18,10 @@ ignore the setting."""
 BLOCKING_RUN = "MS_DEV_HOST_BLOCKING_RUN"
 """0: MindSpore computes in a thread of its own, and the one that asked waits in an empty loop. 1: neither."""
 
-SLOW_FIRST_USE = "a GPU newer than MindSpore's kernels: the driver compiles them at first use, which takes minutes"
+SLOW_FIRST_USE = (
+    "this GPU is newer than MindSpore's kernels, so its driver compiles them at first use: "
+    "that takes minutes, once"
+)
 """They are made for compute capability 8.6 and below (docs/gpu.md)."""
 NEWEST_GPU = 8
 """The major compute capability that MindSpore's kernels are made for."""
