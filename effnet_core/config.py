@@ -512,10 +512,11 @@ class RunConfig(Section):
         train, device = self.train, self.runtime.device
         if train.amp_level == "O0" or train.amp_dtype != "bf16":
             return self
-        if device == "CPU":
+        if device != "Ascend":
+            slow = " (slower there than train.amp_level=O0)" if device == "CPU" else ""
             raise ValueError(
-                "train.amp_dtype=bf16 is nothing that MindSpore computes on runtime.device=CPU; use fp16 "
-                "(slower there than train.amp_level=O0), or a GPU or Ascend"
+                f"train.amp_dtype=bf16 is nothing that MindSpore computes on runtime.device={device}; use "
+                f"fp16{slow}, or an Ascend"
             )
         if not self._has_bf16:
             raise ValueError(

@@ -358,7 +358,7 @@ def test_a_budget_in_every_unit(text: str, steps: int | None) -> None:
         (["runtime.device=Ascend"], "bf16"),
         (["runtime.device=Ascend", "model.variant=efficientnet_lite0"], "fp16"),
         (["runtime.device=Ascend", "train.amp_level=O3"], "fp16"),
-        (["runtime.device=GPU", "train.amp_dtype=bf16"], "bf16"),
+        (["runtime.device=Ascend", "train.amp_dtype=bf16"], "bf16"),
     ],
 )
 def test_the_sixteen_bits_suit_device_and_layers(settings: list[str], dtype: str) -> None:
@@ -369,9 +369,13 @@ def test_the_sixteen_bits_suit_device_and_layers(settings: list[str], dtype: str
     ("settings", "message"),
     [
         (["train.amp_level=O2"], "bf16 is nothing that MindSpore computes on runtime.device=CPU"),
+        (
+            ["runtime.device=GPU", "train.amp_level=O2"],
+            "runtime.device=GPU; use fp16, or an Ascend",
+        ),
         (["train.amp_level=O3", "runtime.device=Ascend"], "BatchNorm and ReLU6 know fp16 only"),
         (
-            ["train.amp_level=O2", "runtime.device=GPU", "model.variant=efficientnet_lite0"],
+            ["train.amp_level=O2", "runtime.device=Ascend", "model.variant=efficientnet_lite0"],
             "train.amp_level=O2 and efficientnet_lite0",
         ),
         (["train.amp_level=O1"], "it should be 'O0', 'O2' or 'O3'"),
