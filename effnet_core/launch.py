@@ -85,15 +85,16 @@ def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
         if not _answered(run_dir):  # nobody else can know that these ranks are gone
             ranks = hosts.local_ranks(runtime)
             reason = str(cause) or type(cause).__name__
-            gone = WorkerLost(f"ranks {ranks[0]}-{ranks[-1]} left the run: {reason}")
+            gone = WorkerLost(f"{_span(ranks)} left the run: {reason}")
             write_error(run_dir, gone, rank=ranks[0])
         raise
 
 
 def _run_ranks(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
     """Start this machine's ranks of the job in a folder, and wait for the answer."""
-    with _supervised(_command(runtime, run_dir), runtime, run_dir) as process:
-        _wait(process, runtime, run_dir)
+    events = _EventTail(run_dir / EVENTS_NAME)
+    with _supervised(_command(runtime, run_dir), runtime, run_dir, events) as process:
+        _wait(process, runtime, run_dir, events)
     if (run_dir / RESULT_NAME).exists():
         result: dict[str, Any] = read_json(run_dir / RESULT_NAME)
         return result
@@ -176,9 +177,9 @@ def _child_environment(runtime: RuntimeConfig) -> dict[str, str]:
 
 @contextmanager
 def _supervised(
-    command: list[str], runtime: RuntimeConfig, run_dir: Path
+    command: list[str], runtime: RuntimeConfig, run_dir: Path, events: _EventTail
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A command below a supervisor, in a session of its own; ended with the block."""
+    """A command below a supervisor, in a session of its own; ended with the block, its events told."""
     single = runtime.world_size == 1
     index = hosts.host_index(runtime)
     launcher = "launcher.log" if index == 0 else f"launcher_{index}.log"
@@ -208,12 +209,14 @@ def _supervised(
     except BaseException:
         process.terminate()  # asks the ranks to save and leave
         _wait_for_ranks(process, runtime, run_dir)
+        events.repeat()  # not before: a listener that fails must not keep the ranks from saving
         emit(Event("launch", _how_it_stopped(run_dir, runtime)))
         raise
     finally:
         assert process.stdin is not None
         process.stdin.close()  # the supervisor ends everything that is left
         _wait_for_end(process, supervise.EOF_GRACE_S + 5)
+        events.repeat()
 
 
 def _wait_for_ranks(
@@ -245,9 +248,10 @@ def _wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> None:
         process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], runtime: RuntimeConfig, run_dir: Path) -> None:
+def _wait(
+    process: subprocess.Popen[bytes], runtime: RuntimeConfig, run_dir: Path, events: _EventTail
+) -> None:
     """Repeat events until the job has answered or ended."""
-    events = _EventTail(run_dir / EVENTS_NAME)
     deadline = time.monotonic() + runtime.timeout_s if runtime.timeout_s else None
     lost: tuple[list[int], float] | None = None  # the first ranks seen dead, and when
     mine = hosts.local_ranks(runtime)
@@ -296,6 +300,11 @@ def _named(ranks: list[int]) -> str:
     return "rank " + " or ".join(str(rank) for rank in ranks)
 
 
+def _span(ranks: range) -> str:
+    """``rank 1``, ``ranks 2-3``."""
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
+
+
 def _living_ranks(run_dir: Path, mine: range) -> bool:
     """Whether any rank is still there."""
     return any(_ranks(run_dir, mine).values())
@@ -325,15 +334,18 @@ class _EventTail:
         self.path, self.offset = path, 0
 
     def repeat(self) -> None:
-        """Emit what has come since the last call; an unfinished line waits."""
+        """Emit what has come since the last call; an unfinished line waits.
+
+        A stop that arrives meanwhile leaves the lines after the one that it met for the next call.
+        """
         if not self.path.exists():
             return
         with self.path.open("rb") as stream:
             stream.seek(self.offset)
             content = stream.read()
         whole = content[: content.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        for line in whole.splitlines():
+        for line in whole.splitlines(keepends=True):
+            self.offset += len(line)
             emit(Event(**json.loads(line)))
 
 

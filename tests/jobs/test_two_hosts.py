@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from effnet_core import checkpoint
 from effnet_core.files import read_json
 from tests.jobs.test_control import processes_of, steps_done, wait_for
 from tests.services import missing
@@ -22,6 +23,13 @@ pytestmark = [pytest.mark.mindspore, pytest.mark.slow]
 
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 PORT = 23471
+SETTINGS = (
+    *TINY,
+    f"runtime.hosts=[{', '.join(ADDRESSES)}]",
+    "runtime.world_size=4",
+    f"runtime.master_port={PORT}",
+    "runtime.kernels=builtin",  # own ones would be compiled first, which hosts have no part in
+)
 
 
 def ip(*words: str) -> None:
@@ -48,31 +56,56 @@ def hosts() -> Iterator[tuple[str, str]]:
         subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
-def start(host: str, data_dir: Path, run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
-    """The same command on each host: it finds its own place."""
-    settings = (
-        *TINY,
-        f"runtime.hosts=[{', '.join(ADDRESSES)}]",
-        "runtime.world_size=4",
-        f"runtime.master_port={PORT}",
-        *overrides,
-    )
-    return subprocess.Popen(
-        [
-            *("ip", "netns", "exec", host, sys.executable, "-m", "effnet_core", "train"),
-            *("--data", str(data_dir), "--run-dir", str(run_dir)),
-            *(part for setting in settings for part in ("-o", setting)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+Launcher = subprocess.Popen[str]
 
 
-def test_two_hosts_train_one_model(hosts: tuple[str, str], data_dir: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    second = start(hosts[1], data_dir, run_dir)  # it waits for the first
-    first = start(hosts[0], data_dir, run_dir)
+@pytest.fixture
+def start(data_dir: Path, run_dir: Path) -> Iterator[Callable[..., Launcher]]:
+    """Starts the same command on a host, which finds its own place; at the end none is left."""
+    launchers: list[Launcher] = []
+
+    def train(host: str, *overrides: str) -> Launcher:
+        launchers.append(
+            subprocess.Popen(
+                [
+                    *("ip", "netns", "exec", host, sys.executable, "-m", "effnet_core", "train"),
+                    *("--data", str(data_dir), "--run-dir", str(run_dir)),
+                    *(part for setting in (*SETTINGS, *overrides) for part in ("-o", setting)),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return launchers[-1]
+
+    yield train
+    for launcher in launchers:
+        launcher.kill()
+        launcher.communicate()
+    wait_for(lambda: not processes_of(run_dir), seconds=15)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def wait_for_step(step: int, run_dir: Path, launchers: list[Launcher]) -> None:
+    """Wait until a step is done; a launcher that ends before says why."""
+
+    def ended() -> list[Launcher]:
+        return [launcher for launcher in launchers if launcher.poll() is not None]
+
+    wait_for(lambda: ended() or steps_done(run_dir) >= step, seconds=150)
+    assert not ended(), ended()[0].communicate()
+
+
+def test_two_hosts_train_one_model(
+    hosts: tuple[str, str], start: Callable[..., Launcher], run_dir: Path
+) -> None:
+    second = start(hosts[1])  # it waits for the first
+    first = start(hosts[0])
     for process in (first, second):
         output, errors = process.communicate(timeout=240)
         assert process.returncode == 0, output + errors
@@ -87,12 +120,11 @@ def test_two_hosts_train_one_model(hosts: tuple[str, str], data_dir: Path, tmp_p
 
 
 def test_a_rank_that_is_lost_on_one_host_ends_both_and_the_same_commands_go_on(
-    hosts: tuple[str, str], data_dir: Path, tmp_path: Path
+    hosts: tuple[str, str], start: Callable[..., Launcher], run_dir: Path
 ) -> None:
-    run_dir = tmp_path / "run"
     settings = ("train.epochs=400", "train.checkpoint_every_steps=2")
-    running = [start(host, data_dir, run_dir, *settings) for host in hosts]
-    wait_for(lambda: steps_done(run_dir) >= 4)
+    running = [start(host, *settings) for host in hosts]
+    wait_for_step(4, run_dir, running)
     os.kill(int((run_dir / "logs" / "rank_3.pid").read_text()), signal.SIGKILL)
     killed = time.monotonic()
     outputs = [process.communicate(timeout=60) for process in running]
@@ -102,14 +134,16 @@ def test_a_rank_that_is_lost_on_one_host_ends_both_and_the_same_commands_go_on(
     assert re.search(r"ranks 2-3 left the run: rank (2 or )?3 died", outputs[0][1])
     wait_for(lambda: not processes_of(run_dir), seconds=15)
 
-    done = max(int(p.stem.removeprefix("step-")) for p in (run_dir / "checkpoints").glob("step-*"))
-    before = steps_done(run_dir)  # may be beyond the last checkpoint
-    running = [start(host, data_dir, run_dir, *settings) for host in hosts]
-    wait_for(lambda: steps_done(run_dir) > before + 30)  # time for its first lines to be told
+    saved = checkpoint.newest(run_dir / "checkpoints")
+    assert saved is not None
+    step = checkpoint.read_sidecar(saved).step
+    done = steps_done(run_dir)  # may be beyond the last checkpoint
+    running = [start(host, *settings) for host in hosts]
+    wait_for_step(done + 1, run_dir, running)
     for process in running:  # told to stop, as a scheduler would do it
         process.send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=90) for process in running]
-    assert f"step-{done:08d}.ckpt, step {done} of" in outputs[0][0]
+    assert f"resuming from {saved}, step {step} of" in outputs[0][0]
     assert "was stopped at step" in outputs[0][0]
     assert [process.returncode for process in running] == [75, 75]
     wait_for(lambda: not processes_of(run_dir), seconds=15)

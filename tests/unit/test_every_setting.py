@@ -22,7 +22,7 @@ from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import write_json
 from effnet_core.inference_plan import Plan, plan
 from effnet_core.inputs import list_inputs
-from effnet_core.job import Job
+from effnet_core.job import EVENTS_NAME, Job
 from effnet_core.kernels import choice
 from effnet_core.launch import run_job
 from effnet_core.model.scaling import cost
@@ -249,7 +249,8 @@ def end_of_a_job_of_two_seconds(config: RunConfig, folder: Path) -> str:
     process = mock.Mock(poll=lambda: None if clock.now < 2 else 0)
     with mock.patch.object(launch, "time", clock):
         try:
-            launch._wait(process, config.runtime, folder)
+            events = launch._EventTail(folder / EVENTS_NAME)
+            launch._wait(process, config.runtime, folder, events)
         except JobTimeout:
             return "stopped"
     return "ended"

@@ -15,7 +15,7 @@ import pytest
 from effnet_core import hosts, launch
 from effnet_core.config import RunConfig, RuntimeConfig, load_config
 from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost
-from effnet_core.events import Event
+from effnet_core.events import Event, listen
 from effnet_core.files import append_jsonl, write_json
 from effnet_core.job import (
     ERROR_NAME,
@@ -106,6 +106,17 @@ def test_other_hosts_hear_of_ranks_that_are_lost_here(run_dir: Path) -> None:
     assert str(error) == "ranks 2-3 left the run: KeyboardInterrupt"
 
 
+def test_a_host_with_one_rank_names_that_rank(run_dir: Path) -> None:
+    runtime = RuntimeConfig(**{**TWO_HOSTS, "world_size": 2}, host_index=1)
+    with (
+        mock.patch.object(hosts, "wait_for_first"),
+        mock.patch.object(launch, "_run_ranks", side_effect=WorkerLost("rank 1 died")),
+        pytest.raises(WorkerLost),
+    ):
+        launch.join_job(runtime, run_dir)
+    assert str(read_error(run_dir)) == "rank 1 left the run: rank 1 died"
+
+
 def test_children_find_the_library_and_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     child = launch._child_environment(RuntimeConfig())
@@ -186,11 +197,49 @@ time.sleep(60)
 def test_a_job_that_is_stopped_gets_its_time_to_save(run_dir: Path, end: type) -> None:
     pid = run_dir / LOGS_NAME / "rank_0.pid"
     command = [sys.executable, "-c", SAVES_SLOWLY]
-    with pytest.raises(end), launch._supervised(command, RuntimeConfig(), run_dir):
+    events = launch._EventTail(run_dir / EVENTS_NAME)
+    with pytest.raises(end), launch._supervised(command, RuntimeConfig(), run_dir, events):
         while not pid.exists():
             time.sleep(0.05)
         raise end
     assert (run_dir / LOGS_NAME / "saved").exists()
+
+
+TELLS_UNTIL_ITS_END = """
+import pathlib, os, signal, sys, time
+def tell(*messages):
+    with open("../events.jsonl", "a") as events:
+        events.write("".join('{"stage": "train", "message": "%s"}\\n' % text for text in messages))
+def leave(*_):
+    tell("saved")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, leave)
+pathlib.Path("rank_0.pid").write_text(str(os.getpid()))
+tell("operators", "resuming", "training")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", [JobTimeout, KeyboardInterrupt, WorkerLost])
+def test_what_ranks_tell_until_they_have_left_is_repeated(
+    end: type, run_dir: Path, events: list[Event]
+) -> None:
+    """The stop comes while the first of three lines is shown."""
+
+    def stop(event: Event) -> None:
+        if event.message == "operators":
+            raise end
+
+    command = [sys.executable, "-c", TELLS_UNTIL_ITS_END]
+    with (
+        mock.patch.object(launch, "_command", return_value=command),
+        listen(stop),
+        pytest.raises(end),
+    ):
+        launch._run_ranks(RuntimeConfig(), run_dir)
+    told = [event.message for event in events]
+    assert told[:4] == ["operators", "resuming", "training", "saved"]
+    assert len(told) == (4 if end is WorkerLost else 5)  # the last: what became of the job
 
 
 # --- the answer ----------------------------------------------------------------------------------
