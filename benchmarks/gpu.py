@@ -17,7 +17,6 @@ from benchmarks.train import PEERS_PYTHON, our_step, torch
 OURS: dict[str, tuple[str, ...]] = {
     "effnet_core, float32 (O0)": ("train.amp_level=O0",),
     "effnet_core, fp16 (O2)": ("train.amp_level=O2", "train.amp_dtype=fp16"),
-    "effnet_core, fp16 (O3)": ("train.amp_level=O3", "train.amp_dtype=fp16"),
 }
 THEIRS = {
     "torch, channels_last, float32": "float32",

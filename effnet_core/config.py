@@ -510,6 +510,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _precision_fits(self) -> RunConfig:
         train, device = self.train, self.runtime.device
+        if train.amp_level == "O3" and device == "GPU":
+            raise ValueError(
+                "train.amp_level=O3 needs a BatchNorm that evaluates in fp16, which MindSpore does not have "
+                "on runtime.device=GPU; use O2"
+            )
         if train.amp_level == "O0" or train.amp_dtype != "bf16":
             return self
         if device != "Ascend":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,36 @@ def make_folder(path: Path, *, what: str) -> Path:
             "choose another folder or mend its rights"
         ) from cause
     return path
+
+
+@contextmanager
+def sole_user(folder: Path, *, what: str) -> Iterator[None]:
+    """Keep a folder to this call until the block ends; a folder that stays empty is taken away again.
+
+    A file system that knows no locks keeps nobody out.
+
+    Raises:
+        OutputExists: another call, of this or of another process on any host, uses the folder now.
+        DataError: as ``make_folder``.
+    """
+    new = not folder.exists()
+    handle = os.open(make_folder(folder, what=what), os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as cause:
+        os.close(handle)
+        raise OutputExists(
+            f"{what} {folder} is in use by a run that has not ended; wait for it, stop it, or choose another"
+        ) from cause
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:

@@ -146,9 +146,15 @@ def _command(runtime: RuntimeConfig, run_dir: Path) -> list[str]:
     worker = ["-m", "effnet_core.worker", str(run_dir.resolve())]
     if runtime.world_size == 1:
         return [sys.executable, *worker]
+    launcher = Path(sys.executable).with_name("msrun")
+    if not launcher.exists():
+        raise ConfigError(
+            f"runtime.world_size={runtime.world_size} needs MindSpore's launcher, but there is no "
+            f"{launcher}; install mindspore anew into this environment, or set runtime.world_size=1"
+        )
     port = runtime.master_port or _free_port()
     return [
-        str(Path(sys.executable).with_name("msrun")),
+        str(launcher),
         f"--worker_num={runtime.world_size}",
         f"--local_worker_num={runtime.local_world_size}",
         f"--master_addr={hosts.first_address(runtime)}",

@@ -14,7 +14,7 @@ from effnet_core.data.manifest import open_dataset
 from effnet_core.data.records import ensure_records
 from effnet_core.errors import ConfigError, DataError, OutputExists
 from effnet_core.events import Event, emit
-from effnet_core.files import make_folder, read_json
+from effnet_core.files import make_folder, read_json, sole_user
 from effnet_core.hosts import host_index
 from effnet_core.inference_plan import Plan, Shard
 from effnet_core.inputs import list_inputs
@@ -35,17 +35,18 @@ def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
     A finished run of the same settings and data is not repeated; its result is returned.
 
     Raises:
-        OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files.
+        OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files, or is in use.
         EffnetError: as the training loop and the launcher.
     """
     if host_index(config.runtime) > 0:
         return _join_training(config, data_dir, run_dir)
-    finished = prepare_training(config, data_dir, run_dir)
-    if finished is not None:
-        return finished
-    return TrainResult.from_dict(
-        run_job(Job.read(run_dir), read_config(run_dir / CONFIG_NAME), run_dir)
-    )
+    with sole_user(run_dir, what="run folder"):
+        finished = prepare_training(config, data_dir, run_dir)
+        if finished is not None:
+            return finished
+        return TrainResult.from_dict(
+            run_job(Job.read(run_dir), read_config(run_dir / CONFIG_NAME), run_dir)
+        )
 
 
 def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:

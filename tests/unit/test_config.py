@@ -378,6 +378,10 @@ def test_the_sixteen_bits_suit_device_and_layers(settings: list[str], dtype: str
             ["train.amp_level=O2", "runtime.device=Ascend", "model.variant=efficientnet_lite0"],
             "train.amp_level=O2 and efficientnet_lite0",
         ),
+        (
+            ["train.amp_level=O3", "runtime.device=GPU"],
+            "on runtime.device=GPU; use O2",
+        ),
         (["train.amp_level=O1"], "it should be 'O0', 'O2' or 'O3'"),
     ],
 )

@@ -46,6 +46,14 @@ def test_one_process_is_started_directly(run_dir: Path) -> None:
     assert line == [sys.executable, "-m", "effnet_core.worker", str(run_dir)]
 
 
+def test_a_launcher_that_is_not_installed_is_named(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/elsewhere/bin/python")
+    with pytest.raises(ConfigError, match="there is no /elsewhere/bin/msrun; install mindspore"):
+        launch._command(RuntimeConfig(world_size=2), run_dir)
+
+
 def test_several_are_started_by_msrun(run_dir: Path) -> None:
     line = launch._command(RuntimeConfig(world_size=3), run_dir)
     assert Path(line[0]).name == "msrun"

@@ -13,7 +13,7 @@ from effnet_core.checkpoint import MODEL_NAME
 from effnet_core.config import RunConfig, write_config
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists
 from effnet_core.events import Event
-from effnet_core.files import write_json
+from effnet_core.files import sole_user, write_json
 from effnet_core.job import RESULT_NAME, Job
 from effnet_core.results import EvalResult, ShardResult, TrainResult
 from effnet_core.weights.importing import import_weights
@@ -77,6 +77,17 @@ def test_a_finished_run_is_not_repeated(
     assert runs.train(tiny_config(), data_dir, tmp_path / "run") == RESULT
     assert len(jobs) == 1
     assert events[-1].message.endswith("is finished already; its result is used")
+
+
+def test_a_run_that_has_not_ended_is_left_alone(jobs: Jobs, data_dir: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with (
+        sole_user(run_dir, what="run folder"),
+        pytest.raises(OutputExists, match="is in use by a run that has not ended"),
+    ):
+        runs.train(tiny_config(), data_dir, run_dir)
+    assert not jobs
+    assert not run_dir.exists()
 
 
 def test_an_unfinished_run_goes_on(jobs: Jobs, data_dir: Path, tmp_path: Path) -> None:
