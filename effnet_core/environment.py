@@ -18,6 +18,9 @@ ignore the setting."""
 BLOCKING_RUN = "MS_DEV_HOST_BLOCKING_RUN"
 """0: MindSpore computes in a thread of its own, and the one that asked waits in an empty loop. 1: neither."""
 
+GRAPH_CACHE = "MS_COMPILER_CACHE_ENABLE"
+"""1: MindSpore takes a graph of an earlier process that had other settings, without a word (docs/performance.md)."""
+
 SLOW_FIRST_USE = (
     "this GPU is newer than MindSpore's kernels, so its driver compiles them at first use: "
     "that takes minutes, once"
@@ -31,7 +34,7 @@ LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "critical": 4}
 
 
 def prepare(environment: MutableMapping[str, str] | None = None) -> MutableMapping[str, str]:
-    """Set what speed depends on, where the user has not set it.
+    """Set what speed depends on, where the user has not set it, and take out what makes results wrong.
 
     Args:
         environment: changed in place; this process's own by default.
@@ -41,6 +44,7 @@ def prepare(environment: MutableMapping[str, str] | None = None) -> MutableMappi
     """
     environment = os.environ if environment is None else environment
     environment.setdefault(ONEDNN_ISA, ONEDNN_ISA_DEFAULT)
+    environment.pop(GRAPH_CACHE, None)
     return environment
 
 

@@ -170,6 +170,13 @@ def _command(runtime: RuntimeConfig, run_dir: Path) -> list[str]:
 
 
 def _child_environment(runtime: RuntimeConfig) -> dict[str, str]:
+    if os.environ.get(environment.GRAPH_CACHE, "0") != "0":
+        emit(
+            Event(
+                "launch",
+                f"{environment.GRAPH_CACHE} is ignored: MindSpore's cache takes graphs of other settings",
+            )
+        )
     child = dict(os.environ)
     environment.set_log_level(child, runtime.mindspore_log)
     if given := in_use():

@@ -126,7 +126,9 @@ def test_a_killed_parent_takes_everything_along(data_dir: Path, tmp_path: Path) 
     wait_for(lambda: processes_of(run_dir) == [], seconds=15)
 
 
-@pytest.mark.parametrize(("rank", "stall_s"), [(0, 0), (1, 0), (1, 4)])
+@pytest.mark.parametrize(
+    ("rank", "stall_s"), [(0, 0), pytest.param(1, 0, marks=pytest.mark.slow), (1, 4)]
+)
 def test_a_killed_rank_ends_the_job_within_seconds(
     rank: int, stall_s: float, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_job_that_takes_too_long_saves_and_is_stopped(
     )
 
 
+@pytest.mark.slow  # tests/jobs/test_exact_resume.py asks for more, on two ranks
 def test_a_resumed_run_ends_like_a_straight_one(data_dir: Path, tmp_path: Path) -> None:
     """Cut after the first of two epochs: same losses, nearly the same weights."""
     settings = ("train.epochs=2", "train.log_every_steps=1", "runtime.mindspore_log=error")

@@ -119,7 +119,8 @@ def test_after_kill_9_of_a_rank_at_a_random_step(
     require_same(run_dir, result, straight)
 
 
-@pytest.mark.parametrize("step", [2, pytest.param(STEPS, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, STEPS])
 def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
     step: int, images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
 ) -> None:
@@ -136,6 +137,7 @@ def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
     assert evaluated == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_records_give_the_same_course_as_files_and_resume_exactly(
     images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
 ) -> None:

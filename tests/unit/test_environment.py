@@ -15,6 +15,10 @@ def test_the_instruction_set_is_limited_where_the_user_has_not_said_otherwise() 
     assert environment.prepare({"ONEDNN_MAX_CPU_ISA": "ALL"}) == {"ONEDNN_MAX_CPU_ISA": "ALL"}
 
 
+def test_a_cache_that_takes_graphs_of_other_settings_is_not_used() -> None:
+    assert "MS_COMPILER_CACHE_ENABLE" not in environment.prepare({"MS_COMPILER_CACHE_ENABLE": "1"})
+
+
 def test_the_processs_own_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert environment.prepare() is os.environ

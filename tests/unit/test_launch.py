@@ -134,6 +134,17 @@ def test_children_find_the_library_and_the_interpreter(monkeypatch: pytest.Monke
     assert elsewhere == "/elsewhere"
 
 
+def test_a_cache_of_other_runs_graphs_is_told_to_be_ignored(
+    monkeypatch: pytest.MonkeyPatch, events: list[Event]
+) -> None:
+    monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "0")
+    launch._child_environment(RuntimeConfig())
+    assert events == []
+    monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
+    launch._child_environment(RuntimeConfig())
+    assert events[0].message.startswith("MS_COMPILER_CACHE_ENABLE is ignored")
+
+
 def test_more_processes_than_cores_are_told_not_refused(events: list[Event]) -> None:
     with mock.patch("effnet_core.environment.available_cores", return_value=[0, 1]):
         launch._check_processes(RuntimeConfig(world_size=2))
