@@ -19,7 +19,7 @@ BLOCKING_RUN = "MS_DEV_HOST_BLOCKING_RUN"
 """0: MindSpore computes in a thread of its own, and the one that asked waits in an empty loop. 1: neither."""
 
 GRAPH_CACHE = "MS_COMPILER_CACHE_ENABLE"
-"""1: MindSpore takes a graph of an earlier process that had other settings, without a word (docs/performance.md)."""
+"""1: MindSpore takes the graph of an earlier process that had other settings (docs/performance.md)."""
 
 SLOW_FIRST_USE = (
     "this GPU is newer than MindSpore's kernels, so its driver compiles them at first use: "
