@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
-        bench-store bench-records bench-train dashboard docs kernels-asan kernels-aarch64 lock clean
+        bench-store bench-records bench-train bench-gpu dashboard docs kernels-asan kernels-aarch64 lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -72,6 +72,9 @@ bench-train: $(STAMP) ## training speed against mindcv and torch (EFFNET_PEERS_P
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/finetune.py
+
+bench-gpu: $(STAMP) ## training speed on one GPU against torch (docs/gpu.md; EFFNET_PEERS_PYTHON: a Python that has torch)
+	$(BIN)/python -m benchmarks.gpu
 
 up: $(STAMP) ## the service: Prefect server, dashboard, worker, all deployments (effnet up)
 	@$(BIN)/effnet up
