@@ -84,9 +84,12 @@ def main() -> None:
             value = None if name in failed else measure(name, options)
             if value is None:
                 failed.add(name)
+                seconds.pop(name, None)
                 continue
             seconds.setdefault(name, []).append(value)
             print(f"round {number + 1}: {name} {1000 * value:.1f} ms", flush=True)
+    if not seconds:
+        sys.exit("nothing could be measured; effnet doctor says whether MindSpore can use the GPU")
     print("\n".join(table(seconds, options.batch)))
 
 

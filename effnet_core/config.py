@@ -289,7 +289,7 @@ class TrainConfig(Section):
     class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Weight of each class in the loss; balanced: as many times more as it is rarer."""
     amp_level: Literal["O0", "O2", "O3"] = "O0"
-    """Mixed precision: O0 is float32; O2 computes all but BatchNorm in 16 bits, O3 BatchNorm too."""
+    """Mixed precision: O0 is float32; O2 is all but BatchNorm in 16 bits, O3 BatchNorm too (not on a GPU)."""
     amp_dtype: Literal["auto", "fp16", "bf16"] = "auto"
     """The 16 bits of O2 and O3; auto is bf16 on an Ascend where the layers have it, else fp16."""
     loss_scale: Literal["dynamic"] | Annotated[float, Field(ge=1)] = "dynamic"

@@ -43,6 +43,10 @@ ISA_LEVELS = ("SSE41", "AVX", "AVX2")
 LEAST_MEMORY = 2e9
 LEAST_DISK = 2e9
 DEVICE_TIMEOUT_S = 120
+NEEDED = {
+    "GPU": "See docs/gpu.md for the libraries that MindSpore needs",
+    "Ascend": "Install the driver and CANN that MindSpore needs",
+}
 
 Level = Literal["ok", "note", "problem"]
 
@@ -124,7 +128,7 @@ def devices() -> Iterator[Finding]:
         if reason := _unusable(name):
             yield Finding(
                 *("devices", f"{what}, which MindSpore cannot use: {reason}", "note"),
-                "See docs/gpu.md for the libraries that it needs; until then runs compute on the CPU.",
+                f"{NEEDED[name]}; until then leave runtime.device at CPU.",
             )
         else:
             yield Finding("devices", f"{what}; MindSpore computes on it: runtime.device={name}")

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from itertools import pairwise
 
 
 class EffnetError(Exception):
@@ -124,12 +123,11 @@ def in_one_line(error: BaseException) -> str:
     """What an error of a library says first, without the rules and headings that MindSpore draws."""
     lines = (line.strip() for line in str(error).splitlines())
     said = [line for line in lines if line.strip("-=")]
-    for heading, text in pairwise([*said, ""]):
-        if not heading.startswith("- "):
-            return heading
-        # such as "- Cuda error:" over "out of memory"
-        return f"{heading.removeprefix('- ')} {text}".strip()
-    return "no message"
+    if not said:
+        return "no message"
+    if said[0].startswith("- "):  # such as "- Cuda error:" over "out of memory"
+        return " ".join(said[:2]).removeprefix("- ")
+    return said[0]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -160,7 +160,7 @@ def sole_user(folder: Path, *, what: str) -> Iterator[None]:
     A file system that knows no locks keeps nobody out.
 
     Raises:
-        OutputExists: another call, of this or of another process on any host, uses the folder now.
+        OutputExists: another call, of this or of another process, uses the folder now.
         DataError: as ``make_folder``.
     """
     new = not folder.exists()

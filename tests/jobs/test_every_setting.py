@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,18 @@ def test_a_device_that_is_not_there_is_refused_by_name(few_images: Path, tmp_pat
     assert told.startswith("runtime.device=Ascend is not available on this machine (")
     assert "Ascend" in told.partition("(")[2]
     assert told.endswith("); use CPU, or install the driver and MindSpore's libraries for it")
+
+
+def test_a_slow_first_use_of_a_gpu_is_told_before_it_begins(
+    few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 9.0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ConfigError, match="device=GPU is not available"):
+        traces(few_images, tmp_path / "run", "runtime.device=GPU")
+    assert "newer than MindSpore's kernels" in (tmp_path / "run" / "events.jsonl").read_text()
 
 
 def test_a_model_is_published_as_onnx_too(tmp_path: Path) -> None:

@@ -358,7 +358,7 @@ def test_a_budget_in_every_unit(text: str, steps: int | None) -> None:
         (["runtime.device=Ascend"], "bf16"),
         (["runtime.device=Ascend", "model.variant=efficientnet_lite0"], "fp16"),
         (["runtime.device=Ascend", "train.amp_level=O3"], "fp16"),
-        (["runtime.device=Ascend", "train.amp_dtype=bf16"], "bf16"),
+        (["runtime.device=Ascend", "train.amp_dtype=fp16"], "fp16"),
     ],
 )
 def test_the_sixteen_bits_suit_device_and_layers(settings: list[str], dtype: str) -> None:
