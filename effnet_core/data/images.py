@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from effnet_core.files import os_reason
+from effnet_core.text import os_reason
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: they are bombs or belong in a tile server."""

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.data.manifest import Split
-from effnet_core.environment import available_cores
 from effnet_core.errors import DataError
-from effnet_core.files import os_reason
+from effnet_core.machine import available_cores
+from effnet_core.text import os_reason
 
 PREFETCH_BATCHES = 4
 COLUMNS = ["image", "label"]

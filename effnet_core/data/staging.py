@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core.data.card import write_card
+from effnet_core.data.formats import TRAIN, VAL, Candidate
 from effnet_core.data.imagenet2012 import SYNSETS_NAME
 from effnet_core.data.images import (
     IMAGE_SUFFIXES,
@@ -23,7 +24,6 @@ from effnet_core.data.images import (
     decode_image,
     to_rgb,
 )
-from effnet_core.data.layouts import Candidate
 from effnet_core.data.manifest import (
     CLASSES_NAME,
     DATASET_NAME,
@@ -36,18 +36,14 @@ from effnet_core.data.manifest import (
     write_manifest,
 )
 from effnet_core.data.sources import open_source
-from effnet_core.data.split import split_of
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
-from effnet_core.environment import available_cores
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import (
     append_jsonl,
     atomic_path,
-    is_unicode,
     link_or_copy,
     make_folder,
-    os_reason,
     read_json,
     read_jsonl,
     refuse_os_errors,
@@ -56,8 +52,10 @@ from effnet_core.files import (
     sha256_of_text,
     write_json,
 )
+from effnet_core.machine import available_cores
 from effnet_core.storage.addresses import is_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
+from effnet_core.text import is_unicode, os_reason
 
 STAGE = "stage"
 EVENT_EVERY = 200
@@ -283,3 +281,14 @@ def _write_rejected(path: Path, rejected: list[dict[str, str]]) -> None:
 def _describe(dataset: Dataset) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in dataset.counts.items())
     return f"{dataset.num_classes} classes, {counts}, {dataset.rejected} set aside"
+
+
+def split_of(sha256: str, val_share: float, seed: int) -> str:
+    """``val`` for about ``val_share`` of the images of each class, ``train`` for the others.
+
+    The image's digest and the seed alone decide. Adding, removing, renaming or relabelling images moves no
+    other to the other side, two copies of one image are on the same side, and every class gives the same
+    share, up to chance: with 100 images and a share of 0.2, 12 to 28 in 95 % of the cases.
+    """
+    position = int(sha256_of_text(str(seed), sha256)[:12], 16) / 16**12
+    return VAL if position < val_share else TRAIN

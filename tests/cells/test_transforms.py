@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_core.config import DataConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data.images import TRAINABLE_FORMATS, decode_image
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.data.transforms import eval_transforms, train_transforms
