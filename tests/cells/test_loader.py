@@ -26,7 +26,10 @@ def split(data_dir: Path) -> Split:
 def load(split: Split, indices: list[int], *, train: bool = False, **settings: int) -> list[Batch]:
     transforms = train_transforms(SPEC, DataConfig()) if train else eval_transforms(SPEC)
     settings = {"batch_size": 4, "workers": 1, "seed": 0, **settings}
-    return list(batches(split, indices, transforms=transforms, **settings))
+    found = batches(
+        split, indices, transforms=transforms, background=SPEC.background, **settings
+    )
+    return list(found)
 
 
 def pixels(loaded: list[Batch]) -> np.ndarray:
