@@ -659,7 +659,9 @@ def rgb_of(colour: str) -> tuple[int, int, int]:
         red, green, blue = ImageColor.getrgb(colour)[:3]
     except ValueError as cause:
         hint = nearest(colour, ImageColor.colormap)
-        raise ValueError(f"must be a colour such as 'white' or '#rrggbb'; got {colour!r}{hint}") from cause
+        raise ValueError(
+            f"must be a colour such as 'white' or '#rrggbb'; got {colour!r}{hint}"
+        ) from cause
     return red, green, blue
 
 

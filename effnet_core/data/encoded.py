@@ -99,7 +99,7 @@ def without_notes(content: bytes) -> bytes:
 
 
 def needs_pillow(content: bytes) -> bool:
-    """Whether MindSpore would decode a picture to other pixels than Pillow: transparent or very large ones."""
+    """Whether MindSpore would give other pixels than Pillow: of transparent and very large pictures."""
     if content.startswith(PNG_SIGNATURE):
         return _has_alpha_png(content)
     if content.startswith(JPEG_SIGNATURE):
@@ -120,9 +120,10 @@ def jpeg_size(content: bytes) -> tuple[int, int]:
         if marker in _FRAMES:
             height, width = struct.unpack_from(">HH", content, place + 5)
             return width, height
-        alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8
-        if alone:
-            place += 1 if marker == 0xFF else 2
+        if marker == 0xFF:  # filled up
+            place += 1
+        elif marker == 1 or 0xD0 <= marker <= 0xD8:  # without a length
+            place += 2
         else:
             place += 2 + struct.unpack_from(">H", content, place + 2)[0]
     return 0, 0

@@ -38,6 +38,10 @@ MAX_SIDE_RATIO = 100
 SHRINKS = (1, 2, 4, 8)
 """By how much the JPEG library divides the sides of an image."""
 
+PROBE_SIZE = (16, 16)
+FLAT_LEVELS = 2
+"""An image whose levels differ by no more than a JPEG's rounding is of one colour."""
+
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 
@@ -140,9 +144,7 @@ def _decode(content: bytes, at_least_px: int | None, max_pixels: int) -> Image.I
 def _shrink(size: tuple[int, int], at_least_px: int | None) -> int:
     """By how much a JPEG is divided while it is decoded."""
     width, height = size
-    needed = next(
-        (n for n in SHRINKS if (width // n) * (height // n) <= LARGE_PIXELS), SHRINKS[-1]
-    )
+    needed = next((n for n in SHRINKS if (width // n) * (height // n) <= LARGE_PIXELS), SHRINKS[-1])
     if at_least_px is None:
         return needed
     wanted = max((n for n in SHRINKS if min(width, height) // n >= at_least_px), default=1)
@@ -225,9 +227,21 @@ def to_rgba(image: Image.Image) -> Image.Image:
     return rgba
 
 
+def is_one_colour(image: Image.Image, background: Colour | None = WHITE) -> bool:
+    """Whether a network would see nothing but one colour."""
+    few = to_rgb(image.resize(PROBE_SIZE, Image.Resampling.NEAREST), background)
+    if not _is_flat(few):  # nearly every image is known by a few of its pixels
+        return False
+    return _is_flat(to_rgb(image, background))
+
+
+def _is_flat(image: Image.Image) -> bool:
+    return all(high - low <= FLAT_LEVELS for low, high in image.getextrema())  # type: ignore[misc]
+
+
 def _on(image: Image.Image, background: Colour) -> Image.Image:
     rgba = to_rgba(image)
-    if rgba.getextrema()[3] == (255, 255):
+    if rgba.getchannel("A").getextrema() == (255, 255):
         return rgba.convert("RGB")
     ground = Image.new("RGBA", rgba.size, (*background, 255))
     return Image.alpha_composite(ground, rgba).convert("RGB")

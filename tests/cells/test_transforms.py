@@ -140,9 +140,7 @@ def long_text(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("background", [None, (255, 255, 255), (20, 120, 220)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_every_kind_of_file(
-    interpolation: str, background: tuple[int, int, int] | None
-) -> None:
+def test_every_kind_of_file(interpolation: str, background: tuple[int, int, int] | None) -> None:
     same(kinds(), PreprocessSpec(32, 0.875, interpolation, MEAN, STD, background))
 
 

@@ -117,7 +117,7 @@ def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
 
 
 def answers_or_not(config: RunConfig, folder: Path) -> list[str]:
-    """The pictures, of 1.1 million pixels each, that are labelled."""
+    """The pictures, JPEGs of 1.1 million pixels each, that are labelled."""
     return [row["path"] for row in answers(config, folder)]
 
 
@@ -300,7 +300,7 @@ PROOFS = {
     "data.mean": Proof("[0.5, 0.5, 0.5]", pixels),
     "data.std": Proof("[0.5, 0.5, 0.5]", pixels),
     "data.background": Proof("black", pixels_of_a_transparent_image),
-    "data.max_pixels": Proof("1000000", answers_or_not),
+    "data.max_pixels": Proof("60000", answers_or_not),
     "data.global_batch_size": Proof("128", batch_of_rank_1, TWO_RANKS),
     "optim.base_lr": Proof("0.1", rates),
     "schedule.name": Proof("exponential", rates),

@@ -103,7 +103,9 @@ class Layout:
 
     def spec(self, row: Variant) -> PreprocessSpec:
         """The preprocessing that weights of this layout expect."""
-        own = PreprocessSpec(row.image_size, row.crop_pct, row.interpolation, row.mean, row.std, WHITE)
+        own = PreprocessSpec(
+            row.image_size, row.crop_pct, row.interpolation, row.mean, row.std, WHITE
+        )
         return replace(own, **self.preprocess(row))  # type: ignore[arg-type]
 
 
