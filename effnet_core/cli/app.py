@@ -152,7 +152,7 @@ def stage(
     from effnet_core.config.load import load_config
     from effnet_core.data.staging import stage_dataset
 
-    access = load_config(None, override or []).storage.access
+    config = load_config(None, override or [])
     with show_events():
         dataset, reused = stage_dataset(
             source,
@@ -160,7 +160,9 @@ def stage(
             val_share=val_share,
             seed=seed,
             max_rejected_share=max_rejected_share,
-            access=access,
+            max_pixels=config.data.max_pixels,
+            background=config.background,
+            access=config.storage.access,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(
