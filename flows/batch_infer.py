@@ -93,14 +93,14 @@ def batch_infer_flow(
     if not config.infer.engine_threads and dask_address is None:
         share = {"engine_threads": max(1, len(available_cores()) // workers)}
         config = config.model_copy(update={"infer": config.infer.model_copy(update=share)})
-    weights = find_model(config, weights)
+    checkpoint = find_model(config, weights)
     output = output or own_folder("batch-infer")
-    plan = plan_inference(config, weights, folder, output, only_new=only_new)
+    plan = plan_inference(config, checkpoint, folder, output, only_new=only_new)
     on_cpu = config.runtime.device == "CPU"  # where it may run beside a training
     if plan.missing():
         with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
-            label_shards.with_options(task_runner=chosen)(config, plan, weights)
-    return finish_inference(config, plan, weights)
+            label_shards.with_options(task_runner=chosen)(config, plan, str(checkpoint.path))
+    return finish_inference(config, plan, checkpoint, weights)
 
 
 def task_runner(runner: Runner, workers: int, dask_address: str | None) -> TaskRunner[Any]:

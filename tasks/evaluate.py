@@ -10,6 +10,7 @@ from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.results import EvalResult
 from tasks import policies
+from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
 
 STAGE = "evaluate"
@@ -20,7 +21,10 @@ def evaluate_checkpoint(
     config: RunConfig, checkpoint: str, data: str, split: str, *, work_dir: str | None
 ) -> EvalResult:
     """Accuracy of a checkpoint over every image of a split."""
-    with on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"):
+    with (
+        credentials_of(config.storage),
+        on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"),
+    ):
         return api.evaluate(
             checkpoint,
             Path(data),

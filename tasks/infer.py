@@ -16,11 +16,12 @@ from prefect.artifacts import (
 
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
-from effnet_core.infer.plan import Plan, Shard
-from effnet_core.model_store.versions import from_store
+from effnet_core.infer.plan import Plan
+from effnet_core.jobs.job import Shard
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardResult
 from effnet_core.text import NO_VALUE, format_seconds
+from effnet_core.weights.checkpoint import Checkpoint, opened_before
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
@@ -31,15 +32,15 @@ CLASSES_SHOWN = 100
 
 
 @task(name="find-model", **policies.INFER)
-def find_model(config: RunConfig, weights: str) -> str:
-    """The checkpoint that ``production`` or a version stands for now; other weights as they are."""
+def find_model(config: RunConfig, weights: str) -> Checkpoint:
+    """Open the checkpoint that the weights stand for now."""
     with credentials_of(config.storage):
-        return str(from_store(weights, config.storage))
+        return api.open_weights(weights, config.storage)
 
 
 @task(name="plan-inference", **policies.INFER)
 def plan_inference(
-    config: RunConfig, checkpoint: str, folder: str, output: str, *, only_new: bool = False
+    config: RunConfig, checkpoint: Checkpoint, folder: str, output: str, *, only_new: bool = False
 ) -> Plan:
     """List the input, cut it into shards and claim the output folder."""
     with credentials_of(config.storage):
@@ -56,18 +57,21 @@ def predict_shard(config: RunConfig, plan: Plan, shard: Shard, checkpoint: str) 
         credentials_of(config.storage),
         on_dashboard(f"predict-shard-{shard.index}", STAGE, description=title),
     ):
-        results = api.infer_shards(plan, [shard], checkpoint, config=config)
+        model = opened_before(Path(checkpoint), shard.model_sha256)
+        results = api.infer_shards(plan, [shard], model, config=config)
     return results[0]
 
 
 @task(name="finish-inference", **policies.INFER)
-def finish_inference(config: RunConfig, plan: Plan, checkpoint: str) -> dict[str, Any]:
+def finish_inference(
+    config: RunConfig, plan: Plan, checkpoint: Checkpoint, weights: str
+) -> dict[str, Any]:
     """Write totals once every shard is there; refuse when too many files could not be read.
 
     The classes become a table, the totals and the gallery pages on the dashboard.
     """
     with credentials_of(config.storage):
-        summary, report = api.finish_inference(plan, checkpoint, config=config)
+        summary, report = api.finish_inference(plan, checkpoint, weights=weights, config=config)
     classes = list(summary["classes"].items())
     create_table_artifact(
         key="batch-infer-classes",

@@ -12,6 +12,7 @@ import typer
 
 from effnet_core import __version__
 from effnet_core.cli.guard import guarded, run
+from effnet_core.cli.options import Overrides, Weights
 from effnet_core.cli.store import app as store_commands
 from effnet_core.cli.weights import app as weights_commands
 from effnet_core.config.recipes import recipe_names
@@ -34,20 +35,7 @@ Recipe = Annotated[
     str | None,
     typer.Option("--recipe", "-r", help=f"Recipe ({', '.join(recipe_names())}) or a .yaml file."),
 ]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--override", "-o", metavar="SECTION.KEY=VALUE", help="A setting; repeatable."),
-]
 Data = Annotated[Path, typer.Option("--data", help="Folder of a staged data set.")]
-Weights = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        "-w",
-        help="Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, or of the "
-        "model store: production or store:VERSION.",
-    ),
-]
 Processes = Annotated[
     int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
 ]
@@ -183,7 +171,7 @@ def train(
     processes: Processes = None,
     weights: Annotated[
         str | None,
-        typer.Option("--weights", "-w", help="What to start from: file, run folder, URL or name."),
+        typer.Option("--weights", "-w", help="What to start from; as evaluate takes it."),
     ] = None,
     num_classes: Annotated[
         int | None,
@@ -298,15 +286,24 @@ def export(
     features: Annotated[
         bool, typer.Option("--features", help="Pooled features as a second output (onnx).")
     ] = False,
+    override: Overrides = None,
 ) -> None:
     """Write a model in another format and compare it with MindSpore."""
+    from effnet_core import api
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
+    from effnet_core.config.load import load_config
     from effnet_core.export.export import export as export_model
 
+    config = load_config(None, override or [])
     with show_events():
         agreement = export_model(
-            weights, out, format=format, pictures=image or (), features=features
+            api.open_weights(weights, config.storage),
+            out,
+            format=format,
+            pictures=image or (),
+            features=features,
+            config=config,
         )
     console.print(f"{out}: {agreement}", soft_wrap=True)
 

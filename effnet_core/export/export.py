@@ -14,12 +14,9 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.files import make_folder, put_in_place
-from effnet_core.jobs.job import Job
+from effnet_core.jobs.job import MindirJob, VerifyJob
 from effnet_core.jobs.launch import run_job
-from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.weights.checkpoint import Sidecar
-from effnet_core.weights.ckpt_file import read_ckpt
-from effnet_core.weights.resolve import resolve
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint
 
 Format = Literal["onnx", "mindir", "safetensors"]
 
@@ -53,7 +50,7 @@ class Agreement:
 
 
 def export(
-    weights: str | Path,
+    checkpoint: Checkpoint,
     out: Path,
     *,
     format: str,
@@ -64,7 +61,7 @@ def export(
     """Write a checkpoint in another format; ``out`` appears only once it was compared.
 
     Args:
-        weights: as ``weights.resolve.resolve`` takes them: checkpoint, run folder, file, URL or name.
+        checkpoint: the model.
         out: the file; what lies there is replaced.
         format: ``onnx``, ``mindir`` or ``safetensors``.
         pictures: images that are compared besides random ones and a packaged photograph.
@@ -73,19 +70,17 @@ def export(
 
     Raises:
         ConfigError: there is no such format, or not with these options.
-        CheckpointError, DataError: the checkpoint or a picture cannot be used.
+        CheckpointError, DataError: the checkpoint or a picture cannot be read.
         ExportError: the file does not agree with MindSpore; nothing was written.
     """
     _check_options(out, format, features)
     for picture in pictures:
         _require_image(picture)
-    checkpoint = resolve(weights)
-    sidecar = checkpoints.read_sidecar(checkpoint)
     make_folder(out.parent, what="folder of the exported file")
     config = config or RunConfig()
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         fresh = Path(folder) / f"model.{format}"
-        _write(checkpoint, sidecar, fresh, format, features=features, config=config)
+        _write(checkpoint, fresh, format, features=features, config=config)
         if format == "safetensors":
             agreement = _compare_weights(checkpoint, fresh)
         else:
@@ -97,7 +92,7 @@ def export(
 
 
 def require_agreement(
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     file: Path,
     format: str,
     *,
@@ -109,14 +104,15 @@ def require_agreement(
     Raises:
         ExportError: they do not agree, or the file cannot be loaded.
     """
-    inputs = {
-        "checkpoint": str(checkpoint.resolve()),
-        "file": str(file.resolve()),
-        "format": format,
-        "pictures": [str(path.resolve()) for path in (packaged_photograph(), *pictures)],
-    }
+    job = VerifyJob(
+        checkpoint.path.resolve(),
+        checkpoint.sha256,
+        file.resolve(),
+        format,
+        tuple(path.resolve() for path in (packaged_photograph(), *pictures)),
+    )
     with tempfile.TemporaryDirectory(prefix="effnet-verify-") as folder:
-        result = run_job(Job("verify", inputs), _alone(config), Path(folder))
+        result = run_job(job, _alone(config), Path(folder))
     agreement = Agreement(**result)
     if not agreement.is_close:
         raise ExportError(
@@ -135,27 +131,21 @@ def packaged_photograph() -> Path:
 
 
 def _write(
-    checkpoint: Path,
-    sidecar: Sidecar,
-    out: Path,
-    format: str,
-    *,
-    features: bool,
-    config: RunConfig,
+    checkpoint: Checkpoint, out: Path, format: str, *, features: bool, config: RunConfig
 ) -> None:
     if format == "onnx":
         from effnet_core.export.onnx_model import write_onnx
 
-        write_onnx(checkpoint, sidecar, out, features=features)
+        write_onnx(checkpoint, out, features=features)
     elif format == "safetensors":
-        _write_safetensors(checkpoint, sidecar, out)
+        _write_safetensors(checkpoint, out)
     else:
-        inputs = {"checkpoint": str(checkpoint.resolve()), "file": str(out.resolve())}
+        job = MindirJob(checkpoint.path.resolve(), checkpoint.sha256, out.resolve())
         with tempfile.TemporaryDirectory(prefix="effnet-export-") as folder:
-            run_job(Job("mindir", inputs), _alone(config), Path(folder))
+            run_job(job, _alone(config), Path(folder))
 
 
-def _write_safetensors(checkpoint: Path, sidecar: Sidecar, out: Path) -> None:
+def _write_safetensors(checkpoint: Checkpoint, out: Path) -> None:
     """Weights without optimizer state, under their own names, with the sidecar as metadata."""
     import json
 
@@ -164,11 +154,11 @@ def _write_safetensors(checkpoint: Path, sidecar: Sidecar, out: Path) -> None:
     save_file(
         _weights(checkpoint),
         out,
-        metadata={"effnet": json.dumps(sidecar.to_dict()), "format": "np"},
+        metadata={"effnet": json.dumps(checkpoint.sidecar.to_dict()), "format": "np"},
     )
 
 
-def _compare_weights(checkpoint: Path, file: Path) -> Agreement:
+def _compare_weights(checkpoint: Checkpoint, file: Path) -> Agreement:
     from safetensors.numpy import load_file
 
     wanted, found = _weights(checkpoint), load_file(file)
@@ -179,11 +169,13 @@ def _compare_weights(checkpoint: Path, file: Path) -> Agreement:
     return Agreement(0.0, 0.0, 0)
 
 
-def _weights(checkpoint: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+def _weights(
+    checkpoint: Checkpoint,
+) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
     return {
         name: value
-        for name, value in read_ckpt(checkpoint).items()
-        if not name.startswith(checkpoints.OPTIMIZER_PREFIXES)
+        for name, value in checkpoint.load().items()
+        if not name.startswith(OPTIMIZER_PREFIXES)
     }
 
 

@@ -26,7 +26,6 @@ from effnet_core.model_store.production import move_pointer
 from effnet_core.model_store.registry import (
     CLAIM_NAME,
     MANIFEST_NAME,
-    PRODUCTION,
     Claim,
     FileEntry,
     Manifest,
@@ -38,7 +37,14 @@ from effnet_core.model_store.registry import (
 )
 from effnet_core.results import EvalResult
 from effnet_core.text import human_bytes, os_reason
-from effnet_core.weights.checkpoint import MODEL_NAME, Sidecar, read_sidecar, sidecar_path
+from effnet_core.weights.catalogue import PRODUCTION
+from effnet_core.weights.checkpoint import (
+    MODEL_NAME,
+    Checkpoint,
+    Sidecar,
+    open_checkpoint,
+    sidecar_path,
+)
 
 STAGE = "publish"
 
@@ -96,14 +102,15 @@ def publish_model(
         StoreError: the evaluation is of another checkpoint, the version exists with other content,
             or the store refuses.
     """
-    sidecar = read_sidecar(run_dir / MODEL_NAME)
+    checkpoint = open_checkpoint(run_dir / MODEL_NAME)
+    sidecar = checkpoint.sidecar
     _require_evaluation_of(sidecar, evaluation, run_dir)
     _require_version_name(version)
     shelf = Shelf.open(storage)
     manifest, reused = _published_already(shelf, sidecar.sha256, version), True
     if manifest is None:
         chosen = version or _unfinished(shelf, sidecar.sha256) or _version_name(sidecar.sha256)
-        with _onnx_of(run_dir, wanted=storage.onnx) as onnx:
+        with _onnx_of(checkpoint, wanted=storage.onnx) as onnx:
             manifest, reused = _upload(shelf, chosen, run_dir, sidecar, evaluation, onnx)
     uri = shelf.uri(manifest.version)
     if reused:
@@ -276,7 +283,7 @@ def _put_first(shelf: Shelf, version: str, name: str, text: bytes) -> bytes:
 
 
 @contextmanager
-def _onnx_of(run_dir: Path, *, wanted: bool) -> Iterator[Path | None]:
+def _onnx_of(checkpoint: Checkpoint, *, wanted: bool) -> Iterator[Path | None]:
     """The model as ONNX, compared with MindSpore, in a folder for the time of the block."""
     if not wanted:
         yield None
@@ -285,7 +292,7 @@ def _onnx_of(run_dir: Path, *, wanted: bool) -> Iterator[Path | None]:
 
     with tempfile.TemporaryDirectory(prefix="effnet-publish-") as folder:
         path = Path(folder) / ONNX_NAME
-        agreement = export(run_dir / MODEL_NAME, path, format="onnx")
+        agreement = export(checkpoint, path, format="onnx")
         emit(Event(STAGE, f"{ONNX_NAME} {agreement}"))
         yield path
 

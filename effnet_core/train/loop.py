@@ -298,8 +298,7 @@ def _finish(run: Run, *, seconds: float) -> TrainResult:
     takes_best = run.config.train.final_model == "best" and run.best.step != run.step
     with nullcontext() if takes_best else _published_weights(run):
         if takes_best:
-            checkpoints.read_sidecar(best)
-            load_parameters(best, run.network.get_parameters())
+            load_parameters(checkpoints.open_checkpoint(best), run.network.get_parameters())
             run.tell(f"the finished model is that of step {run.best.step}, the best")
         if run.latest is None or takes_best:  # or it was complete when it was resumed
             _evaluate(run)

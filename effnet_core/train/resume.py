@@ -20,7 +20,7 @@ from effnet_core.train.state import Best
 from effnet_core.train.step import TrainStep
 from effnet_core.train.update import SETTLED_STEPS, practise
 from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.weights.checkpoint import CLASSIFIER, Sidecar
+from effnet_core.weights.checkpoint import CLASSIFIER, Checkpoint, Sidecar, open_checkpoint
 from effnet_core.weights.load import load_parameters
 
 
@@ -36,26 +36,28 @@ def resume(run: Run) -> TrainStep:
         CheckpointError: the checkpoint or the weights do not fit.
         ConfigError: the checkpoint is beyond the end of this run.
     """
-    source = checkpoints.newest(run.run_dir / CHECKPOINTS_NAME) or run.config.train.resume_from
+    source = checkpoints.newest(run.run_dir / CHECKPOINTS_NAME)
+    if source is None and (other := run.config.train.resume_from) is not None:
+        source = open_checkpoint(other)
     cell = _go_on(run, source) if source is not None else step_cell(run)
     if source is None and run.config.model.weights is not None:
-        _start_from_weights(run, Path(run.config.model.weights))
+        _start_from_weights(run, open_checkpoint(Path(run.config.model.weights)))
     if run.group.is_first:
         _forget_later_metrics(run)
     return cell
 
 
-def _go_on(run: Run, source: Path) -> TrainStep:
-    sidecar = checkpoints.read_sidecar(source)
-    _require_same_model(run, source, sidecar)
+def _go_on(run: Run, source: Checkpoint) -> TrainStep:
+    sidecar = source.sidecar
+    _require_same_model(run, source)
     if not sidecar.training_state:
         raise CheckpointError(
-            f"checkpoint {source} holds weights only, so training cannot go on from it; "
+            f"checkpoint {source.path} holds weights only, so training cannot go on from it; "
             "use it as model.weights, or give a checkpoints/step-*.ckpt"
         )
     if run.rates is not None and sidecar.step > len(run.rates):
         raise ConfigError(
-            f"checkpoint {source} is at step {sidecar.step}, beyond the {len(run.rates)} steps of this "
+            f"checkpoint {source.path} is at step {sidecar.step}, beyond the {len(run.rates)} steps of this "
             "run; raise train.epochs"
         )
     if run.frozen and sidecar.step > run.frozen_steps:
@@ -70,9 +72,9 @@ def _go_on(run: Run, source: Path) -> TrainStep:
         _take_own_statistics(run, others[RANK_STATISTICS])
     run.step = run.resumed_from = sidecar.step
     restore_progress(run, sidecar)
-    if source.parent.resolve() != (run.run_dir / CHECKPOINTS_NAME).resolve():
+    if source.path.parent.resolve() != (run.run_dir / CHECKPOINTS_NAME).resolve():
         run.best = Best()  # its weights lie in the other run's folder
-    run.tell(f"resuming from {source}, step {run.step} of {run.total_steps}")
+    run.tell(f"resuming from {source.path}, step {run.step} of {run.total_steps}")
     return cell
 
 
@@ -90,10 +92,10 @@ def _take_own_statistics(run: Run, of_ranks: NDArray[np.float32]) -> None:
         start += parameter.size
 
 
-def _start_from_weights(run: Run, source: Path) -> None:
-    sidecar = checkpoints.read_sidecar(source)
+def _start_from_weights(run: Run, source: Checkpoint) -> None:
+    sidecar = source.sidecar
     new_head = _starts_new_head(run, sidecar)
-    _require_same_model(run, source, sidecar, classes=not new_head)
+    _require_same_model(run, source, classes=not new_head)
     weights = [p for p in run.network.get_parameters() if not (new_head and of_head(p.name))]
     load_parameters(source, weights, skip=CLASSIFIER if new_head else ())
     if new_head:
@@ -105,7 +107,7 @@ def _start_from_weights(run: Run, source: Path) -> None:
     )
     if run.ema is not None:
         run.ema.restart()
-    run.tell(f"starting from the weights of {source}{head}")
+    run.tell(f"starting from the weights of {source.path}{head}")
 
 
 def _clear_head(network: EfficientNet) -> None:
@@ -125,20 +127,21 @@ def _starts_new_head(run: Run, sidecar: Sidecar) -> bool:
     return wanted and sidecar.class_names != run.dataset.class_names
 
 
-def _require_same_model(run: Run, source: Path, sidecar: Sidecar, *, classes: bool = True) -> None:
+def _require_same_model(run: Run, source: Checkpoint, *, classes: bool = True) -> None:
+    path, sidecar = source.path, source.sidecar
     if sidecar.variant != run.config.model.variant:
         raise CheckpointError(
-            f"checkpoint {source} is of variant {sidecar.variant}, the run trains "
+            f"checkpoint {path} is of variant {sidecar.variant}, the run trains "
             f"{run.config.model.variant}; change model.variant or the checkpoint"
         )
     if (sidecar.bn_eps, sidecar.padding) != (run.config.bn_eps, run.config.padding):
         raise CheckpointError(
-            f"checkpoint {source} has eps {sidecar.bn_eps:g} and {sidecar.padding} padding, the run "
+            f"checkpoint {path} has eps {sidecar.bn_eps:g} and {sidecar.padding} padding, the run "
             f"{run.config.bn_eps:g} and {run.config.padding}; leave out model.bn_eps and model.padding"
         )
     if classes and sidecar.class_names != run.dataset.class_names:
         raise CheckpointError(
-            f"checkpoint {source} knows {sidecar.num_classes} classes, the data set has "
+            f"checkpoint {path} knows {sidecar.num_classes} classes, the data set has "
             f"{run.dataset.num_classes}, or their names differ; use a checkpoint of the same classes, or "
             "set model.new_head=true to start a new head on its backbone"
         )

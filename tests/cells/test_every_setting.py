@@ -30,7 +30,7 @@ from effnet_core.train.step import SHARED, TrainStep
 from effnet_core.train.tracking import open_trackers
 from effnet_core.train.update import update
 from effnet_core.weights import checkpoint
-from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.checkpoint import Sidecar, open_checkpoint
 from effnet_core.weights.load import load_parameters
 from tests import every_setting
 from tests.cells.test_evaluate import BrightnessNetwork
@@ -253,7 +253,7 @@ def end_of_the_run(config: RunConfig, folder: Path) -> tuple[int, int]:
         loop._finish(run, seconds=1.0)
     run.saver.close()
     model = prepared(config, folder).network
-    load_parameters(folder / "run" / "model.ckpt", model.get_parameters())
+    load_parameters(open_checkpoint(folder / "run" / "model.ckpt"), model.get_parameters())
     return count, int(model.classifier.bias.asnumpy()[0]) // run.steps_per_epoch
 
 

@@ -244,7 +244,7 @@ def test_a_stop_during_the_evaluation_of_an_epoch_saves_that_epoch(
         loop._finish_epoch(run)
     saved = checkpoint.newest(tmp_path / "run" / CHECKPOINTS_NAME)
     assert saved is not None
-    assert checkpoint.read_sidecar(saved).step == 3
+    assert saved.sidecar.step == 3
     fresh = prepared(data_dir, tmp_path / "run", "runtime.exact_resume=false")
     resume(fresh)
     assert not fresh.epoch_finished  # it will be evaluated first of all
@@ -276,7 +276,8 @@ def test_a_save_that_fails_is_told_by_the_next_and_spoils_nothing(
         ):
             run.saver.join()
     run.saver.close()
-    assert checkpoint.newest(folder) == checkpoint.step_path(folder, 1)
+    found = checkpoint.newest(folder)
+    assert found is not None and found.path == checkpoint.step_path(folder, 1)
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000001.ckpt", "step-00000001.json"]
 
 

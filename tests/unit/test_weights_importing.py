@@ -60,7 +60,7 @@ def test_there_and_back(layout: str, name: str, tmp_path: Path) -> None:
     explicit = layout if layout == "timm" else None
     result = import_weights(source, tmp_path / "own.ckpt", layout=explicit)
     assert (result.layout, result.container) == (layout, "MindSpore .ckpt")
-    sidecar = checkpoints.read_sidecar(result.checkpoint)
+    sidecar = checkpoints.open_checkpoint(result.checkpoint).sidecar
     assert sidecar == result.sidecar
     assert sidecar.variant == name
     assert sidecar.class_names == tuple("0123456")
@@ -70,7 +70,7 @@ def test_there_and_back(layout: str, name: str, tmp_path: Path) -> None:
     for own, other in LAYOUTS[layout].names(variant(name)).items():
         assert np.array_equal(stored[own], arrays[other]), own
     back = tmp_path / "back.safetensors"
-    converted = convert(result.checkpoint, back, to=layout)
+    converted = convert(checkpoints.open_checkpoint(result.checkpoint), back, to=layout)
     assert converted.differences == ()
     found = read_safetensors(back)
     counters = {key for key in found if key.endswith("num_batches_tracked")}
@@ -226,13 +226,13 @@ def test_another_number_of_classes_starts_a_new_head_only_where_asked(tmp_path: 
 def test_class_names_travel(tmp_path: Path) -> None:
     path = write(tmp_path / "x.ckpt", foreign("mindvision", "efficientnet_tiny", num_classes=2))
     result = import_weights(path, tmp_path / "own.ckpt", class_names=("cat", "dog"))
-    assert checkpoints.read_sidecar(result.checkpoint).class_names == ("cat", "dog")
+    assert checkpoints.open_checkpoint(result.checkpoint).sidecar.class_names == ("cat", "dog")
     assert "num_classes=3 but 2 class names" in refusal(path, class_names=("a", "b"), num_classes=3)
 
 
 def test_conversion_says_what_else_differs(tmp_path: Path) -> None:
     path = write(tmp_path / "tf_efficientnet.ckpt", foreign("timm-tf", "efficientnet_tiny"))
-    own = import_weights(path, tmp_path / "own.ckpt").checkpoint
+    own = checkpoints.open_checkpoint(import_weights(path, tmp_path / "own.ckpt").checkpoint)
     result = convert(own, tmp_path / "v.ckpt", to="mindvision")
     assert result.differences == (
         "eps of BatchNorm 0.001, not its own 1e-05",
@@ -243,7 +243,7 @@ def test_conversion_says_what_else_differs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'torchvision'"):
         convert(own, tmp_path / "v.ckpt", to="torchvison")
     lite = write(tmp_path / "l.ckpt", foreign("lukemelas", "efficientnet_tiny_lite"))
-    own = import_weights(lite, tmp_path / "lite.ckpt").checkpoint
+    own = checkpoints.open_checkpoint(import_weights(lite, tmp_path / "lite.ckpt").checkpoint)
     with pytest.raises(ConfigError, match="mindvision has no efficientnet_tiny_lite"):
         convert(own, tmp_path / "v.ckpt", to="mindvision")
 
