@@ -20,7 +20,7 @@ from effnet_core.train.step import SHARED, TrainStep
 from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.load import load_parameters
 from tests.kernels.library import built
-from tests.weights import make_sidecar
+from tests.support.weights import make_sidecar
 
 TOLERANCE = 1e-5
 """Of the largest value of a tensor."""
