@@ -45,7 +45,7 @@ RUNTIME_ONLY = ("runtime", "infer", "storage")
 
 
 def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
-    """Train a model, or go on with the run that lies in ``run_dir``.
+    """Train a model, or continue with the run that lies in ``run_dir``.
 
     A finished run of the same settings and data is not repeated; its result is returned.
 
@@ -404,7 +404,7 @@ def _require_same_run(run: Prepared, earlier: Prepared, run_dir: Path) -> None:
     if changed:
         raise OutputExists(
             f"run folder {run_dir} holds another run (differs in {', '.join(changed)}); "
-            "choose another folder, or give the settings of that run to go on with it"
+            "choose another folder, or give the settings of that run to continue with it"
         )
 
 

@@ -21,7 +21,7 @@ def load_network(checkpoint: Checkpoint, *, library: Path | None = None) -> Effi
 
     Args:
         checkpoint: the model.
-        library: of own operators; not for a network that is exported.
+        library: of native kernels; not for a network that is exported.
 
     Raises:
         CheckpointError: the checkpoint does not hold exactly the network's parameters.
