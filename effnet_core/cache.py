@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from effnet_core.files import make_folder
@@ -33,16 +30,3 @@ def cache_path(name: str) -> Path:
     root = os.environ.get(CACHE_VARIABLE)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root or f"{base}/effnet").expanduser().absolute() / name
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Wait until no other process of this machine makes ``path``, and keep others waiting meanwhile.
-
-    Only saves work: files are renamed into place, so two that make the same one do no harm. Where the
-    file system knows no locks, nobody waits.
-    """
-    with path.with_name(f".{path.name}.lock").open("w") as stream:
-        with suppress(OSError):
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

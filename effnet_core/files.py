@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from effnet_core.errors import DataError, EffnetError, OutputExists
 
 CHUNK_BYTES = 1 << 20
+LOCK_NAME = ".effnet.lock"
+"""File inside a folder while a command writes there; see ``locks.py``."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a share of it or a file is full."""
@@ -153,34 +154,9 @@ def make_folder(path: Path, *, what: str) -> Path:
     return path
 
 
-@contextmanager
-def sole_user(folder: Path, *, what: str) -> Iterator[None]:
-    """Keep a folder to this call until the block ends; a folder that stays empty is taken away again.
-
-    A file system that knows no locks keeps nobody out.
-
-    Raises:
-        OutputExists: another call, of this or of another process, uses the folder now.
-        DataError: as ``make_folder``.
-    """
-    new = not folder.exists()
-    handle = os.open(make_folder(folder, what=what), os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as cause:
-        os.close(handle)
-        raise OutputExists(
-            f"{what} {folder} is in use by a run that has not ended; wait for it, stop it, or choose another"
-        ) from cause
-    except OSError:
-        pass
-    try:
-        yield
-    finally:
-        os.close(handle)
-        if new:
-            with suppress(OSError):
-                folder.rmdir()
+def is_empty(folder: Path) -> bool:
+    """Whether an existing folder holds nothing but the lock of whoever uses it."""
+    return all(path.name == LOCK_NAME for path in folder.iterdir())
 
 
 def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:
@@ -189,7 +165,7 @@ def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:
     Raises:
         OutputExists: the folder holds something that we did not write.
     """
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+    if path.is_dir() and not is_empty(path) and not (path / marker).exists():
         raise OutputExists(
             f"{what} {path} already holds files that are not ours (no {marker} there); choose an empty folder"
         )

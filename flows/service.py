@@ -7,7 +7,6 @@ changed on the dashboard (a schedule that was switched on, a number of slots) st
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from effnet_core import supervise
 from effnet_core.data.space import require_space
 from effnet_core.errors import ConfigError
 from effnet_core.files import make_folder, read_json
+from effnet_core.locks import turn
 from effnet_core.supervise import descendants
 from effnet_core.terminal import console
 from flows.api import AUTH_VARIABLE, Api
@@ -131,12 +131,7 @@ def up(*, port: int | None, environment: str) -> None:
 def _one_at_a_time() -> Iterator[None]:
     """Let another ``effnet up`` on the same state folder end first; then this one finds all there."""
     path = make_folder(folder(), what="state folder") / UP_LOCK_NAME
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.print("another effnet up is at work here; waiting for its end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with turn(path, console.print):
         yield
 
 

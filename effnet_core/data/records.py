@@ -10,12 +10,10 @@ The files of ``images/`` stay what counts: records are made of them, once, when 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from effnet_core.events import Event, emit
 from effnet_core.files import os_reason, read_json, refuse_os_errors, write_json
 from effnet_core.job import Job
 from effnet_core.launch import run_job
+from effnet_core.locks import alone
 
 STAGE = "records"
 RECORDS_NAME = "records"
@@ -108,7 +107,7 @@ def write_records(data_dir: Path, split: str) -> dict[str, Any]:
     place = data_dir / RECORDS_NAME
     try:
         place.mkdir(exist_ok=True)
-        with _alone(place / f".{split}.lock"):
+        with alone(place / split):
             if record_files(dataset, split):
                 return {"images": len(table), "files": 0}
             work = place / f".{split}.part"
@@ -174,11 +173,3 @@ def _record(dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
     if hashlib.sha256(content).hexdigest() != row["sha256"]:
         raise DataError(f"image {path} is not as it was staged; stage the data set again")
     return {"image": content, "label": row["label"]}
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other writers out; the lock goes with the process that holds it."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -35,7 +35,7 @@ from effnet_core.data.manifest import (
     rows_digest,
     write_manifest,
 )
-from effnet_core.data.sources import open_source
+from effnet_core.data.sources import Source, open_source
 from effnet_core.data.split import split_of
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.environment import available_cores
@@ -46,7 +46,6 @@ from effnet_core.files import (
     atomic_path,
     is_unicode,
     link_or_copy,
-    make_folder,
     os_reason,
     read_json,
     read_jsonl,
@@ -56,6 +55,7 @@ from effnet_core.files import (
     sha256_of_text,
     write_json,
 )
+from effnet_core.locks import sole_user
 from effnet_core.storage.addresses import is_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
 
@@ -97,13 +97,22 @@ def stage_dataset(
             has no usable image, a validation class is not among the training classes, or too many files are
             unusable.
         StoreError: the object store refuses.
-        OutputExists: ``out`` holds something else.
+        OutputExists: ``out`` holds something else, or is in use.
     """
     origin = open_source(source, access)
-    listing = sha256_of_text(f"{val_share}\t{seed}", origin.listing())
     if not is_s3(str(source)) and out.resolve().is_relative_to(Path(source).resolve()):
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
-    make_folder(out, what="output folder")
+    with sole_user(out, what="output folder"):
+        return _stage(
+            origin, out, val_share=val_share, seed=seed, max_rejected_share=max_rejected_share
+        )
+
+
+def _stage(
+    origin: Source, out: Path, *, val_share: float, seed: int, max_rejected_share: float
+) -> tuple[Dataset, bool]:
+    """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
+    listing = sha256_of_text(f"{val_share}\t{seed}", origin.listing())
     require_empty_or_own(out, DATASET_NAME, what="output folder")
     if (reused := _already_staged(out, listing)) is not None:
         count = sum(reused.counts.values()) + reused.rejected

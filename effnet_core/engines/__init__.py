@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effnet_core import checkpoint as checkpoints
-from effnet_core.cache import alone, cache_dir
+from effnet_core.cache import cache_dir
 from effnet_core.checkpoint import Sidecar
 from effnet_core.config import InferConfig, RunConfig
 from effnet_core.engines.tuning import CACHE_NAME, TUNING_NAME, Layout, best_layout
@@ -19,6 +19,7 @@ from effnet_core.environment import available_cores
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
 from effnet_core.files import put_in_place, sha256_of_text
+from effnet_core.locks import alone
 
 if TYPE_CHECKING:
     from effnet_core.predict import Predictor

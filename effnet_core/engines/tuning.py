@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from effnet_core.cache import alone
 from effnet_core.data.images import ImageProblem
 from effnet_core.errors import EffnetError
 from effnet_core.events import Event, emit
 from effnet_core.files import read_json, write_json
 from effnet_core.input_sources import Source
+from effnet_core.locks import alone
 from effnet_core.predict import Predictor, Wanted, iter_predictions
 
 CACHE_NAME = "engines"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from effnet_core.cache import alone, cache_dir
+from effnet_core.cache import cache_dir
 from effnet_core.config import StorageConfig
+from effnet_core.locks import alone
 from effnet_core.model_store.shelf import PRODUCTION, Shelf, sha256_of_bytes
 from effnet_core.model_store.versions import fetch_model
 

@@ -37,11 +37,12 @@ def import_(
     ] = None,
 ) -> None:
     """Turn weights of another publisher into a checkpoint; everything must fit."""
+    from effnet_core.locks import sole_writer
     from effnet_core.terminal import console, show_events
     from effnet_core.weights.importing import import_weights
     from effnet_core.weights.resolve import locate
 
-    with show_events():
+    with show_events(), sole_writer(out, what="checkpoint"):
         path, hint, published_layout = locate(file)
         result = import_weights(
             path,
@@ -63,11 +64,12 @@ def convert(
     out: Annotated[Path, typer.Option("--out", help="File to write (.ckpt or .safetensors).")],
 ) -> None:
     """Write a checkpoint with the names that another publisher's code loads."""
+    from effnet_core.locks import sole_writer
     from effnet_core.terminal import console, show_events
     from effnet_core.weights.importing import convert as convert_weights
     from effnet_core.weights.resolve import resolve
 
-    with show_events():
+    with show_events(), sole_writer(out, what="file"):
         result = convert_weights(resolve(checkpoint), out, to=to)
     console.print(f"wrote {result.tensors} tensors with {to}'s names to {out}", soft_wrap=True)
     if result.differences:
