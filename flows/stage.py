@@ -46,6 +46,7 @@ def stage_flow(
         seed=seed,
         max_rejected_share=max_rejected_share,
         storage=config.storage,
+        hard_links=config.data.hard_links,
     )
     return dataset
 

@@ -25,6 +25,7 @@ def stage(
     seed: int,
     max_rejected_share: float,
     storage: StorageConfig,
+    hard_links: bool,
 ) -> tuple[Dataset, bool]:
     """The staged data set, and whether it was there already; its data card is an artifact."""
     with (
@@ -38,6 +39,7 @@ def stage(
             seed=seed,
             max_rejected_share=max_rejected_share,
             access=storage.access,
+            hard_links=hard_links,
         )
     create_markdown_artifact(
         key="data-card", markdown=read_card(Path(out)), description=f"data set {out}"

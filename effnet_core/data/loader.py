@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -15,7 +15,7 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 
 from effnet_core.data.images import ImageProblem, read_image
-from effnet_core.data.manifest import Split
+from effnet_core.data.manifest import Split, mark_of
 from effnet_core.environment import available_cores
 from effnet_core.errors import DataError
 from effnet_core.files import os_reason
@@ -27,8 +27,10 @@ COLUMNS = ["image", "label"]
 class FileSource:
     """Encoded images by position, for ``GeneratorDataset``."""
 
-    def __init__(self, root: Path, paths: Sequence[str], labels: NDArray[np.int32]) -> None:
-        self.root, self.paths, self.labels = root, paths, labels
+    def __init__(self, split: Split, indices: Sequence[int], checked: NDArray[np.bool_]) -> None:
+        self.root, self.paths = split.root, [split.paths[i] for i in indices]
+        self.labels, self.marks = split.labels[indices], split.marks[indices]
+        self.checked = checked
         self.problem: DataError | None = None
 
     def __len__(self) -> int:
@@ -37,12 +39,21 @@ class FileSource:
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], np.int32]:
         path = self.root / self.paths[index]
         try:
-            return np.fromfile(path, dtype=np.uint8), self.labels[index]
+            content = np.fromfile(path, dtype=np.uint8)
         except OSError as cause:
             self.problem = DataError(
                 f"image {path} cannot be read ({os_reason(cause)}); stage the data set again"
             )
             raise self.problem from cause
+        if self.checked[index]:
+            mark = mark_of(hashlib.sha256(content.data).hexdigest())
+            if mark != self.marks[index]:
+                self.problem = DataError(
+                    f"image {path} has changed since it was staged (its SHA-256 is not the manifest's); "
+                    "stage the data set again"
+                )
+                raise self.problem
+        return content, self.labels[index]
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ def batches(
     batch_size: int,
     workers: int,
     seed: int,
+    check_share: float = 0.0,
     sink: bool = False,
 ) -> Iterator[Batch]:
     """The images at ``indices``, in that order, in batches of one shape.
@@ -77,18 +89,20 @@ def batches(
         transforms: operations from encoded bytes to (3, S, S).
         batch_size: rows of each batch; a last one that is short is filled and says so.
         workers: threads that decode, at most the machine's cores.
-        seed: of the random operations.
+        seed: of the random operations, and of which files are checked.
+        check_share: share of the files whose digest is compared with the manifest.
         sink: let batches come through a queue on the device, which MindSpore fills ahead of the steps.
 
     Raises:
-        DataError: a file disappeared or cannot be decoded.
+        DataError: a file disappeared, has changed or cannot be decoded.
     """
     count = len(indices)
     if count == 0:
         return iter(())
     missing = -count % batch_size
     padded = [int(i) for i in indices] + [int(indices[-1])] * missing
-    source = FileSource(split.root, [split.paths[i] for i in padded], split.labels[padded])
+    checked = np.random.default_rng(seed).random(len(padded)) < check_share
+    source = FileSource(split, padded, checked)
     threads = min(workers, len(available_cores()))
     ds.config.set_seed(seed)
     ds.config.set_prefetch_size(PREFETCH_BATCHES)

@@ -7,12 +7,15 @@ what could not be is set aside in ``rejected.jsonl`` with its reason.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from effnet_core.data.card import write_card
 from effnet_core.data.imagenet2012 import SYNSETS_NAME
@@ -36,6 +39,7 @@ from effnet_core.data.manifest import (
     write_manifest,
 )
 from effnet_core.data.sources import Source, open_source
+from effnet_core.data.space import require_space
 from effnet_core.data.split import split_of
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.environment import available_cores
@@ -44,6 +48,7 @@ from effnet_core.events import Event, emit
 from effnet_core.files import (
     append_jsonl,
     atomic_path,
+    clone,
     is_unicode,
     link_or_copy,
     os_reason,
@@ -75,6 +80,7 @@ def stage_dataset(
     seed: int = 0,
     max_rejected_share: float = 0.1,
     access: S3Access = DEFAULT_ACCESS,
+    hard_links: bool = False,
 ) -> tuple[Dataset, bool]:
     """Stage a data set, wherever it lives; a call that was cut goes on, and one too many does nothing.
 
@@ -88,6 +94,7 @@ def stage_dataset(
         seed: changes that decision.
         max_rejected_share: share of unusable files above which staging is refused.
         access: how to reach an object store.
+        hard_links: make hard links instead of copies, for a source whose files nobody changes.
 
     Returns:
         The staged data set, and whether it had been there already.
@@ -104,12 +111,23 @@ def stage_dataset(
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
     with sole_user(out, what="output folder"):
         return _stage(
-            origin, out, val_share=val_share, seed=seed, max_rejected_share=max_rejected_share
+            origin,
+            out,
+            val_share=val_share,
+            seed=seed,
+            max_rejected_share=max_rejected_share,
+            hard_links=hard_links,
         )
 
 
 def _stage(
-    origin: Source, out: Path, *, val_share: float, seed: int, max_rejected_share: float
+    origin: Source,
+    out: Path,
+    *,
+    val_share: float,
+    seed: int,
+    max_rejected_share: float,
+    hard_links: bool,
 ) -> tuple[Dataset, bool]:
     """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
     listing = sha256_of_text(f"{val_share}\t{seed}", origin.listing())
@@ -123,7 +141,9 @@ def _stage(
     work = out / WORK_NAME
     candidates = origin.candidates(work)
     try:
-        rows, rejected = _verify_all(candidates, out, val_share, seed)
+        if not hard_links:
+            require_space(out, _bytes_to_copy(candidates, out), what=f"copying {origin.shown}")
+        rows, rejected = _verify_all(candidates, out, val_share, seed, hard_links=hard_links)
     except OSError as cause:
         raise refuse_os_errors(f"staging into {out}")(cause) from cause
     _refuse_if_too_many(rejected, len(candidates), max_rejected_share)
@@ -180,21 +200,37 @@ def _already_staged(out: Path, listing: str) -> Dataset | None:
     facts = read_json(out / DATASET_NAME)
     if not facts.get("complete") or facts.get("listing") != listing:
         return None
-    dataset = open_dataset(out)
-    whole = all(
-        (out / path).exists() for name in dataset.counts for path in dataset.split(name).paths
-    )
-    return dataset if whole else None
+    return open_dataset(out) if _is_whole(out) else None
+
+
+def _is_whole(out: Path) -> bool:
+    """Whether every staged file is there with its size.
+
+    Images are not flushed one by one, which would take longer than all the rest; those that a power cut
+    has emptied are found here.
+    """
+    table = pq.read_table(out / MANIFEST_NAME, columns=["path", "size_bytes"])
+    try:
+        return all(
+            os.stat(out / path).st_size == size  # noqa: PTH116 - a million of them
+            for path, size in zip(
+                *(table[name].to_pylist() for name in table.column_names), strict=True
+            )
+        )
+    except FileNotFoundError:
+        return False
 
 
 def _verify_all(
-    candidates: list[Candidate], out: Path, val_share: float, seed: int
+    candidates: list[Candidate], out: Path, val_share: float, seed: int, *, hard_links: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Look into every file; give the rows of usable ones and the reasons of the others."""
     rows, rejected = [], []
     with warnings.catch_warnings(), ThreadPoolExecutor(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-        results = pool.map(lambda item: _verify(item, out, val_share, seed), candidates)
+        results = pool.map(
+            lambda item: _verify(item, out, val_share, seed, hard_links=hard_links), candidates
+        )
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
             if isinstance(result, str):
                 rejected.append({"path": item.shown or str(item.path), "reason": result})
@@ -205,7 +241,9 @@ def _verify_all(
     return rows, rejected
 
 
-def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str, Any] | str:
+def _verify(
+    item: Candidate, out: Path, val_share: float, seed: int, *, hard_links: bool
+) -> dict[str, Any] | str:
     """The manifest row of a usable image, which is then in place, or the reason against it."""
     if not is_unicode(f"{item.class_name}/{item.inner}"):
         return "file name is not valid UTF-8"
@@ -224,9 +262,7 @@ def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str
     relative = f"images/{split}/{item.class_name}/{item.inner}"
     target = out / relative
     if converted is None:
-        if not target.exists() or sha256_of_file(target) != digest:
-            target.unlink(missing_ok=True)
-            link_or_copy(item.path, target)
+        _place(content, digest, item.path, target, hard_links=hard_links)
     else:
         target = target.with_name(target.name + CONVERTED_SUFFIX)
         relative += CONVERTED_SUFFIX
@@ -245,6 +281,35 @@ def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str
         "mode": image.mode,
         "format": image.format or "turned by its EXIF orientation",
     }
+
+
+def _place(content: bytes, digest: str, source: Path, target: Path, *, hard_links: bool) -> None:
+    """Put the bytes that were looked at in place; the source may be changing at this moment."""
+    own = source.stat().st_nlink == 1 and WORK_NAME in source.parts  # fetched or unpacked by us
+    if target.exists():
+        is_source = target.samefile(source)
+        if (hard_links or not is_source) and sha256_of_file(target) == digest:
+            return
+        target.unlink()
+    if hard_links or own:
+        link_or_copy(source, target)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        if not (clone(source, part) and sha256_of_file(part) == digest):
+            part.write_bytes(content)
+        part.replace(target)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _bytes_to_copy(candidates: list[Candidate], out: Path) -> int:
+    """Size of the files that are copied, less what an earlier staging has left."""
+    sizes = [item.path.stat().st_size for item in candidates if WORK_NAME not in item.path.parts]
+    before = (path for path in (out / "images").rglob("*") if path.is_file())
+    return sum(sizes) - sum(path.stat().st_size for path in before)
 
 
 def _refuse_if_too_many(rejected: list[dict[str, str]], total: int, limit: float) -> None:
