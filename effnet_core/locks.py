@@ -25,7 +25,8 @@ from pathlib import Path
 
 from effnet_core.errors import DataError, FolderInUse
 from effnet_core.events import Event, emit
-from effnet_core.files import LOCK_NAME, make_folder, os_reason
+from effnet_core.files import LOCK_NAME, make_folder
+from effnet_core.text import os_reason
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What a file system answers that has no locks."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import files
+from effnet_core import files, text
 from effnet_core.errors import DataError, OutputExists
 
 ODD_TEXT = 'a,b "c"\n\r\t\u2028\u2029\x85\x0b\x1c ü 🐈 \\ \udce9'
@@ -135,14 +135,14 @@ def test_require_empty_or_own(tmp_path: Path) -> None:
 
 def test_os_errors_as_sentences() -> None:
     error = PermissionError(errno.EACCES, "Permission denied", "/x")
-    assert files.os_reason(error) == "permission denied"
+    assert text.os_reason(error) == "permission denied"
     assert str(files.refuse_os_errors("staging")(error)) == "staging failed: permission denied (/x)"
-    assert files.os_reason(OSError("odd")) == "odd"
+    assert text.os_reason(OSError("odd")) == "odd"
 
 
 @pytest.mark.parametrize(
-    ("size", "text"),
+    ("size", "words"),
     [(0, "0 B"), (999, "999 B"), (21_400_000, "21.4 MB"), (5e9, "5.0 GB"), (7e13, "70.0 TB")],
 )
-def test_human_bytes(size: float, text: str) -> None:
-    assert files.human_bytes(size) == text
+def test_human_bytes(size: float, words: str) -> None:
+    assert text.human_bytes(size) == words

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import locks, runs
-from effnet_core.copying import copy
+from effnet_core import api, locks
+from effnet_core.cli.copy import copy
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, FolderInUse
-from effnet_core.export.commands import export
+from effnet_core.export.export import export
 from effnet_core.files import LOCK_NAME
 from effnet_core.locks import Owner, alone, inherited, sole_user, sole_writer, turn
 from effnet_core.storage import trees
@@ -245,15 +245,15 @@ def stage(folder: Path) -> None:
 
 
 def label(folder: Path) -> None:
-    runs.infer("model", [folder.parent / "source"], folder, only_new=True)
+    api.infer("model", [folder.parent / "source"], folder, only_new=True)
 
 
 def evaluate(folder: Path) -> None:
-    runs.evaluate("model", folder.parent / "data", work_dir=folder)
+    api.evaluate("model", folder.parent / "data", work_dir=folder)
 
 
 def train(folder: Path) -> None:
-    runs.train(tiny_config(), folder.parent / "data", folder)
+    api.train(tiny_config(), folder.parent / "data", folder)
 
 
 def fetch(folder: Path) -> None:
