@@ -185,7 +185,7 @@ def checked_files(config: RunConfig, folder: Path) -> int:
         pytest.raises(InterruptedError),
     ):
         next(loop._epoch_batches(run))
-    return int(source.call_args.args[2].sum())
+    return int(source.call_args.args[3].sum())
 
 
 def way_of_batches(config: RunConfig, folder: Path) -> str:

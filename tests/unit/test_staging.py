@@ -526,11 +526,11 @@ def test_what_was_looked_at_is_what_is_written(
 
     sides = itertools.count(60)
 
-    def decode_and_change(content: bytes) -> Image.Image:
+    def decode_and_change(content: bytes, *, max_pixels: int) -> Image.Image:
         other = encode(draw(next(sides), 60), "jpeg")
         for path in source.rglob("*.jpg"):
             path.write_bytes(other)
-        return decode(content)
+        return decode(content, max_pixels=max_pixels)
 
     monkeypatch.setattr(staging, "decode_image", decode_and_change)
     monkeypatch.setattr(staging, "available_cores", lambda: [0])
