@@ -95,11 +95,11 @@ def test_a_package_of_the_wrong_version_is_a_problem(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         doctor.metadata,
         "version",
-        lambda name: "2.1.9" if name == "sqlalchemy" else true_version(name),
+        lambda name: "26.0.0" if name == "pyarrow" else true_version(name),
     )
-    found = one(doctor.packages(), "sqlalchemy")
-    assert (found.found, found.level) == ("2.1.9", "problem")
-    assert "pip install 'sqlalchemy" in found.advice
+    found = one(doctor.packages(), "pyarrow")
+    assert (found.found, found.level) == ("26.0.0", "problem")
+    assert "pip install 'pyarrow" in found.advice
 
 
 def test_little_memory_and_a_full_disk_are_problems(
