@@ -27,8 +27,8 @@ from effnet_core.export.export import export
 from effnet_core.files import LOCK_NAME
 from effnet_core.locks import Owner, alone, inherited, sole_user, sole_writer, turn
 from effnet_core.storage import trees
-from tests.images import source_with_splits
-from tests.tiny import tiny_config
+from tests.support.images import source_with_splits
+from tests.support.tiny import tiny_config
 
 HOLD = (
     "import sys, time; from pathlib import Path; from effnet_core.locks import sole_user\n"
