@@ -64,7 +64,7 @@ def test_it_is_built_once_and_found_again(
 ) -> None:
     count = counting_compiler(tmp_path, monkeypatch)
     before = choice.describe(*AUTO)
-    assert before.own
+    assert before.native
     assert before.reason.startswith("built at first use, ")
     path, said = ask()
     assert path == before.library
