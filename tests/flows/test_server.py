@@ -22,7 +22,7 @@ pytestmark = pytest.mark.prefect
 SCHEDULE = textwrap.dedent(
     """
     import json, sys, time, urllib.request
-    from flows.server import prefect_api
+    from flows.service.server import prefect_api
 
     with prefect_api() as url:
         from flows.stage import stage_flow
