@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,19 @@ from safetensors import safe_open
 
 from effnet_core import api
 from effnet_core.config.load import load_config
+from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
 from effnet_core.export.export import TOLERANCE, Agreement, export, packaged_photograph
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import CACHE_VARIABLE
 from effnet_core.infer.output import read_parts
+from effnet_core.model_store.publication import publish_model
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 from effnet_core.weights.ckpt_file import read_ckpt
 from tests.support.images import draw, encode
 from tests.support.weights import make_checkpoint
+from tests.unit.model_store.test_publication import make_run
 
 TOLERANT = ("infer.max_error_share=0.5",)
 
@@ -179,3 +183,30 @@ def test_an_engine_does_not_start_mindspore(checkpoint: Path, folder: Path, tmp_
 
 def test_the_photograph_is_there() -> None:
     assert packaged_photograph().is_file()
+
+
+def test_published_models_are_exported_by_their_place_in_the_store(tmp_path: Path) -> None:
+    run_dir, storage = tmp_path / "run", StorageConfig(root=str(tmp_path / "store"), name="m")
+    evaluation = make_run(run_dir, "x")
+    model = open_checkpoint(make_checkpoint(run_dir / "model.ckpt"))
+    publish_model(
+        run_dir,
+        evaluation=replace(evaluation, checkpoint_sha256=model.sha256),
+        storage=storage,
+        gate=EvaluateConfig(),
+        version="v1",
+    )
+    settings = ("-o", f"storage.root={storage.root}", "-o", "storage.name=m")
+    for weights in ("production", "store:v1"):
+        out = tmp_path / f"{weights}.safetensors"
+        options = ("--format", "safetensors", "--out", out, *settings)
+        done = effnet("export", "--weights", weights, *options)
+        assert done.returncode == 0, done.stderr
+        with safe_open(out, "np") as stream:
+            assert json.loads(stream.metadata()["effnet"])["sha256"] == model.sha256
+    done = effnet("export", "--weights", "store:v2", "--out", tmp_path / "x.onnx", *settings)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "v2" in done.stderr and "v1" in done.stderr
+    out = tmp_path / "theirs.ckpt"
+    done = effnet("weights", "convert", "production", "--to", "mindvision", "--out", out, *settings)
+    assert done.returncode == 0, done.stderr

@@ -251,15 +251,16 @@ def test_our_own_checkpoint_stays_where_it_is_and_needs_its_sidecar(
     cache: Path, tmp_path: Path
 ) -> None:
     source = write(tmp_path / "x.ckpt", foreign("mindvision", "efficientnet_tiny"))
-    own = resolved(source)
-    assert resolved(own) == own
-    assert resolved(str(own)) == own
+    found = resolved(source)
+    own = found.path
+    assert resolved(own) == found
+    assert resolved(str(own)) == found
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     for suffix in (".ckpt", ".json"):
         (run_dir / f"model{suffix}").write_bytes(own.with_suffix(suffix).read_bytes())
-    assert resolved(run_dir) == run_dir / "model.ckpt"
-    assert resolved(run_dir / "model.ckpt") == run_dir / "model.ckpt"
+    assert resolved(run_dir).path == run_dir / "model.ckpt"
+    assert resolved(run_dir / "model.ckpt").path == run_dir / "model.ckpt"
     for name in ("model", "other"):
         alone = tmp_path / f"{name}.ckpt"
         alone.write_bytes(own.read_bytes())
