@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from effnet_core.config.recipes import RECIPES_DIR, recipe_names
+from effnet_core.config.recipes import packaged_recipe, recipe_names
 from effnet_core.config.schema import RunConfig
 from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError
@@ -80,13 +80,13 @@ def write_config(config: RunConfig, run_dir: Path) -> Path:
 def _read_recipe(recipe: str | Path) -> Mapping[str, Any]:
     path = Path(recipe)
     if path.suffix not in (".yaml", ".yml"):
-        path = RECIPES_DIR / f"{recipe}.yaml"
-        if not path.exists():
-            names = recipe_names()
+        names = recipe_names()
+        if str(recipe) not in names:
             raise ConfigError(
                 f"recipe {str(recipe)!r} is unknown{nearest(str(recipe), names)} "
                 f"(known: {', '.join(names)}; or give a path that ends in .yaml)"
             )
+        return packaged_recipe(str(recipe))
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
