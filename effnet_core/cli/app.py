@@ -110,6 +110,7 @@ def settings(
 @app.command()
 @guarded
 def doctor(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Check this machine: versions, devices, memory, disk, services; 1 if something is wrong."""
@@ -118,7 +119,7 @@ def doctor(
     from effnet_core.cli import doctor as checks
     from effnet_core.cli.terminal import console
 
-    findings = checks.examine()
+    findings = checks.examine(context.obj or ())
     if as_json:
         typer.echo(json.dumps(checks.as_json(findings), indent=2))
     else:
