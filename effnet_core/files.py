@@ -18,6 +18,9 @@ from effnet_core.errors import DataError, EffnetError, OutputExists
 
 CHUNK_BYTES = 1 << 20
 
+SHORT_BYTES = 200
+"""Of a file name that something is added to; file systems take 255."""
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a share of it or a file is full."""
 
@@ -52,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     one, never a part. After an error nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{short_name(path.name)}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -61,6 +64,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def short_name(name: str) -> str:
+    """The beginning of a file name that leaves room for what a temporary file's name adds."""
+    return os.fsdecode(os.fsencode(name)[:SHORT_BYTES])
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

@@ -66,7 +66,9 @@ def stem(name: str) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def unpack(archive: Path, out: Path, *, limits: Limits = DEFAULT_LIMITS) -> Path:
+def unpack(
+    archive: Path, out: Path, *, limits: Limits = DEFAULT_LIMITS, encoding: str | None = None
+) -> Path:
     """Unpack an archive into a folder that appears only when all of it is there.
 
     Args:

@@ -6,21 +6,27 @@ what could not be is set aside in ``rejected.jsonl`` with its reason.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import json
 import shutil
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from effnet_core.data.card import write_card
 from effnet_core.data.encoded import is_whole_png
+from effnet_core.data.finding import in_a_line
 from effnet_core.data.imagenet2012 import SYNSETS_NAME
 from effnet_core.data.images import (
-    IMAGE_SUFFIXES,
     MAX_PIXELS,
     TRAINABLE_FORMATS,
     WHITE,
@@ -28,9 +34,11 @@ from effnet_core.data.images import (
     ImageProblem,
     decode_image,
     is_one_colour,
+    read_bytes,
     to_rgba,
 )
-from effnet_core.data.layouts import Candidate
+from effnet_core.data.labelling import Candidate, class_folder
+from effnet_core.data.layouts import DEFAULT_RULES, Labelled, Rules
 from effnet_core.data.manifest import (
     CLASSES_NAME,
     DATASET_NAME,
@@ -43,7 +51,7 @@ from effnet_core.data.manifest import (
     write_manifest,
 )
 from effnet_core.data.sources import open_source
-from effnet_core.data.split import split_of
+from effnet_core.data.split import Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.environment import available_cores
 from effnet_core.errors import DataError
@@ -61,6 +69,7 @@ from effnet_core.files import (
     require_empty_or_own,
     sha256_of_file,
     sha256_of_text,
+    short_name,
     write_json,
 )
 from effnet_core.storage.addresses import is_s3
@@ -70,6 +79,9 @@ STAGE = "stage"
 EVENT_EVERY = 200
 WORK_NAME = ".source"
 """Folder inside the output for what is fetched and unpacked; gone once all of it is staged."""
+OTHER_NAME = "other_files.jsonl"
+"""Files that are no pictures of a class, and what was left out, with the reason."""
+NAME_BYTES = 255
 CONVERTED_SUFFIX = ".converted.png"
 """Added to the names of images that are re-encoded; ``.png`` alone could be another file's name."""
 
@@ -83,6 +95,7 @@ def stage_dataset(
     max_rejected_share: float = 0.1,
     max_pixels: int = MAX_PIXELS,
     background: Colour | None = WHITE,
+    rules: Rules = DEFAULT_RULES,
     access: S3Access = DEFAULT_ACCESS,
 ) -> tuple[Dataset, bool]:
     """Stage a data set, wherever it lives; a call that was cut goes on, and one too many does nothing.
@@ -99,6 +112,7 @@ def stage_dataset(
         max_pixels: of an image; larger ones are set aside.
         background: colour that transparent images are laid on where the data card looks at them; the files
             keep their transparency.
+        rules: what people say about a source that does not tell by itself what is what.
         access: how to reach an object store.
 
     Returns:
@@ -111,8 +125,9 @@ def stage_dataset(
         StoreError: the object store refuses.
         OutputExists: ``out`` holds something else.
     """
-    origin = open_source(source, access)
-    listing = sha256_of_text(f"{val_share}\t{seed}\t{max_pixels}\t{background}", origin.listing())
+    origin = open_source(source, access, rules)
+    settings = (val_share, seed, max_pixels, background, rules)
+    listing = sha256_of_text(*map(str, settings), origin.listing())
     if not is_s3(str(source)) and out.resolve().is_relative_to(Path(source).resolve()):
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
     make_folder(out, what="output folder")
@@ -122,22 +137,26 @@ def stage_dataset(
         _refuse_if_too_many(read_jsonl(out / REJECTED_NAME), count, max_rejected_share)
         emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}", count, count))
         return reused, True
-    write_json(out / DATASET_NAME, {"complete": False})
-    work = out / WORK_NAME
-    candidates = origin.candidates(work)
+    rule = {"val_share": val_share, "seed": seed}
+    sides = Sides(val_share, seed, _sides_before(out, rule))
+    kept = {"rule": rule} if sides.before else {}
+    write_json(out / DATASET_NAME, {"complete": False, **kept})
+    found = origin.labelled(out / WORK_NAME)
+    if found.left_out:
+        emit(Event(STAGE, f"left out: {in_a_line(found.left_out)}"))
     try:
-        rows, rejected = _verify_all(candidates, out, val_share, seed, max_pixels, background)
-    except OSError as cause:
-        raise refuse_os_errors(f"staging into {out}")(cause) from cause
-    _refuse_if_too_many(rejected, len(candidates), max_rejected_share)
-    class_names = _class_names(candidates, rows)
-    verification = verify_rows(rows, rejected, class_names)
-    labels = {name: label for label, name in enumerate(class_names)}
-    for row in rows:
-        row["label"] = labels[row["class_name"]]
-    try:
+        rows, rejected = _verify_all(found.candidates, Place(out, sides, max_pixels, background))
+        _refuse_if_too_many(rejected, len(found.candidates), max_rejected_share)
+        _stratify(rows, out, sides)
+        class_names = _class_names(found.candidates, rows)
+        labels = {name: label for label, name in enumerate(class_names)}
+        for row in rows:
+            row["label"] = labels[row["class_name"]]
+        notes = [*found.notes, *_notes_on(found, rows, class_names, sides)]
+        verification = verify_rows(rows, rejected, class_names, notes=notes)
         _remove_strays(out, rows)
         _write_all(out, rows, rejected, class_names, verification, background)
+        _write_other(out / OTHER_NAME, found)
         write_json(
             out / DATASET_NAME,
             {
@@ -146,17 +165,70 @@ def stage_dataset(
                 "listing": listing,
                 "counts": dict(sorted(Counter(row["split"] for row in rows).items())),
                 "rejected": len(rejected),
+                "other_files": len(found.other),
                 "source": origin.shown,
+                "rule": rule,
             },
         )
     except OSError as cause:
         raise refuse_os_errors(f"staging into {out}")(cause) from cause
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(out / WORK_NAME, ignore_errors=True)
     dataset = open_dataset(out)
+    for note in notes:
+        emit(Event(STAGE, note))
     for warning in verification.warnings():
         emit(Event(STAGE, f"look into this: {warning}"))
-    emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", len(candidates), len(candidates)))
+    total = len(found.candidates)
+    emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", total, total))
     return dataset, False
+
+
+def _sides_before(out: Path, rule: dict[str, Any]) -> dict[str, str]:
+    """What an earlier staging by the same rule decided, by digest."""
+    try:
+        if read_json(out / DATASET_NAME).get("rule") != rule:
+            return {}
+        table = pq.read_table(out / MANIFEST_NAME, columns=["sha256", "split"])
+    except (DataError, OSError, AttributeError, pa.ArrowException):
+        return {}
+    return dict(zip(table["sha256"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+
+def _stratify(rows: list[dict[str, Any]], out: Path, sides: Sides) -> None:
+    """Move images so that every class with two or more is in both splits."""
+    free = [row for row in rows if row["free"]]
+    moved = sides.stratified((row["class_name"], row["sha256"], row["split"]) for row in free)
+    for row in free:
+        if (side := moved.get(row["sha256"])) is None or side == row["split"]:
+            continue
+        path = f"images/{side}/{row['path'].split('/', 2)[2]}"
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / row["path"]).replace(out / path)
+        row.update(split=side, path=path, image_id=image_id(path))
+
+
+def _notes_on(
+    found: Labelled, rows: list[dict[str, Any]], class_names: list[str], sides: Sides
+) -> list[str]:
+    """What a person should know of a staging."""
+    notes = []
+    if any(row["free"] for row in rows) and sides.val_share:
+        notes.append(
+            f"validation is {sides.val_share:.0%} of the pictures, chosen by their content, and at least one "
+            "of every class that has two or more; a picture never changes sides when others are added"
+        )
+    if found.other:
+        path, reason = found.other[0]
+        notes.append(
+            f"{len(found.other):,} other file(s), see {OTHER_NAME}; the first: {path} ({reason})"
+        )
+    numbers = [name for name in class_names if name.isdigit()]
+    if len(numbers) == len(class_names) and numbers != sorted(numbers, key=int):
+        notes.append(
+            "all class names are numbers, and their order is that of text as everywhere: "
+            f"{', '.join(class_names[:4])}, ...; label and number are not the same"
+        )
+    return notes
 
 
 def _write_all(
@@ -191,21 +263,24 @@ def _already_staged(out: Path, listing: str) -> Dataset | None:
     return dataset if whole else None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where images go, and what decides about them."""
+
+    out: Path
+    sides: Sides
+    max_pixels: int
+    background: Colour | None
+
+
 def _verify_all(
-    candidates: list[Candidate],
-    out: Path,
-    val_share: float,
-    seed: int,
-    max_pixels: int,
-    background: Colour | None,
+    candidates: list[Candidate], place: Place
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Look into every file; give the rows of usable ones and the reasons of the others."""
     rows, rejected = [], []
     with warnings.catch_warnings(), ThreadPoolExecutor(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-        results = pool.map(
-            lambda item: _verify(item, out, val_share, seed, max_pixels, background), candidates
-        )
+        results = pool.map(lambda item: _verify(item, place), candidates)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
             if isinstance(result, str):
                 rejected.append({"path": item.shown or str(item.path), "reason": result})
@@ -223,55 +298,64 @@ def _is_trainable(content: bytes, image: Image.Image) -> bool:
     return image.format in TRAINABLE_FORMATS
 
 
-def _verify(
-    item: Candidate,
-    out: Path,
-    val_share: float,
-    seed: int,
-    max_pixels: int,
-    background: Colour | None,
-) -> dict[str, Any] | str:
+def _verify(item: Candidate, place: Place) -> dict[str, Any] | str:
     """The manifest row of a usable image, which is then in place, or the reason against it."""
+    if item.problem:
+        return item.problem
     if not is_unicode(f"{item.class_name}/{item.inner}"):
         return "file name is not valid UTF-8"
     try:
-        content = item.path.read_bytes()
-        image = decode_image(content, max_pixels=max_pixels)
+        content = read_bytes(item.path)
+        image = decode_image(content, max_pixels=place.max_pixels)
         converted = None if _is_trainable(content, image) else to_rgba(image)
-        one_colour = is_one_colour(image, background)
+        one_colour = is_one_colour(image, place.background)
     except ImageProblem as problem:
-        if item.path.suffix.lower() not in IMAGE_SUFFIXES and str(problem) == "not an image":
-            return "not an image (by name and by content)"
         return str(problem)
-    except OSError as cause:
-        return os_reason(cause)
     digest = hashlib.sha256(content).hexdigest()
-    split = item.split or split_of(digest, val_share, seed)
-    relative = f"images/{split}/{item.class_name}/{item.inner}"
-    target = out / relative
-    if converted is None:
-        if not target.exists() or sha256_of_file(target) != digest:
+    if converted is not None:
+        stream = io.BytesIO()
+        converted.save(stream, "PNG")
+        digest = hashlib.sha256(stream.getbuffer()).hexdigest()
+    split = item.split or place.sides.of(digest)
+    relative = _relative(item, split, CONVERTED_SUFFIX if converted else "")
+    target = place.out / relative
+    try:
+        if converted is not None:
+            with atomic_path(target) as temporary:
+                temporary.write_bytes(stream.getbuffer())
+        elif not target.exists() or sha256_of_file(target) != digest:
             target.unlink(missing_ok=True)
             link_or_copy(item.path, target)
-    else:
-        target = target.with_name(target.name + CONVERTED_SUFFIX)
-        relative += CONVERTED_SUFFIX
-        with atomic_path(target) as temporary:
-            converted.save(temporary, format="PNG")
-        digest = sha256_of_file(target)
+        size_bytes = target.stat().st_size
+    except OSError as cause:
+        if cause.errno != errno.ENAMETOOLONG:
+            raise
+        return os_reason(cause)
     return {
         "image_id": image_id(relative),
         "path": relative,
         "split": split,
         "class_name": item.class_name,
-        "size_bytes": target.stat().st_size,
+        "size_bytes": size_bytes,
         "sha256": digest,
         "width": image.width,
         "height": image.height,
         "mode": image.mode,
         "format": image.format or "turned by its EXIF orientation",
         "one_colour": one_colour,
+        "free": not item.split,
     }
+
+
+def _relative(item: Candidate, split: str, added: str) -> str:
+    """Where an image goes, below the data set's folder."""
+    folder, slash, name = item.inner.rpartition("/")
+    if len(f"{name}{added}".encode()) > NAME_BYTES:
+        stem, dot, suffix = name.rpartition(".")
+        suffix = f"{dot}{suffix}" if stem and len(suffix) < 8 else ""
+        name = f"{short_name(name)}~{sha256_of_text(item.inner)[:16]}{suffix}"
+        name = name.encode().decode(errors="ignore")
+    return f"images/{split}/{class_folder(item.class_name)}/{folder}{slash}{name}{added}"
 
 
 def _refuse_if_too_many(rejected: list[dict[str, str]], total: int, limit: float) -> None:
@@ -287,7 +371,8 @@ def _refuse_if_too_many(rejected: list[dict[str, str]], total: int, limit: float
 def _class_names(candidates: list[Candidate], rows: list[dict[str, Any]]) -> list[str]:
     """Class names of the training split, sorted; every class found must have images there."""
     names = sorted({row["class_name"] for row in rows if row["split"] == "train"})
-    missing = sorted({item.class_name for item in candidates} - set(names))
+    asked = {item.class_name for item in candidates if item.class_name}
+    missing = sorted(name for name in asked - set(names) if is_unicode(name))
     if missing:
         raise DataError(
             f"{len(missing)} class(es) have no usable training image: {', '.join(missing[:10])}; "
@@ -314,6 +399,18 @@ def _write_rejected(path: Path, rejected: list[dict[str, str]]) -> None:
     path.write_text("", encoding="utf-8")
     for row in rejected:
         append_jsonl(path, row)
+
+
+def _write_other(path: Path, found: Labelled) -> None:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        for name, reason in found.other:
+            stream.write(json.dumps({"path": name, "reason": reason}, ensure_ascii=False) + "\n")
+        for name, reason in found.left_out:
+            row = {"path": name, "reason": f"left out: {reason}"}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _describe(dataset: Dataset) -> str:

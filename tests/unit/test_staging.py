@@ -17,7 +17,7 @@ from effnet_core.data import staging
 from effnet_core.data.encoded import is_whole_png
 from effnet_core.data.images import decode_image, to_rgb
 from effnet_core.data.manifest import DATASET_NAME, REJECTED_NAME, open_dataset
-from effnet_core.data.staging import stage_dataset
+from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.events import Event
 from effnet_core.files import read_jsonl, sha256_of_file
@@ -36,6 +36,10 @@ def put(folder: Path, name: str, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+def other(out: Path) -> dict[str, str]:
+    return {Path(row["path"]).name: row["reason"] for row in read_jsonl(out / OTHER_NAME)}
 
 
 def reasons(out: Path) -> dict[str, str]:
@@ -219,7 +223,7 @@ def test_bad_files_are_set_aside_with_their_reasons(source: Path, tmp_path: Path
     put(folder, "big.png", png_header(11_000, 9_000))  # Pillow only warns of this one
     put(folder, "strip.png", png_header(1, 90_000))
     dataset, _ = stage_dataset(source, tmp_path / "out", max_rejected_share=0.9)
-    assert dataset.rejected == 8
+    assert dataset.rejected == 7
     assert dataset.counts == {"train": 8, "val": 4}
     found = reasons(tmp_path / "out")
     assert found.pop("bomb.png").startswith("too large: ")
@@ -229,7 +233,6 @@ def test_bad_files_are_set_aside_with_their_reasons(source: Path, tmp_path: Path
         "header-only.jpg": "truncated",
         "empty.jpg": "empty file",
         "text.jpg": "not an image",
-        "notes.txt": "not an image (by name and by content)",
         "strip.png": "too narrow: 1x90000 px, more than 100 to 1",
     }
 
@@ -284,10 +287,12 @@ def test_a_source_without_class_folders(tmp_path: Path) -> None:
         stage_dataset(source, tmp_path / "out")
 
 
-def test_a_class_without_images(source: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_not_a_class(source: Path, tmp_path: Path) -> None:
     (source / "train/emu").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*emu has no images; fill it or remove it"):
-        stage_dataset(source, tmp_path / "out")
+    put(source / "train/annotations", "000.xml", b"<xml/>")
+    dataset, _ = stage_dataset(source, tmp_path / "out")
+    assert dataset.class_names == ("cat", "dog")
+    assert other(tmp_path / "out") == {"000.xml": "not a picture (.xml)"}
 
 
 def test_a_class_whose_images_are_all_bad(source: Path, tmp_path: Path) -> None:
@@ -316,10 +321,13 @@ def test_a_single_class(tmp_path: Path) -> None:
         stage_dataset(tmp_path / "source", tmp_path / "out", val_share=0)
 
 
-def test_train_without_val(source: Path, tmp_path: Path) -> None:
+def test_a_part_of_train_becomes_val_where_there_is_none(
+    source: Path, tmp_path: Path, events: list[Event]
+) -> None:
     shutil.rmtree(source / "val")
-    with pytest.raises(DataError, match="has train/ but no val/ beside it"):
-        stage_dataset(source, tmp_path / "out")
+    dataset, _ = stage_dataset(source, tmp_path / "out")
+    assert sum(dataset.counts.values()) == 8 and dataset.counts["val"] >= 2
+    assert any("there is no validation split" in event.message for event in events)
 
 
 # --- the split of a source without splits --------------------------------------------------------
