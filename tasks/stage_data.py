@@ -7,13 +7,13 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.card import read_card
 from effnet_core.data.manifest import Dataset
 from effnet_core.data.staging import STAGE, stage_dataset
 from tasks import policies
 from tasks.credentials import credentials_of
-from tasks.reporting import on_dashboard
+from tasks.dashboard.progress import on_dashboard
 
 
 @task(name="stage-dataset", task_run_name="stage-dataset", **policies.STAGE)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_core.config import RunConfig, load_config
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import RunConfig
 
 UNIT = (
     "model.variant",

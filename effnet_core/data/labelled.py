@@ -15,7 +15,6 @@ from urllib.parse import unquote
 from effnet_core.data.finding import find_files, suffix_of
 from effnet_core.data.images import IMAGE_SUFFIXES
 from effnet_core.data.labelling import Candidate
-from effnet_core.data.names import require_name
 from effnet_core.data.splits import SPLITS, TRAIN, split_in
 from effnet_core.data.tables import (
     LABEL_COLUMNS,
@@ -24,7 +23,9 @@ from effnet_core.data.tables import (
     Table,
     read_table,
 )
-from effnet_core.errors import DataError, nearest
+from effnet_core.errors import DataError
+from effnet_core.storage.addresses import require_name
+from effnet_core.text import nearest
 
 ROWS_TRIED = 50
 """Of a table, to see whether it lists pictures that are there."""

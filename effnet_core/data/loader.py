@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from effnet_core.data.encoded import needs_pillow
 from effnet_core.data.images import Colour, ImageProblem, decode_image, read_bytes, to_rgb
 from effnet_core.data.manifest import Split
-from effnet_core.environment import available_cores
-from effnet_core.errors import DataError, in_one_line
-from effnet_core.files import os_reason
+from effnet_core.errors import DataError
+from effnet_core.machine import available_cores
+from effnet_core.text import in_one_line, os_reason
 
 PREFETCH_BATCHES = 4
 COLUMNS = ["image", "label"]

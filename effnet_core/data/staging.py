@@ -25,6 +25,7 @@ from PIL import Image
 from effnet_core.data.card import write_card
 from effnet_core.data.encoded import is_whole_png
 from effnet_core.data.finding import in_a_line
+from effnet_core.data.formats import DEFAULT_RULES, Labelled, Rules
 from effnet_core.data.imagenet2012 import SYNSETS_NAME
 from effnet_core.data.images import (
     MAX_PIXELS,
@@ -38,7 +39,6 @@ from effnet_core.data.images import (
     to_rgba,
 )
 from effnet_core.data.labelling import Candidate, class_folder
-from effnet_core.data.layouts import DEFAULT_RULES, Labelled, Rules
 from effnet_core.data.manifest import (
     CLASSES_NAME,
     DATASET_NAME,
@@ -51,18 +51,15 @@ from effnet_core.data.manifest import (
     write_manifest,
 )
 from effnet_core.data.sources import open_source
-from effnet_core.data.split import Sides
+from effnet_core.data.splits import Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
-from effnet_core.environment import available_cores
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import (
     append_jsonl,
     atomic_path,
-    is_unicode,
     link_or_copy,
     make_folder,
-    os_reason,
     read_json,
     read_jsonl,
     refuse_os_errors,
@@ -72,8 +69,10 @@ from effnet_core.files import (
     short_name,
     write_json,
 )
+from effnet_core.machine import available_cores
 from effnet_core.storage.addresses import is_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
+from effnet_core.text import is_unicode, os_reason
 
 STAGE = "stage"
 EVENT_EVERY = 200

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_core.errors import DataError, nearest
-from effnet_core.files import os_reason
+from effnet_core.errors import DataError
+from effnet_core.text import nearest, os_reason
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 DELIMITERS = ",;\t|"

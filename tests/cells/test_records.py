@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effnet_core.config import DataConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data import records
 from effnet_core.data.loader import Batch, batches
 from effnet_core.data.manifest import Split, open_dataset

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_core.config import DataConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data.encoded import PNG_SIGNATURE
 from effnet_core.data.images import TRAINABLE_FORMATS, decode_image
 from effnet_core.data.loader import for_mindspore

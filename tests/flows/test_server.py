@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from effnet_core.errors import ConfigError
-from flows import server
+from flows.service import server
 
 pytestmark = pytest.mark.prefect
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from effnet_core.checkpoint import newest
 from effnet_core.files import read_json
+from effnet_core.weights.checkpoint import newest
 from tests.flows.service import ROOT, TestedService, kill, processes_naming, wait_for
 from tests.images import draw, encode
 from tests.tiny import TINY
