@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from effnet_core.config.schema import DataConfig
 from effnet_core.data.finding import Found, find_files
 from effnet_core.data.labelled import TableRules, from_table, usable_tables
 from effnet_core.data.labelling import Candidate
@@ -35,6 +36,12 @@ class Rules:
     table: TableRules = field(default_factory=TableRules)
     names_encoding: str | None = None
     """Of the names in a zip that does not say."""
+
+    @classmethod
+    def of(cls, data: DataConfig) -> Rules:
+        """What the settings say."""
+        table = TableRules(data.path_column, data.label_column, data.table_root)
+        return cls(data.layout, table, data.names_encoding)
 
 
 DEFAULT_RULES = Rules()
@@ -111,6 +118,8 @@ def label_files(source: Path, found: Found, rules: Rules) -> Labelled:
     tables = [path for path, _ in found.other if is_table(path)]
     if (table := _metadata(tree.root, top, tables)) and not _has_splits(tree, top, rules):
         result.candidates = _of_table(tree, top, table, "", result, rules)
+    elif _is_flat_beside_table(tree, top, tables, rules):
+        result.candidates = _of_tables(tree, top, tables, result, rules)
     elif splits := _splits_of(tree, top, tables, result, rules):
         for split, folder in splits:
             table = _metadata(tree.root, folder, tables)
@@ -118,7 +127,7 @@ def label_files(source: Path, found: Found, rules: Rules) -> Labelled:
                 result.candidates += _of_table(tree, folder, table, split, result, rules)
             else:
                 result.candidates += _of_classes(tree, folder, split, result)
-    elif tree.folders(top) and not _is_flat_beside_table(tree, top, tables, rules):
+    elif tree.folders(top):
         result.candidates = _of_classes(tree, top, "", result)
     else:
         result.candidates = _of_tables(tree, top, tables, result, rules)
@@ -265,7 +274,13 @@ def _is_flat_beside_table(tree: Tree, top: str, tables: list[str], rules: Rules)
     folders = tree.folders(top)
     flat = all(not tree.folders(path) for path in folders)
     named = all(is_split(path.rpartition("/")[2]) or path == "images" for path in folders)
-    return rules.layout != "classes" and flat and named and bool(_here(top, tables))
+    return (
+        rules.layout != "classes"
+        and flat
+        and named
+        and bool(folders)
+        and bool(usable_tables(tree.root, _here(top, tables), rules.table))
+    )
 
 
 def _of_tables(
@@ -300,7 +315,9 @@ def _of_tables(
 
 
 def _here(top: str, tables: list[str]) -> list[str]:
-    return [path for path in tables if path.rpartition("/")[0] == top]
+    """Tables that lie in a folder; Kaggle's samples of an answer hold no true labels."""
+    here = [path for path in tables if path.rpartition("/")[0] == top]
+    return [path for path in here if "submission" not in path.rpartition("/")[2].lower()]
 
 
 def _of_table(

@@ -84,10 +84,13 @@ def _columns(table: Table, rules: TableRules) -> tuple[str, str]:
 
 
 def _leads_somewhere(table: Table, rules: TableRules) -> bool:
-    path, _ = _columns(table, rules)
+    path, label = _columns(table, rules)
     places = Places(Path(rules.root) if rules.root else table.path.parent)
     rows = table.rows[:ROWS_TRIED]
-    there = sum(places.exists(_text(row.values.get(path))) for row in rows)
+    there = sum(
+        bool(_text(row.values.get(label))) and places.exists(_text(row.values.get(path)))
+        for row in rows
+    )
     return 2 * there >= len(rows)
 
 

@@ -14,7 +14,8 @@ from effnet_core import files
 from effnet_core.data import sources, staging
 from effnet_core.data.card import class_bars, read_card, read_facts, side_bars
 from effnet_core.data.manifest import Dataset, open_dataset
-from effnet_core.data.staging import WORK_NAME, split_of, stage_dataset
+from effnet_core.data.splits import split_of
+from effnet_core.data.staging import WORK_NAME, stage_dataset
 from effnet_core.errors import ConfigError, DataError, StoreError
 from effnet_core.events import Event
 from effnet_core.files import read_json, sha256_of_file, sha256_of_text
