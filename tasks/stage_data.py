@@ -42,6 +42,7 @@ def stage(
             background=config.background,
             rules=Rules.of(config.data),
             access=config.storage.access,
+            hard_links=config.data.hard_links,
         )
     create_markdown_artifact(
         key="data-card", markdown=read_card(Path(out)), description=f"data set {out}"

@@ -165,6 +165,7 @@ def stage(
             background=config.background,
             rules=Rules.of(config.data),
             access=config.storage.access,
+            hard_links=config.data.hard_links,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(

@@ -6,39 +6,25 @@ what could not be is set aside in ``rejected.jsonl`` with its reason.
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import io
 import json
+import os
 import shutil
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from effnet_core.data.card import write_card
-from effnet_core.data.encoded import is_whole_png
 from effnet_core.data.finding import in_a_line
 from effnet_core.data.formats import DEFAULT_RULES, Labelled, Rules
 from effnet_core.data.imagenet2012 import SYNSETS_NAME
-from effnet_core.data.images import (
-    MAX_PIXELS,
-    TRAINABLE_FORMATS,
-    WHITE,
-    Colour,
-    ImageProblem,
-    decode_image,
-    is_one_colour,
-    read_bytes,
-    to_rgba,
-)
-from effnet_core.data.labelling import Candidate, class_folder
+from effnet_core.data.images import MAX_PIXELS, WHITE, Colour
+from effnet_core.data.labelling import Candidate
 from effnet_core.data.manifest import (
     CLASSES_NAME,
     DATASET_NAME,
@@ -50,39 +36,33 @@ from effnet_core.data.manifest import (
     rows_digest,
     write_manifest,
 )
-from effnet_core.data.sources import open_source
+from effnet_core.data.placing import WORK_NAME, Place, look_into
+from effnet_core.data.sources import Source, open_source
 from effnet_core.data.splits import Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import (
     append_jsonl,
-    atomic_path,
-    link_or_copy,
-    make_folder,
     read_json,
     read_jsonl,
     refuse_os_errors,
     require_empty_or_own,
-    sha256_of_file,
+    require_space,
     sha256_of_text,
-    short_name,
     write_json,
+    write_text,
 )
+from effnet_core.locks import sole_user
 from effnet_core.machine import available_cores
 from effnet_core.storage.addresses import is_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
-from effnet_core.text import is_unicode, os_reason
+from effnet_core.text import is_unicode
 
 STAGE = "stage"
 EVENT_EVERY = 200
-WORK_NAME = ".source"
-"""Folder inside the output for what is fetched and unpacked; gone once all of it is staged."""
 OTHER_NAME = "other_files.jsonl"
 """Files that are no pictures of a class, and what was left out, with the reason."""
-NAME_BYTES = 255
-CONVERTED_SUFFIX = ".converted.png"
-"""Added to the names of images that are re-encoded; ``.png`` alone could be another file's name."""
 
 
 def stage_dataset(
@@ -96,6 +76,7 @@ def stage_dataset(
     background: Colour | None = WHITE,
     rules: Rules = DEFAULT_RULES,
     access: S3Access = DEFAULT_ACCESS,
+    hard_links: bool = False,
 ) -> tuple[Dataset, bool]:
     """Stage a data set, wherever it lives; a call that was cut goes on, and one too many does nothing.
 
@@ -113,6 +94,7 @@ def stage_dataset(
             keep their transparency.
         rules: what people say about a source that does not tell by itself what is what.
         access: how to reach an object store.
+        hard_links: make hard links instead of copies, for a source whose files nobody changes.
 
     Returns:
         The staged data set, and whether it had been there already.
@@ -122,29 +104,41 @@ def stage_dataset(
             has no usable image, a validation class is not among the training classes, or too many files are
             unusable.
         StoreError: the object store refuses.
-        OutputExists: ``out`` holds something else.
+        OutputExists: ``out`` holds something else, or is in use.
     """
     origin = open_source(source, access, rules)
-    settings = (val_share, seed, max_pixels, background, rules)
-    listing = sha256_of_text(*map(str, settings), origin.listing())
     if not is_s3(str(source)) and out.resolve().is_relative_to(Path(source).resolve()):
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
-    make_folder(out, what="output folder")
+    with sole_user(out, what="output folder"):
+        rule = {"val_share": val_share, "seed": seed}
+        sides = Sides(val_share, seed, _sides_before(out, rule))
+        place = Place(out, sides, max_pixels, background, hard_links)
+        listing = sha256_of_text(*map(str, (rule, max_pixels, background, rules)), origin.listing())
+        return _stage(origin, place, listing, max_rejected_share=max_rejected_share)
+
+
+def _stage(
+    origin: Source, place: Place, listing: str, *, max_rejected_share: float
+) -> tuple[Dataset, bool]:
+    """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
+    out, sides = place.out, place.sides
     require_empty_or_own(out, DATASET_NAME, what="output folder")
     if (reused := _already_staged(out, listing)) is not None:
         count = sum(reused.counts.values()) + reused.rejected
         _refuse_if_too_many(read_jsonl(out / REJECTED_NAME), count, max_rejected_share)
         emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}", count, count))
         return reused, True
-    rule = {"val_share": val_share, "seed": seed}
-    sides = Sides(val_share, seed, _sides_before(out, rule))
+    rule = {"val_share": sides.val_share, "seed": sides.seed}
     kept = {"rule": rule} if sides.before else {}
     write_json(out / DATASET_NAME, {"complete": False, **kept})
     found = origin.labelled(out / WORK_NAME)
     if found.left_out:
         emit(Event(STAGE, f"left out: {in_a_line(found.left_out)}"))
     try:
-        rows, rejected = _verify_all(found.candidates, Place(out, sides, max_pixels, background))
+        if not place.hard_links:
+            size = _bytes_to_copy(found.candidates, out)
+            require_space(out, size, what=f"copying {origin.shown}")
+        rows, rejected = _verify_all(found.candidates, place)
         _refuse_if_too_many(rejected, len(found.candidates), max_rejected_share)
         _stratify(rows, out, sides)
         class_names = _class_names(found.candidates, rows)
@@ -154,7 +148,7 @@ def stage_dataset(
         notes = [*found.notes, *_notes_on(found, rows, class_names, sides)]
         verification = verify_rows(rows, rejected, class_names, notes=notes)
         _remove_strays(out, rows)
-        _write_all(out, rows, rejected, class_names, verification, background)
+        _write_all(out, rows, rejected, class_names, verification, place.background)
         _write_other(out / OTHER_NAME, found)
         write_json(
             out / DATASET_NAME,
@@ -255,21 +249,25 @@ def _already_staged(out: Path, listing: str) -> Dataset | None:
     facts = read_json(out / DATASET_NAME)
     if not facts.get("complete") or facts.get("listing") != listing:
         return None
-    dataset = open_dataset(out)
-    whole = all(
-        (out / path).exists() for name in dataset.counts for path in dataset.split(name).paths
-    )
-    return dataset if whole else None
+    return open_dataset(out) if _is_whole(out) else None
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where images go, and what decides about them."""
+def _is_whole(out: Path) -> bool:
+    """Whether every staged file is there with its size.
 
-    out: Path
-    sides: Sides
-    max_pixels: int
-    background: Colour | None
+    Images are not flushed one by one, which would take longer than all the rest; those that a power cut
+    has emptied are found here.
+    """
+    table = pq.read_table(out / MANIFEST_NAME, columns=["path", "size_bytes"])
+    try:
+        return all(
+            os.stat(out / path).st_size == size  # noqa: PTH116 - a million of them
+            for path, size in zip(
+                *(table[name].to_pylist() for name in table.column_names), strict=True
+            )
+        )
+    except FileNotFoundError:
+        return False
 
 
 def _verify_all(
@@ -279,7 +277,7 @@ def _verify_all(
     rows, rejected = [], []
     with warnings.catch_warnings(), ThreadPoolExecutor(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-        results = pool.map(lambda item: _verify(item, place), candidates)
+        results = pool.map(lambda item: look_into(item, place), candidates)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
             if isinstance(result, str):
                 rejected.append({"path": item.shown or str(item.path), "reason": result})
@@ -290,71 +288,15 @@ def _verify_all(
     return rows, rejected
 
 
-def _is_trainable(content: bytes, image: Image.Image) -> bool:
-    """Whether MindSpore reads a file too, and to the same pixels or through ``for_mindspore``."""
-    if image.format == "PNG":
-        return is_whole_png(content)
-    return image.format in TRAINABLE_FORMATS
-
-
-def _verify(item: Candidate, place: Place) -> dict[str, Any] | str:
-    """The manifest row of a usable image, which is then in place, or the reason against it."""
-    if item.problem:
-        return item.problem
-    if not is_unicode(f"{item.class_name}/{item.inner}"):
-        return "file name is not valid UTF-8"
-    try:
-        content = read_bytes(item.path)
-        image = decode_image(content, max_pixels=place.max_pixels)
-        converted = None if _is_trainable(content, image) else to_rgba(image)
-        one_colour = is_one_colour(image, place.background)
-    except ImageProblem as problem:
-        return str(problem)
-    digest = hashlib.sha256(content).hexdigest()
-    if converted is not None:
-        stream = io.BytesIO()
-        converted.save(stream, "PNG")
-        digest = hashlib.sha256(stream.getbuffer()).hexdigest()
-    split = item.split or place.sides.of(digest)
-    relative = _relative(item, split, CONVERTED_SUFFIX if converted else "")
-    target = place.out / relative
-    try:
-        if converted is not None:
-            with atomic_path(target) as temporary:
-                temporary.write_bytes(stream.getbuffer())
-        elif not target.exists() or sha256_of_file(target) != digest:
-            target.unlink(missing_ok=True)
-            link_or_copy(item.path, target)
-        size_bytes = target.stat().st_size
-    except OSError as cause:
-        if cause.errno != errno.ENAMETOOLONG:
-            raise
-        return os_reason(cause)
-    return {
-        "image_id": image_id(relative),
-        "path": relative,
-        "split": split,
-        "class_name": item.class_name,
-        "size_bytes": size_bytes,
-        "sha256": digest,
-        "width": image.width,
-        "height": image.height,
-        "mode": image.mode,
-        "format": image.format or "turned by its EXIF orientation",
-        "one_colour": one_colour,
-        "free": not item.split,
-    }
-
-
-def _relative(item: Candidate, split: str, added: str) -> str:
-    """Where an image goes, below the data set's folder."""
-    folder, slash, name = item.inner.rpartition("/")
-    if len(f"{name}{added}".encode()) > NAME_BYTES:
-        stem, dot, suffix = name.rpartition(".")
-        suffix = f"{dot}{suffix}" if stem and len(suffix) < 8 else ""
-        name = f"{short_name(name)}~{sha256_of_text(item.inner)[:16]}{suffix}"
-        name = name.encode().decode(errors="ignore")
-    return f"images/{split}/{class_folder(item.class_name)}/{folder}{slash}{name}{added}"
+def _bytes_to_copy(candidates: list[Candidate], out: Path) -> int:
+    """Size of the files that are copied, less what an earlier staging has left."""
+    total = 0
+    for item in candidates:
+        if WORK_NAME not in item.path.parts:
+            with suppress(OSError):  # looking into it will tell the reason
+                total += item.path.stat().st_size
+    before = (path for path in (out / "images").rglob("*") if path.is_file())
+    return total - sum(path.stat().st_size for path in before)
 
 
 def _refuse_if_too_many(rejected: list[dict[str, str]], total: int, limit: float) -> None:
@@ -401,15 +343,9 @@ def _write_rejected(path: Path, rejected: list[dict[str, str]]) -> None:
 
 
 def _write_other(path: Path, found: Labelled) -> None:
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
-        for name, reason in found.other:
-            stream.write(json.dumps({"path": name, "reason": reason}, ensure_ascii=False) + "\n")
-        for name, reason in found.left_out:
-            row = {"path": name, "reason": f"left out: {reason}"}
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    rows = [*found.other, *((name, f"left out: {reason}") for name, reason in found.left_out)]
+    lines = [json.dumps({"path": name, "reason": why}, ensure_ascii=False) for name, why in rows]
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def _describe(dataset: Dataset) -> str:
