@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from effnet_core import files
 from effnet_core.cli.app import app
-from effnet_core.data import staging
+from effnet_core.data import placing, staging
 from effnet_core.data.encoded import is_whole_png
 from effnet_core.data.images import decode_image, to_rgb
 from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME, REJECTED_NAME, open_dataset
@@ -530,7 +530,7 @@ def test_what_was_looked_at_is_what_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that changes after it was read, as while a camera or a sync writes to the folder."""
-    decode = staging.decode_image
+    decode = placing.decode_image
 
     sides = itertools.count(60)
 
@@ -540,7 +540,7 @@ def test_what_was_looked_at_is_what_is_written(
             path.write_bytes(other)
         return decode(content, max_pixels=max_pixels)
 
-    monkeypatch.setattr(staging, "decode_image", decode_and_change)
+    monkeypatch.setattr(placing, "decode_image", decode_and_change)
     monkeypatch.setattr(staging, "available_cores", lambda: [0])
     dataset, _ = stage_dataset(source, tmp_path / "out")
     rows = pq.read_table(dataset.root / MANIFEST_NAME).to_pylist()
@@ -581,7 +581,7 @@ def test_a_clone_with_other_bytes_is_not_kept(
         target.write_bytes(content + b"more" * (len(cloned) % 2))
         return True
 
-    monkeypatch.setattr(staging, "clone", clone)
+    monkeypatch.setattr(placing, "clone", clone)
     dataset, _ = stage_dataset(source, tmp_path / "out")
     assert len(cloned) == 12
     for row in pq.read_table(dataset.root / MANIFEST_NAME).to_pylist():
@@ -590,7 +590,7 @@ def test_a_clone_with_other_bytes_is_not_kept(
 
 def test_what_was_unpacked_is_not_copied_again(source: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "packed"), "tar", source)
-    with mock.patch.object(staging, "link_or_copy", side_effect=staging.link_or_copy) as link:
+    with mock.patch.object(placing, "link_or_copy", side_effect=placing.link_or_copy) as link:
         dataset, _ = stage_dataset(archive, tmp_path / "out")
     assert link.call_count == 12
     staged = dataset.root / dataset.split("train").paths[0]
