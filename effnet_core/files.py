@@ -10,11 +10,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from effnet_core.errors import DataError, EffnetError, OutputExists
+from effnet_core.ownership import make_own_folder, require_own
 from effnet_core.text import human_bytes, os_reason
 
 CHUNK_BYTES = 1 << 20
@@ -190,14 +191,14 @@ def no_longer_writable(
     *,
     step: int | None = None,
     kind: str = "run folder",
-    goes_on: str = "from the last checkpoint",
+    resumes: str = "from the last checkpoint",
 ) -> DataError:
     """The sentence about a folder that could be written to before."""
     what = "make room" if error.errno in NO_ROOM else "bring it back"
     at = "" if step is None else f" at step {step}"
     return DataError(
         f"{kind} {run_dir} can no longer be written to ({os_reason(error)}){at}; {what}, and the "
-        f"same command goes on {goes_on}"
+        f"same command continues {resumes}"
     )
 
 
@@ -221,9 +222,22 @@ def cache_dir(name: str) -> Path:
         name: what is kept there, such as ``engines``.
 
     Raises:
-        DataError: it cannot be written to.
+        DataError: it cannot be written to, or others may have put something there.
     """
-    return make_folder(cache_path(name), what=f"cache folder (set {CACHE_VARIABLE} for another)")
+    path = cached(cache_path(name))
+    with suppress(OSError):  # make_folder says why
+        make_own_folder(path)
+    return make_folder(path, what=f"cache folder (set {CACHE_VARIABLE} for another)")
+
+
+def cached(path: Path) -> Path:
+    """A file or folder of the cache that is about to be used; it need not exist.
+
+    Raises:
+        DataError: somebody else may have put or changed it.
+    """
+    require_own(path, what="cache", remedy=f"set {CACHE_VARIABLE} to a folder of your own")
+    return path
 
 
 def cache_path(name: str) -> Path:

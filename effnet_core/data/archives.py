@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from effnet_core.data.tar_stream import read_tar
 from effnet_core.data.zip_names import names_of
 from effnet_core.errors import DataError
 from effnet_core.files import CHUNK_BYTES, require_space, sha256_of_text, short_name
@@ -52,6 +53,11 @@ class Limits:
     """Unpacked size by packed size; archives of images have about 1."""
     always_bytes: int = 50_000_000
     """Up to this size the ratio does not count."""
+
+    def unpacked(self, archive: Path) -> int:
+        """Bytes that an archive of this size may unpack to."""
+        packed = archive.stat().st_size
+        return min(self.total_bytes, max(self.always_bytes, int(packed * self.ratio)))
 
 
 DEFAULT_LIMITS = Limits()
@@ -126,20 +132,23 @@ def members(
         yield from _zip_members(archive, encoding)
     else:
         with archive.open("rb") as stream:
-            yield from tar_members(stream)
+            yield from tar_members(stream, largest=DEFAULT_LIMITS.unpacked(archive))
 
 
-def tar_members(stream: IO[bytes]) -> Iterator[tuple[Member, IO[bytes] | None]]:
-    """As ``members``, for a tar file that is read from a stream, compressed or not."""
-    with tarfile.open(fileobj=stream, mode="r:*") as tar:
-        for info in tar:
-            kind = _tar_kind(info)
-            content = tar.extractfile(info) if kind == "file" else None
-            target = info.linkname
-            if info.issym():
-                target = posixpath.join(posixpath.dirname(info.name), target)
-            yield Member(info.name, info.size, kind, posixpath.normpath(target)), content
-            tar.members = []  # type: ignore[attr-defined]  # else a million of them are kept in memory
+def tar_members(
+    stream: IO[bytes], *, largest: int | None = None
+) -> Iterator[tuple[Member, IO[bytes] | None]]:
+    """As ``members``, for a tar file that is read from a stream, compressed or not.
+
+    Args:
+        stream: the file.
+        largest: bytes of the unpacked stream beyond which nothing is read or skipped.
+    """
+    for info, content in read_tar(stream, largest=largest):
+        target = info.linkname
+        if info.issym():
+            target = posixpath.join(posixpath.dirname(info.name), target)
+        yield Member(info.name, info.size, _tar_kind(info), posixpath.normpath(target)), content
 
 
 def _zip_members(archive: Path, encoding: str | None) -> Iterator[tuple[Member, IO[bytes] | None]]:
@@ -178,7 +187,7 @@ def _tar_kind(info: tarfile.TarInfo) -> str:
 
 def _unpack_all(archive: Path, out: Path, limits: Limits, encoding: str | None) -> None:
     packed = max(1, archive.stat().st_size)
-    largest = min(limits.total_bytes, max(limits.always_bytes, int(packed * limits.ratio)))
+    largest = limits.unpacked(archive)
     total = count = 0
     links: list[tuple[Member, Path]] = []
     for member, stream in members(archive, encoding):
