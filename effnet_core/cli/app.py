@@ -151,6 +151,7 @@ def stage(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
+    from effnet_core.data.formats import Rules
     from effnet_core.data.staging import stage_dataset
 
     config = load_config(None, override or [])
@@ -163,6 +164,7 @@ def stage(
             max_rejected_share=max_rejected_share,
             max_pixels=config.data.max_pixels,
             background=config.background,
+            rules=Rules.of(config.data),
             access=config.storage.access,
             hard_links=config.data.hard_links,
         )
