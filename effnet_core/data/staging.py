@@ -62,7 +62,7 @@ from effnet_core.text import is_unicode
 STAGE = "stage"
 EVENT_EVERY = 200
 OTHER_NAME = "other_files.jsonl"
-"""Files that are no pictures of a class, and what was left out, with the reason."""
+"""Files that are not pictures of a class, and what was left out, with the reason."""
 
 
 def stage_dataset(
@@ -170,7 +170,7 @@ def _stage(
     for note in notes:
         emit(Event(STAGE, note))
     for warning in verification.warnings():
-        emit(Event(STAGE, f"look into this: {warning}"))
+        emit(Event(STAGE, f"warning: {warning}"))
     total = len(found.candidates)
     emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", total, total))
     return dataset, False
