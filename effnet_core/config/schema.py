@@ -388,7 +388,7 @@ class InferConfig(Section):
     """Threads of onnxruntime and openvino; 0 means one for each core, or for every second one where
     that is measured to be faster."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the arithmetic; bf16 (openvino only) is faster where the processor has it, and less exact."""
+    """Precision; bf16 (openvino only) is faster where the processor has it, and less exact."""
     batch_size: int = Field(0, ge=0)
     """Images in one call of the engine; 0 means the fastest of some, measured once on this machine."""
     decoders: int | None = Field(None, ge=0)

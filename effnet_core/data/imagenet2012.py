@@ -221,8 +221,8 @@ def _true_synset(name: str, devkit: Devkit) -> str:
 def _synset(name: str, known: frozenset[str]) -> str:
     if name not in known:
         raise DataError(
-            f"training folder or archive {name!r} is not a synset of the devkit; remove it, or put the devkit "
-            "there that belongs to it"
+            f"training folder or archive {name!r} is not a synset of the devkit; remove it, or put the "
+            "devkit there that belongs to it"
         )
     return name
 

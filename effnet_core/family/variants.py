@@ -130,7 +130,7 @@ DROP_PATH_RATE = 0.2
 """Probability of dropping the deepest block's residual branch, for every variant."""
 
 Padding = Literal["symmetric", "same"]
-"""Padding of convolutions: (kernel - 1) // 2 on each side, or TensorFlow's SAME, which depends on the input."""
+"""Padding: (kernel - 1) // 2 on each side, or TensorFlow's SAME, which depends on the input."""
 
 DEFAULT_PADDING: Padding = "symmetric"
 DEFAULT_BN_EPS = 1e-3
