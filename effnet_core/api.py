@@ -39,6 +39,7 @@ from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.resolve import resolve
+from effnet_core.weights.web import redacted
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
@@ -110,7 +111,8 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     """
     dataset = open_dataset(data_dir)
     _require_images(config, dataset.counts)
-    job = TrainJob(data_dir.resolve(), dataset.digest, config.model.weights)
+    from_production = config.model.weights == PRODUCTION
+    job = TrainJob(data_dir.resolve(), dataset.digest, from_production)
     before = _earlier_run(run_dir)
     config = _with_absolute_paths(config, before)
     make_folder(run_dir, what="run folder")
@@ -321,8 +323,8 @@ def finish_inference(
 
 def _called(weights: str, checkpoint: Checkpoint) -> str:
     """A model as a report names it: in the person's words, and by its file where that says more."""
-    path = str(checkpoint.path)
-    return weights if weights == path else f"{weights} ({path})"
+    name, path = redacted(weights), str(checkpoint.path)
+    return name if name == path else f"{name} ({path})"
 
 
 def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
@@ -365,7 +367,12 @@ def _with_absolute_paths(config: RunConfig, before: Prepared | None) -> RunConfi
     weights = config.model.weights
     if weights is None:
         return config
-    if before and before.config.model.weights and before.job.weights == weights == PRODUCTION:
+    if (
+        before
+        and before.config.model.weights
+        and before.job.from_production
+        and weights == PRODUCTION
+    ):
         weights = before.config.model.weights
     return _starting_from(config, open_weights(weights, config.storage))
 

@@ -98,6 +98,7 @@ def settings(
 @app.command()
 @guarded
 def doctor(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Check this machine: versions, devices, memory, disk, services; 1 if something is wrong."""
@@ -106,7 +107,7 @@ def doctor(
     from effnet_core.cli import doctor as checks
     from effnet_core.cli.terminal import console
 
-    findings = checks.examine()
+    findings = checks.examine(context.obj or ())
     if as_json:
         typer.echo(json.dumps(checks.as_json(findings), indent=2))
     else:
@@ -138,6 +139,7 @@ def stage(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
+    from effnet_core.data.formats import Rules
     from effnet_core.data.staging import stage_dataset
 
     config = load_config(None, override or [])
@@ -150,6 +152,7 @@ def stage(
             max_rejected_share=max_rejected_share,
             max_pixels=config.data.max_pixels,
             background=config.background,
+            rules=Rules.of(config.data),
             access=config.storage.access,
             hard_links=config.data.hard_links,
         )

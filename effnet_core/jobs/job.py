@@ -50,8 +50,8 @@ class TrainJob(_Given):
 
     data_dir: Path
     data_digest: str
-    weights: str | None = None
-    """What ``model.weights`` was before it was looked up; the settings hold the checkpoint found then."""
+    from_production: bool = False
+    """Whether ``model.weights`` was ``production``; the settings hold the version that was it then."""
 
 
 @dataclass(frozen=True)

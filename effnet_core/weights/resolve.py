@@ -29,6 +29,7 @@ from effnet_core.weights.checkpoint import (
 )
 from effnet_core.weights.fetch import download
 from effnet_core.weights.importing import import_weights
+from effnet_core.weights.web import redacted, urlsplit_or_none
 
 IMPORT_VERSION = 1
 """Raised when the same file would be imported otherwise; older imports are then made anew."""
@@ -52,7 +53,7 @@ def meaning(weights: str | Path) -> Meaning:
         CheckpointError: it is none of these.
     """
     text, path = str(weights), Path(weights)
-    if urlsplit(text).scheme in ("http", "https"):
+    if urlsplit_or_none(text):
         return "address"
     if text.startswith(STORE_SCHEME):
         return "version"
@@ -63,9 +64,9 @@ def meaning(weights: str | Path) -> Meaning:
     if text in PUBLISHED:
         return "name"
     if "/" in text or path.suffix:
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise CheckpointError(f"checkpoint {redacted(text)} does not exist")
     raise CheckpointError(
-        f"weights {text!r} are neither a file, a run folder, an address nor a known name"
+        f"weights {redacted(text)!r} are neither a file, a run folder, an address nor a known name"
         f"{nearest(text, PUBLISHED)} (effnet weights list)"
     )
 
@@ -145,7 +146,7 @@ def _imported(
 
 
 def _fetched(url: str, entry: Published | None = None) -> Path:
-    name = urlsplit(url).path.rpartition("/")[2] or "weights"
+    name = urlsplit(url).path.rpartition("/")[2][-100:] or "weights"
     # The address is part of the name: two servers may call different files the same.
     own = entry.file_name if entry else f"{sha256_of_text(url)[:8]}-{name}"
     path = cached(cache_dir("weights") / own)

@@ -35,7 +35,7 @@ OURS = [
 
 
 JOBS: list[Job] = [
-    TrainJob(Path("/ü"), "d", "production"),
+    TrainJob(Path("/ü"), "d", True),
     EvaluateJob(Path("/a.ckpt"), "s", Path("/data"), "val"),
     PredictJob(
         Path("/a.ckpt"),
