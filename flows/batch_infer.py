@@ -29,7 +29,7 @@ from flows.parameters import (
     ShardImages,
     TopK,
     Workers,
-    as_overrides,
+    form_values,
     own_folder,
 )
 from flows.service.environments import flow_config
@@ -90,14 +90,13 @@ def batch_infer_flow(
         recipe: Name of a recipe, or path of a YAML file.
         overrides: Settings as section.key=value, such as infer.top_k=3; they win over the fields above.
     """
-    settings = as_overrides(
-        overrides,
-        infer__top_k=top_k,
-        infer__engine=engine,
-        infer__shard_images=shard_images,
-        runtime__device=device,
-    )
-    config = flow_config(recipe, settings)
+    form = {
+        "infer.top_k": top_k,
+        "infer.engine": engine,
+        "infer.shard_images": shard_images,
+        "runtime.device": device,
+    }
+    config = flow_config(recipe, overrides, form=form_values(form))
     chosen = task_runner(runner, workers, dask_address)
     if not config.infer.engine_threads and dask_address is None:
         share = {"engine_threads": max(1, len(available_cores()) // workers)}

@@ -15,7 +15,7 @@ from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
 from flows.evaluate import evaluate_flow
 from flows.logs import leave_out_tracebacks
-from flows.names import last_name, tag_run, training_name, training_overrides
+from flows.names import last_name, tag_run, training_name, training_values
 from flows.parameters import (
     AS_IN_RECIPE,
     Device,
@@ -78,10 +78,8 @@ def pipeline_flow(
         "device": device,
         "processes": processes,
         "engine": engine,
-        "overrides": overrides,
     }
-    overrides = training_overrides(given)
-    config = flow_config(recipe, overrides)
+    config = flow_config(recipe, overrides, form=training_values(given))
     out = out or own_folder("pipeline")
     tag_run(config.model.variant, f"data:{last_name(source)}")
     data = data or str(Path(out) / "data")
@@ -91,17 +89,34 @@ def pipeline_flow(
     with _timed(seconds, "stage"):
         stage_flow(source, data, recipe=recipe, overrides=overrides)
     with _timed(seconds, "train"):
-        trained = train_flow(data, run_dir, recipe, overrides=overrides)
+        trained = train_flow(
+            data,
+            run_dir,
+            recipe,
+            variant=variant,
+            epochs=epochs,
+            device=device,
+            processes=processes,
+            overrides=overrides,
+        )
     weights = str(Path(run_dir) / MODEL_NAME)
     with _timed(seconds, "evaluate"):
         work_dir = str(Path(out) / "evaluate")
         split = config.data.eval_split
-        evaluation = evaluate_flow(weights, data, split, work_dir, recipe, overrides=overrides)
+        evaluation = evaluate_flow(
+            weights, data, split, work_dir, recipe, device, processes, overrides
+        )
     with _timed(seconds, "publish"):
         published = publish_flow(run_dir, version, True, overrides, evaluation)
     with _timed(seconds, "infer"):
         inference = batch_infer_flow(
-            folder, weights, predictions, recipe=recipe, overrides=overrides
+            folder,
+            weights,
+            predictions,
+            engine=engine,
+            device=device,
+            recipe=recipe,
+            overrides=overrides,
         )
     context = FlowRunContext.get()
     flow_run_id = str(context.flow_run.id) if context and context.flow_run else ""

@@ -253,7 +253,7 @@ def predict(
     from effnet_core import api
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
-    from effnet_core.config.load import load_config
+    from effnet_core.config.load import by_section, load_config
     from effnet_core.infer.output import read_parts
     from effnet_core.reports.annotate import annotate_single
 
@@ -262,8 +262,7 @@ def predict(
         "infer.engine": engine,
         "infer.max_error_share": max_errors,
     }
-    extra = [f"{key}={value}" for key, value in short.items() if value is not None]
-    config = load_config(None, [*(override or []), *extra])
+    config = load_config(None, override or [], options=by_section(short))
     with show_events():
         summary = api.infer(weights, inputs, output, config=config, only_new=only_new)
     if summary["labelled"] == 1:
@@ -351,13 +350,12 @@ def publish(
     from effnet_core import api
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
-    from effnet_core.config.load import CONFIG_NAME, load_config
+    from effnet_core.config.load import CONFIG_NAME, by_section, load_config
     from effnet_core.model_store.publication import publish_model
 
     result = api.training_result(run_dir)
-    short = {"storage.root": store, "storage.name": name}
-    extra = [f"{key}={value}" for key, value in short.items() if value]
-    config = load_config(run_dir / CONFIG_NAME, [*(override or []), *extra])
+    short = by_section({"storage.root": store or None, "storage.name": name or None})
+    config = load_config(run_dir / CONFIG_NAME, override or [], options=short)
     with show_events():
         published = publish_model(
             run_dir,
@@ -381,15 +379,14 @@ def _config(
     num_classes: int | None = None,
 ) -> RunConfig:
     """Settings of recipe and overrides; the short options come last and win."""
-    from effnet_core.config.load import load_config
+    from effnet_core.config.load import by_section, load_config
 
     short = {
         "runtime.world_size": processes,
         "model.weights": weights,
         "model.num_classes": num_classes,
     }
-    extra = [f"{key}={value}" for key, value in short.items() if value is not None]
-    return load_config(recipe, [*(overrides or []), *extra])
+    return load_config(recipe, overrides or [], options=by_section(short))
 
 
 def _print_evaluation(result: EvalResult) -> None:

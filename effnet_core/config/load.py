@@ -37,28 +37,49 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     values: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Read, merge and validate settings.
+    """Read, merge and validate settings. Values that are values already stay so: only text is read as YAML.
 
     Args:
         recipe: name of a packaged recipe, or a path that ends in ``.yaml``.
         overrides: ``section.key=value`` each; the value is read as YAML.
-        values: a nested mapping that lies between recipe and overrides.
+        values: a nested mapping that lies between recipe and overrides, such as ``by_section`` makes.
+        options: another, of the options of a command; it comes last and wins.
 
     Raises:
         ConfigError: the recipe or a key is unknown, or a value has the wrong type or range; the
             message names the key, the value, what is allowed and the nearest known name.
     """
-    merged: dict[str, Any] = {}
-    if recipe is not None:
-        _merge(merged, _read_recipe(recipe))
-    _merge(merged, values or {})
-    for text in overrides:
-        _merge(merged, _parse_override(text))
     try:
-        return RunConfig.model_validate(merged)
+        return RunConfig.model_validate(
+            merged(
+                {} if recipe is None else _read_recipe(recipe),
+                values or {},
+                *map(_parse_override, overrides),
+                options or {},
+            )
+        )
     except ValidationError as cause:
         raise ConfigError(_explain(cause)) from None
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings laid over each other; the later wins."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        _merge(result, layer)
+    return result
+
+
+def by_section(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by ``section.key`` as the nested mapping that ``load_config`` takes; None is left out."""
+    result: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        if value is not None:
+            section, _, leaf = key.partition(".")
+            result.setdefault(section, {})[leaf] = value
+    return result
 
 
 def read_config(path: Path) -> RunConfig:

@@ -14,6 +14,7 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists
 from effnet_core.events import Event
 from effnet_core.files import CACHE_VARIABLE, write_json
+from effnet_core.jobs import launch
 from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, Job, TrainJob, write_job_file
 from effnet_core.locks import sole_user
 from effnet_core.model_store.publication import publish_model
@@ -98,6 +99,20 @@ def test_an_unfinished_run_goes_on(jobs: Jobs, data_dir: Path, tmp_path: Path) -
     (tmp_path / "run" / RESULT_NAME).unlink()
     api.train(tiny_config(), data_dir, tmp_path / "run")
     assert len(jobs) == 2
+
+
+def test_settings_are_written_once_and_read_only_to_compare(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for module, name in ((launch, "write_config"), (api, "read_config")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, n=name, f=real: (calls.append(n), f(*a))[1])
+    monkeypatch.setattr(launch, "_run_ranks", lambda *_: RESULT.to_dict())
+    for wanted in (["write_config"], ["read_config", "write_config"]):
+        calls.clear()
+        assert api.train(tiny_config(), data_dir, tmp_path / "run") == RESULT
+        assert calls == wanted
 
 
 def test_another_run_in_the_folder_is_refused_by_what_differs(

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from effnet_core.config.load import CONFIG_NAME, leaf_keys, load_config, read_config, write_config
+from effnet_core.config.load import (
+    CONFIG_NAME,
+    by_section,
+    leaf_keys,
+    load_config,
+    read_config,
+    write_config,
+)
 from effnet_core.config.recipes import packaged_recipe, recipe_names
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
@@ -139,6 +146,18 @@ def test_what_recipes_share_is_no_recipe() -> None:
     assert not [name for name in recipe_names() if name.startswith("_")]
     for name in ("_imagenet2012", "efficientnet_b8_imagenet2012"):
         assert f"recipe {name!r} is unknown" in refusal(recipe=name)
+
+
+def test_options_win_over_overrides_and_are_not_read_as_yaml(tmp_path: Path) -> None:
+    options = by_section({"model.weights": "2024", "train.epochs": None, "optim.base_lr": 1e-5 / 3})
+    config = load_config(
+        overrides=["model.weights=x", "train.epochs=30"],
+        values={"train": {"epochs": 9}, "data": {"workers": 2}},
+        options=options,
+    )
+    assert (config.model.weights, config.train.epochs, config.data.workers) == ("2024", 30, 2)
+    assert config.optim.base_lr == 1e-5 / 3
+    assert read_config(write_config(config, tmp_path)) == config
 
 
 # --- values --------------------------------------------------------------------------------------
