@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def main() -> None:
         "shared": mean_through_shared_memory(group),
         "not_shared": str(sharing.join(library_of_rank_0(group), group)),
         "far": [
-            refuses(lambda: group.keep_equal([close, values], steps=1000))
+            refuses(partial(group.keep_equal, [close, values], steps=1000))
             for values in (far, apart)
         ],
     }
