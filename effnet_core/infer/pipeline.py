@@ -79,7 +79,7 @@ class Wanted:
     fast_decode: bool = True
     """Whether large JPEGs may be reduced while they are decoded."""
     max_pixels: int = MAX_PIXELS
-    """Of an image; larger ones are set aside."""
+    """Pixels of an image at most; larger ones are set aside."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Prediction:
     class_names: list[str]
     probs: list[float]
     probabilities: FloatArray | None = None
-    """Of every class, (num_classes,)."""
+    """Probability of every class, (num_classes,)."""
     features: FloatArray | None = None
     """(channels,)."""
 
@@ -113,7 +113,7 @@ class Piece:
     answers: tuple[Prediction | Rejection, ...]
     """One for each path, in order."""
     seconds: float
-    """Of decoding and computing, without waiting for the files."""
+    """Seconds of decoding and computing, without waiting for the files."""
 
 
 def iter_predictions(
