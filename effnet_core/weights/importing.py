@@ -24,9 +24,8 @@ from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import CLASSIFIER, OPTIMIZER_PREFIXES, Checkpoint, Sidecar
 from effnet_core.weights.ckpt_file import write_ckpt
-from effnet_core.weights.containers import read_tensors
+from effnet_core.weights.containers import read_tensors, write_safetensors
 from effnet_core.weights.layouts import LAYOUTS, Layout, family, shapes
-from effnet_core.weights.safetensors_file import write_safetensors
 
 Array = NDArray[Any]
 

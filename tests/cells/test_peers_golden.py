@@ -12,10 +12,10 @@ from mindspore import Tensor
 from effnet_core.family.variants import variant
 from effnet_core.model.network import create_model
 from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.containers import write_safetensors
 from effnet_core.weights.importing import import_weights
 from effnet_core.weights.layouts import LAYOUTS, shapes
 from effnet_core.weights.load import load_parameters
-from effnet_core.weights.safetensors_file import write_safetensors
 from tests.golden import recipe
 
 PEERS = Path(__file__).parent.parent / "golden" / "peers"

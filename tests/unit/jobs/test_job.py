@@ -160,6 +160,7 @@ def test_retryable_flags() -> None:
         "JobTimeout",
         "Interrupted",
         "FolderInUse",
+        "WorkerStalled",
     }
     assert Interrupted("x").retryable
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from effnet_core.errors import CheckpointError
-from effnet_core.weights.containers import read_tensors
-from effnet_core.weights.safetensors_file import write_safetensors
+from effnet_core.weights.containers import read_tensors, write_safetensors
 
 LIMIT_BYTES = 2 << 30
 READ = (

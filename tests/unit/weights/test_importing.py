@@ -15,9 +15,9 @@ from effnet_core.family.scaling import cost
 from effnet_core.family.variants import VARIANTS, variant
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.ckpt_file import read_ckpt, write_ckpt
+from effnet_core.weights.containers import read_safetensors, write_safetensors
 from effnet_core.weights.importing import convert, import_weights
 from effnet_core.weights.layouts import LAYOUTS, family, shapes
-from effnet_core.weights.safetensors_file import read_safetensors, write_safetensors
 from effnet_core.weights.torch_file import Malformed
 from tests.golden import recipe
 
@@ -251,35 +251,91 @@ def test_conversion_says_what_else_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        (b"{", "no JSON"),
-        (b"[1]", "no mapping"),
-        (b"[" * 100_000, "no JSON"),
-        (b"{}", "no named tensors"),
+        (b"{", "EOF while parsing"),
+        (b"{" * 100_000, "invalid JSON in header"),
+        (b'{"w":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "recursion limit exceeded"),
+        (b"{}", "not fully covered"),
+        (b'{"w":{"dtype":"F32","shape":[5000000000],"data_offsets":[0,20000000000]}}', "not fully"),
         (
-            b'{"w":{"dtype":"F32","shape":[5000000000],"data_offsets":[0,20000000000]}}',
-            "lies at bytes",
+            b'{"w":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,8]}}',
+            "overflow",
         ),
-        (b'{"w":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}', "has 8 bytes where shape [3]"),
-        (b'{"w":{"dtype":"F8","shape":[8],"data_offsets":[0,8]}}', "unknown type 'F8'"),
-        (b'{"w":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}', "lies at bytes"),
-        (b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}', "lies at bytes"),
-        (b'{"w":{"dtype":"F32","shape":2,"data_offsets":[0,8]}}', "described wrongly"),
-        (b'{"w":{"dtype":"F32","shape":[2]}}', "has no place"),
-        (b'{"w":{"dtype":["F32"],"shape":[2],"data_offsets":[0,8]}}', "unknown type"),
+        (b'{"w":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}', "is damaged"),
+        (b'{"w":{"dtype":"F8","shape":[8],"data_offsets":[0,8]}}', "unknown variant `F8`"),
+        (b'{"w":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}', "unknown type 'F8_E4M3'"),
+        (b'{"w":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}', "unknown type 'C64'"),
+        (b'{"w":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}', "integer `-2`"),
+        (b'{"w":{"dtype":"F32","shape":[Infinity],"data_offsets":[0,8]}}', "expected value"),
+        (b'{"w":{"dtype":"F32","shape":[1e400],"data_offsets":[0,8]}}', "number out of range"),
+        (b'{"w":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}}', "floating point `2.0`"),
+        (
+            b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}',
+            "invalid offset for tensor `w`",
+        ),
+        (b'{"w":{"dtype":"F32","shape":2,"data_offsets":[0,8]}}', "expected a sequence"),
+        (b'{"w":{"dtype":"F32","shape":[2]}}', "missing field `data_offsets`"),
+        (b'{"w":{"dtype":["F32"],"shape":[2],"data_offsets":[0,8]}}', "is damaged"),
+        (b'{"w":{"dtype":"F32","shape":[1],"shape":[2],"data_offsets":[0,8]}}', "duplicate field"),
+        (
+            b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+            b'"w":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
+            "invalid offset for tensor `w`",
+        ),
+        (
+            b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+            b'"v":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+            "invalid offset for tensor",
+        ),
+        (
+            b'{"v":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+            b'"w":{"dtype":"F32","shape":[0,4611686018427387904,4611686018427387904],"data_offsets":[8,8]}}',
+            "'w' has a shape that no tensor has",
+        ),
+        (
+            b'{"w":{"dtype":"F32","shape":[2' + b",1" * 16 + b'],"data_offsets":[0,8]}}',
+            "'w' has 17 dimensions, at most 16 are read",
+        ),
+        (
+            b'{"w":{"dtype":"F32","shape":[2' + b",1" * 99 + b'],"data_offsets":[0,8]}}',
+            "'w' has 100 dimensions, at most 16 are read",
+        ),
     ],
 )
 def test_a_damaged_safetensors_header(header: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    if not header.startswith(b"{"):
-        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-        with pytest.raises(Malformed, match=r"JSON|mapping"):
-            read_safetensors(path)
-        return
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     assert reason in refusal(path)
+
+
+@pytest.mark.parametrize("header", [b"{}", b'{"__metadata__":{"a":"b"}}'])
+def test_a_safetensors_file_without_tensors(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert "it holds no named tensors" in refusal(path)
+
+
+@pytest.mark.parametrize("header", [b"[1]", b"[" * 100_000, b"nonsense"])
+def test_a_header_that_is_no_mapping(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(Malformed, match=r"it is damaged \(invalid JSON"):
+        read_safetensors(path)
+
+
+def test_types_that_numpy_lacks_are_widened(tmp_path: Path) -> None:
+    header = (
+        b'{"b":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},'
+        b'"h":{"dtype":"F16","shape":[2],"data_offsets":[4,8]}}'
+    )
+    path = tmp_path / "x.safetensors"
+    half = np.array([1.5, -2], np.float16).tobytes()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f\x00\xc0" + half)
+    found = read_safetensors(path)
+    assert (found["b"].dtype, found["b"].tolist()) == (np.float32, [1, -2])
+    assert (found["h"].dtype, found["h"].tolist()) == (np.float16, [1.5, -2])
 
 
 def test_a_safetensors_header_of_20_gb(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes((20_000_000_000).to_bytes(8, "little") + b"{" + bytes(40))
-    assert "its header of 20,000,000,000 bytes is not all there" in refusal(path)
+    assert "cannot be used: it is damaged (header too large)" in refusal(path)
