@@ -38,6 +38,10 @@ SAFETENSORS: Mapping[str, str] = {
 """The format's names of types, and what their bytes are."""
 
 
+MAX_HEADER_BYTES = 10_000_000
+"""Room for 100,000 tensors; the library's own limit of 100 MB is a billion bytes of Python objects."""
+
+
 def read_safetensors(path: Path) -> dict[str, Array]:
     """Every tensor of a safetensors file by its name.
 
@@ -46,8 +50,12 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     """
     from safetensors import SafetensorError, deserialize
 
+    content = path.read_bytes()
+    header = int.from_bytes(content[:8], "little")
+    if header > MAX_HEADER_BYTES:
+        raise Malformed(f"its header has {header:,} bytes, at most {MAX_HEADER_BYTES:,} are read")
     try:
-        entries = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+        entries = deserialize(content)  # type: ignore[no-untyped-call]
     except SafetensorError as cause:
         reason = in_one_line(cause).removeprefix("Error while deserializing: ")
         raise Malformed(f"it is damaged ({reason})") from cause
