@@ -36,17 +36,15 @@ from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
 from tests.tiny import tiny_config
 
-ALONE = Group(0, 1)
-
 
 def prepared(data_dir: Path, run_dir: Path, *overrides: str) -> Run:
     """A run of 2 epochs of 3 steps, before its first."""
     return start(setup(data_dir, run_dir, *overrides))
 
 
-def setup(data_dir: Path, run_dir: Path, *overrides: str, group: Group = ALONE) -> Setup:
+def setup(data_dir: Path, run_dir: Path, *overrides: str) -> Setup:
     run_dir.mkdir(exist_ok=True)
-    return prepare(tiny_config(*overrides), group, data_dir=data_dir, run_dir=run_dir)
+    return prepare(tiny_config(*overrides), Group(0, 1), data_dir=data_dir, run_dir=run_dir)
 
 
 def resumed(data_dir: Path, run_dir: Path, *overrides: str) -> Run:
@@ -330,7 +328,7 @@ def test_statistics_of_each_rank_come_back_to_it_or_their_mean_to_others(
     checkpoint.save_arrays(path, {**arrays, saving.RANK_STATISTICS: of_ranks}, sidecar)
     seen = []
     for group in (Group(0, 2), Group(1, 2), Group(0, 1)):
-        fresh = resume(setup(data_dir, tmp_path / "run", group=group))
+        fresh = resume(replace(setup(data_dir, tmp_path / "run"), group=group))
         values = np.concatenate([p.asnumpy().reshape(-1) for p in fresh.statistics()])
         seen.append(set(values.tolist()))
     assert seen == [{1.0}, {3.0}, {2.0}]
