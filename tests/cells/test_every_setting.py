@@ -38,14 +38,14 @@ from effnet_core.train.update import update
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
 from effnet_core.weights.load import load_parameters
-from tests import every_setting
 from tests.cells.test_evaluate import BrightnessNetwork
 from tests.cells.test_loop import Recorder
 from tests.cells.test_training import parameters
 from tests.cells.test_transforms import in_pipeline
-from tests.every_setting import Proof
-from tests.images import draw, encode, source_with_splits
-from tests.tiny import TINY
+from tests.support import every_setting
+from tests.support.every_setting import Proof
+from tests.support.images import draw, encode, source_with_splits
+from tests.support.tiny import TINY
 
 
 def prepared(config: RunConfig, folder: Path) -> Run:

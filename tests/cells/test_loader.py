@@ -18,8 +18,8 @@ from effnet_core.data.records import split_as, write_records
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import eval_transforms, train_transforms
 from effnet_core.errors import DataError
-from tests.images import draw, encode
-from tests.unit.fakes import SPEC
+from tests.support.fakes import SPEC
+from tests.support.images import draw, encode
 
 
 @pytest.fixture

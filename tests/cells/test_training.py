@@ -14,7 +14,7 @@ from effnet_core.model.network import create_model
 from effnet_core.train.control import Control
 from effnet_core.train.optim import create_optimizer, decays, lr_scales, set_learning_rate
 from effnet_core.train.step import Ema, StepOptions, TrainStep
-from tests.images import draw
+from tests.support.images import draw
 
 NOTHING = Control().encode()
 NAMES = ("block.conv.weight", "block.norm.gamma", "block.norm.beta", "classifier.bias")
