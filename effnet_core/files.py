@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from effnet_core.errors import DataError, EffnetError, OutputExists
+from effnet_core.ownership import make_own_folder, require_own
 from effnet_core.text import human_bytes, os_reason
 
 CHUNK_BYTES = 1 << 20
+LOCK_NAME = ".effnet.lock"
+"""File inside a folder while a command writes there; see ``locks.py``."""
 
+FICLONE = 0x40049409
+"""Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a share of it or a file is full."""
 
@@ -144,13 +150,28 @@ def make_folder(path: Path, *, what: str) -> Path:
     return path
 
 
+def clone(source: Path, target: Path) -> bool:
+    """Let a new file share another one's blocks until either changes; False where that cannot be."""
+    with source.open("rb") as old, target.open("wb") as new:
+        try:
+            fcntl.ioctl(new, FICLONE, old.fileno())
+        except OSError:
+            return False
+    return True
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether an existing folder holds nothing but the lock of whoever uses it."""
+    return all(path.name == LOCK_NAME for path in folder.iterdir())
+
+
 def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:
     """Refuse a folder that has content but not our ``marker`` file.
 
     Raises:
         OutputExists: the folder holds something that we did not write.
     """
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+    if path.is_dir() and not is_empty(path) and not (path / marker).exists():
         raise OutputExists(
             f"{what} {path} already holds files that are not ours (no {marker} there); choose an empty folder"
         )
@@ -193,9 +214,22 @@ def cache_dir(name: str) -> Path:
         name: what is kept there, such as ``engines``.
 
     Raises:
-        DataError: it cannot be written to.
+        DataError: it cannot be written to, or others may have put something there.
     """
-    return make_folder(cache_path(name), what=f"cache folder (set {CACHE_VARIABLE} for another)")
+    path = cached(cache_path(name))
+    with suppress(OSError):  # make_folder says why
+        make_own_folder(path)
+    return make_folder(path, what=f"cache folder (set {CACHE_VARIABLE} for another)")
+
+
+def cached(path: Path) -> Path:
+    """A file or folder of the cache that is about to be used; it need not exist.
+
+    Raises:
+        DataError: somebody else may have put or changed it.
+    """
+    require_own(path, what="cache", remedy=f"set {CACHE_VARIABLE} to a folder of your own")
+    return path
 
 
 def cache_path(name: str) -> Path:

@@ -185,13 +185,13 @@ def caches() -> Iterator[Finding]:
 
 
 def operators() -> Iterator[Finding]:
-    """Which CPU operators training computes with, and why (docs/kernels.md)."""
+    """Which CPU kernels training computes with, and why (docs/kernels.md)."""
     choice = describe("auto", "CPU")
-    if choice.own:
-        yield Finding("CPU operators", str(choice))
+    if choice.native:
+        yield Finding("CPU kernels", str(choice))
     else:
         yield Finding(
-            *("CPU operators", str(choice), "note"),
+            *("CPU kernels", str(choice), "note"),
             "Native kernels make training on a CPU several times faster: see docs/kernels.md.",
         )
 

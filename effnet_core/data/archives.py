@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from effnet_core.data.tar_stream import read_tar
 from effnet_core.errors import DataError
 from effnet_core.files import CHUNK_BYTES, require_space
 from effnet_core.storage.addresses import require_name
@@ -25,7 +26,10 @@ from effnet_core.text import human_bytes, os_reason
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (*TAR_SUFFIXES, ".zip")
 
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
+DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error),
+    *(NotImplementedError, RecursionError),
+)
 """What the libraries raise for an archive that is cut or none."""
 
 
@@ -40,6 +44,11 @@ class Limits:
     """Unpacked size by packed size; archives of images have about 1."""
     always_bytes: int = 50_000_000
     """Up to this size the ratio does not count."""
+
+    def unpacked(self, archive: Path) -> int:
+        """Bytes that an archive of this size may unpack to."""
+        packed = archive.stat().st_size
+        return min(self.total_bytes, max(self.always_bytes, int(packed * self.ratio)))
 
 
 DEFAULT_LIMITS = Limits()
@@ -107,17 +116,20 @@ def members(archive: Path) -> Iterator[tuple[Member, IO[bytes] | None]]:
         yield from _zip_members(archive)
     else:
         with archive.open("rb") as stream:
-            yield from tar_members(stream)
+            yield from tar_members(stream, largest=DEFAULT_LIMITS.unpacked(archive))
 
 
-def tar_members(stream: IO[bytes]) -> Iterator[tuple[Member, IO[bytes] | None]]:
-    """As ``members``, for a tar file that is read from a stream, compressed or not."""
-    with tarfile.open(fileobj=stream, mode="r:*") as tar:
-        for info in tar:
-            kind = _tar_kind(info)
-            content = tar.extractfile(info) if kind == "file" else None
-            yield Member(info.name, info.size, kind), content
-            tar.members = []  # type: ignore[attr-defined]  # else a million of them are kept in memory
+def tar_members(
+    stream: IO[bytes], *, largest: int | None = None
+) -> Iterator[tuple[Member, IO[bytes] | None]]:
+    """As ``members``, for a tar file that is read from a stream, compressed or not.
+
+    Args:
+        stream: the file.
+        largest: bytes of the unpacked stream beyond which nothing is read or skipped.
+    """
+    for info, content in read_tar(stream, largest=largest):
+        yield Member(info.name, info.size, _tar_kind(info)), content
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[Member, IO[bytes] | None]]:
@@ -151,7 +163,7 @@ def _tar_kind(info: tarfile.TarInfo) -> str:
 
 def _unpack_all(archive: Path, out: Path, limits: Limits) -> None:
     packed = max(1, archive.stat().st_size)
-    largest = min(limits.total_bytes, max(limits.always_bytes, int(packed * limits.ratio)))
+    largest = limits.unpacked(archive)
     total = count = 0
     for member, stream in members(archive):
         count += 1

@@ -35,8 +35,8 @@ Item = PixelArray | str
 Decoded = tuple[Item, float]
 """An item and the seconds that it took."""
 
-PIECES_AHEAD = 3
-"""Pieces a worker that are being read or wait to be written: what bounds the memory."""
+MICRO_BATCHES_AHEAD = 3
+"""Micro-batches a worker that are being read or wait to be written: what bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def iter_predictions(
             call = partial(_compute, predictor, chunk, pixels(chunk), wanted)
             return working.submit(call).result if predictor.workers else call
 
-        ahead = PIECES_AHEAD * predictor.workers or 2
+        ahead = MICRO_BATCHES_AHEAD * predictor.workers or 2
         waiting: deque[Callable[[], Piece]] = deque()
         for chunk in chunks:
             waiting.append(start(chunk))

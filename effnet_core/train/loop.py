@@ -141,7 +141,7 @@ def _stop(run: Run, session: Session) -> None:
 def _stopped(run: Run) -> Interrupted:
     return Interrupted(
         f"training was stopped at step {run.progress.step} of {run.total_steps} and saved; "
-        "run the same command again to resume"
+        "the same command continues from there"
     )
 
 

@@ -122,7 +122,7 @@ def _steps_per_epoch(config: RunConfig, group: Group, split: Split) -> int:
 
 
 def _operators(config: RunConfig, group: Group) -> Path | None:
-    """The library of native CPU operators, which compute in float32 only."""
+    """The library of native CPU kernels, which compute in float32 only."""
     if config.train.amp_level == "O0":
         runtime = config.runtime
         return library(runtime.kernels, runtime.device, lambda line: _tell_first(group, line))

@@ -214,7 +214,7 @@ class StepOptions:
     """Batches whose gradients make one update."""
     world_size: int = 1
     shared_by: Path | None = None
-    """The library of native operators, where ranks average gradients through memory they share."""
+    """The library of native kernels, where ranks average gradients through memory they share."""
     ema: Ema | None = None
     loss_scale: LossScale | None = None
 

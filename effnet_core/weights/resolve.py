@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from effnet_core.errors import CheckpointError
 from effnet_core.events import Event, emit
-from effnet_core.files import cache_dir, sha256_of_file, sha256_of_text
+from effnet_core.files import cache_dir, cached, sha256_of_file, sha256_of_text
 from effnet_core.locks import alone
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
@@ -83,7 +83,7 @@ def _imported(
     beside = path.with_name("config.json")
     also = sha256_of_file(beside) if beside.is_file() else ""
     key = sha256_of_text(str(IMPORT_VERSION), sha256_of_file(path), name, also, layout or "")[:16]
-    out = cache_dir("weights") / f"imported-{key}.ckpt"
+    out = cached(cache_dir("weights") / f"imported-{key}.ckpt")
     with alone(out):
         if not sidecar_path(out).is_file():
             result = import_weights(
@@ -97,7 +97,7 @@ def _fetched(url: str, entry: Published | None = None) -> Path:
     name = urlsplit(url).path.rpartition("/")[2] or "weights"
     # The address is part of the name: two servers may call different files the same.
     own = entry.file_name if entry else f"{sha256_of_text(url)[:8]}-{name}"
-    path = cache_dir("weights") / own
+    path = cached(cache_dir("weights") / own)
     with alone(path):
         if entry is None:
             return download(url, path)
@@ -106,7 +106,7 @@ def _fetched(url: str, entry: Published | None = None) -> Path:
 
 def _file_of(entry: Published) -> Path:
     """The file of a published name: from its package, the cache or the network."""
-    placed = cache_dir("weights") / entry.file_name
+    placed = cached(cache_dir("weights") / entry.file_name)
     path = installed_file(entry) or (placed if placed.is_file() else None)
     if path is None and entry.url:
         path = _fetched(entry.url, entry)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -28,11 +27,11 @@ from typing import IO
 
 from effnet_core.errors import EffnetError
 from effnet_core.files import write_json
+from effnet_core.locks import sole_user
 from flows.service.api import JSON, Api
 from flows.service.recovery import STOPPED, Recovery, age_s
 
 RECORD_NAME = "service.json"
-LOCK_NAME = "service.lock"
 LOOK_EVERY_S = 2.0
 LONGEST_WAIT_S = 30.0
 """Between two starts of a process that does not stay alive."""
@@ -200,8 +199,7 @@ def keep(folder: Path, *, port: int, pool: str, worker: str, runs: int) -> None:
     stops: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stops.append(received))
-    with (folder / LOCK_NAME).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with sole_user(folder, what="state folder"):
         api = Api(os.environ["PREFECT_API_URL"])
         prefect = [sys.executable, "-m", "prefect"]
         serve = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]

@@ -7,7 +7,6 @@ changed on the dashboard (a schedule that was switched on, a number of slots) st
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from effnet_core.errors import ConfigError
 from effnet_core.files import make_folder, read_json, require_space
 from effnet_core.jobs import supervise
 from effnet_core.jobs.supervise import descendants
+from effnet_core.locks import turn
 from flows.service.api import AUTH_VARIABLE, Api
 from flows.service.daemon import RECORD_NAME, RUN_GRACE_S, open_log
 from flows.service.deploy import SERVICE_SETTINGS, ServiceError, deploy, python_path
@@ -130,12 +130,7 @@ def up(*, port: int | None, environment: str) -> None:
 def _one_at_a_time() -> Iterator[None]:
     """Let another ``effnet up`` on the same state folder end first; then this one finds all there."""
     path = make_folder(folder(), what="state folder") / UP_LOCK_NAME
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.print("another effnet up is at work here; waiting for its end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with turn(path, console.print):
         yield
 
 

@@ -183,6 +183,17 @@ def decoding_threads(config: RunConfig, folder: Path) -> int:
     return apply.call_args.kwargs["num_parallel_workers"]
 
 
+def checked_files(config: RunConfig, folder: Path) -> int:
+    """How many files of an epoch are compared with the manifest."""
+    run = prepared(config, folder)
+    with (
+        mock.patch("effnet_core.data.loader.FileSource", side_effect=InterruptedError) as source,
+        pytest.raises(InterruptedError),
+    ):
+        next(epoch_batches(run))
+    return int(source.call_args.args[3].sum())
+
+
 def way_of_batches(config: RunConfig, folder: Path) -> str:
     """Whether training's batches go through a queue on the device."""
     run = prepared(config, folder)
@@ -321,6 +332,7 @@ PROOFS = {
     "data.policy_magnitude": Proof("30", augmented, (*TINY, "data.policy=randaugment")),
     "data.progressive_sizes": Proof("[16, 24]", sizes, TINY),
     "data.workers": Proof("3", decoding_threads, TINY),
+    "data.check_share": Proof("1", checked_files, TINY),
     "data.sink": Proof("true", way_of_batches, (*TINY, "runtime.device=Ascend")),
     "optim.name": Proof("sgd", updated),
     "optim.momentum": Proof("0.5", updated),

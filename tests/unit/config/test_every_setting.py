@@ -17,6 +17,7 @@ from effnet_core.config.load import leaf_keys
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.order import epoch_order, train_indices
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
+from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, JobTimeout
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.family.scaling import cost
@@ -42,7 +43,7 @@ from tasks.credentials import credentials_of
 from tests.support import every_setting
 from tests.support.every_setting import Proof
 from tests.support.fakes import BrightnessPredictor
-from tests.support.images import draw, encode
+from tests.support.images import draw, encode, source_with_splits
 from tests.support.weights import make_checkpoint
 from tests.unit.model_store.test_publication import make_run
 
@@ -64,6 +65,13 @@ def rates(config: RunConfig, _: Path) -> bytes:
     return lr_schedule(
         config.schedule, config.peak_lr, steps_per_epoch=10, total_steps=steps or 0
     ).tobytes()
+
+
+def links_of_a_staged_file(config: RunConfig, folder: Path) -> int:
+    """How many names a staged file has."""
+    source = source_with_splits(folder / "source", train=1, val=1)
+    dataset, _ = stage_dataset(source, folder / "out", hard_links=config.data.hard_links)
+    return (dataset.root / dataset.split("train").paths[0]).stat().st_nlink
 
 
 def order_of_an_epoch(config: RunConfig, _: Path) -> list[int]:
@@ -327,6 +335,7 @@ PROOFS = {
     ),
     "data.repeats": Proof("2", order_of_an_epoch),
     "data.erase_rate": Proof("1", changed_batch),
+    "data.hard_links": Proof("true", links_of_a_staged_file),
     "data.mixup_alpha": Proof("1", changed_batch),
     "data.cutmix_alpha": Proof("1", changed_batch),
     "train.epochs": Proof("10", rates),

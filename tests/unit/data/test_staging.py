@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from effnet_core import files
+from effnet_core.cli.app import app
 from effnet_core.data import staging
 from effnet_core.data.encoded import is_whole_png
 from effnet_core.data.images import decode_image, to_rgb
-from effnet_core.data.manifest import DATASET_NAME, REJECTED_NAME, open_dataset
+from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME, REJECTED_NAME, open_dataset
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.events import Event
@@ -434,6 +440,15 @@ def test_a_staged_file_that_was_lost_comes_back(source: Path, tmp_path: Path) ->
     assert second.digest == first.digest
 
 
+def test_a_staged_file_that_a_power_cut_emptied_comes_back(source: Path, tmp_path: Path) -> None:
+    stage_dataset(source, tmp_path / "out")
+    emptied = tmp_path / "out" / "images" / "train" / "cat" / "000.jpg"
+    emptied.write_bytes(b"")
+    _, reused = stage_dataset(source, tmp_path / "out")
+    assert not reused
+    assert emptied.read_bytes() == (source / "train" / "cat" / "000.jpg").read_bytes()
+
+
 def test_staging_that_was_interrupted_is_done_again(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,11 +501,104 @@ def test_a_full_disk_is_said_in_words(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.link", full)
-        patch.setattr("shutil.copyfile", full)
+        patch.setattr("pathlib.Path.write_bytes", full)
         with pytest.raises(DataError, match=r"staging into .* failed: no space left on device"):
             stage_dataset(source, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.part"))
     assert stage_dataset(source, tmp_path / "out")[0].counts == {"train": 8, "val": 4}
+
+
+def test_a_staged_file_does_not_change_with_its_source(source: Path, tmp_path: Path) -> None:
+    dataset, _ = stage_dataset(source, tmp_path / "out")
+    original = source / "train" / "cat" / "000.jpg"
+    staged = dataset.root / "images" / "train" / "cat" / "000.jpg"
+    before = staged.read_bytes()
+    with original.open("r+b") as stream:
+        stream.write(b"changed")
+    assert staged.read_bytes() == before
+
+
+def test_what_was_looked_at_is_what_is_written(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that changes after it was read, as while a camera or a sync writes to the folder."""
+    decode = staging.decode_image
+
+    sides = itertools.count(60)
+
+    def decode_and_change(content: bytes, *, max_pixels: int) -> Image.Image:
+        other = encode(draw(next(sides), 60), "jpeg")
+        for path in source.rglob("*.jpg"):
+            path.write_bytes(other)
+        return decode(content, max_pixels=max_pixels)
+
+    monkeypatch.setattr(staging, "decode_image", decode_and_change)
+    monkeypatch.setattr(staging, "available_cores", lambda: [0])
+    dataset, _ = stage_dataset(source, tmp_path / "out")
+    rows = pq.read_table(dataset.root / MANIFEST_NAME).to_pylist()
+    assert len(rows) == 12
+    for row in rows:
+        assert sha256_of_file(dataset.root / row["path"]) == row["sha256"]
+        assert (dataset.root / row["path"]).stat().st_size == row["size_bytes"]
+
+
+def test_hard_links_only_where_they_are_asked_for(source: Path, tmp_path: Path) -> None:
+    def links(*options: str) -> int:
+        arguments = ["stage", str(source), "--out", str(tmp_path / "out"), *options]
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+        return (tmp_path / "out" / "images" / "train" / "cat" / "000.jpg").stat().st_nlink
+
+    assert links() == 1
+    shutil.rmtree(tmp_path / "out")
+    assert links("-o", "data.hard_links=true") == 2
+
+
+def test_links_of_an_earlier_staging_become_copies(source: Path, tmp_path: Path) -> None:
+    stage_dataset(source, tmp_path / "out", hard_links=True)
+    put(source, "train/cat/new.jpg", encode(draw(64, 48), "jpeg"))
+    stage_dataset(source, tmp_path / "out")
+    staged = (tmp_path / "out" / "images").rglob("*.jpg")
+    assert {path.stat().st_nlink for path in staged} == {1}
+
+
+def test_a_clone_with_other_bytes_is_not_kept(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system shares blocks, the source may have changed before they were shared."""
+    cloned: list[Path] = []
+
+    def clone(original: Path, target: Path) -> bool:
+        cloned.append(original)
+        content = original.read_bytes()
+        target.write_bytes(content + b"more" * (len(cloned) % 2))
+        return True
+
+    monkeypatch.setattr(staging, "clone", clone)
+    dataset, _ = stage_dataset(source, tmp_path / "out")
+    assert len(cloned) == 12
+    for row in pq.read_table(dataset.root / MANIFEST_NAME).to_pylist():
+        assert sha256_of_file(dataset.root / row["path"]) == row["sha256"]
+
+
+def test_what_was_unpacked_is_not_copied_again(source: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "packed"), "tar", source)
+    with mock.patch.object(staging, "link_or_copy", side_effect=staging.link_or_copy) as link:
+        dataset, _ = stage_dataset(archive, tmp_path / "out")
+    assert link.call_count == 12
+    staged = dataset.root / dataset.split("train").paths[0]
+    assert staged.stat().st_nlink == 1
+
+
+def test_copies_that_do_not_fit_are_refused_before_the_first(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(path.stat().st_size for path in source.rglob("*.jpg"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=files.RESERVE_BYTES + size - 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=f"copying {source} needs .* free"):
+        stage_dataset(source, tmp_path / "out")
+    assert not (tmp_path / "out" / "images").exists()
+    stage_dataset(source, tmp_path / "out", hard_links=True)
 
 
 def test_where_hard_links_are_refused_files_are_copied(
@@ -500,7 +608,7 @@ def test_where_hard_links_are_refused_files_are_copied(
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
     monkeypatch.setattr("os.link", refuse)
-    dataset, _ = stage_dataset(source, tmp_path / "out")
+    dataset, _ = stage_dataset(source, tmp_path / "out", hard_links=True)
     staged = dataset.root / dataset.split("train").paths[0]
     assert staged.stat().st_nlink == 1
     assert decode_image(staged.read_bytes()).size == (40, 32)

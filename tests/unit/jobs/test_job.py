@@ -96,6 +96,7 @@ def test_retryable_flags() -> None:
         "WorkerLost",
         "JobTimeout",
         "Interrupted",
+        "FolderInUse",
     }
     assert Interrupted("x").retryable
 
