@@ -22,6 +22,9 @@ CHUNK_BYTES = 1 << 20
 LOCK_NAME = ".effnet.lock"
 """File inside a folder while a command writes there; see ``locks.py``."""
 
+SHORT_BYTES = 200
+"""Bytes of a file name that something is added to; file systems take 255."""
+
 FICLONE = 0x40049409
 """Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -58,7 +61,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     one, never a part. After an error nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{short_name(path.name)}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -67,6 +70,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def short_name(name: str) -> str:
+    """The beginning of a file name that leaves room for what a temporary file's name adds."""
+    return os.fsdecode(os.fsencode(name)[:SHORT_BYTES])
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -79,7 +87,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
-    # Names of files that are no valid UTF-8 hold surrogates; as escapes they stay the same in JSON.
+    # Names of files that are not valid UTF-8 hold surrogates; as escapes they stay the same in JSON.
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

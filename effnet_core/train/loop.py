@@ -174,14 +174,16 @@ def _finish_epoch(run: Run, session: Session) -> EvalResult | None:
 
 
 def _make_equal(run: Run) -> None:
-    """Give all ranks the same statistics and, to the last bit, the same parameters."""
-    group = run.setup.group
+    """Give all ranks the same statistics and the same bits, and say how far they were apart."""
+    group, progress = run.setup.group, run.progress
     group.average_statistics(run.statistics())
-    drift = group.keep_equal(run.parameters())
-    if drift:
-        print(
-            f"rank {group.rank}: took over rank 0's values, which differed by {drift:.1e}",
-            flush=True,
+    steps = progress.step - max(progress.equal_since, run.resumed_from)
+    apart = group.keep_equal(run.parameters(), steps=steps)
+    progress.equal_since = progress.step
+    if apart:
+        run.tell(
+            f"the ranks were apart by {apart:.1e} of a tensor's largest value after {steps} steps, which is "
+            "rounding; all continue with rank 0's values"
         )
 
 

@@ -59,6 +59,8 @@ class Progress:
     """Side of the training input, px."""
     same_since: int = 0
     """The update with which the compiled step took its present form."""
+    equal_since: int = 0
+    """The update after which all ranks were made equal."""
     spent_s: float = 0.0
     """Seconds since the first step, those of earlier processes included; rank 0 counts them."""
     lr: float = 0.0
