@@ -177,6 +177,7 @@ def decoding_threads(config: RunConfig, folder: Path) -> int:
     with (
         mock.patch.object(ds.GeneratorDataset, "map", side_effect=InterruptedError) as apply,
         mock.patch("effnet_core.data.loader.available_cores", return_value=[0, 1, 2, 3]),
+        mock.patch("mindspore.dataset.core.validator_helpers.cpu_count", return_value=4),
         pytest.raises(InterruptedError),
     ):
         next(epoch_batches(run))
