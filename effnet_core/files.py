@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from effnet_core.errors import DataError, EffnetError, OutputExists
+from effnet_core.errors import ConfigError, DataError, EffnetError, OutputExists
 from effnet_core.ownership import make_own_folder, require_own
 from effnet_core.text import human_bytes, os_reason
 
@@ -27,6 +28,8 @@ SHORT_BYTES = 200
 
 FICLONE = 0x40049409
 """Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""How a path begins that was meant as an address."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a share of it or a file is full."""
 
@@ -75,6 +78,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def short_name(name: str) -> str:
     """The beginning of a file name that leaves room for what a temporary file's name adds."""
     return os.fsdecode(os.fsencode(name)[:SHORT_BYTES])
+
+
+def part_name(name: str) -> str:
+    """What a file is called until it is whole: always the same, and of a length that file systems take."""
+    if len(os.fsencode(name)) <= SHORT_BYTES:
+        return f".{name}.part"
+    return f".{short_name(name)}~{sha256_of_text(name)[:16]}.part"
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -144,8 +154,15 @@ def make_folder(path: Path, *, what: str) -> Path:
     """Create ``path`` and make sure that it can be written to.
 
     Raises:
+        ConfigError: it is an address such as ``s3://bucket/prefix``.
         DataError: it cannot be created or written to; the message names it as ``what``.
     """
+    if address := ADDRESS.match(str(path)):
+        said = f"{address[1]}://{str(path)[address.end() :]}"  # a path has one slash of them
+        raise ConfigError(
+            f"{what} {said} must be a folder of this machine; write to one, then: effnet copy FOLDER "
+            "s3://bucket/prefix"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

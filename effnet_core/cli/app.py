@@ -284,6 +284,7 @@ def predict(
         console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
+        f"{summary['other_files']} other files, "
         f"{summary['images_per_s']:.1f} images/s: {output}",
         soft_wrap=True,
         markup=False,
