@@ -32,7 +32,7 @@ RUNTIME_ONLY = ("runtime", "infer", "storage")
 
 
 def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
-    """Train a model, or go on with the run that lies in ``run_dir``.
+    """Train a model, or continue with the run that lies in ``run_dir``.
 
     A finished run of the same settings and data is not repeated; its result is returned.
 
@@ -61,7 +61,7 @@ def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainRes
 
 
 def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult | None:
-    """Make a run folder ready for its ranks, anew or to go on.
+    """Make a run folder ready for its ranks, anew or to continue.
 
     Returns:
         The result, where the run is finished already.
@@ -350,7 +350,7 @@ def _require_same_run(config: RunConfig, inputs: dict[str, Any], run_dir: Path) 
     if changed:
         raise OutputExists(
             f"run folder {run_dir} holds another run (differs in {', '.join(changed)}); "
-            "choose another folder, or give the settings of that run to go on with it"
+            "choose another folder, or give the settings of that run to continue with it"
         )
 
 

@@ -182,14 +182,14 @@ def no_longer_writable(
     *,
     step: int | None = None,
     kind: str = "run folder",
-    goes_on: str = "from the last checkpoint",
+    resumes: str = "from the last checkpoint",
 ) -> DataError:
     """The sentence about a folder that could be written to before."""
     what = "make room" if error.errno in NO_ROOM else "bring it back"
     at = "" if step is None else f" at step {step}"
     return DataError(
         f"{kind} {run_dir} can no longer be written to ({os_reason(error)}){at}; {what}, and the "
-        f"same command goes on {goes_on}"
+        f"same command continues {resumes}"
     )
 
 

@@ -155,7 +155,7 @@ def _load_engine(engine: str, file: Path, sidecar: Any, images: int) -> Callable
     from effnet_core.config.schema import InferConfig
     from effnet_core.infer.engines import load_file
 
-    predictor = load_file(engine, file, sidecar, InferConfig(), lanes=1, piece=images)
+    predictor = load_file(engine, file, sidecar, InferConfig(), workers=1, micro_batch=images)
     return lambda pixels: predictor.forward(pixels).logits
 
 

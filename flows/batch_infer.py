@@ -66,7 +66,7 @@ def batch_infer_flow(
     recipe: Recipe | None = None,
     overrides: Overrides = None,
 ) -> dict[str, Any]:
-    """Label every image of a folder, exactly once; a run that was cut goes on where it stopped.
+    """Label every image of a folder, exactly once; a run that was cut continues where it stopped.
 
     Args:
         folder: Folder of images, image file, pattern, list of paths or s3://bucket/prefix; only read.

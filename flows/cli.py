@@ -78,7 +78,7 @@ def up(
 @app.command()
 @guarded
 def down() -> None:
-    """Stop the service; runs save, and go on after the next effnet up."""
+    """Stop the service; runs save, and continue after the next effnet up."""
     from flows.service import lifecycle
 
     lifecycle.down()

@@ -59,7 +59,7 @@ def pipeline_flow(
     Args:
         source: Labelled images: folder of class folders, archive, or s3://bucket/prefix.
         folder: Folder of images to label with the new model.
-        out: Folder of the run, one of its own by default; a run that was cut goes on in it.
+        out: Folder of the run, one of its own by default; a run that was cut continues in it.
         data: Folder of the staged data set; OUT/data by default.
         recipe: Name of a recipe, or path of a YAML file.
         variant: Member of the family.

@@ -47,7 +47,7 @@ def train_flow(
 
     Args:
         data: Folder of the staged data set.
-        run_dir: Folder of the run, one of its own by default; a run that was cut goes on in it.
+        run_dir: Folder of the run, one of its own by default; a run that was cut continues in it.
         recipe: Name of a recipe, or path of a YAML file.
         variant: Member of the family.
         epochs: Full passes over the training images.

@@ -178,7 +178,9 @@ def stage(
 @guarded
 def train(
     data: Data,
-    run_dir: Annotated[Path, typer.Option("--run-dir", help="Folder of the run; goes on if cut.")],
+    run_dir: Annotated[
+        Path, typer.Option("--run-dir", help="Folder of the run; continues if cut.")
+    ],
     recipe: Recipe = None,
     override: Overrides = None,
     processes: Processes = None,
@@ -319,7 +321,7 @@ def copy(
     target: Annotated[str, typer.Argument(help="The other of the two.")],
     override: Overrides = None,
 ) -> None:
-    """Copy a folder of files to a bucket or back, many at once; goes on where it was cut."""
+    """Copy a folder of files to a bucket or back, many at once; continues where it was cut."""
     from effnet_core.cli.copy import copy as copy_files
     from effnet_core.storage.client import DEFAULT_ACCESS
 

@@ -192,7 +192,7 @@ def operators() -> Iterator[Finding]:
     else:
         yield Finding(
             *("CPU operators", str(choice), "note"),
-            "Own operators make training on a CPU several times faster: see docs/kernels.md.",
+            "Native kernels make training on a CPU several times faster: see docs/kernels.md.",
         )
 
 

@@ -67,9 +67,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             with _heeding_sigterm():
                 return command(*args, **kwargs)
         except Stopped:
-            _end("stopped by SIGTERM; run the same command again to go on", EXIT_STOPPED)
+            _end("stopped by SIGTERM; run the same command again to continue", EXIT_STOPPED)
         except KeyboardInterrupt as stop:
-            _end(str(stop) or "interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+            _end(
+                str(stop) or "interrupted; run the same command again to continue", EXIT_INTERRUPTED
+            )
         except (ConfigError, OutputExists) as error:
             _end(str(error), EXIT_USAGE)
         except EffnetError as error:

@@ -84,7 +84,7 @@ def fetch(
     name: Name = None,
     override: Overrides = None,
 ) -> None:
-    """Copy a version to a folder, every digest verified; goes on where it was cut."""
+    """Copy a version to a folder, every digest verified; continues where it was cut."""
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.model_store.versions import fetch_model

@@ -1,7 +1,7 @@
 """Where a data set comes from: a folder, a CSV file, archives, tar shards, ILSVRC2012, or a bucket of those.
 
 What is not a plain folder is brought into one first, in a work folder beside the staged data set, each
-step whole or absent, so that a cut run goes on; then ``formats.py`` says what its files are.
+step whole or absent, so that a cut run continues; then ``formats.py`` says what its files are.
 """
 
 from __future__ import annotations

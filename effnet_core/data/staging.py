@@ -89,7 +89,7 @@ def stage_dataset(
     access: S3Access = DEFAULT_ACCESS,
     hard_links: bool = False,
 ) -> tuple[Dataset, bool]:
-    """Stage a data set, wherever it lives; a call that was cut goes on, and one too many does nothing.
+    """Stage a data set, wherever it lives; a call that was cut continues, and one too many does nothing.
 
     Args:
         source: a folder of ``train/CLASS/*`` and ``val/CLASS/*`` or of ``CLASS/*``, Hugging Face's

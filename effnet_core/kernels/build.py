@@ -41,7 +41,7 @@ _TEST = "import ctypes, sys; sys.exit(min(ctypes.CDLL(sys.argv[1]).effnet_self_t
 
 
 class Unavailable(Exception):
-    """Own operators cannot be had; the message says why, and what would help."""
+    """Native kernels cannot be had; the message says why, and what would help."""
 
 
 @dataclass(frozen=True)

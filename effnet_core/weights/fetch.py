@@ -91,7 +91,7 @@ def _copy(url: str, answer: Response, stream: BinaryIO, *, done: int) -> None:
     total = done + int(length) if length and length.isdigit() else None
     name = url.rpartition("/")[2]
     if done:
-        emit(Event(STAGE, f"going on with {name} at {human_bytes(done)}", done, total))
+        emit(Event(STAGE, f"continuing with {name} at {human_bytes(done)}", done, total))
     else:
         emit(Event(STAGE, f"fetching {url}", 0, total))
     while chunk := answer.read(CHUNK_BYTES):

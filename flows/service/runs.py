@@ -113,7 +113,7 @@ def _watch(api: Api, flow_run_id: str) -> None:
         except ApiError as error:
             if time.monotonic() - answered > AWAY_S:
                 raise
-            console.print(f"{error}; the run goes on meanwhile", soft_wrap=True, markup=False)
+            console.print(f"{error}; the run continues meanwhile", soft_wrap=True, markup=False)
             time.sleep(POLL_S)
     time.sleep(POLL_S)  # the last lines are sent after the state
     log.show()

@@ -70,14 +70,14 @@ def test_it_is_built_once_and_found_again(
     assert path == before.library
     assert [line.partition(" with")[0].partition(" (")[0] for line in said] == [
         "building the CPU operators",
-        "CPU operators: own",
+        "CPU kernels: native",
     ]
     assert len(said) == 2
     again, said = ask()
     assert again == path
     assert len(said) == 1
     assert count.read_text() == "once\n"
-    assert str(choice.describe(*AUTO)) == f"own operators: {build.plan()}"
+    assert str(choice.describe(*AUTO)) == f"native kernels: {build.plan()}"
 
 
 def test_another_source_compiler_or_processor_is_another_library(
@@ -128,10 +128,10 @@ def test_processors_that_are_left_to_the_built_in_operators(
 
 
 def require_fallback(words: str) -> None:
-    """The run goes on with built-in operators and says why; ``native`` is an error with the same words."""
+    """The run continues with built-in kernels and says why; ``native`` is an error with the same words."""
     path, said = ask()
     assert path is None
-    assert said[-1].startswith("CPU operators: built-in, several times slower than own ones: ")
+    assert said[-1].startswith("CPU kernels: built-in, several times slower than native ones: ")
     assert words in said[-1]
     with pytest.raises(ConfigError, match=r"runtime\.kernels=native, but") as caught:
         ask("native")
@@ -244,7 +244,7 @@ def test_processes_that_build_at_once_build_once(
 
 def test_settings_that_ask_for_the_built_in_ones() -> None:
     assert ask("builtin") == (None, [])
-    assert str(choice.describe("builtin", "CPU")) == ("built-in operators: runtime.kernels=builtin")
+    assert str(choice.describe("builtin", "CPU")) == ("built-in kernels: runtime.kernels=builtin")
     assert ask("auto", "GPU") == (None, [])
     with pytest.raises(ConfigError, match=r"runtime\.kernels=native is for"):
         ask("native", "GPU")
