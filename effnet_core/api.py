@@ -26,6 +26,7 @@ from effnet_core.reports.predictions import PredictionsReport, write_predictions
 from effnet_core.results import EvalResult, ShardResult, TrainResult
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.resolve import resolve
+from effnet_core.weights.web import redacted
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
@@ -281,7 +282,7 @@ def finish_inference(
         if planned.images == 1:
             return summary, None
         report = write_predictions_report(
-            planned, summary, weights=str(weights), storage=config.storage
+            planned, summary, weights=redacted(str(weights)), storage=config.storage
         )
     except OSError as cause:
         raise plan.output_lost(planned.output, cause) from cause

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from effnet_core.cli.app import app
-from effnet_core.cli.doctor import CHECKS, Finding
+from effnet_core.cli.doctor import Finding
 from effnet_core.cli.guard import guarded
 from effnet_core.cli.guard import run as run_program
 
@@ -22,8 +22,6 @@ def _server() -> Iterable[Finding]:
 
     return [*doctor.server(), *doctor.state_folder()]
 
-
-CHECKS.append(_server)
 
 Overrides = Annotated[
     list[str] | None,
@@ -143,7 +141,7 @@ def run(
 
 def main() -> None:
     """Run the ``effnet`` command."""
-    run_program(app)
+    run_program(app, checks=(_server,))
 
 
 if __name__ == "__main__":

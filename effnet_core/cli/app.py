@@ -110,6 +110,7 @@ def settings(
 @app.command()
 @guarded
 def doctor(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Check this machine: versions, devices, memory, disk, services; 1 if something is wrong."""
@@ -118,7 +119,7 @@ def doctor(
     from effnet_core.cli import doctor as checks
     from effnet_core.cli.terminal import console
 
-    findings = checks.examine()
+    findings = checks.examine(context.obj or ())
     if as_json:
         typer.echo(json.dumps(checks.as_json(findings), indent=2))
     else:
@@ -150,6 +151,7 @@ def stage(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
+    from effnet_core.data.formats import Rules
     from effnet_core.data.staging import stage_dataset
 
     config = load_config(None, override or [])
@@ -162,6 +164,7 @@ def stage(
             max_rejected_share=max_rejected_share,
             max_pixels=config.data.max_pixels,
             background=config.background,
+            rules=Rules.of(config.data),
             access=config.storage.access,
             hard_links=config.data.hard_links,
         )

@@ -35,8 +35,8 @@ Item = PixelArray | str
 Decoded = tuple[Item, float]
 """An item and the seconds that it took."""
 
-PIECES_AHEAD = 3
-"""Pieces a worker that are being read or wait to be written: what bounds the memory."""
+MICRO_BATCHES_AHEAD = 3
+"""Micro-batches a worker that are being read or wait to be written: what bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Wanted:
     fast_decode: bool = True
     """Whether large JPEGs may be reduced while they are decoded."""
     max_pixels: int = MAX_PIXELS
-    """Of an image; larger ones are set aside."""
+    """Pixels of an image at most; larger ones are set aside."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Prediction:
     class_names: list[str]
     probs: list[float]
     probabilities: FloatArray | None = None
-    """Of every class, (num_classes,)."""
+    """Probability of every class, (num_classes,)."""
     features: FloatArray | None = None
     """(channels,)."""
 
@@ -112,7 +112,7 @@ class Piece:
     answers: tuple[Prediction | Rejection, ...]
     """One for each path, in order."""
     seconds: float
-    """Of decoding and computing, without waiting for the files."""
+    """Seconds of decoding and computing, without waiting for the files."""
 
 
 def iter_predictions(
@@ -165,7 +165,7 @@ def iter_predictions(
             call = partial(_compute, predictor, chunk, pixels(chunk), wanted)
             return working.submit(call).result if predictor.workers else call
 
-        ahead = PIECES_AHEAD * predictor.workers or 2
+        ahead = MICRO_BATCHES_AHEAD * predictor.workers or 2
         waiting: deque[Callable[[], Piece]] = deque()
         for chunk in chunks:
             waiting.append(start(chunk))

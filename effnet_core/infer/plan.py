@@ -34,12 +34,12 @@ PARTS_NAME = "predictions"
 SHARDS_NAME = "shards"
 
 Lists = list[tuple[int, str]]
-"""Of each run into an output, how many files it added and the digest of the model that labels them."""
+"""For each run into an output, how many files it added and the digest of the model that labels them."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A contiguous micro-batch of the input list and the part file that holds its answers."""
+    """A contiguous part of the input list and the part file that holds its answers."""
 
     index: int
     start: int

@@ -10,7 +10,7 @@ from typing import Any
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
-from effnet_core.files import cache_dir, write_json
+from effnet_core.files import cache_dir, cached, write_json
 from effnet_core.infer.engines.tuning import CACHE_NAME, SAMPLE_IMAGES, TUNING_NAME, best_decoders
 from effnet_core.infer.output import write_part
 from effnet_core.infer.pipeline import Prediction, Predictor, Rejection, Wanted, iter_predictions
@@ -76,7 +76,7 @@ def _with_decoders(
     key = f"{inputs['engine']} {infer.precision} {inputs['model_sha256']} {predictor.workers}"
     readers = infer.readers or source.readers
     wanted = Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels)
-    notes = cache_dir(CACHE_NAME) / TUNING_NAME
+    notes = cached(cache_dir(CACHE_NAME) / TUNING_NAME)
     decoders = best_decoders(key, notes, predictor, source, paths, wanted, readers=readers)
     return config.model_copy(update={"infer": infer.model_copy(update={"decoders": decoders})})
 

@@ -1,4 +1,4 @@
-"""Which operators a run computes with on this machine, and why. MindSpore is not needed here."""
+"""Which CPU kernels a run computes with on this machine, and why. MindSpore is not needed here."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Device: TypeAlias = Literal["CPU", "GPU", "Ascend"]
 class Choice:
     """What training computes with on this machine."""
 
-    own: bool
+    native: bool
     reason: str
     """Why, in words that can stand after ``native kernels:`` or ``built-in kernels:``."""
     library: Path | None = None
     """Where the native kernels are, or will be once they are built."""
 
     def __str__(self) -> str:
-        return f"{'own' if self.own else 'built-in'} operators: {self.reason}"
+        return f"{'native' if self.native else 'built-in'} kernels: {self.reason}"
 
 
 def describe(mode: Mode, device: Device) -> Choice:

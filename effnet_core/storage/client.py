@@ -64,7 +64,7 @@ def s3_client(access: S3Access = DEFAULT_ACCESS) -> S3Client:
     """A client for all threads of this process; the same one for the same settings.
 
     Raises:
-        ConfigError: the endpoint is no address, or the profile is unknown.
+        ConfigError: the endpoint is not an address, or the profile is unknown.
         StoreError: there are no credentials.
     """
     key = (access, in_use(), os.getpid(), _environment_digest())
@@ -161,7 +161,7 @@ def _require_endpoint(url: str | None) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
-            f"storage.endpoint_url={shown!r} is no address of a server; give one that starts with "
+            f"storage.endpoint_url={shown!r} is not an address of a server; give one that starts with "
             "http:// or https://, such as https://s3.example.org"
         )
     if parts.username is not None:
@@ -223,7 +223,7 @@ def reach(access: S3Access) -> Reach | None:
     """How to reach the server, or None where there are no credentials.
 
     Raises:
-        ConfigError: the endpoint is no address, or the profile is unknown.
+        ConfigError: the endpoint is not an address, or the profile is unknown.
         StoreError: the credentials are incomplete.
     """
     return reach_by_environment(access) or _reach_by_boto3(access)

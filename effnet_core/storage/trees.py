@@ -211,7 +211,7 @@ def _fetch_large(
 
 
 def _require_names(place: S3Url, names: list[str]) -> None:
-    """Refuse keys that are no files of one folder: before the first byte, not in the middle."""
+    """Refuse keys that cannot be files of one folder: before the first byte, not in the middle."""
     seen: dict[str, str] = {}
     for name in names:
         try:

@@ -275,7 +275,7 @@ def _note_best(run: Run) -> None:
     patience = run.config.train.early_stop_evaluations
     if run.best.missed == patience:
         run.tell(
-            f"stopping early: top-1 {run.best.top1:.2%} of step {run.best.step} was not bettered in "
+            f"stopping early: top-1 {run.best.top1:.2%} of step {run.best.step} was not improved in "
             f"{patience} evaluations (train.early_stop_evaluations)"
         )
 

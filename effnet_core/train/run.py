@@ -48,7 +48,7 @@ class Run:
     network: EfficientNet
     optimizer: nn.Optimizer
     rates: NDArray[np.float32] | None
-    """Of every step; None where the run's length is known to the clock only."""
+    """Learning rate of every step; None where the run's length is known to the clock only."""
     steps_per_epoch: int
     lr_scales: dict[str, float]
     step: int = 0

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from effnet_core.cli.terminal import console
+from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError, EffnetError
 from effnet_core.text import nearest
 from flows.service.api import JSON, PAGE, Api, ApiError
@@ -87,7 +88,7 @@ def _parse(deployment: JSON, text: str) -> tuple[str, Any]:
     if kinds == {"string"}:
         return key, raw
     try:
-        value = yaml.safe_load(raw)
+        value = parse_yaml(raw)
     except yaml.YAMLError:
         value = raw
     if "string" in kinds and isinstance(value, (int, float)) and not kinds & {"integer", "number"}:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from effnet_core.config.schema import InferConfig, RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
-from effnet_core.files import cache_dir, put_in_place, sha256_of_text
+from effnet_core.files import cache_dir, cached, put_in_place, sha256_of_text
 from effnet_core.infer.engines.tuning import CACHE_NAME, TUNING_NAME, Layout, best_layout
 from effnet_core.locks import alone
 from effnet_core.machine import available_cores
@@ -89,7 +89,7 @@ def engine_file(checkpoint: Path, config: RunConfig, engine: str = "onnxruntime"
     what = metadata(sidecar)
     settings = (engine, str(GRAPH_VERSION), str(sidecar.bn_eps), sidecar.padding)
     digest = sha256_of_text(*settings, *what.values())
-    path = cache_dir(CACHE_NAME) / f"{sidecar.variant}-{digest[:32]}.onnx"
+    path = cached(cache_dir(CACHE_NAME) / f"{sidecar.variant}-{digest[:32]}.onnx")
     with alone(path):
         if not _is_usable(path, what):
             _make(checkpoint, sidecar, path, engine, config)

@@ -34,7 +34,7 @@ SAMPLE_S = 0.4
 WORSE = 0.9
 """A size below this share of the best rate ends the search: larger ones fall further."""
 NEAR = 0.97
-"""Of sizes that reach this share of the best rate, the largest: it hands over less often."""
+"""The largest size that reaches this share of the best rate is taken: it hands over less often."""
 CLEARLY = 0.9
 """Fewer workers, or decoders of their own, must leave the usual way below this share of their rate: on a
 busy machine smaller differences say nothing."""

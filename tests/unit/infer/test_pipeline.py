@@ -26,7 +26,7 @@ from effnet_core.infer.engines import tuning
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import allowed_errors, read_parts
 from effnet_core.infer.pipeline import (
-    PIECES_AHEAD,
+    MICRO_BATCHES_AHEAD,
     Outputs,
     Prediction,
     Rejection,
@@ -234,7 +234,7 @@ def test_work_runs_ahead_but_not_away(folder: Path, workers: int, decoders: int)
     for taken in range(1, 4):
         next(micro_batches)
         time.sleep(0.1)
-        assert len(read) <= 2 * (taken + PIECES_AHEAD * max(workers, 1))
+        assert len(read) <= 2 * (taken + MICRO_BATCHES_AHEAD * max(workers, 1))
     micro_batches.close()
 
 

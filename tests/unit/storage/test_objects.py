@@ -193,8 +193,8 @@ def test_a_wrong_clock(seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("endpoint", "words"),
     [
-        ("127.0.0.1:9", "is no address of a server; give one that starts with http"),
-        ("ftp://127.0.0.1", "is no address of a server"),
+        ("127.0.0.1:9", "is not an address of a server; give one that starts with http"),
+        ("ftp://127.0.0.1", "is not an address of a server"),
         ("http://user:planted@127.0.0.1", r"'http://\*\*\*@127.0.0.1' holds credentials"),
     ],
 )
@@ -208,7 +208,7 @@ def test_an_endpoint_of_the_environment_without_scheme(
     aws_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9")
-    with pytest.raises(ConfigError, match="is no address of a server"):
+    with pytest.raises(ConfigError, match="is not an address of a server"):
         read_object("s3://bucket/a")
 
 
