@@ -462,6 +462,9 @@ class RuntimeConfig(Section):
     """Seconds that ranks wait for each other at the start."""
     timeout_s: int = Field(0, ge=0)
     """Seconds after which a job is stopped; 0 means never."""
+    stall_timeout_s: int = Field(900, ge=0)
+    """Seconds without a sign of life, such as computing, after which a job is ended so that it can be
+    tried again; 0 means never."""
     stop_grace_s: int = Field(30, ge=1)
     """Seconds that a job has to save its state once it is asked to stop."""
     exact_resume: bool = True

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -284,9 +285,6 @@ def _reach_by_boto3(access: S3Access) -> Reach | None:
     return Reach(client.meta.endpoint_url, client.meta.region_name, credentials)
 
 
-_in_use: list[Credentials] = []
-
-
 @dataclass(frozen=True)
 class Credentials:
     """One key pair of an object store; its text form shows none of it."""
@@ -305,19 +303,22 @@ class Credentials:
         }
 
 
+_in_use: ContextVar[Credentials | None] = ContextVar("effnet_core.credentials", default=None)
+
+
 @contextmanager
 def using(credentials: Credentials | None) -> Iterator[None]:
-    """Use these instead of boto3's chain inside the block, in all threads; None changes nothing."""
+    """Use these instead of boto3's chain inside the block and in its ``Threads``; None changes nothing."""
     if credentials is None:
         yield
         return
-    _in_use.append(credentials)
+    token = _in_use.set(credentials)
     try:
         yield
     finally:
-        _in_use.remove(credentials)
+        _in_use.reset(token)
 
 
 def in_use() -> Credentials | None:
-    """What ``using`` handed over last, or None where boto3's own chain decides."""
-    return _in_use[-1] if _in_use else None
+    """What the innermost ``using`` handed over, or None where boto3's own chain decides."""
+    return _in_use.get()

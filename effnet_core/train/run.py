@@ -64,6 +64,8 @@ class Run:
     """Side of the training input, px."""
     same_since: int = 0
     """The update with which the compiled step took its present form."""
+    equal_since: int = 0
+    """The update after which all ranks were made equal."""
     spent_s: float = 0.0
     """Seconds since the first step, those of processes that were cut included; as rank 0 counts."""
     begun: float | None = None
