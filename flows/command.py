@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
@@ -12,7 +13,7 @@ import typer
 
 from effnet_core.commands import guarded
 from effnet_core.errors import ConfigError
-from flows.server import prefect_api
+from flows.server import AUTH_VARIABLE, prefect_api
 
 
 def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
@@ -28,9 +29,14 @@ def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
     def command(**values: Any) -> None:
         _require_allowed(flow, values)
         with prefect_api() as url:
-            from prefect.settings import PREFECT_API_URL, temporary_settings
+            from prefect.settings import (
+                PREFECT_API_AUTH_STRING,
+                PREFECT_API_URL,
+                temporary_settings,
+            )
 
-            with temporary_settings({PREFECT_API_URL: url}):
+            auth = os.environ.get(AUTH_VARIABLE)
+            with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}):
                 result = flow(**values)
         typer.echo(result)
 

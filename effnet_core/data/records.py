@@ -28,7 +28,7 @@ from effnet_core.data.manifest import MANIFEST_NAME, Dataset, Split, open_datase
 from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import os_reason, read_json, refuse_os_errors, write_json
+from effnet_core.files import os_reason, read_json, refuse_os_errors, usual_mode, write_json
 from effnet_core.job import Job
 from effnet_core.launch import run_job
 
@@ -142,7 +142,7 @@ def _write(dataset: Dataset, rows: list[dict[str, Any]], folder: Path) -> list[s
             writer.write_raw_data([_record(dataset, row) for row in part[start : start + ROWS]])
         writer.commit()
         for file in (path, path.with_name(f"{path.name}.db")):
-            file.chmod(0o644)  # MindSpore lets only their owner read them
+            file.chmod(usual_mode())  # MindSpore lets only their owner read them
         names.append(path.name)
     return names
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from flows.api import Api, ApiError
 from flows.keeper import run_processes
+from flows.private import login_of
 from flows.recovery import is_final
 from flows.server import STATE_DIR_VARIABLE
 from tests.signals import heed_ctrl_c
@@ -51,11 +52,11 @@ class TestedService:
         self.api = Api(f"{self.url}/api")
         self.environment = {
             **os.environ,
-            STATE_DIR_VARIABLE: str(folder / "state"),
             "PYTHONPATH": str(ROOT),
         }
-        for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_TEST_MODE"):
+        for name in (STATE_DIR_VARIABLE, "PREFECT_API_URL", "PREFECT_HOME", "PREFECT_TEST_MODE"):
             self.environment.pop(name, None)
+        self.state_dir = folder / ".effnet"
 
     def effnet(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return self._run(["-m", "flows.cli", *arguments], variables)
@@ -72,8 +73,8 @@ class TestedService:
         )
 
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        home = str(self.folder / "state" / "prefect")
-        variables = {"PREFECT_API_URL": self.api.url, "PREFECT_HOME": home, "DO_NOT_TRACK": "1"}
+        """Prefect's own command in the folder of ``effnet up``: nobody tells it address and login."""
+        variables = {"PREFECT_HOME": str(self.folder / "home"), "DO_NOT_TRACK": "1"}
         return self._run(["-m", "prefect", "--no-prompt", *arguments], variables)
 
     def _run(
@@ -89,9 +90,12 @@ class TestedService:
             timeout=300,
         )
 
-    def up(self) -> None:
-        done = self.effnet("up", "--port", str(self.port))
+    def up(self, *options: str) -> str:
+        """Start the service; returns what the command said."""
+        done = self.effnet("up", "--port", str(self.port), *options)
         assert done.returncode == 0, done.stdout + done.stderr
+        self.api.auth = login_of(self.state_dir)
+        return done.stdout
 
     def start_training(self, data: Path, run_dir: Path, *, epochs: int, name: str = "b0") -> str:
         """A run of the smallest network, about a second an epoch."""
@@ -161,7 +165,7 @@ class TestedService:
         return int(self._started("server").rsplit(" ", 1)[1])
 
     def _started(self, name: str) -> str:
-        text = (self.folder / "state" / "service" / "keeper.log").read_text()
+        text = (self.state_dir / "service" / "keeper.log").read_text()
         lines = [line for line in text.splitlines() if f"{name} started as process" in line]
         return lines[-1] if lines and Path(f"/proc/{lines[-1].rsplit(' ', 1)[1]}").exists() else ""
 
