@@ -17,7 +17,7 @@ from pathlib import Path
 
 from machine import write_note
 
-from effnet_core.predictions import read_parts
+from effnet_core.infer.output import read_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENTS = 64

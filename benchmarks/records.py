@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from effnet_core import environment
+from effnet_core import machine
+from effnet_core.jobs import environment
 
 environment.prepare()
 
@@ -25,7 +26,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from benchmarks.machine import write_note  # noqa: E402
-from effnet_core.config import DataConfig  # noqa: E402
+from effnet_core.config.schema import DataConfig  # noqa: E402
 from effnet_core.data import loader  # noqa: E402
 from effnet_core.data.manifest import Dataset, Split  # noqa: E402
 from effnet_core.data.order import epoch_order  # noqa: E402
@@ -88,8 +89,9 @@ def load(split: Split, order: list[int]) -> float:
         order,
         transforms=train_transforms(SPEC, DataConfig()),
         batch_size=BATCH,
-        workers=len(environment.available_cores()),
+        workers=len(machine.available_cores()),
         seed=0,
+        background=None,
     )
     assert sum(batch.valid for batch in rows) == len(order)
     return time.perf_counter() - started

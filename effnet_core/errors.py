@@ -24,9 +24,6 @@ two, because it is shown to people as it is.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 
 class EffnetError(Exception):
     """Base of every error that a user can meet."""
@@ -117,20 +114,3 @@ def error_type(name: str) -> type[EffnetError]:
     if isinstance(found, type) and issubclass(found, EffnetError):
         return found
     return JobError
-
-
-def in_one_line(error: BaseException) -> str:
-    """What an error of a library says first, without the rules and headings that MindSpore draws."""
-    lines = (line.strip() for line in str(error).splitlines())
-    said = [line for line in lines if line.strip("-=")]
-    if not said:
-        return "no message"
-    if said[0].startswith("- "):  # such as "- Cuda error:" over "out of memory"
-        return " ".join(said[:2]).removeprefix("- ")
-    return said[0]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as ``; did you mean 'digits'?``, or an empty string when nothing is close."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -9,11 +9,10 @@ from prefect import flow
 from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from effnet_core.config import RunConfig
-from effnet_core.environment import available_cores
+from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
-from effnet_core.inference_plan import Plan
-from flows.environments import flow_config
+from effnet_core.infer.plan import Plan
+from effnet_core.machine import available_cores
 from flows.names import named
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -30,6 +29,7 @@ from flows.parameters import (
     as_overrides,
     own_folder,
 )
+from flows.service.environments import flow_config
 from tasks.infer import Pace, find_model, finish_inference, plan_inference, predict_shard
 from tasks.slots import device_slot
 

@@ -13,14 +13,16 @@ from typing import Any
 
 from rich.table import Table
 
-from effnet_core.config import load_config
+from effnet_core.cli.lines import show_events
+from effnet_core.cli.terminal import console
+from effnet_core.config.load import load_config
 from effnet_core.data.digits import write_digits
 from effnet_core.errors import OutputExists
 from effnet_core.events import Event, emit
-from effnet_core.files import human_bytes, make_folder
-from effnet_core.pipeline_report import SUMMARY_NAME
-from effnet_core.terminal import console, show_events
-from flows.server import prefect_api, ui_url
+from effnet_core.files import make_folder
+from effnet_core.reports.pipeline import SUMMARY_NAME
+from effnet_core.text import human_bytes
+from flows.service.server import prefect_api, ui_url
 
 RECIPE = "digits"
 LATEST = "latest"

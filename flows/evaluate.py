@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import flow
 
 from effnet_core.results import EvalResult
-from flows.environments import flow_config
 from flows.names import data_name, evaluation_name, tag_run, weights_name
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -17,7 +16,8 @@ from flows.parameters import (
     Split,
     as_overrides,
 )
-from tasks.cards import show_evaluation
+from flows.service.environments import flow_config
+from tasks.dashboard.cards import show_evaluation
 from tasks.evaluate import evaluate_checkpoint
 from tasks.slots import device_slot
 

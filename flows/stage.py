@@ -7,9 +7,9 @@ from pathlib import Path
 from prefect import flow
 
 from effnet_core.data.manifest import Dataset
-from flows.environments import flow_config
 from flows.names import staging_name
 from flows.parameters import FolderPath, Overrides, Recipe, Seed, Share, ValidationShare
+from flows.service.environments import flow_config
 from tasks.stage_data import stage
 
 
@@ -45,7 +45,7 @@ def stage_flow(
         val_share=val_share,
         seed=seed,
         max_rejected_share=max_rejected_share,
-        storage=config.storage,
+        config=config,
     )
     return dataset
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from prefect import task
 
-from effnet_core import runs
-from effnet_core.config import RunConfig
+from effnet_core import api
+from effnet_core.config.schema import RunConfig
 from effnet_core.results import EvalResult
 from tasks import policies
-from tasks.reporting import on_dashboard
+from tasks.dashboard.progress import on_dashboard
 
 STAGE = "evaluate"
 
@@ -21,7 +21,7 @@ def evaluate_checkpoint(
 ) -> EvalResult:
     """Accuracy of a checkpoint over every image of a split."""
     with on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"):
-        return runs.evaluate(
+        return api.evaluate(
             checkpoint,
             Path(data),
             split=split,

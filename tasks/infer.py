@@ -14,16 +14,16 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from effnet_core import runs
-from effnet_core.config import RunConfig
-from effnet_core.inference_plan import Plan, Shard
-from effnet_core.model_store.cache import from_store
-from effnet_core.pages import NO_VALUE, format_seconds
-from effnet_core.predictions_report import PredictionsReport
+from effnet_core import api
+from effnet_core.config.schema import RunConfig
+from effnet_core.infer.plan import Plan, Shard
+from effnet_core.model_store.versions import from_store
+from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardResult
+from effnet_core.text import NO_VALUE, format_seconds
 from tasks import policies
 from tasks.credentials import credentials_of
-from tasks.reporting import on_dashboard
+from tasks.dashboard.progress import on_dashboard
 
 STAGE = "predict"
 CLASSES_SHOWN = 100
@@ -43,7 +43,7 @@ def plan_inference(
 ) -> Plan:
     """List the input, cut it into shards and claim the output folder."""
     with credentials_of(config.storage):
-        return runs.plan_inference(
+        return api.plan_inference(
             checkpoint, [folder], Path(output), config=config, only_new=only_new
         )
 
@@ -56,7 +56,7 @@ def predict_shard(config: RunConfig, plan: Plan, shard: Shard, checkpoint: str) 
         credentials_of(config.storage),
         on_dashboard(f"predict-shard-{shard.index}", STAGE, description=title),
     ):
-        results = runs.infer_shards(plan, [shard], checkpoint, config=config)
+        results = api.infer_shards(plan, [shard], checkpoint, config=config)
     return results[0]
 
 
@@ -67,7 +67,7 @@ def finish_inference(config: RunConfig, plan: Plan, checkpoint: str) -> dict[str
     The classes become a table, the totals and the gallery pages on the dashboard.
     """
     with credentials_of(config.storage):
-        summary, report = runs.finish_inference(plan, checkpoint, config=config)
+        summary, report = api.finish_inference(plan, checkpoint, config=config)
     classes = list(summary["classes"].items())
     create_table_artifact(
         key="batch-infer-classes",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from prefect import task
 
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.model_store.publication import Published, publish_model
 from effnet_core.results import EvalResult
 from tasks import policies
 from tasks.credentials import credentials_of
-from tasks.reporting import on_dashboard
+from tasks.dashboard.progress import on_dashboard
 
 STAGE = "publish"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from effnet_core.config import StorageConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.card import read_card
 from effnet_core.data.manifest import Dataset
 from effnet_core.data.staging import STAGE, stage_dataset
 from tasks import policies
 from tasks.credentials import credentials_of
-from tasks.reporting import on_dashboard
+from tasks.dashboard.progress import on_dashboard
 
 
 @task(name="stage-dataset", task_run_name="stage-dataset", **policies.STAGE)
@@ -24,11 +24,11 @@ def stage(
     val_share: float,
     seed: int,
     max_rejected_share: float,
-    storage: StorageConfig,
+    config: RunConfig,
 ) -> tuple[Dataset, bool]:
     """The staged data set, and whether it was there already; its data card is an artifact."""
     with (
-        credentials_of(storage),
+        credentials_of(config.storage),
         on_dashboard("stage-progress", STAGE, description=f"files of {source} looked into"),
     ):
         staged = stage_dataset(
@@ -37,7 +37,9 @@ def stage(
             val_share=val_share,
             seed=seed,
             max_rejected_share=max_rejected_share,
-            access=storage.access,
+            max_pixels=config.data.max_pixels,
+            background=config.background,
+            access=config.storage.access,
         )
     create_markdown_artifact(
         key="data-card", markdown=read_card(Path(out)), description=f"data set {out}"

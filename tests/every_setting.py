@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_core.config import RunConfig, load_config
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import RunConfig
 
 UNIT = (
     "model.variant",
@@ -21,6 +22,8 @@ UNIT = (
     "data.interpolation",
     "data.mean",
     "data.std",
+    "data.background",
+    "data.max_pixels",
     "data.global_batch_size",
     "optim.base_lr",
     "schedule.name",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from effnet_core.config import RunConfig, load_config
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import RunConfig
 
 TINY = (
     "model.variant=efficientnet_tiny",

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from effnet_core.errors import DataError, nearest
+from effnet_core.errors import DataError
 from effnet_core.files import atomic_path, read_json, sha256_of_text
+from effnet_core.text import nearest
 
 DATASET_NAME = "dataset.json"
 MANIFEST_NAME = "manifest.parquet"

@@ -13,8 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +22,12 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from effnet_core.config import DataConfig, RunConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data.manifest import MANIFEST_NAME, Dataset, Split, open_dataset
-from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import os_reason, read_json, refuse_os_errors, usual_mode, write_json
-from effnet_core.job import Job
-from effnet_core.launch import run_job
+from effnet_core.files import read_json, refuse_os_errors, require_space, usual_mode, write_json
+from effnet_core.text import os_reason
 
 STAGE = "records"
 RECORDS_NAME = "records"
@@ -44,24 +41,6 @@ ROWS = 64
 EVENT_EVERY = 1000
 
 SCHEMA = {"image": {"type": "bytes"}, "label": {"type": "int32"}}
-
-
-def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -> None:
-    """Write the records of splits that have none yet, in a process of their own.
-
-    Raises:
-        DataError: there is no such split, no room, or an image is not as it was staged.
-    """
-    for name in dict.fromkeys(splits):
-        dataset.split(name)
-        if record_files(dataset, name):
-            continue
-        alone = config.model_copy(
-            update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
-        )
-        job = Job("records", {"data_dir": str(dataset.root.resolve()), "split": name})
-        with tempfile.TemporaryDirectory(prefix="effnet-records-") as folder:
-            run_job(job, alone, Path(folder))
 
 
 def split_as(dataset: Dataset, name: str, config: DataConfig) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from mindspore.dataset import vision
 from mindspore.dataset.vision import Inter
 from numpy.typing import NDArray
 
-from effnet_core.config import DataConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data.images import decode_image
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 
@@ -60,7 +61,7 @@ def eval_transforms(spec: PreprocessSpec) -> list[Any]:
 
 
 def _reference(content: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
-    return preprocess(decode_image(content.tobytes()), spec)
+    return preprocess(decode_image(content.tobytes(), max_pixels=sys.maxsize), spec)
 
 
 def _to_network_input(spec: PreprocessSpec) -> list[Any]:

@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from effnet_core.errors import Conflict, StoreError
-from effnet_core.files import atomic_path, os_reason, usual_mode
+from effnet_core.files import atomic_path, usual_mode
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
+from effnet_core.text import os_reason
 
 ABANDONED_S = 24 * 3600
 """Age at which a temporary file belongs to a process that is gone."""

@@ -12,19 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from effnet_core.data.names import require_name
-from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
-from effnet_core.files import digest_of_file, os_reason, put_in_place
-from effnet_core.storage.addresses import S3Url
+from effnet_core.files import digest_of_file, put_in_place, require_space
+from effnet_core.storage.addresses import S3Url, require_name
 from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
-from effnet_core.storage.client import S3Access, s3_client
-from effnet_core.storage.listing import list_all
-from effnet_core.storage.objects import StoredObject
-from effnet_core.storage.progress import Progress
-from effnet_core.storage.ranged import JOURNAL_SUFFIX, fetch
+from effnet_core.storage.client import S3Access, s3_client, transfer_config
+from effnet_core.storage.objects import StoredObject, list_all
+from effnet_core.storage.ranged import JOURNAL_SUFFIX, Progress, fetch
 from effnet_core.storage.refusals import explained
-from effnet_core.storage.s3 import transfer_config
+from effnet_core.text import os_reason
 
 STATE_NAME = ".fetched.jsonl"
 PART_SUFFIX = ".part"

@@ -12,24 +12,26 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from effnet_core import checkpoint
-from effnet_core.checkpoint import Sidecar
-from effnet_core.collective import Group, parameters_digest
-from effnet_core.config import RunConfig, load_config
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.loader import Batch
 from effnet_core.data.order import epoch_order
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import train_transforms
 from effnet_core.errors import CheckpointError, ConfigError
+from effnet_core.jobs.collective import Group, parameters_digest
 from effnet_core.results import EvalResult
-from effnet_core.train import loop, saving
+from effnet_core.train import loop, saver, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
+from effnet_core.train.resume import resume
 from effnet_core.train.run import Run, prepare, step_cell
-from effnet_core.train.start import resume
 from effnet_core.train.step import SHARED, TrainStep
 from effnet_core.train.tracking import open_trackers
 from effnet_core.train.update import update
+from effnet_core.weights import checkpoint
+from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.load import load_parameters
 from tests import every_setting
 from tests.cells.test_evaluate import BrightnessNetwork
 from tests.cells.test_training import parameters
@@ -236,7 +238,7 @@ def trackers(config: RunConfig, folder: Path) -> list[str]:
 def end_of_the_run(config: RunConfig, folder: Path) -> tuple[int, int]:
     """After how many evaluations a run ends that never gets better, and whose weights it delivers."""
     run = prepared(config, folder)
-    run.saver = saving.Saver(folder / "run" / "checkpoints", keep=1)
+    run.saver = saver.Saver(folder / "run" / "checkpoints", keep=1)
     tops = iter([0.5, *[0.25] * 9])
     count = 0
     while not run.finished:
@@ -251,7 +253,7 @@ def end_of_the_run(config: RunConfig, folder: Path) -> tuple[int, int]:
         loop._finish(run, seconds=1.0)
     run.saver.close()
     model = prepared(config, folder).network
-    checkpoint.load(folder / "run" / "model.ckpt", model.get_parameters())
+    load_parameters(folder / "run" / "model.ckpt", model.get_parameters())
     return count, int(model.classifier.bias.asnumpy()[0]) // run.steps_per_epoch
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from effnet_core.config import OptimConfig
+from effnet_core.config.schema import OptimConfig
 from effnet_core.model.network import create_model
 from effnet_core.train.optim import create_optimizer, decays, lr_scales, set_learning_rate
 from effnet_core.train.step import SHARED, Ema, TrainStep

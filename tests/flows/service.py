@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -9,15 +10,17 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.api import Api, ApiError
-from flows.keeper import run_processes
-from flows.private import login_of
-from flows.recovery import is_final
-from flows.server import STATE_DIR_VARIABLE
+from flows.service.api import Api, ApiError
+from flows.service.daemon import run_processes
+from flows.service.private import login_of
+from flows.service.recovery import is_final
+from flows.service.server import STATE_DIR_VARIABLE
 from tests.signals import heed_ctrl_c
 from tests.tiny import TINY
 
@@ -97,6 +100,19 @@ class TestedService:
         self.api.auth = login_of(self.state_dir)
         return done.stdout
 
+    def ask(self, method: str, path: str, *, login: bool = False, **headers: str) -> int:
+        """The status of a bare request, as any program of the machine may send it."""
+        if login:
+            headers["Authorization"] = _basic(login_of(self.state_dir))
+        body = b"{}" if method == "POST" else None
+        headers = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(f"{self.api.url}{path}", body, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
     def start_training(self, data: Path, run_dir: Path, *, epochs: int, name: str = "b0") -> str:
         """A run of the smallest network, about a second an epoch."""
         parameters = {
@@ -168,6 +184,10 @@ class TestedService:
         text = (self.state_dir / "service" / "keeper.log").read_text()
         lines = [line for line in text.splitlines() if f"{name} started as process" in line]
         return lines[-1] if lines and Path(f"/proc/{lines[-1].rsplit(' ', 1)[1]}").exists() else ""
+
+
+def _basic(login: str) -> str:
+    return "Basic " + base64.b64encode(login.encode()).decode()
 
 
 def processes_naming(folder: Path) -> list[str]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import urllib.error
-import urllib.request
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,7 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from kubernetes_asyncio.client import ApiClient
 
 from effnet_core.files import read_json
-from flows.api import Api
-from flows.environments import read_environment
+from flows.service.environments import read_environment
 from tests.flows.service import ROOT, TestedService, processes_naming
 
 try:
@@ -205,50 +201,26 @@ def test_the_workers_manifests_are_kubernetes_own() -> None:
     assert names["image"]["default"] == worker["image"] == watch["image"]
 
 
-def status_of(url: str, *, body: dict[str, Any] | None = None, **headers: str) -> int:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        url, data=data, headers={"Content-Type": "application/json", **headers}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
 @pytest.mark.slow
 @pytest.mark.prefect
-def test_a_server_that_keeps_strangers_out(
-    tmp_path_factory: pytest.TempPathFactory,
-    source_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    service = TestedService(tmp_path_factory.mktemp("locked"))
-    login = "admin:test-password"
-    service.environment |= {
-        "PREFECT_SERVER_API_AUTH_STRING": login,
-        "PREFECT_API_AUTH_STRING": login,
-        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-    }
+def test_a_login_of_ones_own_and_none(tmp_path_factory: pytest.TempPathFactory) -> None:
+    service = TestedService(tmp_path_factory.mktemp("login"))
+    service.environment["PREFECT_SERVER_API_AUTH_STRING"] = "admin:test-password"
+    foreign = {"origin": "http://evil.example"}
     try:
         service.up()
-        filter_url = f"{service.api.url}/flow_runs/filter"
-        assert status_of(f"{service.api.url}/admin/settings") == 401
-        assert status_of(f"{service.api.url}/health") == 200
-        assert status_of(filter_url, body={}) == 403
-        monkeypatch.setenv("PREFECT_API_AUTH_STRING", login)
-        assert Api(service.api.url).runs() == []
-        out = service.folder / "data"
-        options = ["-p", f"source={source_dir}", "-p", f"out={out}", "--watch"]
-        done = service.effnet("run", "stage", *options)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert (out / "dataset.json").exists()
-        done = service.effnet("doctor", "--json")
-        assert "1 online" in done.stdout
-        done = service.effnet("run", "stage", *options, PREFECT_API_AUTH_STRING="admin:guess")
+        assert service.api.auth == "admin:test-password"
+        assert service.ask("GET", "/admin/settings") == 401
+        assert service.ask("GET", "/admin/settings", login=True) == 200
+        done = service.effnet("up", "--no-login")
         assert done.returncode == 2
-        assert "wants a login; set PREFECT_API_AUTH_STRING" in done.stderr
+        assert "and a login; effnet down stops it" in done.stderr
+        assert service.effnet("down").returncode == 0
+        assert "effnet/login#" not in service.up("--no-login")
+        assert service.ask("GET", "/admin/settings") == 200
+        assert service.ask("POST", "/flow_runs/filter") == 403  # no other page's request is proven
+        assert service.ask("GET", "/admin/settings", **foreign) == 403
+        assert "auth_string" not in (service.folder / "prefect.toml").read_text()
     finally:
         done = service.effnet("down")
     assert done.returncode == 0, done.stderr

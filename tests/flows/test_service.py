@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from effnet_core.checkpoint import newest
 from effnet_core.files import read_json
-from flows import deploying
+from effnet_core.weights.checkpoint import newest
+from flows.service import deploy as deploying
 from tests.flows.service import ROOT, TestedService, kill, processes_naming, wait_for
 from tests.images import draw, encode
 from tests.tiny import TINY

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.training_page import training_card
+from tasks.dashboard.training import training_card
 from tests.tiny import tiny_config
 
 ROW = {

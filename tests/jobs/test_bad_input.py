@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from effnet_core import mindvision
+from effnet_core.mindvision import __main__ as mindvision
 from effnet_core.results import TrainResult
 from flows.cli import app
 from tests.images import class_folders, draw, encode

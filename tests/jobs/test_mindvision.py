@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from effnet_core.files import read_jsonl
-from effnet_core.job import METRICS_NAME
+from effnet_core.jobs.job import METRICS_NAME
 from tests.services import missing
 
 pytestmark = pytest.mark.mindspore

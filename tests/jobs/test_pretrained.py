@@ -11,7 +11,7 @@ import skimage
 import sklearn
 from PIL import Image
 
-from effnet_core.ckpt_file import read_ckpt
+from effnet_core.weights.ckpt_file import read_ckpt
 from tests.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore

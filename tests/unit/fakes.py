@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from effnet_core.data.preprocess import PreprocessSpec
-from effnet_core.predict import Outputs
+from effnet_core.infer.pipeline import Outputs
 
 SPEC = PreprocessSpec(32, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

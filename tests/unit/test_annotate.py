@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_core.annotate import ROW_PX, annotate, annotate_single
-from effnet_core.config import StorageConfig
+from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import DataError
 from effnet_core.files import write_json
-from effnet_core.inference_plan import RUN_NAME
+from effnet_core.infer.plan import RUN_NAME
+from effnet_core.reports.annotate import ROW_PX, annotate, annotate_single
 from tests.images import draw, encode
 
 ROW = {"class_ids": [282, 7], "class_names": ["tiger cat", "cock"], "probs": [0.75, 0.1]}

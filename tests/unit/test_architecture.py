@@ -31,7 +31,7 @@ def test_import_contracts_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["effnet_core", "effnet_core.config", "effnet_core.runs", "effnet_core.worker"]
+    "module", ["effnet_core", "effnet_core.config.schema", "effnet_core.api", "effnet_core.worker"]
 )
 def test_a_parent_loads_neither_mindspore_nor_prefect(module: str) -> None:
     heavy = ("mindspore", "prefect")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.data import archives, space
+from effnet_core import files as core_files
+from effnet_core.data import archives
 from effnet_core.data.archives import Limits, unpack
 from effnet_core.errors import DataError
 
@@ -190,8 +191,8 @@ def test_damaged_archives(tmp_path: Path, name: str, damage: str) -> None:
 
 def test_room_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zipped(tmp_path / "a.zip", ("a.jpg", os.urandom(9000)))
-    usage = shutil.disk_usage(tmp_path)._replace(free=space.RESERVE_BYTES + 8999)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=core_files.RESERVE_BYTES + 8999)
+    monkeypatch.setattr(core_files.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"unpacking a\.zip needs 9\.0 kB, but .* MB free"):
         unpack(path, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from effnet_core import ckpt_file
-from effnet_core.ckpt_file import read_ckpt, write_ckpt
 from effnet_core.errors import CheckpointError
+from effnet_core.weights import ckpt_file
+from effnet_core.weights.ckpt_file import read_ckpt, write_ckpt
 
 ARRAYS = {
     "stem.conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),

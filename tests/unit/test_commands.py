@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from effnet_core import __version__
-from effnet_core.config import leaf_keys
-from effnet_core.model.spec import VARIANTS
-from effnet_core.recipes import recipe_names
-from effnet_core.tables import settings_markdown
+from effnet_core.cli.tables import settings_markdown
+from effnet_core.config.load import leaf_keys
+from effnet_core.config.recipes import recipe_names
+from effnet_core.family.variants import VARIANTS
 from flows.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +43,8 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_nothing_heavy_is_loaded_before_a_command_is_chosen() -> None:
-    heavy = ("effnet_core.config", "boto3", "rich.live")
-    code = f"import sys, effnet_core.cli; print([n for n in {heavy!r} if n in sys.modules])"
+    heavy = ("effnet_core.config.schema", "boto3", "rich.live")
+    code = f"import sys, effnet_core.cli.app; print([n for n in {heavy!r} if n in sys.modules])"
     argv = [sys.executable, "-c", code]
     answer = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from effnet_core.config import (
-    CONFIG_NAME,
-    RunConfig,
-    leaf_keys,
-    load_config,
-    read_config,
-    write_config,
-)
+from effnet_core.config.load import CONFIG_NAME, leaf_keys, load_config, read_config, write_config
+from effnet_core.config.recipes import recipe_names
+from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
-from effnet_core.recipes import recipe_names
 
 TINY = """
 model: {variant: efficientnet_tiny}
@@ -80,8 +74,8 @@ def test_an_unknown_recipe_names_the_nearest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "digits.yaml").write_text("train: {epochs: 9}\n")
-    for module in ("config", "recipes"):
-        monkeypatch.setattr(f"effnet_core.{module}.RECIPES_DIR", tmp_path)
+    for module in ("load", "recipes"):
+        monkeypatch.setattr(f"effnet_core.config.{module}.RECIPES_DIR", tmp_path)
     message = refusal(recipe="digit")
     assert message == (
         "recipe 'digit' is unknown; did you mean 'digits'? "

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flows import deployed
-from flows.api import Api, ApiError
+from flows.service import runs
+from flows.service.api import Api, ApiError
 
 
 class FakeServer(Api):
@@ -35,13 +35,13 @@ class FakeServer(Api):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployed, "POLL_S", 0.0)
+    monkeypatch.setattr(runs, "POLL_S", 0.0)
 
 
 def test_a_server_that_is_away_for_a_while_does_not_end_the_watch(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    deployed._watch(FakeServer("Running", None, None, "Running", "Completed"), "id")
+    runs._watch(FakeServer("Running", None, None, "Running", "Completed"), "id")
     output = capsys.readouterr().out
     assert output.count("the run goes on meanwhile") == 2
     assert output.count("Running a-run") == 1
@@ -49,11 +49,11 @@ def test_a_server_that_is_away_for_a_while_does_not_end_the_watch(
 
 
 def test_a_server_that_stays_away_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployed, "AWAY_S", -1.0)
+    monkeypatch.setattr(runs, "AWAY_S", -1.0)
     with pytest.raises(ApiError, match="does not answer"):
-        deployed._watch(FakeServer("Running", None), "id")
+        runs._watch(FakeServer("Running", None), "id")
 
 
 def test_a_run_that_fails_is_an_error() -> None:
-    with pytest.raises(deployed.RunFailed, match="a-run ended as Failed: why"):
-        deployed._watch(FakeServer("Running", "Failed"), "id")
+    with pytest.raises(runs.RunFailed, match="a-run ended as Failed: why"):
+        runs._watch(FakeServer("Running", "Failed"), "id")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from effnet_core import doctor
-from effnet_core.doctor import Finding
-from effnet_core.environment import ONEDNN_ISA
+from effnet_core.cli import doctor
+from effnet_core.cli.doctor import Finding
+from effnet_core.jobs.environment import ONEDNN_ISA
 from effnet_core.kernels import build
 from flows.cli import app
 

@@ -16,16 +16,16 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core import engines
-from effnet_core.cache import CACHE_VARIABLE, cache_dir
-from effnet_core.config import RunConfig, load_config
-from effnet_core.engines import tuning
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
-from effnet_core.export import commands
+from effnet_core.export import export
 from effnet_core.export.onnx_model import write_onnx
-from effnet_core.files import read_json, write_json
+from effnet_core.files import CACHE_VARIABLE, cache_dir, read_json, write_json
+from effnet_core.infer import engines
+from effnet_core.infer.engines import tuning
+from effnet_core.weights import checkpoint as checkpoints
 from tests.weights import make_checkpoint
 
 ONNX = load_config(None, ["infer.engine=onnxruntime"])
@@ -41,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def agreement() -> Iterator[mock.Mock]:
     """In place of the comparison with MindSpore."""
-    with mock.patch.object(commands, "require_agreement") as stub:
+    with mock.patch.object(export, "require_agreement") as stub:
         yield stub
 
 
@@ -138,14 +138,14 @@ def test_two_processes_make_an_engine_once(checkpoint: Path, cache: Path, tmp_pa
     code = f"""
 import time
 from pathlib import Path
-from effnet_core import engines
-from effnet_core.config import RunConfig
-from effnet_core.export import commands
+from effnet_core.infer import engines
+from effnet_core.config.schema import RunConfig
+from effnet_core.export import export
 def agree(*arguments, **options):
     with open({str(count)!r}, "a") as stream:
         stream.write("x")
     time.sleep(0.5)
-commands.require_agreement = agree
+export.require_agreement = agree
 print(engines.engine_file(Path({str(checkpoint)!r}), RunConfig()))
 """
     started = [
@@ -320,8 +320,8 @@ def test_a_bad_engine_file_is_one_sentence(
 def test_the_parent_loads_no_mindspore(checkpoint: Path, cache: Path, agreement: mock.Mock) -> None:
     engines.prepare(checkpoint, ONNX)
     code = (
-        "import sys, json; from pathlib import Path; from effnet_core import engines; "
-        "from effnet_core.config import RunConfig; "
+        "import sys, json; from pathlib import Path; from effnet_core.infer import engines; "
+        "from effnet_core.config.schema import RunConfig; "
         f"engines.prepare(Path({str(checkpoint)!r}), RunConfig()); "
         "print(json.dumps(sorted({'mindspore', 'onnxruntime', 'openvino'} & set(sys.modules))))"
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import environment
+from effnet_core import machine
+from effnet_core.jobs import environment
 
 
 def test_the_instruction_set_is_limited_where_the_user_has_not_said_otherwise() -> None:
@@ -48,20 +49,20 @@ def test_log_levels(level: str, number: str) -> None:
 
 
 def test_available_cores() -> None:
-    assert environment.available_cores() == sorted(os.sched_getaffinity(0))
+    assert machine.available_cores() == sorted(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(("cores", "ranks"), [(2, 1), (2, 2), (8, 3), (7, 7), (16, 5)])
 def test_ranks_share_all_cores_without_overlap(cores: int, ranks: int) -> None:
     numbers = [10 + i for i in range(cores)]
-    shares = [environment.cores_of_rank(numbers, rank, ranks) for rank in range(ranks)]
+    shares = [machine.cores_of_rank(numbers, rank, ranks) for rank in range(ranks)]
     assert [core for share in shares for core in share] == numbers
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert min(map(len, shares)) >= 1
 
 
 def test_more_ranks_than_cores_take_turns() -> None:
-    assert [environment.cores_of_rank([4, 5], rank, 5) for rank in range(5)] == [
+    assert [machine.cores_of_rank([4, 5], rank, 5) for rank in range(5)] == [
         [4],
         [5],
         [4],
@@ -81,4 +82,4 @@ def test_a_gpu_that_is_newer_than_mindspore_s_kernels(
     program.write_text(f"#!/bin/sh\n{answer}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert environment.newer_than_kernels() is newer
+    assert machine.newer_than_kernels() is newer

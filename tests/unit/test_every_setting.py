@@ -12,29 +12,32 @@ import numpy as np
 import pytest
 from prefect.blocks.system import Secret
 
-from effnet_core import engines, launch, predict, runs, worker
-from effnet_core.checkpoint import read_sidecar
-from effnet_core.config import RunConfig, leaf_keys
+from effnet_core import api, worker
+from effnet_core.config.load import leaf_keys
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.order import epoch_order, train_indices
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.errors import DataError, JobTimeout
 from effnet_core.export.onnx_model import write_onnx
+from effnet_core.family.scaling import cost
+from effnet_core.family.variants import variant
 from effnet_core.files import write_json
-from effnet_core.inference_plan import Plan, plan
-from effnet_core.inputs import list_inputs
-from effnet_core.job import EVENTS_NAME, Job
+from effnet_core.infer import engines, pipeline
+from effnet_core.infer.inputs import list_inputs
+from effnet_core.infer.output import finish, read_parts, write_part
+from effnet_core.infer.plan import Plan, plan
+from effnet_core.infer.shards import predict_shards
+from effnet_core.jobs import launch
+from effnet_core.jobs.job import EVENTS_NAME, Job
+from effnet_core.jobs.launch import run_job
 from effnet_core.kernels import choice
-from effnet_core.launch import run_job
-from effnet_core.model.scaling import cost
-from effnet_core.model.spec import variant
 from effnet_core.model_store.publication import publish_model
-from effnet_core.predict_job import predict_shards
-from effnet_core.predictions import finish, read_parts, write_part
 from effnet_core.results import ShardResult
 from effnet_core.storage import s3_client
-from effnet_core.storage.credentials import in_use
+from effnet_core.storage.client import in_use
 from effnet_core.train.mixing import change_batch
 from effnet_core.train.schedule import lr_schedule
+from effnet_core.weights.checkpoint import read_sidecar
 from tasks.credentials import credentials_of
 from tests import every_setting
 from tests.every_setting import Proof
@@ -47,6 +50,12 @@ from tests.weights import make_checkpoint
 def pixels(config: RunConfig, _: Path) -> bytes:
     """An image as the network would see it."""
     return preprocess(draw(90, 60), PreprocessSpec.from_config(config)).tobytes()
+
+
+def pixels_of_a_transparent_image(config: RunConfig, _: Path) -> bytes:
+    image = draw(90, 60).convert("RGBA")
+    image.putalpha(100)
+    return preprocess(image, PreprocessSpec.from_config(config)).tobytes()
 
 
 def rates(config: RunConfig, _: Path) -> bytes:
@@ -110,8 +119,13 @@ def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
     return read_parts(result.output)
 
 
+def answers_or_not(config: RunConfig, folder: Path) -> list[str]:
+    """The pictures, JPEGs of 1.1 million pixels each, that are labelled."""
+    return [row["path"] for row in answers(config, folder)]
+
+
 def threads_that(kind: str, config: RunConfig, folder: Path) -> list[int]:
-    with mock.patch.object(predict, "_pool", wraps=predict._pool) as pool:
+    with mock.patch.object(pipeline, "_pool", wraps=pipeline._pool) as pool:
         answers(config, folder)
     return [call.args[0] for call in pool.call_args_list if call.args[1] == kind]
 
@@ -121,7 +135,7 @@ def images_found(config: RunConfig, folder: Path) -> int:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(b"")
     checkpoint = make_checkpoint(folder / "a.ckpt")
-    return runs.plan_inference(checkpoint, [folder / "in"], folder / "out", config=config).images
+    return api.plan_inference(checkpoint, [folder / "in"], folder / "out", config=config).images
 
 
 def engine_of(config: RunConfig, folder: Path) -> Any:
@@ -220,13 +234,13 @@ def command(config: RunConfig, folder: Path) -> list[str]:
 
 
 def chosen_operators(config: RunConfig, folder: Path) -> str:
-    return str(choice.describe(config.runtime))
+    return str(choice.describe(config.runtime.kernels, config.runtime.device))
 
 
 def cores_of_rank_0(config: RunConfig, _: Path) -> list[Any]:
     with (
         mock.patch("os.sched_setaffinity") as pin,
-        mock.patch("effnet_core.environment.available_cores", return_value=[0, 1, 2, 3]),
+        mock.patch("effnet_core.machine.available_cores", return_value=[0, 1, 2, 3]),
     ):
         worker._take_cores(config, rank=0)
     return [call.args for call in pin.call_args_list]
@@ -288,6 +302,8 @@ PROOFS = {
     "data.interpolation": Proof("bilinear", pixels),
     "data.mean": Proof("[0.5, 0.5, 0.5]", pixels),
     "data.std": Proof("[0.5, 0.5, 0.5]", pixels),
+    "data.background": Proof("black", pixels_of_a_transparent_image),
+    "data.max_pixels": Proof("60000", answers_or_not),
     "data.global_batch_size": Proof("128", batch_of_rank_1, TWO_RANKS),
     "optim.base_lr": Proof("0.1", rates),
     "schedule.name": Proof("exponential", rates),

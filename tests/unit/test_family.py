@@ -7,14 +7,8 @@ import itertools
 import pytest
 
 from effnet_core.errors import ConfigError
-from effnet_core.model.scaling import (
-    cost,
-    drop_path_rates,
-    expand,
-    round_channels,
-    round_repeats,
-)
-from effnet_core.model.spec import VARIANTS, variant
+from effnet_core.family.scaling import cost, drop_path_rates, expand, round_channels, round_repeats
+from effnet_core.family.variants import VARIANTS, variant
 
 B0_TO_B7 = {
     # width, depth, image_size, drop_rate, crop_pct, blocks, head, trainable parameters

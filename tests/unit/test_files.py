@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import files
+from effnet_core import files, locks, text
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.storage.local import LocalStore
 
@@ -151,45 +151,48 @@ def test_require_empty_or_own(tmp_path: Path) -> None:
 
 def test_os_errors_as_sentences() -> None:
     error = PermissionError(errno.EACCES, "Permission denied", "/x")
-    assert files.os_reason(error) == "permission denied"
+    assert text.os_reason(error) == "permission denied"
     assert str(files.refuse_os_errors("staging")(error)) == "staging failed: permission denied (/x)"
-    assert files.os_reason(OSError("odd")) == "odd"
+    assert text.os_reason(OSError("odd")) == "odd"
 
 
 @pytest.mark.parametrize(
-    ("size", "text"),
+    ("size", "words"),
     [(0, "0 B"), (999, "999 B"), (21_400_000, "21.4 MB"), (5e9, "5.0 GB"), (7e13, "70.0 TB")],
 )
-def test_human_bytes(size: float, text: str) -> None:
-    assert files.human_bytes(size) == text
+def test_human_bytes(size: float, words: str) -> None:
+    assert text.human_bytes(size) == words
 
 
 def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with files.sole_user(folder, what="run folder"):
+    with locks.sole_user(folder, what="run folder"):
         (folder / "f").write_text("")
-        code = f"from effnet_core.files import *; sole_user(Path({str(folder)!r}), what='it').__enter__()"
+        code = (
+            "from pathlib import Path; from effnet_core.locks import sole_user; "
+            f"sole_user(Path({str(folder)!r}), what='it').__enter__()"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False
         )
         assert "OutputExists" in done.stderr
         with (
             pytest.raises(OutputExists, match=f"run folder {folder} is in use by a run"),
-            files.sole_user(folder, what="run folder"),
+            locks.sole_user(folder, what="run folder"),
         ):
             pass
-    with files.sole_user(folder, what="run folder"):
+    with locks.sole_user(folder, what="run folder"):
         assert (folder / "f").exists()
 
 
 def test_a_folder_that_nothing_was_written_to_is_taken_away(tmp_path: Path) -> None:
     with (
         pytest.raises(DataError),
-        files.sole_user(tmp_path / "new", what="run folder"),
+        locks.sole_user(tmp_path / "new", what="run folder"),
     ):
         raise DataError("no data set")
     (tmp_path / "old").mkdir()
-    with files.sole_user(tmp_path / "old", what="run folder"):
+    with locks.sole_user(tmp_path / "old", what="run folder"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
@@ -201,5 +204,5 @@ def test_a_file_system_without_locks_keeps_nobody_out(
         raise OSError(errno.ENOLCK, "no locks")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with files.sole_user(tmp_path, what="it"), files.sole_user(tmp_path, what="it"):
+    with locks.sole_user(tmp_path, what="it"), locks.sole_user(tmp_path, what="it"):
         pass

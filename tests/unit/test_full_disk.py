@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.config import StorageConfig
+from effnet_core.config.schema import StorageConfig
 from effnet_core.data.staging import WORK_NAME
 from effnet_core.storage import S3Url
 from effnet_core.storage.trees import upload_tree

@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from effnet_core import gallery, plots
-from effnet_core.config import InferConfig, StorageConfig
+from effnet_core.config.schema import InferConfig, StorageConfig
 from effnet_core.files import write_json
-from effnet_core.gallery import Selection
-from effnet_core.inference_plan import Plan, plan
-from effnet_core.input_sources import FolderSource
-from effnet_core.inputs import list_inputs
-from effnet_core.pages import markdown_text
-from effnet_core.predict import Prediction
-from effnet_core.predictions import finish, write_part
-from effnet_core.predictions_report import PredictionsReport, write_predictions_report
+from effnet_core.infer.inputs import list_inputs
+from effnet_core.infer.output import finish, write_part
+from effnet_core.infer.pipeline import Prediction
+from effnet_core.infer.plan import Plan, plan
+from effnet_core.infer.readers import FolderSource
+from effnet_core.render import plots
+from effnet_core.reports import gallery
+from effnet_core.reports.gallery import Selection
+from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import ShardResult
+from effnet_core.text import markdown_text
 from tests.images import draw, encode
 from tests.unit.test_report import Page
 

@@ -12,8 +12,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from flows import guarded
-from flows.guarded import HOSTS_VARIABLE, OwnOrigin, allowed_hosts
+from flows.service import guarded
+from flows.service.guarded import HOSTS_VARIABLE, OwnOrigin, allowed_hosts
 
 OWN = "127.0.0.1:4200"
 

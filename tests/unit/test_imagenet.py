@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effnet_core.imagenet import readable, rows, wordnet_ids
+from effnet_core.data.imagenet import readable, rows, wordnet_ids
 
 
 def test_the_table_is_whole() -> None:

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from effnet_core.config import StorageConfig
+from effnet_core.config.schema import StorageConfig
 from effnet_core.data.images import ImageProblem
 from effnet_core.errors import DataError, InputLost, OutputExists
-from effnet_core.input_sources import FolderSource, open_source
-from effnet_core.inputs import list_inputs
+from effnet_core.infer.inputs import list_inputs
+from effnet_core.infer.readers import FolderSource, open_source
 
 OUT = Path("/nowhere/out")
 
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path) -> None:
         return real(path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("effnet_core.inputs.os.scandir", scandir)
+        patch.setattr("effnet_core.infer.inputs.os.scandir", scandir)
         assert list_inputs([folder], OUT).paths == ("a", "b.jpg")
         with pytest.raises(ImageProblem, match="folder that cannot be listed"):
             FolderSource(folder).read("a")

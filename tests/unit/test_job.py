@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import errors
+from effnet_core import errors, text
 from effnet_core.errors import ConfigError, DataError, EffnetError, Interrupted, JobError
-from effnet_core.job import ERROR_NAME, Job, read_error, write_error
+from effnet_core.jobs.job import ERROR_NAME, Job, read_error, write_error
 
 OURS = [
     value
@@ -117,4 +117,4 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     ("name", "hint"), [("digit", "; did you mean 'digits'?"), ("zzz", ""), ("", "")]
 )
 def test_nearest(name: str, hint: str) -> None:
-    assert errors.nearest(name, ["digits", "flowers"]) == hint
+    assert text.nearest(name, ["digits", "flowers"]) == hint

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.config import RuntimeConfig
 from effnet_core.errors import ConfigError
 from effnet_core.kernels import build, choice
 from effnet_core.kernels.build import Unavailable, processor_flags
 from tests.services import missing
 
 ROOT = Path(__file__).parent.parent.parent
-AUTO = RuntimeConfig()
+AUTO: tuple[choice.Mode, choice.Device] = ("auto", "CPU")
 
 SOUND = 'extern "C" int effnet_self_test(int) { return 0; }\n'
 WRONG = 'extern "C" int effnet_self_test(int) { return 3; }\n'
@@ -42,10 +41,10 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "one.cpp"
 
 
-def ask(runtime: RuntimeConfig = AUTO) -> tuple[Path | None, list[str]]:
+def ask(mode: choice.Mode = "auto", device: choice.Device = "CPU") -> tuple[Path | None, list[str]]:
     """The library that a run would get, and the lines that it says."""
     said: list[str] = []
-    return choice.library(runtime, said.append), said
+    return choice.library(mode, device, said.append), said
 
 
 def counting_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -64,7 +63,7 @@ def test_it_is_built_once_and_found_again(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = counting_compiler(tmp_path, monkeypatch)
-    before = choice.describe(AUTO)
+    before = choice.describe(*AUTO)
     assert before.own
     assert before.reason.startswith("built at first use, ")
     path, said = ask()
@@ -78,7 +77,7 @@ def test_it_is_built_once_and_found_again(
     assert again == path
     assert len(said) == 1
     assert count.read_text() == "once\n"
-    assert str(choice.describe(AUTO)) == f"own operators: {build.plan()}"
+    assert str(choice.describe(*AUTO)) == f"own operators: {build.plan()}"
 
 
 def test_another_source_compiler_or_processor_is_another_library(
@@ -135,7 +134,7 @@ def require_fallback(words: str) -> None:
     assert said[-1].startswith("CPU operators: built-in, several times slower than own ones: ")
     assert words in said[-1]
     with pytest.raises(ConfigError, match=r"runtime\.kernels=native, but") as caught:
-        ask(RuntimeConfig(kernels="native"))
+        ask("native")
     assert words in str(caught.value)
 
 
@@ -143,7 +142,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     require_fallback("no C++ compiler was found; install g++ or clang++, or set CXX")
-    assert choice.describe(AUTO).own is False
+    assert choice.describe(*AUTO).own is False
 
 
 def test_with_a_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +186,7 @@ def test_a_damaged_library_is_built_anew(source: Path, damage: str) -> None:
         changed[len(whole) // 2] ^= 0xFF
         made = {"cut": whole[: len(whole) // 2], "changed": bytes(changed), "empty": b""}
         path.write_bytes(made[damage])
-    assert "built anew at next use" in choice.describe(AUTO).reason
+    assert "built anew at next use" in choice.describe(*AUTO).reason
     again, said = ask()
     assert again == path
     assert "built anew" in said[0]
@@ -244,13 +243,11 @@ def test_processes_that_build_at_once_build_once(
 
 
 def test_settings_that_ask_for_the_built_in_ones() -> None:
-    assert ask(RuntimeConfig(kernels="builtin")) == (None, [])
-    assert str(choice.describe(RuntimeConfig(kernels="builtin"))) == (
-        "built-in operators: runtime.kernels=builtin"
-    )
-    assert ask(RuntimeConfig(device="GPU")) == (None, [])
+    assert ask("builtin") == (None, [])
+    assert str(choice.describe("builtin", "CPU")) == ("built-in operators: runtime.kernels=builtin")
+    assert ask("auto", "GPU") == (None, [])
     with pytest.raises(ConfigError, match=r"runtime\.kernels=native is for"):
-        ask(RuntimeConfig(kernels="native", device="GPU"))
+        ask("native", "GPU")
 
 
 def test_the_sources_are_in_the_package() -> None:

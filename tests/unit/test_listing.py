@@ -12,11 +12,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
 
 from effnet_core.errors import StoreError
-from effnet_core.storage import S3Access, S3Url, list_objects, s3_client
-from effnet_core.storage import listing as module
-from effnet_core.storage.credentials import Credentials
-from effnet_core.storage.listing import list_all
-from effnet_core.storage.reach import Reach
+from effnet_core.storage import S3Access, S3Url, list_objects, objects, s3_client
+from effnet_core.storage.client import Credentials, Reach
+from effnet_core.storage.objects import list_all
 from tests.s3 import SeaweedFS, new_bucket
 
 AWKWARD = (
@@ -35,7 +33,7 @@ AWKWARD = (
 
 @pytest.fixture
 def without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "list_objects", lambda *_: pytest.fail("boto3 was asked"))
+    monkeypatch.setattr(objects, "list_objects", lambda *_: pytest.fail("boto3 was asked"))
 
 
 def fill(access: S3Access, bucket: str, keys: tuple[str, ...]) -> None:
@@ -52,7 +50,7 @@ def test_the_same_as_boto3(
     without_boto3: None,
     page: int,
 ) -> None:
-    monkeypatch.setattr(module, "PAGE", page)
+    monkeypatch.setattr(objects, "PAGE", page)
     fill(seaweedfs.access, bucket, AWKWARD)
     for key in ("set 1/", "set 1", "", "none/"):
         place = S3Url(bucket, key)
@@ -82,7 +80,7 @@ def test_requests_are_signed_as_boto3_signs_them(token: str | None) -> None:
     pair = Credentials("id", "secret", token)
     server = Reach("http://127.0.0.1:9", "eu-west-1", lambda: pair)
     search = "list-type=2&prefix=a%20b%2F%C3%A9"
-    headers = module._signed("/bucket", search, "127.0.0.1:9", server)
+    headers = objects._signed("/bucket", search, "127.0.0.1:9", server)
     told = headers.pop("authorization")
     request = AWSRequest("GET", f"http://127.0.0.1:9/bucket?{search}", headers=headers)
     request.context["timestamp"] = headers["x-amz-date"]
@@ -128,5 +126,5 @@ def odd_server(request: pytest.FixtureRequest, aws_environment: None) -> Iterato
 def test_an_answer_that_is_not_understood_is_asked_of_boto3(
     odd_server: S3Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "list_objects", lambda *_: iter("boto3"))
+    monkeypatch.setattr(objects, "list_objects", lambda *_: iter("boto3"))
     assert list_all(S3Url("bucket", ""), odd_server) == list("boto3")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from effnet_core.errors import ConfigError
-from flows.merging import NOWHERE, Settings, into_file, merge, of_file, of_server, templated
+from flows.service.merging import NOWHERE, Settings, into_file, merge, of_file, of_server, templated
 
 FILE: dict[str, Any] = {
     "name": "nightly",

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from effnet_core.config import RunConfig, load_config
+from effnet_core.config.load import load_config
+from effnet_core.config.recipes import recipe_names
+from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event
-from effnet_core.mindvision import config_of, evaluate, log_line, parser, train
-from effnet_core.ranks import Launch, forget_launch
-from effnet_core.recipes import recipe_names
+from effnet_core.mindvision.__main__ import config_of, evaluate, log_line, parser, train
+from effnet_core.mindvision.ranks import Launch, forget_launch
 from effnet_core.train.schedule import lr_schedule
 
 DEFAULTS = {

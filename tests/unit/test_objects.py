@@ -25,9 +25,8 @@ from effnet_core.storage import (
 )
 from effnet_core.storage import client as client_module
 from effnet_core.storage.bulk import Bulk
-from effnet_core.storage.credentials import Credentials, using
-from effnet_core.storage.listing import list_all
-from effnet_core.storage.objects import StoredObject
+from effnet_core.storage.client import Credentials, using
+from effnet_core.storage.objects import StoredObject, list_all
 from tests.s3 import KEY_ID, SECRET, SeaweedFS
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from effnet_core import checkpoint as checkpoints
 from effnet_core.errors import CheckpointError
 from effnet_core.export.onnx_model import IR_VERSION, OPSET, build_model, same_padding, write_onnx
-from effnet_core.model.spec import VARIANTS
+from effnet_core.family.variants import VARIANTS
+from effnet_core.weights import checkpoint as checkpoints
 from tests.weights import make_checkpoint, make_sidecar, random_parameters
 
 TINY = "efficientnet_tiny"

@@ -13,20 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_core import predict
-from effnet_core.cache import CACHE_VARIABLE
-from effnet_core.config import InferConfig, RunConfig
+from effnet_core.config.schema import InferConfig, RunConfig
 from effnet_core.data.images import decode_image
 from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import normalise, preprocess
-from effnet_core.engines import tuning
 from effnet_core.errors import Interrupted, StoreError
 from effnet_core.events import Event
-from effnet_core.inference_plan import plan
-from effnet_core.input_sources import FolderSource
-from effnet_core.inputs import list_inputs
-from effnet_core.model.spec import VARIANTS
-from effnet_core.predict import (
+from effnet_core.family.variants import VARIANTS
+from effnet_core.files import CACHE_VARIABLE
+from effnet_core.infer import pipeline
+from effnet_core.infer.engines import tuning
+from effnet_core.infer.inputs import list_inputs
+from effnet_core.infer.output import allowed_errors, read_parts
+from effnet_core.infer.pipeline import (
     PIECES_AHEAD,
     Outputs,
     Prediction,
@@ -35,8 +34,9 @@ from effnet_core.predict import (
     iter_predictions,
     softmax,
 )
-from effnet_core.predict_job import predict_shards
-from effnet_core.predictions import allowed_errors, read_parts
+from effnet_core.infer.plan import plan
+from effnet_core.infer.readers import FolderSource
+from effnet_core.infer.shards import predict_shards
 from tests.images import draw, encode
 from tests.unit.fakes import SPEC, BrightnessPredictor
 
@@ -360,9 +360,9 @@ def test_decoders_are_measured_over_the_runs_own_files_unless_they_are_given(
     config = config_of(decoders=setting)
     for name in ("once", "again"):
         pools: list[tuple[str, int]] = []
-        pool = predict._pool
+        pool = pipeline._pool
         monkeypatch.setattr(
-            predict, "_pool", lambda n, what, p=pools, f=pool: (p.append((what, n)), f(n, what))[1]
+            pipeline, "_pool", lambda n, what, p=pools, f=pool: (p.append((what, n)), f(n, what))[1]
         )
         inputs = {**inputs_of(folder, tmp_path / name, config), "engine": "any"}
         predict_shards(BrightnessPredictor(lanes=3), inputs, config)
@@ -398,7 +398,7 @@ def test_predict_shards_stops_when_asked(
     config = config_of(shard_images=2)
     inputs = inputs_of(folder, tmp_path / "out", config)
     answers = iter([False, True])
-    monkeypatch.setattr("effnet_core.predict_job.stop_requested", lambda: next(answers))
+    monkeypatch.setattr("effnet_core.infer.shards.stop_requested", lambda: next(answers))
     with pytest.raises(Interrupted, match="stopped after 2 of 7 images"):
         predict_shards(BrightnessPredictor(piece=2), inputs, config)
     assert len(read_parts(tmp_path / "out")) == 2

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from effnet_core.config import InferConfig
+from effnet_core.config.schema import InferConfig
 from effnet_core.data.manifest import image_id
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import read_json, read_jsonl, write_json
-from effnet_core.inference_plan import RUN_NAME, Plan, plan, read_inputs
-from effnet_core.inputs import list_inputs
-from effnet_core.predict import Prediction
-from effnet_core.predictions import ERRORS_NAME, SUMMARY_NAME, finish, read_parts, write_part
+from effnet_core.infer.inputs import list_inputs
+from effnet_core.infer.output import ERRORS_NAME, SUMMARY_NAME, finish, read_parts, write_part
+from effnet_core.infer.pipeline import Prediction
+from effnet_core.infer.plan import RUN_NAME, Plan, plan, read_inputs
 from effnet_core.results import ShardResult
 
 ODD_NAMES = [

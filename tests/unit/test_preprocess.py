@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.preprocess import FAST_MARGIN, PreprocessSpec, decode_square, resize_and_crop
 from tests.images import encode
 

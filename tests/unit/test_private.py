@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from effnet_core.errors import ConfigError, DataError
-from flows import private
-from flows.private import login_of, private_folder
+from flows.service import private
+from flows.service.private import login_of, private_folder
 
 NOBODY = 65534
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from effnet_core import lines, terminal
+from effnet_core.cli import lines, terminal
 from effnet_core.events import Event, emit
-from effnet_core.storage import S3Url, progress, ranged
-from effnet_core.storage.progress import Progress
+from effnet_core.storage import S3Url, ranged
+from effnet_core.storage.ranged import Progress
 from effnet_core.storage.s3 import S3Store
 from tests.s3 import SeaweedFS
 
@@ -20,7 +20,7 @@ def test_an_event_a_second_and_a_line_twice_a_minute(
     monkeypatch: pytest.MonkeyPatch, events: list[Event]
 ) -> None:
     seconds = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds)
+    monkeypatch.setattr(ranged.time, "monotonic", lambda: seconds)
     transfer = Progress("fetched s3://bucket/set", 90_000_000)
     for _ in range(180):
         seconds += 0.5
@@ -43,7 +43,7 @@ def test_a_large_file_of_the_model_store_tells_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch,
     events: list[Event],
 ) -> None:
-    monkeypatch.setattr(progress, "EVENT_EVERY_S", 0.0)
+    monkeypatch.setattr(ranged, "EVENT_EVERY_S", 0.0)
     monkeypatch.setattr(ranged, "PART_BYTES", 1000)
     monkeypatch.setattr(ranged, "PART_THREADS", 1)
     store = S3Store(S3Url(bucket, "models"), seaweedfs.access)

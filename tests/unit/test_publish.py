@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from effnet_core.checkpoint import Sidecar, read_sidecar
-from effnet_core.config import EvaluateConfig, RunConfig, StorageConfig, write_config
+from effnet_core.config.load import write_config
+from effnet_core.config.schema import EvaluateConfig, RunConfig, StorageConfig
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import (
     CheckpointError,
@@ -23,12 +23,13 @@ from effnet_core.errors import (
     StoreError,
 )
 from effnet_core.events import Event, listen
-from effnet_core.model_store import production, publication, shelf, versions
+from effnet_core.model_store import production, publication, registry, versions
 from effnet_core.model_store.production import promote, rollback
 from effnet_core.model_store.publication import Published, publish_model
 from effnet_core.model_store.versions import fetch_model, list_versions, resolve_version
 from effnet_core.results import EvalResult
 from effnet_core.storage import LocalStore
+from effnet_core.weights.checkpoint import Sidecar, read_sidecar
 
 CLASSES = ("cat", "dog", "eel", "fox", "gnu")
 DATA = "d" * 64
@@ -596,13 +597,13 @@ def test_a_rollback_does_not_undo_what_it_has_not_seen(
     put(tmp_path, storage, "v1", correct=50)
     put(tmp_path, storage, "v2", correct=60)
     put(tmp_path, storage, "v3", correct=70, promote=False)
-    plain = shelf.Shelf.require_whole
+    plain = registry.Shelf.require_whole
 
-    def overtaken(self: shelf.Shelf, manifest: Any) -> None:
-        monkeypatch.setattr(shelf.Shelf, "require_whole", plain)
+    def overtaken(self: registry.Shelf, manifest: Any) -> None:
+        monkeypatch.setattr(registry.Shelf, "require_whole", plain)
         promote(storage, "v3", OPEN)
 
-    monkeypatch.setattr(shelf.Shelf, "require_whole", overtaken)
+    monkeypatch.setattr(registry.Shelf, "require_whole", overtaken)
     with pytest.raises(Conflict, match="moved by somebody else during the rollback from 'v2'"):
         rollback(storage)
     assert resolve_version(storage, "production")["version"] == "v3"
@@ -769,5 +770,5 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody() -> str:
         raise KeyError("no such user")
 
-    monkeypatch.setattr(shelf.getpass, "getuser", nobody)
-    assert shelf.who().partition("@")[0].isdigit()
+    monkeypatch.setattr(registry.getpass, "getuser", nobody)
+    assert registry.who().partition("@")[0].isdigit()

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.storage.client import S3Access, s3_client
-from effnet_core.storage.credentials import Credentials, using
-from effnet_core.storage.reach import reach, reach_by_environment
+from effnet_core.storage.client import (
+    Credentials,
+    S3Access,
+    reach,
+    reach_by_environment,
+    s3_client,
+    using,
+)
 
 SERVER = "http://127.0.0.1:9"
 PAIR = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "planted-secret"}

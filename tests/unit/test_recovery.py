@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.recovery import STOPPED, count_crashes
+from flows.service.recovery import STOPPED, count_crashes
 
 KILLED = ("CRASHED", "Process exited with status code: -9.")
 REPORTED_AGAIN = ("CRASHED", "Flow run infrastructure exited with non-zero status code -9.")

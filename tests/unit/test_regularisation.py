@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from effnet_core.model.regularisation import drop_path_scale, dropout_scale, mask_generator
-from effnet_core.model.scaling import drop_path_rates
+from effnet_core.family.scaling import drop_path_rates
+from effnet_core.train.masks import drop_path_scale, dropout_scale, mask_generator
 
 
 def test_a_mask_is_a_function_of_seed_step_and_rank() -> None:

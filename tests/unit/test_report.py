@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
-from effnet_core import plots
-from effnet_core.input_sources import FolderSource
-from effnet_core.pages import format_seconds, format_share
-from effnet_core.report import ReportInputs, write_report
+from effnet_core.infer.readers import FolderSource
+from effnet_core.render import plots
+from effnet_core.reports.pipeline import ReportInputs, write_report
 from effnet_core.results import EvalResult
+from effnet_core.text import format_seconds, format_share
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from effnet_core import runs
-from effnet_core.checkpoint import MODEL_NAME
-from effnet_core.config import RunConfig, write_config
+from effnet_core import api
+from effnet_core.config.load import write_config
+from effnet_core.config.schema import RunConfig
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists
 from effnet_core.events import Event
-from effnet_core.files import sole_user, write_json
-from effnet_core.job import RESULT_NAME, Job
+from effnet_core.files import write_json
+from effnet_core.jobs.job import RESULT_NAME, Job
+from effnet_core.locks import sole_user
 from effnet_core.results import EvalResult, ShardResult, TrainResult
+from effnet_core.weights.checkpoint import MODEL_NAME
 from effnet_core.weights.importing import import_weights
 from tests.tiny import tiny_config
 from tests.unit.test_publish import make_run
@@ -48,7 +50,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Job, RunConfig, Path]]:
         (run_dir / MODEL_NAME).write_bytes(b"")
         return RESULT.to_dict()
 
-    monkeypatch.setattr(runs, "run_job", run_job)
+    monkeypatch.setattr(api, "run_job", run_job)
     return seen
 
 
@@ -73,8 +75,8 @@ def test_ratios() -> None:
 def test_a_finished_run_is_not_repeated(
     jobs: Jobs, data_dir: Path, tmp_path: Path, events: list[Event]
 ) -> None:
-    assert runs.train(tiny_config(), data_dir, tmp_path / "run") == RESULT
-    assert runs.train(tiny_config(), data_dir, tmp_path / "run") == RESULT
+    assert api.train(tiny_config(), data_dir, tmp_path / "run") == RESULT
+    assert api.train(tiny_config(), data_dir, tmp_path / "run") == RESULT
     assert len(jobs) == 1
     assert events[-1].message.endswith("is finished already; its result is used")
 
@@ -85,40 +87,40 @@ def test_a_run_that_has_not_ended_is_left_alone(jobs: Jobs, data_dir: Path, tmp_
         sole_user(run_dir, what="run folder"),
         pytest.raises(OutputExists, match="is in use by a run that has not ended"),
     ):
-        runs.train(tiny_config(), data_dir, run_dir)
+        api.train(tiny_config(), data_dir, run_dir)
     assert not jobs
     assert not run_dir.exists()
 
 
 def test_an_unfinished_run_goes_on(jobs: Jobs, data_dir: Path, tmp_path: Path) -> None:
-    runs.train(tiny_config(), data_dir, tmp_path / "run")
+    api.train(tiny_config(), data_dir, tmp_path / "run")
     (tmp_path / "run" / RESULT_NAME).unlink()
-    runs.train(tiny_config(), data_dir, tmp_path / "run")
+    api.train(tiny_config(), data_dir, tmp_path / "run")
     assert len(jobs) == 2
 
 
 def test_another_run_in_the_folder_is_refused_by_what_differs(
     jobs: Jobs, data_dir: Path, tmp_path: Path
 ) -> None:
-    runs.train(tiny_config(), data_dir, tmp_path / "run")
+    api.train(tiny_config(), data_dir, tmp_path / "run")
     other = tiny_config("train.seed=9", "optim.base_lr=0.1", "runtime.world_size=2")
     with pytest.raises(OutputExists) as caught:
-        runs.train(other, data_dir, tmp_path / "run")
+        api.train(other, data_dir, tmp_path / "run")
     assert "(differs in optim.base_lr, train.seed, runtime.world_size)" in str(caught.value)
 
 
 def test_what_does_not_change_the_run_may_change(
     jobs: Jobs, data_dir: Path, tmp_path: Path
 ) -> None:
-    runs.train(tiny_config(), data_dir, tmp_path / "run")
+    api.train(tiny_config(), data_dir, tmp_path / "run")
     other = tiny_config("runtime.timeout_s=5", "storage.name=other", "infer.top_k=1")
-    assert runs.train(other, data_dir, tmp_path / "run") == RESULT
+    assert api.train(other, data_dir, tmp_path / "run") == RESULT
 
 
 def test_a_foreign_folder_is_refused(jobs: Jobs, data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("")
     with pytest.raises(OutputExists, match="is not empty and holds no run"):
-        runs.train(tiny_config(), data_dir, tmp_path)
+        api.train(tiny_config(), data_dir, tmp_path)
     assert jobs == []
 
 
@@ -133,7 +135,7 @@ def test_paths_in_settings_are_made_absolute_because_children_work_elsewhere(
     config = tiny_config(
         "model.weights=a/model.ckpt", "train.resume_from=b/c.ckpt", "data.std=[1,1,1]"
     )
-    runs.train(config, data_dir, Path("run"))
+    api.train(config, data_dir, Path("run"))
     job, given, _ = jobs[0]
     assert given.model.weights == str(own)
     # What was left open follows the weights; what was said stays.
@@ -142,7 +144,7 @@ def test_paths_in_settings_are_made_absolute_because_children_work_elsewhere(
     assert given.data.std == (1, 1, 1)
     assert given.train.resume_from == tmp_path / "b/c.ckpt"
     assert job.inputs["data_dir"] == str(data_dir)
-    assert runs.train(config, data_dir, Path("run")) == RESULT
+    assert api.train(config, data_dir, Path("run")) == RESULT
 
 
 @pytest.mark.parametrize(
@@ -160,14 +162,14 @@ def test_settings_that_make_no_step_are_refused_before_a_process_is_started(
     jobs: Jobs, data_dir: Path, tmp_path: Path, override: str, kind: type, message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        runs.train(tiny_config("data.global_batch_size=48", override), data_dir, tmp_path / "run")
+        api.train(tiny_config("data.global_batch_size=48", override), data_dir, tmp_path / "run")
     assert jobs == []
     assert not (tmp_path / "run").exists()
 
 
 def test_no_data_set(jobs: Jobs, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no staged data set"):
-        runs.train(tiny_config(), tmp_path, tmp_path / "run")
+        api.train(tiny_config(), tmp_path, tmp_path / "run")
 
 
 def test_evaluate_asks_for_the_weights_of_a_run_folder(
@@ -180,9 +182,9 @@ def test_evaluate_asks_for_the_weights_of_a_run_folder(
         seen.append(job)
         return EVALUATION.to_dict()
 
-    monkeypatch.setattr(runs, "run_job", run_job)
-    assert runs.evaluate(tmp_path / "run", data_dir) == EVALUATION
-    runs.evaluate(tmp_path / "run" / MODEL_NAME, data_dir, split="train")
+    monkeypatch.setattr(api, "run_job", run_job)
+    assert api.evaluate(tmp_path / "run", data_dir) == EVALUATION
+    api.evaluate(tmp_path / "run" / MODEL_NAME, data_dir, split="train")
     assert [job.inputs["split"] for job in seen] == ["val", "train"]
     assert {job.inputs["checkpoint"] for job in seen} == {str(tmp_path / "run" / MODEL_NAME)}
 
@@ -190,9 +192,9 @@ def test_evaluate_asks_for_the_weights_of_a_run_folder(
 def test_evaluate_refuses_before_a_process_is_started(data_dir: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "run", "content")
     with pytest.raises(CheckpointError, match="does not exist"):
-        runs.evaluate(tmp_path / "nothing.ckpt", data_dir)
+        api.evaluate(tmp_path / "nothing.ckpt", data_dir)
     with pytest.raises(DataError, match="no images in split 'test'"):
-        runs.evaluate(tmp_path / "run", data_dir, split="test")
+        api.evaluate(tmp_path / "run", data_dir, split="test")
     sixteen = tiny_config("runtime.world_size=16", "data.global_batch_size=16")
     with pytest.raises(ConfigError, match=r"runtime\.world_size=16 is more than the 12"):
-        runs.evaluate(tmp_path / "run", data_dir, config=sixteen)
+        api.evaluate(tmp_path / "run", data_dir, config=sixteen)

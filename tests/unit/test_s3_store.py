@@ -11,7 +11,7 @@ import pytest
 
 from effnet_core.errors import Conflict, StoreError
 from effnet_core.storage import Entry, S3Access, S3Url, open_store, s3_client
-from effnet_core.storage import s3 as s3_module
+from effnet_core.storage import client as client_module
 from effnet_core.storage.s3 import S3Store
 from tests.s3 import SeaweedFS
 
@@ -28,7 +28,7 @@ def store(seaweedfs: SeaweedFS, bucket: str) -> S3Store:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """5 MiB is the least that servers take."""
-    monkeypatch.setattr(s3_module, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(client_module, "PART_BYTES", 5 << 20)
 
 
 def test_the_address(store: S3Store, bucket: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from effnet_core.config import ScheduleConfig
+from effnet_core.config.schema import ScheduleConfig
 from effnet_core.errors import ConfigError
 from effnet_core.train.schedule import lr_schedule
 

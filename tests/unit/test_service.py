@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from effnet_core.data import space
+from effnet_core import files
 from effnet_core.errors import DataError
-from flows import doctor, service
-from flows.api import Api, ApiError
-from flows.environments import ROOT
-from flows.keeper import Kept
-from flows.server import STATE_DIR_VARIABLE
+from flows.service import doctor, lifecycle
+from flows.service.api import Api, ApiError
+from flows.service.daemon import Kept
+from flows.service.environments import ROOT
+from flows.service.server import STATE_DIR_VARIABLE
 
-FOUND = service.Service("http://127.0.0.1:9/api", pid=1, pool="local", worker="w", port=9)
+FOUND = lifecycle.Service("http://127.0.0.1:9/api", pid=1, pool="local", worker="w", port=9)
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +32,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_up_twice_at_once_starts_one_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[service.Service] = []
+    started: list[lifecycle.Service] = []
 
-    def start(*_: object, **__: object) -> service.Service:
+    def start(*_: object, **__: object) -> lifecycle.Service:
         time.sleep(0.3)  # the keeper's record comes a moment after its process
         started.append(FOUND)
         return FOUND
@@ -42,13 +42,13 @@ def test_up_twice_at_once_starts_one_service(monkeypatch: pytest.MonkeyPatch) ->
     def nothing(*_: object, **__: object) -> None:
         pass
 
-    monkeypatch.setattr(service, "running", lambda: started[0] if started else None)
-    monkeypatch.setattr(service, "_start", start)
+    monkeypatch.setattr(lifecycle, "running", lambda: started[0] if started else None)
+    monkeypatch.setattr(lifecycle, "_start", start)
     for name in ("_wait_for_server", "deploy", "_wait_for_worker", "_print_next_steps"):
-        monkeypatch.setattr(service, name, nothing)
+        monkeypatch.setattr(lifecycle, name, nothing)
 
     def up() -> None:
-        service.up(port=9, environment="local")
+        lifecycle.up(port=9, environment="local")
 
     both = [threading.Thread(target=up) for _ in range(2)]
     for thread in both:
@@ -64,11 +64,11 @@ def test_up_on_a_full_disk_says_so_before_it_starts_anything(
     def never(*_: object, **__: object) -> Any:
         raise AssertionError("started a process")
 
-    usage = space.shutil.disk_usage(state)._replace(free=12_000_000)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage)
+    usage = files.shutil.disk_usage(state)._replace(free=12_000_000)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(subprocess, "Popen", never)
     with pytest.raises(DataError, match=r"database .* needs .* has 12\.0 MB free"):
-        service.up(port=None, environment="local")
+        lifecycle.up(port=None, environment="local")
 
 
 def test_doctor_sees_that_the_servers_disk_is_full(
@@ -149,7 +149,11 @@ def test_a_proof_that_has_grown_old_is_renewed() -> None:
 def test_a_keeper_whose_log_has_no_room_goes_on() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-c", "from flows.keeper import say; say('a line'); say('another')"],
+            [
+                sys.executable,
+                "-c",
+                "from flows.service.daemon import say; say('a line'); say('another')",
+            ],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             check=False,
             stdout=full,
@@ -176,18 +180,18 @@ def test_down_waits_for_the_supervisor_too(
     state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The shell stands for a supervisor that lives a moment longer than its keeper."""
-    script = "sh -c 'echo $$; exec sleep 60' flows.keeper & wait; sleep 1; exit 0"
+    script = "sh -c 'echo $$; exec sleep 60' flows.service.daemon & wait; sleep 1; exit 0"
     supervisor = subprocess.Popen(
-        ["sh", "-c", script, "flows.keeper"], stdout=subprocess.PIPE, text=True
+        ["sh", "-c", script, "flows.service.daemon"], stdout=subprocess.PIPE, text=True
     )
     assert supervisor.stdout is not None
     keeper = int(supervisor.stdout.readline())
-    found = service.Service("http://127.0.0.1:9/api", pid=keeper, pool="p", worker="w", port=9)
-    monkeypatch.setattr(service, "running", lambda: found)
+    found = lifecycle.Service("http://127.0.0.1:9/api", pid=keeper, pool="p", worker="w", port=9)
+    monkeypatch.setattr(lifecycle, "running", lambda: found)
     reaper = threading.Thread(target=supervisor.wait)
     reaper.start()
-    service.down()
-    assert not service._is_keeper(supervisor.pid)
+    lifecycle.down()
+    assert not lifecycle._is_keeper(supervisor.pid)
     reaper.join(10)
     supervisor.stdout.close()
     assert "stopped" in capsys.readouterr().out

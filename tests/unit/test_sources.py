@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.data import sources, space, staging
+from effnet_core import files
+from effnet_core.data import sources, staging
 from effnet_core.data.card import class_bars, read_card, read_facts, side_bars
 from effnet_core.data.manifest import Dataset, open_dataset
-from effnet_core.data.split import split_of
-from effnet_core.data.staging import WORK_NAME, stage_dataset
+from effnet_core.data.staging import WORK_NAME, split_of, stage_dataset
 from effnet_core.errors import ConfigError, DataError, StoreError
 from effnet_core.events import Event
 from effnet_core.files import read_json, sha256_of_file, sha256_of_text
@@ -374,8 +374,8 @@ def test_room_for_a_bucket_is_asked_for_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     upload_tree(source, S3Url(bucket, "a"), seaweedfs.access)
-    usage = shutil.disk_usage(tmp_path)._replace(free=space.RESERVE_BYTES + 100)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=files.RESERVE_BYTES + 100)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=f"fetching s3://{bucket}/a needs .* kB, but"):
         stage_dataset(f"s3://{bucket}/a", tmp_path / "out", access=seaweedfs.access)
 

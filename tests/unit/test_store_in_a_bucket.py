@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from effnet_core.cli import app
-from effnet_core.config import EvaluateConfig, StorageConfig
+from effnet_core.cli.app import app
+from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import Conflict, StoreError
 from effnet_core.model_store import production, publication
-from effnet_core.model_store.care import Garbage, collect_garbage, verify
+from effnet_core.model_store.maintenance import Garbage, collect_garbage, verify
 from effnet_core.model_store.production import promote, rollback
-from effnet_core.model_store.shelf import Shelf
+from effnet_core.model_store.registry import Shelf
 from effnet_core.model_store.versions import fetch_model, list_versions, resolve_version
 from tests.images import class_folders
 from tests.s3 import SeaweedFS

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.config import EvaluateConfig, StorageConfig
+from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import StoreError
-from effnet_core.model_store.cache import cached_model, from_store
 from effnet_core.model_store.publication import publish_model
+from effnet_core.model_store.versions import cached_model, from_store
 from tests.unit.test_publish import make_run
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import supervise
+from effnet_core.jobs import supervise
 
 # Writes its process id, starts a child in a session of its own that does the same, and sleeps.
 FAMILY = """

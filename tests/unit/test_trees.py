@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.copying import copied
-from effnet_core.data import space
+from effnet_core import files
+from effnet_core.cli.copy import copied
 from effnet_core.errors import DataError, StoreError
 from effnet_core.events import Event
 from effnet_core.storage import S3Access, S3Url, ranged, s3_client, trees
@@ -208,8 +208,8 @@ def test_room_is_asked_for_before_the_first_byte(
 ) -> None:
     place = S3Url(bucket, "set")
     upload_tree(fill(tmp_path / "source"), place, seaweedfs.access)
-    usage = shutil.disk_usage(tmp_path)._replace(free=space.RESERVE_BYTES + 5000)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=files.RESERVE_BYTES + 5000)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"needs 6\.0 kB, but .* has 200\.0 MB free and 200\.0 MB"):
         download_tree(place, tmp_path / "out", seaweedfs.access)
     assert not (tmp_path / "out").exists()
@@ -241,7 +241,7 @@ def test_copying_loads_only_what_it_needs(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", seaweedfs.endpoint_url)
     fill(tmp_path / "source")
-    heavy = {"boto3", "botocore", "typer", "rich", "pydantic", "effnet_core.cli", "tarfile"}
+    heavy = {"boto3", "botocore", "typer", "rich", "pydantic", "effnet_core.cli.app", "tarfile"}
     url = f"s3://{bucket}/set"
     for source, target in ((str(tmp_path / "source"), url), (url, str(tmp_path / "back"))):
         code = (

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effnet_core import checkpoint as checkpoints
 from effnet_core.errors import CheckpointError, DownloadFailed
 from effnet_core.events import Event
 from effnet_core.weights import catalogue, resolve
+from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PUBLISHED, Published
 from effnet_core.weights.fetch import download
 from tests.unit.test_weights_importing import foreign, write

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core import imagenet
-from effnet_core.ckpt_file import read_ckpt, write_ckpt
+from effnet_core.data import imagenet
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import CheckpointError, ConfigError
-from effnet_core.model.scaling import cost
-from effnet_core.model.spec import VARIANTS, variant
+from effnet_core.family.scaling import cost
+from effnet_core.family.variants import VARIANTS, variant
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.ckpt_file import read_ckpt, write_ckpt
 from effnet_core.weights.importing import convert, import_weights
-from effnet_core.weights.layouts import LAYOUTS
-from effnet_core.weights.layouts.base import family, shapes
+from effnet_core.weights.layouts import LAYOUTS, family, shapes
 from effnet_core.weights.safetensors_file import read_safetensors, write_safetensors
 from effnet_core.weights.torch_file import Malformed
 from tests.golden import recipe
