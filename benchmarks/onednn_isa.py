@@ -1,4 +1,4 @@
-"""A training step of B0 with the oneDNN setting of ``effnet_core.environment`` and without it.
+"""A training step of B0 with the oneDNN setting of ``effnet_core.jobs.environment`` and without it.
 
 Each measurement is a process of its own, because oneDNN reads the setting once; the two alternate.
 """

@@ -70,8 +70,7 @@ def read(split: Split, order: list[int]) -> float:
     if split.records:
         dataset = loader._recorded(split, order)
     else:
-        paths = [split.paths[i] for i in order]
-        source = loader.FileSource(split.root, paths, split.labels[order])
+        source = loader.FileSource(split, order, None, np.zeros(len(order), bool))
         dataset = ds.GeneratorDataset(
             source, loader.COLUMNS, shuffle=False, python_multiprocessing=False
         )

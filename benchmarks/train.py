@@ -187,7 +187,10 @@ def our_pipeline(folder: Path, batch: int, size: int, epochs: int) -> float:
     from effnet_core.data.transforms import train_transforms
 
     paths = tuple(str(p.relative_to(folder)) for p in sorted(folder.rglob("*.jpg")))
-    split = Split("train", folder, paths, paths, np.zeros(len(paths), np.int32))
+    nothing = np.zeros(len(paths))
+    split = Split(
+        "train", folder, paths, paths, nothing.astype(np.int32), nothing.astype(np.uint64)
+    )
     config = RunConfig()
     spec = replace(PreprocessSpec.from_config(config), image_size=size)
     order = np.tile(np.arange(len(paths)), epochs).tolist()

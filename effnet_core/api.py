@@ -13,7 +13,7 @@ from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
 from effnet_core.errors import ConfigError, DataError, OutputExists
 from effnet_core.events import Event, emit
-from effnet_core.files import make_folder, read_json
+from effnet_core.files import is_empty, make_folder, read_json
 from effnet_core.infer import engines, output, plan
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.plan import Plan, Shard
@@ -81,7 +81,7 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
             result = training_result(run_dir)
             emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
             return result
-    elif any(run_dir.iterdir()):
+    elif not is_empty(run_dir):
         raise OutputExists(f"run folder {run_dir} is not empty and holds no run; choose another")
     if config.data.format == "mindrecord":
         ensure_records(dataset, (config.data.train_split, config.data.eval_split), config)
@@ -124,10 +124,11 @@ def evaluate(
         EffnetError: as ``evaluate_checkpoint`` and the launcher.
     """
     config = config or RunConfig()
-    job = evaluation_job(weights, data_dir, split=split, config=config)
     with tempfile.TemporaryDirectory(prefix="effnet-evaluate-") as temporary:
         folder = work_dir or Path(temporary)
-        return EvalResult.from_dict(run_job(job, config, folder))
+        with sole_user(folder, what="evaluation folder"):
+            job = evaluation_job(weights, data_dir, split=split, config=config)
+            return EvalResult.from_dict(run_job(job, config, folder))
 
 
 def evaluation_job(
@@ -245,21 +246,22 @@ def infer(
 
     Raises:
         DataError: the input cannot be used, or too many files could not be read.
-        OutputExists: the output folder holds another run.
+        OutputExists: the output folder holds another run, or is in use.
         CheckpointError: the checkpoint cannot be used.
         StoreError: a bucket cannot be reached.
     """
     config = config or RunConfig()
     weights = from_store(weights, config.storage)
-    planned = plan_inference(weights, inputs, output, config=config, only_new=only_new)
-    missing = planned.missing()
-    if only_new:
-        emit(Event("predict", f"{planned.new} of {planned.images} images are new"))
-    if len(missing) < len(planned.shards):
-        kept = len(planned.shards) - len(missing)
-        emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
-    infer_shards(planned, missing, weights, config=config)
-    return finish_inference(planned, weights, config=config)[0]
+    with sole_user(output, what="output folder"):
+        planned = plan_inference(weights, inputs, output, config=config, only_new=only_new)
+        missing = planned.missing()
+        if only_new:
+            emit(Event("predict", f"{planned.new} of {planned.images} images are new"))
+        if len(missing) < len(planned.shards):
+            kept = len(planned.shards) - len(missing)
+            emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
+        infer_shards(planned, missing, weights, config=config)
+        return finish_inference(planned, weights, config=config)[0]
 
 
 def finish_inference(

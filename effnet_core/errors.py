@@ -12,6 +12,7 @@
     |   |-- Conflict           somebody else created or changed the same thing first
     |   `-- GateRefused        a version is not good enough to be promoted
     |-- OutputExists           an output folder already holds something else
+    |   `-- FolderInUse        another command is writing to it now (retryable)
     |-- TrainingDiverged       the loss stopped being a number
     `-- JobError               a child process failed
         |-- WorkerLost         a rank died without an answer (retryable)
@@ -80,6 +81,12 @@ class GateRefused(StoreError):
 
 class OutputExists(EffnetError):
     """An output folder already holds something else."""
+
+
+class FolderInUse(OutputExists):
+    """Another command is writing to a folder or file now; it will be free once that has ended."""
+
+    retryable = True
 
 
 class TrainingDiverged(EffnetError):

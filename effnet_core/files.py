@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,11 @@ from effnet_core.errors import DataError, EffnetError, OutputExists
 from effnet_core.text import human_bytes, os_reason
 
 CHUNK_BYTES = 1 << 20
+LOCK_NAME = ".effnet.lock"
+"""File inside a folder while a command writes there; see ``locks.py``."""
 
+FICLONE = 0x40049409
+"""Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a share of it or a file is full."""
 
@@ -152,13 +157,28 @@ def make_folder(path: Path, *, what: str) -> Path:
     return path
 
 
+def clone(source: Path, target: Path) -> bool:
+    """Let a new file share another one's blocks until either changes; False where that cannot be."""
+    with source.open("rb") as old, target.open("wb") as new:
+        try:
+            fcntl.ioctl(new, FICLONE, old.fileno())
+        except OSError:
+            return False
+    return True
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether an existing folder holds nothing but the lock of whoever uses it."""
+    return all(path.name == LOCK_NAME for path in folder.iterdir())
+
+
 def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:
     """Refuse a folder that has content but not our ``marker`` file.
 
     Raises:
         OutputExists: the folder holds something that we did not write.
     """
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+    if path.is_dir() and not is_empty(path) and not (path / marker).exists():
         raise OutputExists(
             f"{what} {path} already holds files that are not ours (no {marker} there); choose an empty folder"
         )

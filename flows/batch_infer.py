@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -12,6 +13,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.infer.plan import Plan
+from effnet_core.locks import sole_user
 from effnet_core.machine import available_cores
 from flows.names import named
 from flows.parameters import (
@@ -95,12 +97,13 @@ def batch_infer_flow(
         config = config.model_copy(update={"infer": config.infer.model_copy(update=share)})
     weights = find_model(config, weights)
     output = output or own_folder("batch-infer")
-    plan = plan_inference(config, weights, folder, output, only_new=only_new)
     on_cpu = config.runtime.device == "CPU"  # where it may run beside a training
-    if plan.missing():
-        with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
-            label_shards.with_options(task_runner=chosen)(config, plan, weights)
-    return finish_inference(config, plan, weights)
+    with sole_user(Path(output), what="output folder"):
+        plan = plan_inference(config, weights, folder, output, only_new=only_new)
+        if plan.missing():
+            with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
+                label_shards.with_options(task_runner=chosen)(config, plan, weights)
+        return finish_inference(config, plan, weights)
 
 
 def task_runner(runner: Runner, workers: int, dask_address: str | None) -> TaskRunner[Any]:

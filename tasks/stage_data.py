@@ -40,6 +40,7 @@ def stage(
             max_pixels=config.data.max_pixels,
             background=config.background,
             access=config.storage.access,
+            hard_links=config.data.hard_links,
         )
     create_markdown_artifact(
         key="data-card", markdown=read_card(Path(out)), description=f"data set {out}"

@@ -10,8 +10,8 @@ import pytest
 
 from effnet_core.data.staging import stage_dataset
 from effnet_core.events import Event, listen
-from tests.images import source_with_splits
-from tests.s3 import (
+from tests.support.images import source_with_splits
+from tests.support.s3 import (
     aws_environment,
     bucket,
     moto,

@@ -163,6 +163,7 @@ def stage(
             max_pixels=config.data.max_pixels,
             background=config.background,
             access=config.storage.access,
+            hard_links=config.data.hard_links,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(

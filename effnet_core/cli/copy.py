@@ -12,6 +12,7 @@ from pathlib import Path
 from effnet_core.cli.guard import guarded, run
 from effnet_core.cli.lines import say, show_events
 from effnet_core.errors import ConfigError
+from effnet_core.locks import sole_user
 from effnet_core.storage.addresses import is_s3, parse_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
 from effnet_core.storage.trees import download_tree, upload_tree
@@ -29,7 +30,8 @@ def copy(source: str, target: str, access: S3Access = DEFAULT_ACCESS) -> None:
         raise ConfigError(f"give one folder and one s3://bucket/prefix, not {source} and {target}")
     with show_events():
         if is_s3(source):
-            count = download_tree(parse_s3(source), Path(target), access)
+            with sole_user(Path(target), what="folder"):
+                count = download_tree(parse_s3(source), Path(target), access)
         else:
             count = upload_tree(Path(source), parse_s3(target), access)
     say(f"{count:,} file(s) copied")

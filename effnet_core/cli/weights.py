@@ -39,10 +39,11 @@ def import_(
     """Turn weights of another publisher into a checkpoint; everything must fit."""
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
+    from effnet_core.locks import sole_writer
     from effnet_core.weights.importing import import_weights
     from effnet_core.weights.resolve import locate
 
-    with show_events():
+    with show_events(), sole_writer(out, what="checkpoint"):
         path, hint, published_layout = locate(file)
         result = import_weights(
             path,
@@ -66,10 +67,11 @@ def convert(
     """Write a checkpoint with the names that another publisher's code loads."""
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
+    from effnet_core.locks import sole_writer
     from effnet_core.weights.importing import convert as convert_weights
     from effnet_core.weights.resolve import resolve
 
-    with show_events():
+    with show_events(), sole_writer(out, what="file"):
         result = convert_weights(resolve(checkpoint), out, to=to)
     console.print(f"wrote {result.tensors} tensors with {to}'s names to {out}", soft_wrap=True)
     if result.differences:

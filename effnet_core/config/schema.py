@@ -132,6 +132,11 @@ class DataConfig(Section):
     """Sides of the training input, px, one after the other in equal parts of the run."""
     format: Literal["folder", "mindrecord"] = "folder"
     """What training and evaluation read: staged files, or MindRecord files made of them once."""
+    hard_links: bool = False
+    """Stage by hard links, which take no room, instead of copies: for a source whose files nobody
+    changes, since a change would reach the data set too."""
+    check_share: float = Field(0.01, ge=0, le=1)
+    """Share of the files read in training and evaluation whose digest is compared with the manifest."""
     workers: int = Field(1, ge=1)
     """Threads that decode and augment, per rank; never more than the machine has cores."""
     sink: bool = False

@@ -10,11 +10,9 @@ The files of ``images/`` stay what counts: records are made of them, once, when 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from effnet_core.data.manifest import MANIFEST_NAME, Dataset, Split, open_datase
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import read_json, refuse_os_errors, require_space, usual_mode, write_json
+from effnet_core.locks import alone
 from effnet_core.text import os_reason
 
 STAGE = "records"
@@ -87,7 +86,7 @@ def write_records(data_dir: Path, split: str) -> dict[str, Any]:
     place = data_dir / RECORDS_NAME
     try:
         place.mkdir(exist_ok=True)
-        with _alone(place / f".{split}.lock"):
+        with alone(place / split):
             if record_files(dataset, split):
                 return {"images": len(table), "files": 0}
             work = place / f".{split}.part"
@@ -153,11 +152,3 @@ def _record(dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
     if hashlib.sha256(content).hexdigest() != row["sha256"]:
         raise DataError(f"image {path} is not as it was staged; stage the data set again")
     return {"image": content, "label": row["label"]}
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other writers out; the lock goes with the process that holds it."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -13,9 +13,10 @@ import numpy as np
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
-from effnet_core.files import make_folder, put_in_place
+from effnet_core.files import put_in_place
 from effnet_core.jobs.job import Job
 from effnet_core.jobs.launch import run_job
+from effnet_core.locks import sole_writer
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import Sidecar
 from effnet_core.weights.ckpt_file import read_ckpt
@@ -75,15 +76,18 @@ def export(
         ConfigError: there is no such format, or not with these options.
         CheckpointError, DataError: the checkpoint or a picture cannot be used.
         ExportError: the file does not agree with MindSpore; nothing was written.
+        FolderInUse: another command writes ``out`` now.
     """
     _check_options(out, format, features)
     for picture in pictures:
         _require_image(picture)
-    checkpoint = resolve(weights)
-    sidecar = checkpoints.read_sidecar(checkpoint)
-    make_folder(out.parent, what="folder of the exported file")
     config = config or RunConfig()
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+    with (
+        sole_writer(out, what="exported file"),
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
+    ):
+        checkpoint = resolve(weights)
+        sidecar = checkpoints.read_sidecar(checkpoint)
         fresh = Path(folder) / f"model.{format}"
         _write(checkpoint, sidecar, fresh, format, features=features, config=config)
         if format == "safetensors":

@@ -18,6 +18,7 @@ from typing import Any
 from effnet_core.config.schema import InferConfig
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import (
+    LOCK_NAME,
     atomic_path,
     make_folder,
     no_longer_writable,
@@ -253,4 +254,6 @@ def output_lost(output: Path, error: OSError) -> DataError:
 
 def _is_of_a_beginning(name: str) -> bool:
     """Whether a run that was killed before it had its ``run.json`` may have left this file."""
-    return name == INPUTS_NAME or name.startswith((f".{INPUTS_NAME}.", f".{RUN_NAME}."))
+    return name in (INPUTS_NAME, LOCK_NAME) or name.startswith(
+        (f".{INPUTS_NAME}.", f".{RUN_NAME}.")
+    )

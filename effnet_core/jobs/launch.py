@@ -34,6 +34,7 @@ from effnet_core.jobs.job import (
     reserve_room,
     write_error,
 )
+from effnet_core.locks import inherited
 from effnet_core.storage.client import in_use
 from effnet_core.text import os_reason
 
@@ -208,7 +209,8 @@ def _supervised(
         "--",
         *command,
     ]
-    with log.open("ab") as stream:
+    # Whoever kills this process cannot have its folders before the ranks have ended.
+    with log.open("ab") as stream, inherited() as locks:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -216,6 +218,7 @@ def _supervised(
             stderr=subprocess.STDOUT,
             env=_child_environment(runtime),
             cwd=log.parent,  # MindSpore leaves its dumps in the current folder
+            pass_fds=locks,
             start_new_session=True,
         )
     try:

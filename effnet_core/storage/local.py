@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from effnet_core.errors import Conflict, StoreError
 from effnet_core.files import atomic_path, usual_mode
+from effnet_core.locks import turn
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
 from effnet_core.text import os_reason
 
@@ -175,12 +175,8 @@ class LocalStore:
         """Keep other writers out: threads as well as processes, for a rename's time."""
         folder = self.root / PRIVATE_NAME
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)  # NFS wants it writable
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with turn(folder / "lock"):
             yield
-        finally:
-            os.close(handle)  # and with it the lock
 
     def _require_unchanged(self, target: Path, key: str, etag: str) -> None:
         found = _etag(target.read_bytes()) if target.is_file() else None

@@ -66,6 +66,7 @@ def evaluate_network(
         transforms=eval_transforms(spec),
         batch_size=config.evaluate.per_device_batch_size,
         workers=config.data.workers,
+        check_share=config.data.check_share,
         seed=config.train.seed,
         background=spec.background,
     ):

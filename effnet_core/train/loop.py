@@ -184,6 +184,7 @@ def _epoch_batches(run: Run) -> Iterator[Batch]:
             transforms=train_transforms(spec, config.data),
             batch_size=size,
             workers=config.data.workers,
+            check_share=config.data.check_share,
             sink=config.data.sink,
             seed=int(seed.generate_state(1)[0] >> 1),
             background=spec.background,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -28,12 +27,12 @@ from typing import IO
 
 from effnet_core.errors import EffnetError
 from effnet_core.files import write_json
+from effnet_core.locks import sole_user
 from flows.service.api import JSON, Api
 from flows.service.recovery import STOPPED, Recovery, age_s
 from flows.service.server import SERVER_AUTH_VARIABLE, server_command
 
 RECORD_NAME = "service.json"
-LOCK_NAME = "service.lock"
 LOOK_EVERY_S = 2.0
 LONGEST_WAIT_S = 30.0
 """Between two starts of a process that does not stay alive."""
@@ -210,8 +209,7 @@ def keep(
     stops: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stops.append(received))
-    with (folder / LOCK_NAME).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with sole_user(folder, what="state folder"):
         api = Api(os.environ["PREFECT_API_URL"])
         prefect = [sys.executable, "-m", "prefect"]
         work = ["worker", "start", "--pool", pool, "--type", "process", "--name", worker]

@@ -7,7 +7,6 @@ changed on the dashboard (a schedule that was switched on, a number of slots) st
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from effnet_core.errors import ConfigError
 from effnet_core.files import read_json, require_space
 from effnet_core.jobs import supervise
 from effnet_core.jobs.supervise import descendants
+from effnet_core.locks import turn
 from flows.service.api import Api
 from flows.service.client_file import remove_client_file, write_client_file
 from flows.service.daemon import RECORD_NAME, RUN_GRACE_S, open_log
@@ -161,16 +161,8 @@ def _one_at_a_time() -> Iterator[None]:
     """Let another ``effnet up`` on the same state folder end first; then this one finds all there."""
     own_state_dir()
     path = private_folder(folder(), what="state folder") / UP_LOCK_NAME
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.print("another effnet up is at work here; waiting for its end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with turn(path, console.print):
         yield
-    finally:
-        os.close(lock)
 
 
 def down() -> None:

@@ -20,7 +20,7 @@ from effnet_core.train.optim import create_optimizer
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
 from effnet_core.weights.load import load_parameters
-from tests.unit.fakes import SPEC
+from tests.support.fakes import SPEC
 
 SIDECAR = Sidecar(
     variant="efficientnet_tiny",

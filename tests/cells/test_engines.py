@@ -25,8 +25,8 @@ from effnet_core.infer.pipeline import Predictor
 from effnet_core.model.network import create_model
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.worker import _load_engine
-from tests.images import draw, encode
-from tests.weights import make_checkpoint, make_sidecar, parameter_shapes, random_parameters
+from tests.support.images import draw, encode
+from tests.support.weights import make_checkpoint, make_sidecar, parameter_shapes, random_parameters
 
 TINIES = [name for name, row in VARIANTS.items() if row.hidden]
 TOLERANCE = 1e-4

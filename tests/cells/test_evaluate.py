@@ -23,8 +23,8 @@ from effnet_core.train.evaluate import (
 )
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
-from tests.tiny import tiny_config
-from tests.unit.fakes import SPEC
+from tests.support.fakes import SPEC
+from tests.support.tiny import tiny_config
 
 NAMES = ("cat", "dog", "owl")
 ALONE = Group(0, 1)
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_other_classes_is_refused_with_both_sides(
     model: Path, source_dir: Path, tmp_path: Path
 ) -> None:
     from effnet_core.data.staging import stage_dataset
-    from tests.images import class_folders
+    from tests.support.images import class_folders
 
     class_folders(tmp_path / "source", {"ant": 4, "bee": 4}, width=20, height=20)
     stage_dataset(tmp_path / "source", tmp_path / "other", val_share=0.5)

@@ -32,13 +32,13 @@ from effnet_core.train.update import update
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
 from effnet_core.weights.load import load_parameters
-from tests import every_setting
 from tests.cells.test_evaluate import BrightnessNetwork
 from tests.cells.test_training import parameters
 from tests.cells.test_transforms import in_pipeline
-from tests.every_setting import Proof
-from tests.images import draw, encode, source_with_splits
-from tests.tiny import TINY
+from tests.support import every_setting
+from tests.support.every_setting import Proof
+from tests.support.images import draw, encode, source_with_splits
+from tests.support.tiny import TINY
 
 
 def prepared(config: RunConfig, folder: Path) -> Run:
@@ -175,6 +175,17 @@ def decoding_threads(config: RunConfig, folder: Path) -> int:
     ):
         next(loop._epoch_batches(run))
     return apply.call_args.kwargs["num_parallel_workers"]
+
+
+def checked_files(config: RunConfig, folder: Path) -> int:
+    """How many files of an epoch are compared with the manifest."""
+    run = prepared(config, folder)
+    with (
+        mock.patch("effnet_core.data.loader.FileSource", side_effect=InterruptedError) as source,
+        pytest.raises(InterruptedError),
+    ):
+        next(loop._epoch_batches(run))
+    return int(source.call_args.args[3].sum())
 
 
 def way_of_batches(config: RunConfig, folder: Path) -> str:
@@ -316,6 +327,7 @@ PROOFS = {
     "data.policy_ops": Proof("4", augmented, (*TINY, "data.policy=randaugment")),
     "data.policy_magnitude": Proof("30", augmented, (*TINY, "data.policy=randaugment")),
     "data.progressive_sizes": Proof("[16, 24]", sizes, TINY),
+    "data.check_share": Proof("1", checked_files, TINY),
     "data.workers": Proof("3", decoding_threads, TINY),
     "data.sink": Proof("true", way_of_batches, (*TINY, "runtime.device=Ascend")),
     "optim.name": Proof("sgd", updated),

@@ -22,7 +22,7 @@ from effnet_core.train.update import update
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
 from tests.cells.test_loop import prepared, save
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 Values = dict[str, np.ndarray[Any, Any]]
 

@@ -29,7 +29,7 @@ from effnet_core.train.run import Run, prepare
 from effnet_core.train.update import update
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 
 def prepared(data_dir: Path, run_dir: Path, *overrides: str) -> Run:

@@ -27,9 +27,9 @@ from effnet_core.mindvision.__main__ import config_of, parser
 from effnet_core.mindvision.ranks import Launch
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.train import loop
-from tests.images import class_folders
-from tests.unit.test_mindvision import DEFAULTS
-from tests.weights import make_checkpoint
+from tests.support.images import class_folders
+from tests.support.weights import make_checkpoint
+from tests.unit.mindvision.test_mindvision import DEFAULTS
 
 BASE = {
     "model": "efficientnet_tiny",

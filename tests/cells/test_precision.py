@@ -27,7 +27,7 @@ from tests.cells.test_training import (
     linear_step,
     moved,
 )
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 
 def three_losses(config: RunConfig) -> tuple[list[float], list[ms.Parameter]]:

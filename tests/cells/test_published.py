@@ -18,7 +18,7 @@ from effnet_core.train import loop
 from effnet_core.weights.checkpoint import BEST_NAME, MODEL_NAME, read_sidecar
 from effnet_core.weights.ckpt_file import read_ckpt
 from effnet_core.weights.load import load_parameters
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 TOPS = (3, 9, 6)
 """Of 12 images, right after each epoch: the second is the best."""

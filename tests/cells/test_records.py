@@ -18,8 +18,8 @@ from effnet_core.data.records import record_files, split_as, write_records
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import eval_transforms, train_transforms
 from effnet_core.errors import DataError
-from tests.images import source_with_splits
-from tests.unit.fakes import SPEC
+from tests.support.fakes import SPEC
+from tests.support.images import source_with_splits
 
 RECORDS = DataConfig(format="mindrecord")
 

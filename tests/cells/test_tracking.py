@@ -20,7 +20,7 @@ from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.results import EvalResult
 from effnet_core.train import loop
 from effnet_core.train.tracking import MLFLOW_NAME, Trackers, open_trackers
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 BOTH = "train.trackers=[tensorboard, mlflow]"
 

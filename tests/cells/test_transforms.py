@@ -17,7 +17,7 @@ from effnet_core.data.images import TRAINABLE_FORMATS, decode_image
 from effnet_core.data.loader import for_mindspore
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.data.transforms import eval_transforms, train_transforms
-from tests.images import draw, encode
+from tests.support.images import draw, encode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -21,8 +21,8 @@ from flows.service.daemon import run_processes
 from flows.service.private import login_of
 from flows.service.recovery import is_final
 from flows.service.server import STATE_DIR_VARIABLE
-from tests.signals import heed_ctrl_c
-from tests.tiny import TINY
+from tests.support.signals import heed_ctrl_c
+from tests.support.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 180.0

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from flows.service.server import login_link
 from tests.flows.service import TestedService, processes_naming, wait_for
-from tests.services import missing
+from tests.support.services import missing
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore, pytest.mark.slow]
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.service.server import STATE_DIR_VARIABLE
-from tests.signals import heed_ctrl_c
+from tests.support.signals import heed_ctrl_c
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 

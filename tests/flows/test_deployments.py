@@ -106,6 +106,12 @@ def test_what_starts_by_itself_never_runs_twice_at_once() -> None:
         assert item["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
 
 
+@pytest.mark.parametrize("name", ["stage", "batch-infer"])
+def test_runs_that_may_have_one_folder_queue(name: str) -> None:
+    item = next(item for item in DEPLOYMENTS if item["name"] == name)
+    assert item["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
 TRAIN, INFER, PIPELINE = "train-b0", "batch-infer", "nightly-pipeline"
 DEVICES = ["as in recipe", "CPU", "GPU", "Ascend"]
 ENGINES = ["as in recipe", "auto", "onnxruntime", "openvino", "mindspore"]

@@ -27,9 +27,9 @@ from flows.publish import publish_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
 from tasks.credentials import credentials_of
-from tests.images import class_folders
-from tests.s3 import KEY_ID, SECRET, SeaweedFS
-from tests.tiny import TINY
+from tests.support.images import class_folders
+from tests.support.s3 import KEY_ID, SECRET, SeaweedFS
+from tests.support.tiny import TINY
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 

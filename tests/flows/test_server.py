@@ -18,7 +18,7 @@ from flows.service import server
 pytestmark = pytest.mark.prefect
 
 # In a process of its own, because Prefect reads its settings once. A deployment with a cron schedule
-# must get scheduled runs; with sqlalchemy 2.1 it silently gets none.
+# must get scheduled runs; with Prefect 3.8.8 and sqlalchemy 2.1 it silently gets none.
 SCHEDULE = textwrap.dedent(
     """
     import json, sys, time, urllib.error, urllib.request

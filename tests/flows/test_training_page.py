@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.dashboard.training import training_card
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 ROW = {
     "kind": "train",

@@ -10,8 +10,8 @@ import pytest
 
 from effnet_core import api
 from effnet_core.results import TrainResult
-from tests.services import missing
-from tests.tiny import tiny_config
+from tests.support.services import missing
+from tests.support.tiny import tiny_config
 
 
 @pytest.fixture(scope="session")

@@ -23,10 +23,10 @@ from effnet_core.files import read_json, read_jsonl
 from effnet_core.infer.output import read_parts
 from effnet_core.results import TrainResult
 from effnet_core.storage.client import s3_client
-from tests.images import draw, encode
-from tests.s3 import SeaweedFS
-from tests.signals import as_anybody
-from tests.weights import make_checkpoint
+from tests.support.images import draw, encode
+from tests.support.s3 import SeaweedFS
+from tests.support.signals import as_anybody
+from tests.support.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
 

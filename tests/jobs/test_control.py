@@ -19,8 +19,8 @@ from effnet_core.events import Event, listen
 from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.weights import checkpoint
-from tests.signals import heed_ctrl_c
-from tests.tiny import TINY, tiny_config
+from tests.support.signals import heed_ctrl_c
+from tests.support.tiny import TINY, tiny_config
 
 pytestmark = pytest.mark.mindspore
 

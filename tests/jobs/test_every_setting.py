@@ -19,11 +19,11 @@ from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.model_store.publication import publish_model
 from effnet_core.model_store.versions import cached_model
 from effnet_core.weights.checkpoint import MODEL_NAME, read_sidecar
-from tests import every_setting
-from tests.images import source_with_splits
-from tests.tiny import tiny_config
-from tests.unit.test_publish import make_run
-from tests.weights import make_checkpoint
+from tests.support import every_setting
+from tests.support.images import source_with_splits
+from tests.support.tiny import tiny_config
+from tests.support.weights import make_checkpoint
+from tests.unit.model_store.test_publication import make_run
 
 EPOCHS, STEPS = 6, 2
 """Of every run here: twelve steps in all."""

@@ -19,8 +19,8 @@ from effnet_core.events import Event, listen
 from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.results import TrainResult
-from tests.images import source_with_splits
-from tests.tiny import tiny_config
+from tests.support.images import source_with_splits
+from tests.support.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
 

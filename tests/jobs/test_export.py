@@ -22,8 +22,8 @@ from effnet_core.files import CACHE_VARIABLE
 from effnet_core.infer.output import read_parts
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.ckpt_file import read_ckpt
-from tests.images import draw, encode
-from tests.weights import make_checkpoint
+from tests.support.images import draw, encode
+from tests.support.weights import make_checkpoint
 
 TOLERANT = ("infer.max_error_share=0.5",)
 

@@ -18,10 +18,10 @@ from effnet_core.errors import DataError, InputLost
 from effnet_core.files import read_json, read_jsonl
 from effnet_core.infer.output import read_parts
 from effnet_core.storage.client import s3_client
-from tests.images import draw, encode
-from tests.s3 import SeaweedFS
-from tests.signals import heed_ctrl_c
-from tests.weights import make_checkpoint
+from tests.support.images import draw, encode
+from tests.support.s3 import SeaweedFS
+from tests.support.signals import heed_ctrl_c
+from tests.support.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
 

@@ -15,7 +15,7 @@ from effnet_core.jobs.job import EVENTS_NAME
 from effnet_core.kernels import build
 from effnet_core.results import TrainResult
 from tests.kernels.library import built
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
 

@@ -16,7 +16,7 @@ from effnet_core.errors import CheckpointError, DataError, EffnetError
 from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.weights import checkpoint
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
 

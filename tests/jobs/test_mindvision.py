@@ -14,7 +14,7 @@ import pytest
 
 from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
-from tests.services import missing
+from tests.support.services import missing
 
 pytestmark = pytest.mark.mindspore
 

@@ -12,7 +12,7 @@ import sklearn
 from PIL import Image
 
 from effnet_core.weights.ckpt_file import read_ckpt
-from tests.weights import make_checkpoint
+from tests.support.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
 

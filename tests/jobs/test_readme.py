@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.images import class_folders, draw, encode
+from tests.support.images import class_folders, draw, encode
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from effnet_core import api
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.staging import stage_dataset
 from effnet_core.results import TrainResult
-from tests.images import class_folders
-from tests.tiny import tiny_config
+from tests.support.images import class_folders
+from tests.support.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from effnet_core import files, locks, text
+from effnet_core import files, text
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.storage.local import LocalStore
 
@@ -162,47 +160,3 @@ def test_os_errors_as_sentences() -> None:
 )
 def test_human_bytes(size: float, words: str) -> None:
     assert text.human_bytes(size) == words
-
-
-def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with locks.sole_user(folder, what="run folder"):
-        (folder / "f").write_text("")
-        code = (
-            "from pathlib import Path; from effnet_core.locks import sole_user; "
-            f"sole_user(Path({str(folder)!r}), what='it').__enter__()"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False
-        )
-        assert "OutputExists" in done.stderr
-        with (
-            pytest.raises(OutputExists, match=f"run folder {folder} is in use by a run"),
-            locks.sole_user(folder, what="run folder"),
-        ):
-            pass
-    with locks.sole_user(folder, what="run folder"):
-        assert (folder / "f").exists()
-
-
-def test_a_folder_that_nothing_was_written_to_is_taken_away(tmp_path: Path) -> None:
-    with (
-        pytest.raises(DataError),
-        locks.sole_user(tmp_path / "new", what="run folder"),
-    ):
-        raise DataError("no data set")
-    (tmp_path / "old").mkdir()
-    with locks.sole_user(tmp_path / "old", what="run folder"):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-
-
-def test_a_file_system_without_locks_keeps_nobody_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "no locks")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with locks.sole_user(tmp_path, what="it"), locks.sole_user(tmp_path, what="it"):
-        pass
