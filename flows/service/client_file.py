@@ -32,10 +32,13 @@ def write_client_file(settings: dict[str, str]) -> bool:
     if path is None or not _is_ours(path):
         return False
     lines = [f"{NAMES[name]} = {json.dumps(value)}" for name, value in settings.items()]
-    path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write("\n".join([MARK, "[api]", *lines]) + "\n")
+    try:
+        path.unlink(missing_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write("\n".join([MARK, "[api]", *lines]) + "\n")
+    except OSError:  # the service runs all the same
+        return False
     return True
 
 

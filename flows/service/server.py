@@ -26,7 +26,7 @@ from pathlib import Path
 from effnet_core.errors import ConfigError, EffnetError
 from effnet_core.files import read_json, write_json
 from effnet_core.jobs import supervise
-from flows.service.private import login_of, private_folder
+from flows.service.private import LOGIN_NAME, login_of, private_folder
 
 STATE_DIR_VARIABLE = "EFFNET_STATE_DIR"
 DEFAULT_STATE_DIR = ".effnet"
@@ -141,6 +141,13 @@ def login_link(api_url: str, auth: str | None) -> str:
         auth: its login; the dashboard's plain address where it has none.
     """
     return ui_url(api_url) if auth is None else f"{ui_url(api_url)}{LOGIN_PATH}#{auth}"
+
+
+def dashboard_link(api_url: str) -> str:
+    """The dashboard's address inside ``prefect_api``; it logs in where the server is one of ours."""
+    auth, path = os.environ.get(AUTH_VARIABLE), state_dir() / LOGIN_NAME
+    ours = auth is not None and path.exists() and login_of(state_dir()) == auth
+    return login_link(api_url, auth if ours else None)
 
 
 @contextmanager

@@ -80,6 +80,11 @@ class TestedService:
         variables = {"PREFECT_HOME": str(self.folder / "home"), "DO_NOT_TRACK": "1"}
         return self._run(["-m", "prefect", "--no-prompt", *arguments], variables)
 
+    def for_clients(self) -> dict[str, str]:
+        """The environment of other programs that talk to the service."""
+        login = {"PREFECT_API_URL": self.api.url, "PREFECT_API_AUTH_STRING": str(self.api.auth)}
+        return {**self.environment, **login}
+
     def _run(
         self, arguments: list[str], variables: dict[str, str]
     ) -> subprocess.CompletedProcess[str]:
