@@ -21,9 +21,22 @@
 
 A message says what is wrong, the values, what is allowed and what to change, in one sentence or
 two, because it is shown to people as it is.
+
+Exit codes, the same for ``effnet``, a rank and the supervisor of a job:
+
+    0    done
+    1    failed
+    2    wrong usage or setting: nothing was done
+    75   stopped on request (SIGTERM); the same command resumes. EX_TEMPFAIL of sysexits.h
+    130  interrupted (Ctrl-C) at a terminal; the same command resumes
 """
 
 from __future__ import annotations
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_STOPPED = 75
+EXIT_INTERRUPTED = 130
 
 
 class EffnetError(Exception):

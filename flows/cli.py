@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from effnet_core.cli.app import app
-from effnet_core.cli.doctor import CHECKS, Finding
+from effnet_core.cli.doctor import Finding
 from effnet_core.cli.guard import guarded
 from effnet_core.cli.guard import run as run_program
 
@@ -23,8 +23,6 @@ def _server() -> Iterable[Finding]:
 
     return [*doctor.server(), *doctor.state_folder()]
 
-
-CHECKS.append(_server)
 
 Overrides = Annotated[
     list[str] | None,
@@ -94,7 +92,7 @@ def up(
 @app.command()
 @guarded
 def down() -> None:
-    """Stop the service; runs save, and go on after the next effnet up."""
+    """Stop the service; runs save, and continue after the next effnet up."""
     from flows.service import lifecycle
 
     lifecycle.down()
@@ -170,7 +168,7 @@ def run(
 
 def main() -> None:
     """Run the ``effnet`` command."""
-    run_program(app)
+    run_program(app, checks=(_server,))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ a form on the dashboard all take the path through ``load_config``.
 
 from __future__ import annotations
 
+import codecs
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,16 @@ class DataConfig(Section):
     """Deviation of R, G, B in 0-1 units, divided by; as interpolation when absent."""
     background: str | None = "white"
     """Colour that transparent images are laid on, by name or as '#rrggbb'; null drops transparency."""
+    layout: Literal["auto", "classes", "splits"] = "auto"
+    """What the folders of a source are, where it does not tell: classes, or splits that hold classes."""
+    path_column: str | None = None
+    """Column of a table that names the images; one of the usual names when absent."""
+    label_column: str | None = None
+    """Column of a table that names the class; one of the usual names when absent."""
+    table_root: str | None = None
+    """Folder that the paths in a table are relative to; the table's own when absent."""
+    names_encoding: str | None = None
+    """Encoding of the names in a zip that does not say, such as gbk; guessed when absent."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Larger images are set aside; JPEGs shrink while they are decoded and may have 16 times as many."""
     global_batch_size: int = Field(256, ge=1)
@@ -147,6 +158,15 @@ class DataConfig(Section):
     def _known_colour(cls, value: str | None) -> str | None:
         if value is not None:
             rgb_of(value)
+        return value
+
+    @field_validator("names_encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        try:
+            codecs.lookup(value or "utf-8")
+        except LookupError as cause:
+            raise ValueError(f"must be an encoding such as gbk or cp866; got {value!r}") from cause
         return value
 
     @field_validator("std")
@@ -445,7 +465,7 @@ class RuntimeConfig(Section):
     stop_grace_s: int = Field(30, ge=1)
     """Seconds that a job has to save its state once it is asked to stop."""
     exact_resume: bool = True
-    """Practise some steps before a cut run goes on, so that CPU kernels round as they did before."""
+    """Practise some steps before a cut run continues, so that CPU kernels round as they did before."""
     mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
     """Least severe message of MindSpore's own log that is written."""
 

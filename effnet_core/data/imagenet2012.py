@@ -56,7 +56,7 @@ def is_imagenet2012(root: Path) -> bool:
 def unpack_imagenet2012(root: Path, out: Path) -> Path:
     """Bring ILSVRC2012 into ``out/train/SYNSET/*`` and ``out/val/SYNSET/*``.
 
-    Files that are there already with the right size are kept, so a cut run goes on.
+    Files that are there already with the right size are kept, so a cut run continues.
 
     Args:
         root: holds ``ILSVRC2012_img_train.tar`` (or ``train/SYNSET.tar``, or ``train/SYNSET/*``),

@@ -285,7 +285,7 @@ def _wait(
         if deadline is not None and time.monotonic() > deadline:
             raise JobTimeout(
                 f"the job in {run_dir} was stopped after runtime.timeout_s={runtime.timeout_s} s; "
-                "raise it, or run again to go on from the last checkpoint"
+                "raise it, or run again to continue from the last checkpoint"
             )
         time.sleep(POLL_S)
     events.repeat()

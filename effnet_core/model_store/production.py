@@ -10,7 +10,7 @@ from typing import Any
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import Conflict, GateRefused, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.model_store.registry import Manifest, Pointer, Shelf, known, sha256_of_bytes
+from effnet_core.model_store.registry import Manifest, Pointer, Registry, known, sha256_of_bytes
 
 STAGE = "publish"
 ROUNDING = 1e-9
@@ -40,7 +40,7 @@ def promote(
     """
     if force_reason is not None and not force_reason.strip():
         raise StoreError("a forced promotion needs a reason in words; give one, or leave it out")
-    return move_pointer(Shelf.open(storage), version, gate, force_reason).model_dump()
+    return move_pointer(Registry.open(storage), version, gate, force_reason).model_dump()
 
 
 def rollback(storage: StorageConfig) -> dict[str, Any]:
@@ -56,60 +56,62 @@ def rollback(storage: StorageConfig) -> dict[str, Any]:
         Conflict: somebody moved production meanwhile; nothing was changed.
         StoreError: there is nothing to return to, or files of it are missing.
     """
-    shelf = Shelf.open(storage)
-    pointer, etag = shelf.require_pointer()
+    registry = Registry.open(storage)
+    pointer, etag = registry.require_pointer()
     if pointer.previous is None:
         raise StoreError(
-            f"no version before {pointer.version!r} is recorded for production of {shelf.name!r}; "
-            f"promote one by its name ({known(shelf.versions())})"
+            f"no version before {pointer.version!r} is recorded for production of {registry.name!r}; "
+            f"promote one by its name ({known(registry.versions())})"
         )
-    manifest, data = shelf.require(pointer.previous)
-    shelf.require_whole(manifest)
+    manifest, data = registry.require(pointer.previous)
+    registry.require_whole(manifest)
     reason = f"rolled back from {pointer.version}"
     moved = Pointer.to(manifest, data, previous=None, reason=reason)
     try:
-        shelf.store.put_bytes(shelf.pointer_key, moved.to_bytes(), if_match=etag)
+        registry.store.put_bytes(registry.pointer_key, moved.to_bytes(), if_match=etag)
     except Conflict as cause:
         raise Conflict(
-            f"production of {shelf.name!r} was moved by somebody else during the rollback from "
+            f"production of {registry.name!r} was moved by somebody else during the rollback from "
             f"{pointer.version!r}; look where it is now and decide anew"
         ) from cause
-    emit(Event(STAGE, f"production of {shelf.name} is {manifest.version} again ({reason})"))
+    emit(Event(STAGE, f"production of {registry.name} is {manifest.version} again ({reason})"))
     return moved.model_dump()
 
 
 def move_pointer(
-    shelf: Shelf, version: str, gate: EvaluateConfig, force_reason: str | None = None
+    registry: Registry, version: str, gate: EvaluateConfig, force_reason: str | None = None
 ) -> Pointer:
-    """As ``promote``, on a shelf that is open."""
-    manifest, data = shelf.require(version)
-    shelf.require_whole(manifest)
+    """As ``promote``, on a registry that is open."""
+    manifest, data = registry.require(version)
+    registry.require_whole(manifest)
     overtaken = False
     for _ in range(POINTER_TRIES):
-        pointer, etag = shelf.pointer() or (None, None)
+        pointer, etag = registry.pointer() or (None, None)
         if pointer and pointer.manifest_sha256 == sha256_of_bytes(data):
             emit(Event(STAGE, f"{manifest.version} is the production version already"))
             return pointer
-        production = _production_to_beat(shelf, manifest, pointer)
+        production = _production_to_beat(registry, manifest, pointer)
         refusal = _refusal(manifest, production, gate)
         if refusal and force_reason is None:
-            raise GateRefused(f"version {manifest.version!r} of {shelf.name!r} {refusal}")
+            raise GateRefused(f"version {manifest.version!r} of {registry.name!r} {refusal}")
         if overtaken and (force_reason is not None or not _is_better(manifest, production)):
-            raise _overtaken(shelf, manifest, pointer)
+            raise _overtaken(registry, manifest, pointer)
         reason = f"forced: {force_reason}" if refusal else "passed the gate"
         previous = _version_to_return_to(manifest, pointer)
         moved = Pointer.to(manifest, data, previous=previous, reason=reason)
         try:
-            shelf.store.put_bytes(
-                shelf.pointer_key, moved.to_bytes(), if_match=etag, if_none_match=etag is None
+            registry.store.put_bytes(
+                registry.pointer_key, moved.to_bytes(), if_match=etag, if_none_match=etag is None
             )
         except Conflict:
-            overtaken = True  # look again; only a better model goes on by itself
+            overtaken = True  # look again; only a better model continues by itself
             continue
         was = f", before it was {previous}" if previous else ""
-        emit(Event(STAGE, f"production of {shelf.name} is {manifest.version} now{was} ({reason})"))
+        emit(
+            Event(STAGE, f"production of {registry.name} is {manifest.version} now{was} ({reason})")
+        )
         return moved
-    raise _overtaken(shelf, manifest, None)
+    raise _overtaken(registry, manifest, None)
 
 
 def _is_better(manifest: Manifest, production: Manifest | None) -> bool:
@@ -117,11 +119,11 @@ def _is_better(manifest: Manifest, production: Manifest | None) -> bool:
     return production is not None and manifest.metrics.top1 > production.metrics.top1 + ROUNDING
 
 
-def _overtaken(shelf: Shelf, manifest: Manifest, pointer: Pointer | None) -> Conflict:
+def _overtaken(registry: Registry, manifest: Manifest, pointer: Pointer | None) -> Conflict:
     """The error for a promotion that lost to another at the same moment."""
     moved = f" to {pointer.version!r} by {pointer.by} at {pointer.at}" if pointer else " by others"
     return Conflict(
-        f"production of {shelf.name!r} was moved{moved} while {manifest.version!r} was to be "
+        f"production of {registry.name!r} was moved{moved} while {manifest.version!r} was to be "
         "promoted, so it was not; promote it again if it is to replace that one"
     )
 
@@ -134,13 +136,13 @@ def _version_to_return_to(manifest: Manifest, pointer: Pointer | None) -> str | 
 
 
 def _production_to_beat(
-    shelf: Shelf, manifest: Manifest, pointer: Pointer | None
+    registry: Registry, manifest: Manifest, pointer: Pointer | None
 ) -> Manifest | None:
     """The production version, if there is one to compare with; else it is said why not."""
     if pointer is None or pointer.version == manifest.version:
         return None
     try:
-        found = shelf.manifest(pointer.version)
+        found = registry.manifest(pointer.version)
     except StoreError:
         found = None
     alone = f"so evaluate.min_top1 alone decides on {manifest.version}"

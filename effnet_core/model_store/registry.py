@@ -135,14 +135,14 @@ class Claim(Record):
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Registry:
     """The versions of one model in a store."""
 
     store: Store
     name: str
 
     @classmethod
-    def open(cls, storage: StorageConfig) -> Shelf:
+    def open(cls, storage: StorageConfig) -> Registry:
         """The place that the settings name; nothing need be there yet."""
         return cls(open_store(storage.root, storage.access), storage.name)
 

@@ -15,7 +15,7 @@ from effnet_core.model_store.registry import (
     PRODUCTION,
     FileEntry,
     Manifest,
-    Shelf,
+    Registry,
     sha256_of_bytes,
 )
 from effnet_core.storage import require_key
@@ -33,14 +33,14 @@ def list_versions(storage: StorageConfig) -> list[dict[str, Any]]:
     Raises:
         StoreError: the store has other models, but none of this name.
     """
-    shelf = Shelf.open(storage)
-    manifests = shelf.manifests()
-    if not manifests and shelf.names():
-        raise shelf.unknown_name()
-    found = shelf.pointer()
+    registry = Registry.open(storage)
+    manifests = registry.manifests()
+    if not manifests and registry.names():
+        raise registry.unknown_name()
+    found = registry.pointer()
     in_use = found[0].version if found else None
     return [
-        {**m.model_dump(), "production": m.version == in_use, "uri": shelf.uri(m.version)}
+        {**m.model_dump(), "production": m.version == in_use, "uri": registry.uri(m.version)}
         for m in manifests
     ]
 
@@ -51,14 +51,14 @@ def resolve_version(storage: StorageConfig, version: str) -> dict[str, Any]:
     Raises:
         StoreError: there is no such model or version; the message names the nearest.
     """
-    return Shelf.open(storage).require(version)[0].model_dump()
+    return Registry.open(storage).require(version)[0].model_dump()
 
 
 def fetch_model(storage: StorageConfig, version: str, out: Path) -> Path:
     """Copy a version's files to a folder, every digest verified.
 
     Files that are there already are kept if they are the right ones, so that an interrupted fetch
-    goes on where it was.
+    continues where it was.
 
     Returns:
         The checkpoint's path, its sidecar beside it.
@@ -68,17 +68,17 @@ def fetch_model(storage: StorageConfig, version: str, out: Path) -> Path:
         OutputExists: ``out`` holds another file under one of the names.
         DataError: ``out`` cannot be written to.
     """
-    shelf = Shelf.open(storage)
-    manifest, data = shelf.require(version)
-    shelf.require_whole(manifest)
+    registry = Registry.open(storage)
+    manifest, data = registry.require(version)
+    registry.require_whole(manifest)
     make_folder(out, what="output folder")
     files = (*manifest.files, FileEntry.of_bytes(MANIFEST_NAME, data))
     missing = [file for file in files if not _is_there(out, file, manifest)]
     for done, file in enumerate(missing, start=len(files) - len(missing)):
         text = f"fetching {file.path} ({human_bytes(file.size_bytes)}) of {manifest.version}"
         emit(Event(STAGE, text, done, len(files)))
-        _fetch_file(shelf, manifest, file, out)
-    text = f"{shelf.uri(manifest.version)} is in {out}, every digest verified"
+        _fetch_file(registry, manifest, file, out)
+    text = f"{registry.uri(manifest.version)} is in {out}, every digest verified"
     emit(Event(STAGE, text, len(files), len(files)))
     return out / manifest.checkpoint
 
@@ -100,14 +100,14 @@ def _is_there(out: Path, file: FileEntry, manifest: Manifest) -> bool:
     )
 
 
-def _fetch_file(shelf: Shelf, manifest: Manifest, file: FileEntry, out: Path) -> None:
+def _fetch_file(registry: Registry, manifest: Manifest, file: FileEntry, out: Path) -> None:
     try:
         with atomic_path(out / file.path) as temporary:
-            shelf.store.get_file(shelf.key(manifest.version, file.path), temporary)
+            registry.store.get_file(registry.key(manifest.version, file.path), temporary)
             found = sha256_of_file(temporary)
             if found != file.sha256:
                 what = f"not what was published (SHA-256 {found[:12]}, not {file.sha256[:12]})"
-                raise shelf.damaged(manifest, file, what)
+                raise registry.damaged(manifest, file, what)
     except OSError as cause:
         raise StoreError(f"{out / file.path} cannot be written ({os_reason(cause)})") from cause
 
@@ -124,8 +124,8 @@ def cached_model(storage: StorageConfig, version: str = PRODUCTION) -> Path:
     Raises:
         StoreError: there is no such version, it is damaged, or the store cannot be reached.
     """
-    shelf = Shelf.open(storage)
-    manifest, data = shelf.require(version)
+    registry = Registry.open(storage)
+    manifest, data = registry.require(version)
     folder = cache_dir("models") / f"{manifest.version}-{sha256_of_bytes(data)[:16]}"
     with alone(folder):
         return fetch_model(storage, manifest.version, folder)

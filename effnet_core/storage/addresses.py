@@ -65,6 +65,8 @@ def without_userinfo(text: str) -> str:
 
 SEGMENT_BYTES = 255
 PATH_BYTES = 2000
+MAX_DEPTH = 100
+"""Of folders in one another; deeper ones exist to break programs."""
 
 
 def require_name(name: str) -> str:
@@ -83,6 +85,7 @@ def require_name(name: str) -> str:
         (any(ord(c) < 32 or ord(c) == 127 for c in plain), "a control character in its name"),
         (".." in segments, "'..' in its name, which leads out of the folder"),
         (any(s in ("", ".") for s in segments), "an empty part in its name"),
+        (len(segments) > MAX_DEPTH, f"more than {MAX_DEPTH} folders in its name"),
         (len(os.fsencode(plain)) > PATH_BYTES, f"a name of more than {PATH_BYTES} bytes"),
         (
             max(len(os.fsencode(s)) for s in segments) > SEGMENT_BYTES,

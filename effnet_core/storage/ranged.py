@@ -1,4 +1,4 @@
-"""Fetching one large object in parts, several at a time, and going on where an earlier try was cut."""
+"""Fetching one large object in parts, several at a time, and continuing where an earlier try was cut."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fetch(
 
     Args:
         expected: the object as it was listed; looked up when absent.
-        resume: note what has arrived in a file beside it (``.parts``), so that a later call goes on
+        resume: note what has arrived in a file beside it (``.parts``), so that a later call continues
             there.
         arrived: told the bytes of each part that was fetched.
 

@@ -162,7 +162,7 @@ class S3Store:
             self.client.delete_object(Bucket=place.bucket, Key=place.key)
 
     def sweep(self, older_than_s: float = ABANDONED_S) -> int:
-        """Abort uploads in parts that nobody goes on with, delete lost probes, and count both.
+        """Abort uploads in parts that nobody continues with, delete lost probes, and count both.
 
         Args:
             older_than_s: younger ones may still be at work.

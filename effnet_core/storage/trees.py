@@ -1,4 +1,4 @@
-"""Whole folders to and from a bucket: many objects at once, each once, going on after a cut."""
+"""Whole folders to and from a bucket: many objects at once, each once, continuing after a cut."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def download_tree(
 ) -> int:
     """Bring every object below a prefix to a folder, and count those that had to be fetched.
 
-    What is there with the etag of the listing is kept; a large object goes on in the middle.
+    What is there with the etag of the listing is kept; a large object continues in the middle.
 
     Args:
         objects: as ``list_tree`` gave them; listed when absent.

@@ -226,7 +226,7 @@ def _stop(run: Run) -> None:
 def _stopped(run: Run) -> Interrupted:
     return Interrupted(
         f"training was stopped at step {run.step} of {run.total_steps} and saved; "
-        "the same command goes on from there"
+        "the same command continues from there"
     )
 
 

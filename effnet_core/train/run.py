@@ -81,7 +81,7 @@ class Run:
     saver: Saver | None = None
     """Writes checkpoints; only rank 0 has one."""
     shared_by: Path | None = None
-    """The library of own operators, where gradients are averaged through shared memory."""
+    """The library of native kernels, where gradients are averaged through shared memory."""
     has_job: bool = False
     """Whether a job lay in the run folder when the run began."""
 
@@ -146,7 +146,7 @@ class Run:
 
 
 def _operators(config: RunConfig, group: Group) -> Path | None:
-    """The library of own CPU operators, which compute in float32 only."""
+    """The library of native CPU kernels, which compute in float32 only."""
     if config.train.amp_level == "O0":
         runtime = config.runtime
         return library(runtime.kernels, runtime.device, lambda line: _tell_first(group, line))

@@ -33,7 +33,7 @@ class Saver:
         self._pending = self._threads.submit(self._write, path, arrays, sidecar)
 
     def raise_if_failed(self) -> None:
-        """Tell of a write that has failed, without waiting for one that goes on.
+        """Tell of a write that has failed, without waiting for one that continues.
 
         Raises:
             CheckpointError: it could not be written; earlier checkpoints are untouched.

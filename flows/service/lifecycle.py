@@ -1,7 +1,7 @@
 """``effnet up``, ``down`` and ``status``: the flows as a service on this machine.
 
 ``up`` starts the daemon (``flows/service/daemon.py``) in the background and brings work pool, device slots
-and deployments to what the repository says. Doing it again is harmless: what runs goes on, and what people
+and deployments to what the repository says. Doing it again is harmless: what runs continues, and what people
 changed on the dashboard (a schedule that was switched on, a number of slots) stays.
 """
 
@@ -58,7 +58,7 @@ class Service:
 
     url: str
     pid: int
-    """Of the keeper."""
+    """Of the daemon."""
     pool: str
     worker: str
     port: int
@@ -82,12 +82,12 @@ def folder() -> Path:
 
 
 def running() -> Service | None:
-    """The service of this state folder, if its keeper lives."""
+    """The service of this state folder, if its daemon lives."""
     path = folder() / RECORD_NAME
     if not path.exists():
         return None
     found = Service(**read_json(path))
-    return found if _is_keeper(found.pid) else None
+    return found if _is_daemon(found.pid) else None
 
 
 def server_api() -> Api:
@@ -166,7 +166,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def down() -> None:
-    """Stop worker, runs and server, in this order; runs save and go on at the next start.
+    """Stop worker, runs and server, in this order; runs save and continue at the next start.
 
     Raises:
         ServiceError: the service did not stop in time.
@@ -177,15 +177,15 @@ def down() -> None:
         return
     busy = len(service.api.runs("RUNNING")) if service.api.healthy() else 0
     if busy:
-        console.print(f"{busy} run(s) are asked to save; they go on after the next effnet up")
-    processes = [service.pid, _parent(service.pid)]  # the supervisor ends a moment after the keeper
+        console.print(f"{busy} run(s) are asked to save; they continue after the next effnet up")
+    processes = [service.pid, _parent(service.pid)]  # the supervisor ends a moment after the daemon
     os.kill(service.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while any(map(_is_keeper, processes)):
+    while any(map(_is_daemon, processes)):
         if time.monotonic() > deadline:
             raise ServiceError(
                 f"the service (process {service.pid}) did not stop within {STOP_TIMEOUT_S:.0f} s; see "
-                f"{folder() / 'keeper.log'}"
+                f"{folder() / 'daemon.log'}"
             )
         time.sleep(0.2)
     remove_client_file()
@@ -193,7 +193,7 @@ def down() -> None:
 
 
 def _start(port: int, place: Environment, *, login: bool) -> Service:
-    """Start the keeper below a supervisor that outlives this command."""
+    """Start the daemon below a supervisor that outlives this command."""
     home = private_folder(state_dir() / "prefect", what="state folder")
     if (other := running_server(home)) is not None:
         raise ConfigError(
@@ -210,15 +210,15 @@ def _start(port: int, place: Environment, *, login: bool) -> Service:
         environment[AUTH_VARIABLE] = auth
     environment.setdefault("PREFECT_HOME", str(home))
     (folder() / RECORD_NAME).unlink(missing_ok=True)
-    keeper = [sys.executable, "-m", "flows.service.daemon", str(folder()), "--port", str(port)]
-    keeper += ["--pool", place.pool, "--worker", worker, "--runs", str(place.runs)]
-    keeper += ["--login"] if login else []
+    daemon = [sys.executable, "-m", "flows.service.daemon", str(folder()), "--port", str(port)]
+    daemon += ["--pool", place.pool, "--worker", worker, "--runs", str(place.runs)]
+    daemon += ["--login"] if login else []
     reader, writer = os.pipe()  # the supervisor holds both ends, so its input never closes
-    with open_log(folder() / "keeper.log") as stream:
+    with open_log(folder() / "daemon.log") as stream:
         process = subprocess.Popen(
             [
                 *(sys.executable, supervise.__file__, "--grace", str(STOP_TIMEOUT_S), "--"),
-                *keeper,
+                *daemon,
             ],
             stdin=reader,
             stdout=stream,
@@ -233,7 +233,7 @@ def _start(port: int, place: Environment, *, login: bool) -> Service:
     deadline = time.monotonic() + 20
     while (service := running()) is None:
         if process.poll() is not None or time.monotonic() > deadline:
-            raise ServiceError(f"the service did not start; see {folder() / 'keeper.log'}")
+            raise ServiceError(f"the service did not start; see {folder() / 'daemon.log'}")
         time.sleep(0.1)
     return service
 
@@ -246,8 +246,8 @@ def _parent(pid: int) -> int:
         return 1
 
 
-def _is_keeper(pid: int) -> bool:
-    """Whether a process is a keeper or its supervisor, since ids are used again."""
+def _is_daemon(pid: int) -> bool:
+    """Whether a process is a daemon or its supervisor, since ids are used again."""
     try:
         return b"flows.service.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -257,7 +257,7 @@ def _is_keeper(pid: int) -> bool:
 def _wait_for_server(service: Service) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not service.api.healthy():
-        if not _is_keeper(service.pid) or time.monotonic() > deadline:
+        if not _is_daemon(service.pid) or time.monotonic() > deadline:
             raise ServiceError(
                 f"the Prefect server was not healthy after {START_TIMEOUT_S} s; see "
                 f"{folder() / 'server.log'}"
@@ -271,7 +271,7 @@ def _wait_for_worker(service: Service) -> None:
     while not any(item["status"] == "ONLINE" for item in service.api.post(path)) or not _busy_with(
         service, "worker"
     ):
-        if not _is_keeper(service.pid) or time.monotonic() > deadline:
+        if not _is_daemon(service.pid) or time.monotonic() > deadline:
             raise ServiceError(
                 f"no worker was online after {START_TIMEOUT_S} s; see {folder() / 'worker.log'}"
             )
@@ -279,7 +279,7 @@ def _wait_for_worker(service: Service) -> None:
 
 
 def _busy_with(service: Service, word: str) -> bool:
-    """Whether the keeper has a child process of that kind; the server remembers dead ones a while."""
+    """Whether the daemon has a child process of that kind; the server remembers dead ones a while."""
     for pid in descendants(service.pid):
         try:
             if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):

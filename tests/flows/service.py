@@ -186,7 +186,7 @@ class TestedService:
         return int(self._started("server").rsplit(" ", 1)[1])
 
     def _started(self, name: str) -> str:
-        text = (self.state_dir / "service" / "keeper.log").read_text()
+        text = (self.state_dir / "service" / "daemon.log").read_text()
         lines = [line for line in text.splitlines() if f"{name} started as process" in line]
         return lines[-1] if lines and Path(f"/proc/{lines[-1].rsplit(' ', 1)[1]}").exists() else ""
 

@@ -67,7 +67,7 @@ def test_all_that_the_service_wrote_is_its_users_own(service: TestedService) -> 
         assert service.ask("GET", path, login=True, Origin=EVIL) == 403
         found = [service.state_dir, *service.state_dir.rglob("*")]
         names = {entry.name for entry in found}
-        assert {LOGIN_NAME, "prefect.db", "service.json", "keeper.log", "server.log"} <= names
+        assert {LOGIN_NAME, "prefect.db", "service.json", "daemon.log", "server.log"} <= names
         open_to_others = [entry for entry in found if stat.S_IMODE(entry.lstat().st_mode) & 0o077]
         assert open_to_others == []
         toml = service.folder / "prefect.toml"

@@ -117,9 +117,9 @@ def test_little_memory_and_a_full_disk_are_problems(
 def test_what_only_some_need_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    found = one(doctor.operators(), "CPU operators")
+    found = one(doctor.operators(), "CPU kernels")
     assert found.level == "note"
-    assert "built-in operators: no C++ compiler was found" in found.found
+    assert "built-in kernels: no C++ compiler was found" in found.found
     findings = list(doctor.programs())
     assert one(iter(findings), "Chromium").level == "note"
     assert doctor.is_well(findings)
@@ -128,9 +128,9 @@ def test_what_only_some_need_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_own_operators_are_shown_with_how_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = build.Plan("/usr/bin/c++", "c++ 12", ("-mavx2", "-mfma"), Path("no-such-library.so"))
     monkeypatch.setattr(build, "plan", lambda: plan)
-    found = one(doctor.operators(), "CPU operators")
+    found = one(doctor.operators(), "CPU kernels")
     assert found.level == "ok"
-    assert found.found == "own operators: built at first use, avx2 fma; c++: c++ 12"
+    assert found.found == "native kernels: built at first use, avx2 fma; c++: c++ 12"
 
 
 def test_a_folder_that_is_only_readable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from prefect.blocks.system import Secret
 from effnet_core import api, worker
 from effnet_core.config.load import leaf_keys
 from effnet_core.config.schema import RunConfig
+from effnet_core.data.formats import Rules, find_images
 from effnet_core.data.order import epoch_order, train_indices
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
+from effnet_core.data.sources import find_in
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, JobTimeout
 from effnet_core.export.onnx_model import write_onnx
@@ -43,7 +46,7 @@ from tasks.credentials import credentials_of
 from tests.support import every_setting
 from tests.support.every_setting import Proof
 from tests.support.fakes import BrightnessPredictor
-from tests.support.images import draw, encode, source_with_splits
+from tests.support.images import class_folders, draw, encode, source_with_splits
 from tests.support.weights import make_checkpoint
 from tests.unit.model_store.test_publication import make_run
 
@@ -130,6 +133,35 @@ def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
 def answers_or_not(config: RunConfig, folder: Path) -> list[str]:
     """The pictures, JPEGs of 1.1 million pixels each, that are labelled."""
     return [row["path"] for row in answers(config, folder)]
+
+
+def staged_labels(config: RunConfig, folder: Path) -> set[str]:
+    """Classes of folders that could be splits."""
+    class_folders(folder / "train", {"a": 1, "b": 1})
+    class_folders(folder / "test", {"a": 1, "b": 1})
+    return {item.class_name for item in find_images(folder, Rules.of(config.data)).candidates}
+
+
+def table_labels(config: RunConfig, folder: Path) -> list[tuple[str, str]]:
+    """File and class of the rows of a table."""
+    for name in ("1.png", "2.png", "elsewhere/1.png", "elsewhere/2.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(encode(draw()))
+    (folder / "t.csv").write_text("path,b,label,y\n1.png,2.png,cat,dog\n")
+    root = config.data.table_root
+    rules = Rules.of(config.data.model_copy(update={"table_root": root and str(folder / root)}))
+    found = find_images(folder / "t.csv", rules).candidates
+    return [(str(item.path.relative_to(folder)), item.class_name) for item in found]
+
+
+def names_in_a_zip(config: RunConfig, folder: Path) -> list[str]:
+    """Folders of an archive whose names are in no encoding that is said."""
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr("XXXX/a.png", encode(draw()))
+    content = (folder / "a.zip").read_bytes().replace(b"XXXX", "кошк".encode("cp1251"))
+    (folder / "a.zip").write_bytes(content)
+    found = find_in(folder / "a.zip", folder / "work", Rules.of(config.data))
+    return [item.class_name for item in found.candidates]
 
 
 def threads_that(kind: str, config: RunConfig, folder: Path) -> list[int]:
@@ -312,6 +344,11 @@ PROOFS = {
     "data.std": Proof("[0.5, 0.5, 0.5]", pixels),
     "data.background": Proof("black", pixels_of_a_transparent_image),
     "data.max_pixels": Proof("60000", answers_or_not),
+    "data.layout": Proof("classes", staged_labels),
+    "data.path_column": Proof("b", table_labels),
+    "data.label_column": Proof("y", table_labels),
+    "data.table_root": Proof("elsewhere", table_labels),
+    "data.names_encoding": Proof("cp866", names_in_a_zip),
     "data.global_batch_size": Proof("128", batch_of_rank_1, TWO_RANKS),
     "optim.base_lr": Proof("0.1", rates),
     "schedule.name": Proof("exponential", rates),

@@ -1,4 +1,4 @@
-"""``effnet up`` and its keeper on bad days: given twice at once, and on a full disk."""
+"""``effnet up`` and its daemon on bad days: given twice at once, and on a full disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_up_twice_at_once_starts_one_service(monkeypatch: pytest.MonkeyPatch) ->
     started: list[lifecycle.Service] = []
 
     def start(*_: object, **__: object) -> lifecycle.Service:
-        time.sleep(0.3)  # the keeper's record comes a moment after its process
+        time.sleep(0.3)  # the daemon's record comes a moment after its process
         started.append(FOUND)
         return FOUND
 
@@ -146,7 +146,7 @@ def test_a_proof_that_has_grown_old_is_renewed() -> None:
         server.server_close()
 
 
-def test_a_keeper_whose_log_has_no_room_goes_on() -> None:
+def test_a_daemon_whose_log_has_no_room_goes_on() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [
@@ -179,19 +179,19 @@ def test_a_process_that_cannot_be_started_is_tried_again(
 def test_down_waits_for_the_supervisor_too(
     state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The shell stands for a supervisor that lives a moment longer than its keeper."""
+    """The shell stands for a supervisor that lives a moment longer than its daemon."""
     script = "sh -c 'echo $$; exec sleep 60' flows.service.daemon & wait; sleep 1; exit 0"
     supervisor = subprocess.Popen(
         ["sh", "-c", script, "flows.service.daemon"], stdout=subprocess.PIPE, text=True
     )
     assert supervisor.stdout is not None
-    keeper = int(supervisor.stdout.readline())
-    found = lifecycle.Service("http://127.0.0.1:9/api", pid=keeper, pool="p", worker="w", port=9)
+    daemon = int(supervisor.stdout.readline())
+    found = lifecycle.Service("http://127.0.0.1:9/api", pid=daemon, pool="p", worker="w", port=9)
     monkeypatch.setattr(lifecycle, "running", lambda: found)
     reaper = threading.Thread(target=supervisor.wait)
     reaper.start()
     lifecycle.down()
-    assert not lifecycle._is_keeper(supervisor.pid)
+    assert not lifecycle._is_daemon(supervisor.pid)
     reaper.join(10)
     supervisor.stdout.close()
     assert "stopped" in capsys.readouterr().out
