@@ -16,6 +16,7 @@
     |-- TrainingDiverged       the loss stopped being a number
     `-- JobError               a child process failed
         |-- WorkerLost         a rank died without an answer (retryable)
+        |   `-- WorkerStalled  nothing happens any more (retryable)
         |-- JobTimeout         a job ran out of its time (retryable)
         `-- Interrupted        a job was asked to stop; it can be resumed (retryable)
 
@@ -114,6 +115,10 @@ class WorkerLost(JobError):
     """A rank died without leaving an answer."""
 
     retryable = True
+
+
+class WorkerStalled(WorkerLost):
+    """The processes of a job are there but do nothing; they were ended."""
 
 
 class JobTimeout(JobError):

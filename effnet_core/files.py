@@ -23,7 +23,7 @@ LOCK_NAME = ".effnet.lock"
 """File inside a folder while a command writes there; see ``locks.py``."""
 
 SHORT_BYTES = 200
-"""Of a file name that something is added to; file systems take 255."""
+"""Bytes of a file name that something is added to; file systems take 255."""
 
 FICLONE = 0x40049409
 """Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
@@ -95,7 +95,7 @@ def usual_mode() -> int:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
-    # Names of files that are no valid UTF-8 hold surrogates; as escapes they stay the same in JSON.
+    # Names of files that are not valid UTF-8 hold surrogates; as escapes they stay the same in JSON.
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -18,10 +18,14 @@ from effnet_core.cli.guard import guarded
 from effnet_core.cli.guard import run as run_program
 
 
-def _server() -> Iterable[Finding]:
+def _service() -> Iterable[Finding]:
     from flows.service import doctor
 
     return [*doctor.server(), *doctor.state_folder()]
+
+
+CHECKS = (_service,)
+"""What ``effnet doctor`` looks at besides the library's own checks."""
 
 
 Overrides = Annotated[
@@ -168,7 +172,7 @@ def run(
 
 def main() -> None:
     """Run the ``effnet`` command."""
-    run_program(app, checks=(_server,))
+    run_program(app, checks=CHECKS)
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def examine(more: Iterable[Check] = ()) -> list[Finding]:
 
 
 def is_well(findings: Iterable[Finding]) -> bool:
-    """Whether there is no problem; notes are none."""
+    """Whether there is no problem; a note is not one."""
     return all(finding.level != "problem" for finding in findings)
 
 

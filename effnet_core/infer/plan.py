@@ -34,7 +34,7 @@ PARTS_NAME = "predictions"
 SHARDS_NAME = "shards"
 
 Lists = list[tuple[int, str]]
-"""Of each run into an output, how many files it added and the digest of the model that labels them."""
+"""For each run into an output, how many files it added and the digest of the model that labels them."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Service:
 
     url: str
     pid: int
-    """Of the daemon."""
+    """Process id of the daemon."""
     pool: str
     worker: str
     port: int
