@@ -104,8 +104,11 @@ kernels-aarch64: ## the CPU operators' own test for aarch64, emulated (Debian: g
 	    effnet_core/kernels/source/*.cpp tests/kernels/main.cpp -o build/kernels-aarch64
 	qemu-aarch64 build/kernels-aarch64
 
-docs: $(STAMP) ## renew docs/configuration.md from the settings themselves
+docs: $(STAMP) ## renew docs/configuration.md and docs/models.md, with its pictures, from the code
 	$(BIN)/effnet settings --markdown > docs/configuration.md
+	$(BIN)/effnet models --markdown > docs/models.md
+	$(BIN)/effnet models --chart docs/images/accuracy.png
+	$(BIN)/effnet models --architecture efficientnet_b0 --chart docs/images/efficientnet_b0.png
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
