@@ -81,8 +81,16 @@ def put_in_place(temporary: Path, path: Path) -> None:
     """Give a finished file of the same file system its name, once its content is on the disk."""
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
-    temporary.chmod(0o644)
+    temporary.chmod(usual_mode())
     temporary.replace(path)
+
+
+def usual_mode() -> int:
+    """Rights of a new file by this process's umask, such as 0o644."""
+    # Asked of the kernel: os.umask() tells it only by changing it, for all threads.
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    umask = next(line for line in status.splitlines() if line.startswith("Umask:"))
+    return 0o666 & ~int(umask.split()[1], 8)
 
 
 def write_text(path: Path, text: str) -> None:

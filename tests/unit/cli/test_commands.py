@@ -21,7 +21,19 @@ from flows.cli import app
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = {
     *("models", "recipes", "settings", "stage", "train", "evaluate", "predict", "export"),
-    *("publish", "demo", "dashboard", "doctor", "up", "down", "status", "deploy", "watch", "run"),
+    *(
+        "publish",
+        "demo",
+        "dashboard",
+        "doctor",
+        "up",
+        "down",
+        "env",
+        "status",
+        "deploy",
+        "watch",
+        "run",
+    ),
     *("copy", "weights list", "weights import", "weights convert"),
     *("store list", "store show", "store fetch", "store promote", "store rollback"),
     *("store verify", "store gc"),
