@@ -24,7 +24,7 @@ LOCK_NAME = ".effnet.lock"
 """File inside a folder while a command writes there; see ``locks.py``."""
 
 SHORT_BYTES = 200
-"""Of a file name that something is added to; file systems take 255."""
+"""Bytes of a file name that something is added to; file systems take 255."""
 
 FICLONE = 0x40049409
 """Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
@@ -91,13 +91,21 @@ def put_in_place(temporary: Path, path: Path) -> None:
     """Give a finished file of the same file system its name, once its content is on the disk."""
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
-    temporary.chmod(0o644)
+    temporary.chmod(usual_mode())
     temporary.replace(path)
+
+
+def usual_mode() -> int:
+    """Rights of a new file by this process's umask, such as 0o644."""
+    # Asked of the kernel: os.umask() tells it only by changing it, for all threads.
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    umask = next(line for line in status.splitlines() if line.startswith("Umask:"))
+    return 0o666 & ~int(umask.split()[1], 8)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
-    # Names of files that are no valid UTF-8 hold surrogates; as escapes they stay the same in JSON.
+    # Names of files that are not valid UTF-8 hold surrogates; as escapes they stay the same in JSON.
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -97,7 +97,7 @@ class ShardResult:
     """Seconds since 1970."""
     seconds: float = 0.0
     latency_ms: list[float] = field(default_factory=list)
-    """Of an image in each call of the engine, decoding included."""
+    """Milliseconds an image in each call of the engine, decoding included."""
     other: list[dict[str, str]] = field(default_factory=list)
     """Path and reason of files that turned out not to be pictures."""
 

@@ -15,6 +15,7 @@ from effnet_core.errors import ConfigError
 from effnet_core.infer.plan import Plan
 from effnet_core.locks import sole_user
 from effnet_core.machine import available_cores
+from flows.logs import leave_out_tracebacks
 from flows.names import named
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -36,7 +37,12 @@ from tasks.infer import Pace, find_model, finish_inference, plan_inference, pred
 from tasks.slots import device_slot
 
 
-@flow(name="label-shards", flow_run_name="label-{plan.images}-images", persist_result=False)
+@flow(
+    name="label-shards",
+    flow_run_name="label-{plan.images}-images",
+    persist_result=False,
+    on_running=[leave_out_tracebacks],
+)
 def label_shards(config: RunConfig, plan: Plan, weights: str) -> None:
     """Label every shard that is missing, each in a task run of its own, retried by itself."""
     missing = plan.missing()
@@ -50,6 +56,7 @@ def label_shards(config: RunConfig, plan: Plan, weights: str) -> None:
     name="batch-infer",
     flow_run_name=named("batch-infer", "folder"),
     persist_result=False,
+    on_running=[leave_out_tracebacks],
 )
 def batch_infer_flow(
     folder: FolderPath,

@@ -14,6 +14,7 @@ from prefect.context import FlowRunContext
 from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
 from flows.evaluate import evaluate_flow
+from flows.logs import leave_out_tracebacks
 from flows.names import last_name, tag_run, training_name, training_overrides
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -39,6 +40,7 @@ from tasks.report import write_report
     name="pipeline",
     flow_run_name=training_name("pipeline"),
     persist_result=False,
+    on_running=[leave_out_tracebacks],
 )
 def pipeline_flow(
     source: FolderPath,

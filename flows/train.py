@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from effnet_core.results import TrainResult
+from flows.logs import leave_out_tracebacks
 from flows.names import data_name, tag_run, training_name, training_overrides
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -29,6 +30,7 @@ from tasks.train import train_model
     name="train",
     flow_run_name=training_name("train"),
     persist_result=False,
+    on_running=[leave_out_tracebacks],
 )
 def train_flow(
     data: FolderPath,

@@ -74,12 +74,34 @@ def models(
     show_all: Annotated[
         bool, typer.Option("--all", help="Also variants that exist for tests.")
     ] = False,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", help="PNG file: the published accuracies as a chart.")
+    ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option("--measured", help="Run folder whose top-1 the chart shows too; repeatable."),
+    ] = None,
+    architecture: Annotated[
+        str, typer.Option("--architecture", help="A variant whose stages --chart draws instead.")
+    ] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/models.md.")] = False,
 ) -> None:
-    """List the family: parameters, cost, sizes and published accuracy."""
-    from effnet_core.cli.tables import family_table
+    """List the family: parameters, cost, sizes and published accuracy; or draw it."""
+    from effnet_core.cli.tables import family_markdown, family_table
     from effnet_core.cli.terminal import console
 
-    console.print(family_table(show_all=show_all))
+    if markdown:
+        typer.echo(family_markdown(), nl=False)
+    elif chart is not None or measured or architecture:
+        from effnet_core.cli.charts import draw_family
+        from effnet_core.errors import ConfigError
+
+        if chart is None:
+            raise ConfigError("--measured and --architecture need --chart FILE.png")
+        draw_family(chart, architecture=architecture, measured=measured or [])
+        console.print(f"{chart} is written", soft_wrap=True, markup=False)
+    else:
+        console.print(family_table(show_all=show_all))
 
 
 @app.command()
@@ -110,6 +132,7 @@ def settings(
 @app.command()
 @guarded
 def doctor(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Check this machine: versions, devices, memory, disk, services; 1 if something is wrong."""
@@ -118,7 +141,7 @@ def doctor(
     from effnet_core.cli import doctor as checks
     from effnet_core.cli.terminal import console
 
-    findings = checks.examine()
+    findings = checks.examine(context.obj or ())
     if as_json:
         typer.echo(json.dumps(checks.as_json(findings), indent=2))
     else:

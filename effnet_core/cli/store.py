@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from effnet_core.cli.guard import EXIT_FAILED, guarded
+from effnet_core.cli.guard import guarded
+from effnet_core.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
     from effnet_core.config.schema import RunConfig

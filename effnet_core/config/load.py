@@ -19,7 +19,7 @@ from effnet_core.text import nearest, os_reason, shown
 
 CONFIG_NAME = "config.yaml"
 MOST_ERRORS = 10
-"""Of a configuration, in one message."""
+"""Problems of a configuration that one message names at most."""
 
 
 def leaf_keys() -> dict[str, Any]:

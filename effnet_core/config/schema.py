@@ -134,9 +134,9 @@ class DataConfig(Section):
     erase_rate: float = Field(0, ge=0, le=1)
     """Probability that a rectangle of a training image is filled with noise (random erasing)."""
     mixup_alpha: float = Field(0, ge=0)
-    """Of the Beta distribution by which two training images are blended; 0 means never."""
+    """Parameter of the Beta distribution by which two training images are blended; 0 means never."""
     cutmix_alpha: float = Field(0, ge=0)
-    """Of the Beta distribution by which a rectangle comes from another image; 0 means never."""
+    """Parameter of the Beta distribution by which a rectangle comes from another image; 0 means never."""
     repeats: int = Field(1, ge=1)
     """Passes over the training split in one epoch."""
     progressive_sizes: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = ()
@@ -240,7 +240,7 @@ class ScheduleConfig(Section):
     by_epoch: bool = False
     """Hold the rate constant within an epoch, as MindSpore's own functions do."""
     power: float = Field(1.0, gt=0)
-    """Of the polynomial."""
+    """Exponent of the polynomial."""
     cycle: bool = False
     """polynomial: begin again after decay_epochs, with a longer fall each time."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -336,7 +336,7 @@ class TrainConfig(Section):
     final_model: Literal["last", "best"] = "last"
     """Which weights the finished model has: the last ones or those of the best evaluation."""
     seed: int = Field(0, ge=0)
-    """Of initial weights, image order, augmentation and masks."""
+    """Seed of initial weights, image order, augmentation and masks."""
     log_every_steps: int = Field(50, ge=1)
     """Steps between lines of the log and of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
@@ -388,7 +388,7 @@ class InferConfig(Section):
     """Threads of onnxruntime and openvino; 0 means one for each core, or for every second one where
     that is measured to be faster."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the arithmetic; bf16 (openvino only) is faster where the processor has it, and less exact."""
+    """Precision; bf16 (openvino only) is faster where the processor has it, and less exact."""
     batch_size: int = Field(0, ge=0)
     """Images in one call of the engine; 0 means the fastest of some, measured once on this machine."""
     decoders: int | None = Field(None, ge=0)
@@ -473,6 +473,9 @@ class RuntimeConfig(Section):
     """Seconds that ranks wait for each other at the start."""
     timeout_s: int = Field(0, ge=0)
     """Seconds after which a job is stopped; 0 means never."""
+    stall_timeout_s: int = Field(900, ge=0)
+    """Seconds without a sign of life, such as computing, after which a job is ended so that it can be
+    tried again; 0 means never."""
     stop_grace_s: int = Field(30, ge=1)
     """Seconds that a job has to save its state once it is asked to stop."""
     exact_resume: bool = True
@@ -566,7 +569,7 @@ class RunConfig(Section):
         if device != "Ascend":
             slow = " (slower there than train.amp_level=O0)" if device == "CPU" else ""
             raise ValueError(
-                f"train.amp_dtype=bf16 is nothing that MindSpore computes on runtime.device={device}; use "
+                f"train.amp_dtype=bf16 cannot be computed by MindSpore on runtime.device={device}; use "
                 f"fp16{slow}, or an Ascend"
             )
         if not self._has_bf16:
@@ -645,7 +648,7 @@ class RunConfig(Section):
 
     @property
     def padding(self) -> Padding:
-        """Of convolutions."""
+        """How convolutions pad."""
         return self.model.padding or DEFAULT_PADDING
 
     @property
@@ -665,7 +668,7 @@ class RunConfig(Section):
 
         Raises:
             ConfigError: the batch does not divide by the number of ranks. Evaluation and inference have
-                batches of their own, so this is no rule of the tree as a whole.
+                batches of their own, so this is not a rule of the tree as a whole.
         """
         batch, world = self.data.global_batch_size, self.runtime.world_size
         parts = world * self.optim.accumulate_steps

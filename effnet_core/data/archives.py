@@ -38,7 +38,7 @@ DAMAGE = (
 )
 """What the libraries raise for an archive that is damaged or none."""
 MAX_TARGET_BYTES = 4096
-"""Of a link in a zip, whose content is what it leads to."""
+"""Bytes of a link in a zip, whose content is what it leads to."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -72,7 +72,7 @@ class Member:
     kind: str
     """``file``, ``folder``, ``link``, or what else it is."""
     target: str = ""
-    """Of a link: the member whose content it has."""
+    """Where it is a link: the member whose content it has."""
 
 
 def is_archive(name: str) -> bool:

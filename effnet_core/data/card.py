@@ -43,7 +43,7 @@ class Bar:
     label: str
     counts: dict[str, int]
     share: float
-    """Of the longest bar, 0-1."""
+    """Share of the longest bar, 0-1."""
 
     @property
     def total(self) -> int:

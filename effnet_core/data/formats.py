@@ -35,7 +35,7 @@ class Rules:
     """Whether its folders are classes or splits."""
     table: TableRules = field(default_factory=TableRules)
     names_encoding: str | None = None
-    """Of the names in a zip that does not say."""
+    """Encoding of the names in a zip that does not say."""
 
     @classmethod
     def of(cls, data: DataConfig) -> Rules:
@@ -53,7 +53,7 @@ class Labelled:
 
     candidates: list[Candidate] = field(default_factory=list)
     other: list[tuple[str, str]] = field(default_factory=list)
-    """Paths of files that are no pictures of a class, and why."""
+    """Paths of files that are not pictures of a class, and why."""
     left_out: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What a person should know, one sentence each."""

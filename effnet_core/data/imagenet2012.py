@@ -150,7 +150,7 @@ def _read_meta(content: bytes) -> tuple[dict[int, str], dict[str, str]]:
     words = {str(row["WNID"]): str(row["words"]) for row in leaves}
     bad = [name for name in words if not SYNSET.fullmatch(name)]
     if bad:
-        raise ValueError(f"{bad[0]!r} is no synset")
+        raise ValueError(f"{bad[0]!r} is not a synset")
     return numbers, words
 
 
@@ -221,8 +221,8 @@ def _true_synset(name: str, devkit: Devkit) -> str:
 def _synset(name: str, known: frozenset[str]) -> str:
     if name not in known:
         raise DataError(
-            f"training folder or archive {name!r} is no synset of the devkit; remove it, or put the devkit "
-            "there that belongs to it"
+            f"training folder or archive {name!r} is not a synset of the devkit; remove it, or put the "
+            "devkit there that belongs to it"
         )
     return name
 

@@ -126,7 +126,7 @@ def decode_image(
         raise
     except Exception as cause:  # a damaged file can raise nearly anything inside a decoder
         if content.startswith(PNG_SIGNATURE):
-            with suppress(Exception):  # a long text or a bad profile is no damage
+            with suppress(Exception):  # a long text or a bad profile is not damage
                 return _upright(_decode(without_notes(content), at_least_px, max_pixels))
         raise _problem(content, cause) from cause
 

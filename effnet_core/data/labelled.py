@@ -28,7 +28,7 @@ from effnet_core.storage.addresses import require_name
 from effnet_core.text import nearest
 
 ROWS_TRIED = 50
-"""Of a table, to see whether it lists pictures that are there."""
+"""Rows of a table that are looked at, to see whether it lists pictures that are there."""
 ENDINGS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".webp", ".tif", ".bmp", ".gif")
 
 

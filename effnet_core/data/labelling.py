@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 CLASS_BYTES = 200
-"""Of a class name that is also a folder's; longer ones are cut there and told apart by a digest."""
+"""Bytes of a class name that is also a folder's; longer ones are cut there and told apart by a digest."""
 
 _UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f]|^\.|^\s|[\s.]$")
 

@@ -260,7 +260,9 @@ def _first_damaged(source: FileSource, start: int) -> DataError | None:
 
 
 def _no_longer_good(path: Path, problem: ImageProblem) -> DataError:
-    return DataError(f"image {path} is no longer good ({problem}); stage the data set again")
+    return DataError(
+        f"image {path} cannot be decoded any more ({problem}); stage the data set again"
+    )
 
 
 def _pipeline_reason(error: RuntimeError, split: Split) -> str:

@@ -30,7 +30,7 @@ from effnet_core.text import os_reason
 
 STAGE = "stage"
 MEMBERS_LOOKED_AT = 64
-"""Of an archive, to see whether it is a shard of samples."""
+"""Members of an archive that are looked at, to see whether it is a shard of samples."""
 
 
 class Source(Protocol):

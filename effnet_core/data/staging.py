@@ -11,7 +11,6 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from effnet_core.data.sources import Source, open_source
 from effnet_core.data.splits import Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.errors import DataError
-from effnet_core.events import Event, emit
+from effnet_core.events import Event, Threads, emit
 from effnet_core.files import (
     append_jsonl,
     read_json,
@@ -62,7 +61,7 @@ from effnet_core.text import is_unicode
 STAGE = "stage"
 EVENT_EVERY = 200
 OTHER_NAME = "other_files.jsonl"
-"""Files that are no pictures of a class, and what was left out, with the reason."""
+"""Files that are not pictures of a class, and what was left out, with the reason."""
 
 
 def stage_dataset(
@@ -170,7 +169,7 @@ def _stage(
     for note in notes:
         emit(Event(STAGE, note))
     for warning in verification.warnings():
-        emit(Event(STAGE, f"look into this: {warning}"))
+        emit(Event(STAGE, f"warning: {warning}"))
     total = len(found.candidates)
     emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", total, total))
     return dataset, False
@@ -275,7 +274,7 @@ def _verify_all(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Look into every file; give the rows of usable ones and the reasons of the others."""
     rows, rejected = [], []
-    with warnings.catch_warnings(), ThreadPoolExecutor(len(available_cores())) as pool:
+    with warnings.catch_warnings(), Threads(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
         results = pool.map(lambda item: look_into(item, place), candidates)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):

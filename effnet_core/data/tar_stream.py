@@ -86,6 +86,10 @@ class _Metered:
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as cause:
             raise _damaged(cause) from cause
 
+    def seekable(self) -> bool:
+        """Whether ``seek`` works; it does, by unpacking."""
+        return True
+
     def seek(self, position: int) -> None:
         """Go to a position; a compressed stream is unpacked up to there."""
         self._charge(position)

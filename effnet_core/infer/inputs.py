@@ -35,7 +35,7 @@ class InputList:
     """Absolute folder or ``s3://`` address that the paths are relative to."""
     paths: tuple[str, ...]
     stamps: tuple[str, ...]
-    """Of each file something that changes with its content: size and time, or the etag."""
+    """For each file something that changes with its content: size and time, or the etag."""
     other: tuple[tuple[str, str], ...] = ()
     """Paths of files that are not pictures, and what they are."""
     left_out: tuple[tuple[str, str], ...] = ()

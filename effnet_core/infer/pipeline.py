@@ -13,7 +13,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from effnet_core.data.images import MAX_PIXELS, ImageProblem
 from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square
+from effnet_core.events import Threads
 from effnet_core.infer.readers import Source
 from effnet_core.machine import available_cores
 from effnet_core.text import is_unicode
@@ -78,7 +79,7 @@ class Wanted:
     fast_decode: bool = True
     """Whether large JPEGs may be reduced while they are decoded."""
     max_pixels: int = MAX_PIXELS
-    """Of an image; larger ones are set aside."""
+    """Pixels of an image at most; larger ones are set aside."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Prediction:
     class_names: list[str]
     probs: list[float]
     probabilities: FloatArray | None = None
-    """Of every class, (num_classes,)."""
+    """Probability of every class, (num_classes,)."""
     features: FloatArray | None = None
     """(channels,)."""
 
@@ -112,7 +113,7 @@ class Piece:
     answers: tuple[Prediction | Rejection, ...]
     """One for each path, in order."""
     seconds: float
-    """Of decoding and computing, without waiting for the files."""
+    """Seconds of decoding and computing, without waiting for the files."""
 
 
 def iter_predictions(
@@ -188,9 +189,9 @@ def _chunks(paths: Sequence[str], size: int) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+def _pool(threads: int, name: str) -> Iterator[Threads]:
     """Threads; work that has not begun is dropped when the block ends."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    pool = Threads(threads, thread_name_prefix=name)
     try:
         yield pool
     finally:

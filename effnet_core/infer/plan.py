@@ -37,7 +37,7 @@ OTHER_NAME = "other_files.jsonl"
 SHARDS_NAME = "shards"
 
 Lists = list[tuple[int, str]]
-"""Of each run into an output, how many files it added and the digest of the model that labels them."""
+"""For each run into an output, how many files it added and the digest of the model that labels them."""
 
 
 @dataclass(frozen=True)

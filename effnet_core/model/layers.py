@@ -41,7 +41,7 @@ class LayerSettings:
     as much as makes the output ceil(input / stride) wide, the odd pixel right and below."""
     activation: Activation = "silu"
     library: Path | None = None
-    """Of native kernels; None takes the built-in ones."""
+    """The library of native kernels; None takes the built-in ones."""
 
 
 def activation(name: Activation) -> nn.Cell:

@@ -28,7 +28,7 @@ from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.render.plots import accuracy_curve, beside, loss_curve, png_data_uri
 from effnet_core.reports.gallery import Selection
 from effnet_core.results import EvalResult, TrainResult
-from effnet_core.text import NO_VALUE, format_share
+from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 
 TEMPLATE_NAME = "report.html.j2"
 MAX_CLASS_ROWS = 50
@@ -79,7 +79,7 @@ class Confusion:
     answer: str
     images: int
     share: float
-    """Of the images of the class."""
+    """Share of the images of the class."""
 
 
 def write_report(path: Path, inputs: ReportInputs) -> Path:
@@ -314,9 +314,9 @@ def _card(facts: dict[str, str], summary: dict[str, Any], metrics: list[dict[str
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in facts.items()),
+        *(f"| {name} | {markdown_text(value)} |" for name, value in facts.items()),
         f"| labelled | {summary['labelled']} of {summary['images']} images |",
-        f"| report | `{summary['report']}` |",
+        f"| report | {markdown_code(summary['report'])} |",
         "",
     ]
     return "\n".join(lines)

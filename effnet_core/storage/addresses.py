@@ -43,7 +43,9 @@ def parse_s3(text: str) -> S3Url:
         ConfigError: it has no bucket, or holds credentials, which do not belong into addresses.
     """
     if not is_s3(text) or not text[len(S3_SCHEME) - 1 :].startswith("/"):
-        raise ConfigError(f"{without_userinfo(text)!r} is no address of the form s3://bucket/key")
+        raise ConfigError(
+            f"{without_userinfo(text)!r} is not an address of the form s3://bucket/key"
+        )
     bucket, _, key = text[len(S3_SCHEME) :].partition("/")
     if "@" in bucket:
         raise ConfigError(
@@ -66,7 +68,7 @@ def without_userinfo(text: str) -> str:
 SEGMENT_BYTES = 255
 PATH_BYTES = 2000
 MAX_DEPTH = 100
-"""Of folders in one another; deeper ones exist to break programs."""
+"""Folders in one another at most; deeper ones exist to break programs."""
 
 
 def require_name(name: str) -> str:

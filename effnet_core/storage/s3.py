@@ -156,7 +156,7 @@ class S3Store:
         return Entry(key, found.size_bytes) if found else None
 
     def delete(self, key: str) -> None:
-        """Remove an object; a missing one is no error."""
+        """Remove an object; a missing one is not an error."""
         place = self._place(key)
         with explained(f"{place} cannot be deleted", self.client.meta.endpoint_url):
             self.client.delete_object(Bucket=place.bucket, Key=place.key)

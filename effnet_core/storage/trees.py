@@ -7,13 +7,12 @@ import os
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from effnet_core.errors import DataError
-from effnet_core.events import Event, emit
+from effnet_core.events import Event, Threads, emit
 from effnet_core.files import LOCK_NAME, digest_of_file, part_name, put_in_place, require_space
 from effnet_core.storage.addresses import S3Url, require_name
 from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
@@ -252,7 +251,7 @@ def _fetch_large(
 
 
 def _require_names(place: S3Url, names: list[str]) -> None:
-    """Refuse keys that are no files of one folder: before the first byte, not in the middle."""
+    """Refuse keys that cannot be files of one folder: before the first byte, not in the middle."""
     seen: dict[str, str] = {}
     for name in names:
         same = unicodedata.normalize("NFC", name)
@@ -290,7 +289,7 @@ def _in_threads(one: Callable[[T], None], items: Sequence[T]) -> None:
                 stop.set()
                 raise
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with Threads(THREADS) as pool:
         workers = [pool.submit(work) for _ in range(min(THREADS, len(items)))]
         try:
             for worker in workers:

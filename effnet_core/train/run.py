@@ -48,7 +48,7 @@ class Run:
     network: EfficientNet
     optimizer: nn.Optimizer
     rates: NDArray[np.float32] | None
-    """Of every step; None where the run's length is known to the clock only."""
+    """Learning rate of every step; None where the run's length is known to the clock only."""
     steps_per_epoch: int
     lr_scales: dict[str, float]
     step: int = 0
@@ -64,6 +64,8 @@ class Run:
     """Side of the training input, px."""
     same_since: int = 0
     """The update with which the compiled step took its present form."""
+    equal_since: int = 0
+    """The update after which all ranks were made equal."""
     spent_s: float = 0.0
     """Seconds since the first step, those of processes that were cut included; as rank 0 counts."""
     begun: float | None = None

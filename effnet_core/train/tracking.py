@@ -24,7 +24,7 @@ MLFLOW_NAME = "mlflow.json"
 """Folder and file of a run folder: event files, and which MLflow run it is."""
 
 LEFT_OUT = ("kind", "epoch", "step", "time")
-"""Of a row: what says where a figure belongs, and is none."""
+"""Fields of a row that say where a figure belongs, not figures themselves."""
 
 Row = Mapping[str, Any]
 

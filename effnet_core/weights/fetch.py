@@ -26,7 +26,7 @@ from effnet_core.weights.web import open_address, redacted
 STAGE = "download"
 TRY_AGAIN = (http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_MANY_REQUESTS)
 MAX_BYTES = 20_000_000_000
-"""Of a file; the largest checkpoints of the family have one."""
+"""Largest file that is fetched; the largest checkpoints of the family have one GB."""
 MAX_SECONDS = 6 * 3600.0
 """That a file may take at all."""
 SLOW_SECONDS, SLOW_BYTES = 60.0, 60_000

@@ -50,7 +50,7 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     except (ValueError, RecursionError) as cause:
         raise Malformed("its header is no JSON") from cause
     if not isinstance(header, dict):
-        raise Malformed("its header is no mapping")
+        raise Malformed("its header is not a mapping")
     header.pop("__metadata__", None)
     data, end = content[8 + length :], 0
     result = {}

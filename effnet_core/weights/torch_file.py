@@ -343,7 +343,7 @@ class _Machine:
             raise Malformed("its pickle is damaged")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, (str, int)):
-                raise Malformed("it has a key that is no text")
+                raise Malformed("it has a key that is not text")
             target[key] = value
 
     def append(self, items: list[Any]) -> None:
@@ -362,7 +362,7 @@ class _Machine:
         module, _, last = name.rpartition(".")
         if name in FUNCTIONS or (module == "torch" and last in STORAGES):
             return Global(name)
-        raise Malformed(f"it asks for {name[:80]!r}, which is no tensor; nothing of it was run")
+        raise Malformed(f"it asks for {name[:80]!r}, which is not a tensor; nothing of it was run")
 
     def stack_global(self) -> Global:
         module, name = self.pop(2)
@@ -376,7 +376,7 @@ class _Machine:
         what, kind, key, _location, count, *view = self.pop(1)[0]
         known = isinstance(kind, Global) and kind.name.removeprefix("torch.") in STORAGES
         if what != "storage" or not known or view not in ([], [None]):
-            raise Malformed("it refers to something that is no storage")
+            raise Malformed("it refers to something that is not a storage")
         if not isinstance(key, str) or not _is_count(count):
             raise Malformed("a storage is described wrongly")
         return Storage(kind.name.removeprefix("torch."), key, count)
@@ -385,19 +385,19 @@ class _Machine:
         """A dictionary of pairs; the same pairs may be asked for again and again."""
         self.charge(len(pairs))
         if not all(isinstance(pair, (list, tuple)) and isinstance(pair[0], str) for pair in pairs):
-            raise Malformed("it has a key that is no text")
+            raise Malformed("it has a key that is not text")
         return {pair[0]: pair[1] for pair in pairs}
 
     def reduce(self) -> Any:
         """What torch's function would make of its arguments."""
         function, arguments = self.pop(2)
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
-            raise Malformed("it calls something that is no function of torch")
+            raise Malformed("it calls something that is not a function of torch")
         if function.name == "collections.OrderedDict":
             return self.ordered(*arguments)
         if function.name.endswith("_rebuild_parameter"):
             if not isinstance(arguments[0], Tensor):
-                raise Malformed("a parameter is no tensor")
+                raise Malformed("a parameter is not a tensor")
             return arguments[0]
         if function.name.endswith("_rebuild_tensor_v2"):
             return _tensor(*arguments[:4])

@@ -83,6 +83,7 @@ UNIT = (
     "runtime.master_port",
     "runtime.startup_timeout_s",
     "runtime.timeout_s",
+    "runtime.stall_timeout_s",
     "runtime.stop_grace_s",
     "runtime.mindspore_log",
 )

@@ -16,7 +16,7 @@ from effnet_core.cli import doctor
 from effnet_core.cli.doctor import Finding
 from effnet_core.jobs.environment import ONEDNN_ISA
 from effnet_core.kernels import build
-from flows.cli import app
+from flows.cli import CHECKS, app
 
 
 def one(findings: Iterator[Finding], what: str) -> Finding:
@@ -28,13 +28,13 @@ def test_this_machine_can_run_the_project(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv(ONEDNN_ISA, raising=False)
-    result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["doctor"], obj=CHECKS, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     for words in ("Python", "mindspore", "prefect", "vector instructions", "cores", "memory"):
         assert words in result.output
     assert f"free in {tmp_path}" in result.output
     assert "effnet up starts one on this machine." in result.output
-    document = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)
+    document = json.loads(CliRunner().invoke(app, ["doctor", "--json"], obj=CHECKS).output)
     assert document["well"] is True
     assert {row["what"] for row in document["findings"]} >= {"Python", "cache", "server"}
     for row in document["findings"]:
@@ -63,7 +63,7 @@ def test_a_device_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_server_that_does_not_answer_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["doctor"], obj=CHECKS, env={"COLUMNS": "200"})
     assert result.exit_code == 1
     assert "http://127.0.0.1:9/api does not answer" in result.output
     assert "correct PREFECT_API_URL" in result.output

@@ -21,7 +21,7 @@ from effnet_core.data.order import epoch_order, train_indices
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.data.sources import find_in
 from effnet_core.data.staging import stage_dataset
-from effnet_core.errors import DataError, JobTimeout
+from effnet_core.errors import DataError, JobTimeout, WorkerStalled
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.family.scaling import cost
 from effnet_core.family.variants import variant
@@ -31,9 +31,10 @@ from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import finish, read_parts, write_part
 from effnet_core.infer.plan import Plan, plan
 from effnet_core.infer.shards import predict_shards
-from effnet_core.jobs import launch
+from effnet_core.jobs import launch, stall
 from effnet_core.jobs.job import EVENTS_NAME, Job
 from effnet_core.jobs.launch import run_job
+from effnet_core.jobs.stall import Process, StallWatch
 from effnet_core.kernels import choice
 from effnet_core.model_store.publication import publish_model
 from effnet_core.results import ShardResult
@@ -328,6 +329,23 @@ def end_of_a_job_of_two_seconds(config: RunConfig, folder: Path) -> str:
     return "ended"
 
 
+def end_of_a_job_that_only_waits(config: RunConfig, folder: Path) -> str:
+    clock = Clock()
+    process = mock.Mock(poll=lambda: None if clock.now < 3600 else 0)
+    with (
+        mock.patch.object(launch, "time", clock),
+        mock.patch.object(launch, "read_processes", return_value={1: Process("S", 0.0)}),
+        mock.patch.object(stall.time, "monotonic", clock.monotonic),
+        mock.patch.object(StallWatch.__init__, "__defaults__", (clock.monotonic,)),
+    ):
+        try:
+            events = launch._EventTail(folder / EVENTS_NAME)
+            launch._wait(process, config.runtime, folder, events)
+        except WorkerStalled:
+            return "stopped"
+    return "ended"
+
+
 def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | None]:
     """The supervisor's command line, and the environment of a job."""
     process = mock.Mock(stdin=mock.Mock(), **{"poll.return_value": 0})
@@ -399,9 +417,9 @@ PROOFS = {
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
-    "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).lanes),
+    "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).workers),
     "infer.precision": Proof("bf16", asked_precision, ("infer.engine=openvino",)),
-    "infer.batch_size": Proof("4", lambda config, folder: engine_of(config, folder).piece),
+    "infer.batch_size": Proof("4", lambda config, folder: engine_of(config, folder).micro_batch),
     "infer.readers": Proof("7", partial(threads_that, "reader")),
     "infer.decoders": Proof("7", partial(threads_that, "decoder")),
     "infer.fast_decode": Proof("false", answers, ("infer.features=true",)),
@@ -430,6 +448,7 @@ PROOFS = {
     "runtime.pin_cores": Proof("false", cores_of_rank_0, TWO_RANKS),
     "runtime.master_port": Proof("23456", command, TWO_RANKS),
     "runtime.startup_timeout_s": Proof("77", command, TWO_RANKS),
+    "runtime.stall_timeout_s": Proof("0", end_of_a_job_that_only_waits),
     "runtime.timeout_s": Proof("1", end_of_a_job_of_two_seconds),
     "runtime.stop_grace_s": Proof("3", started_process),
     "runtime.mindspore_log": Proof("info", started_process),

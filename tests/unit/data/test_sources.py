@@ -426,7 +426,7 @@ def test_copies_leakage_and_contradictions_are_found(
     assert facts["modes"] == {"RGB": 15, "L": 1}
     assert facts["formats"] == {"JPEG": 15, "PNG": 1}
     assert facts["width"] == {"least": 40, "median": 40, "largest": 300}
-    told = [event.message for event in events if event.message.startswith("look into this")]
+    told = [event.message for event in events if event.message.startswith("warning")]
     assert len(told) == 3 and "(leakage)" in told[0]
 
 

@@ -206,7 +206,7 @@ def test_pictures_of_one_colour_are_told(source: Path, tmp_path: Path, events: l
     stage_dataset(source, tmp_path / "out")
     [told] = [e.message for e in events if "of one colour" in e.message]
     assert "1 image(s) are of one colour after decoding" in told
-    assert "images/train/cat/grey.jpg" in told and told.removeprefix("look into this: ") in (
+    assert "images/train/cat/grey.jpg" in told and told.removeprefix("warning: ") in (
         tmp_path / "out/data_card.html"
     ).read_text().replace("&#39;", "'")
     stage_dataset(source, tmp_path / "black", background=(0, 0, 0))
