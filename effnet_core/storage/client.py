@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from effnet_core.storage.refusals import explained
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
     from botocore.config import Config
+    from botocore.loaders import Loader
     from botocore.session import Session
     from mypy_boto3_s3 import S3Client
 
@@ -50,6 +52,10 @@ class S3Access:
     profile: str | None = None
     region: str | None = None
     checksums: Checksums = "when_supported"
+    anonymous: bool = False
+    """Ask without credentials, as public buckets allow."""
+    requester_pays: bool = False
+    """Agree to pay for requests to a bucket whose owner does not."""
 
 
 DEFAULT_ACCESS = S3Access()
@@ -91,9 +97,12 @@ def _make(access: S3Access) -> S3Client:
         region = session.region_name or FALLBACK_REGION
 
         def build(config: Config) -> S3Client:
-            return session.client(
+            client = session.client(
                 "s3", endpoint_url=access.endpoint_url, region_name=region, config=config
             )
+            if access.requester_pays:
+                client.meta.events.register("before-call.s3", _agree_to_pay)
+            return client
 
         # Servers other than AWS are rarely set up for buckets as host names.
         named = access.endpoint_url or next(filter(None, map(os.environ.get, ENDPOINTS)), None)
@@ -103,6 +112,11 @@ def _make(access: S3Access) -> S3Client:
         if is_aws(client.meta.endpoint_url):
             return client
         return build(_config(access, "path"))  # a profile names the server
+
+
+def _agree_to_pay(params: dict[str, Any], **_: Any) -> None:
+    """Say so with a request, before it is signed."""
+    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 def _botocore_session() -> Session:
@@ -118,9 +132,18 @@ def _botocore_session() -> Session:
             return moment
 
     session = get_session()
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     factory = session.get_component("response_parser_factory")
     factory.set_parser_defaults(timestamp_parser=parse)
     return session
+
+
+@cache
+def _loader(data_path: str | None) -> Loader:
+    """What reads the description of S3, once for all clients: it takes 5 MB in each."""
+    from botocore.loaders import create_loader
+
+    return create_loader(data_path)
 
 
 def is_aws(url: str) -> bool:
@@ -129,6 +152,7 @@ def is_aws(url: str) -> bool:
 
 
 def _config(access: S3Access, addressing: Literal["auto", "path"]) -> Config:
+    from botocore import UNSIGNED
     from botocore.config import Config
 
     return Config(
@@ -136,7 +160,7 @@ def _config(access: S3Access, addressing: Literal["auto", "path"]) -> Config:
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
         max_pool_connections=CONNECTIONS,
-        signature_version="s3v4",
+        signature_version=UNSIGNED if access.anonymous else "s3v4",
         s3={"addressing_style": addressing},
         request_checksum_calculation=access.checksums,
         response_checksum_validation=access.checksums,
