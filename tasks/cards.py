@@ -17,6 +17,7 @@ def show_published(published: Published) -> None:
     state = "production" if published.promoted else f"not promoted: {published.reason}"
     facts = [
         ["state", state],
+        *([["gate", published.gate]] if published.gate else []),
         ["top-1", f"{published.top1:.2%}"],
         ["address", f"`{published.uri}`"],
         ["uploaded", "no, it was there already" if published.reused else "yes"],

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from effnet_core.config import StorageConfig
-from effnet_core.errors import StoreBusy, StoreError
+from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.files import human_bytes, sha256_of_file
-from effnet_core.model_store.shelf import CLAIM_NAME, Manifest, Shelf, now
+from effnet_core.model_store.shelf import (
+    CLAIM_NAME,
+    PRODUCTION,
+    Claim,
+    Manifest,
+    Shelf,
+    moment_of,
+    now,
+)
 
 STAGE = "store"
 ABANDONED_S = 24 * 3600
@@ -41,7 +49,7 @@ def verify(storage: StorageConfig, version: str | None = None) -> list[str]:
     names = [version] if version else [v for v, complete in shelf.uploads().items() if complete]
     if not names:
         raise shelf.unknown_name()
-    problems = []
+    problems = [] if version else _pointer_problems(shelf)
     for done, name in enumerate(names):
         emit(Event(STAGE, f"verifying {name}", done, len(names)))
         try:
@@ -50,6 +58,8 @@ def verify(storage: StorageConfig, version: str | None = None) -> list[str]:
             _verify_files(shelf, manifest)
         except StoreBusy:
             raise  # says nothing about the version
+        except StoreDamaged as damage:
+            problems.append(str(damage))
         except StoreError as error:
             if version and shelf.manifest(version) is None:
                 raise
@@ -76,8 +86,8 @@ def collect_garbage(
     limit = now() - timedelta(seconds=older_than_s)
     dead = []
     for version, complete in sorted(shelf.uploads().items()):
-        claim = None if complete else shelf.claim(version)
-        if claim and datetime.fromisoformat(claim.at.replace("Z", "+00:00")) <= limit:
+        claim = None if complete else _claim(shelf, version)
+        if claim and moment_of(claim.at) <= limit:
             dead.append(version)
     if dry_run:
         return Garbage(tuple(dead), 0)
@@ -85,6 +95,25 @@ def collect_garbage(
         _delete(shelf, version)
         emit(Event(STAGE, f"deleted the unfinished upload {shelf.uri(version)}"))
     return Garbage(tuple(dead), shelf.store.sweep(older_than_s))
+
+
+def _pointer_problems(shelf: Shelf) -> list[str]:
+    """What is wrong with the pointer or with the version that it names."""
+    try:
+        if shelf.pointer():
+            shelf.require(PRODUCTION)
+    except StoreDamaged as damage:
+        return [str(damage)]
+    return []
+
+
+def _claim(shelf: Shelf, version: str) -> Claim | None:
+    """Whose unfinished upload a version is; one whose age cannot be read is told and left alone."""
+    try:
+        return shelf.claim(version)
+    except StoreDamaged as damage:
+        emit(Event(STAGE, str(damage)))
+        return None
 
 
 def _verify_files(shelf: Shelf, manifest: Manifest) -> None:

@@ -6,7 +6,6 @@ half a version.
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from effnet_core.model_store.shelf import (
     CLAIM_NAME,
     MANIFEST_NAME,
     PRODUCTION,
+    VERSION_NAME,
     Claim,
     FileEntry,
     Manifest,
@@ -51,7 +51,6 @@ OPTIONAL = (METRICS_NAME, RESULT_NAME)
 
 ONNX_NAME = "model.onnx"
 NOT_ASKED = "promotion was not asked for"
-VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,8 @@ class Published:
     reason: str
     """Why it was not promoted; empty when it was."""
     top1: float
+    gate: str = ""
+    """Where it was promoted: how that was decided, and what it was compared with."""
 
 
 def publish_model(
@@ -98,6 +99,7 @@ def publish_model(
         ExportError: ``storage.onnx`` is set, and the ONNX file does not agree with MindSpore.
         StoreError: the evaluation is of another checkpoint, the version exists with other content,
             or the store refuses.
+        StoreBusy: the store does not answer; the same call takes up what is published already.
     """
     sidecar = read_sidecar(run_dir / MODEL_NAME)
     _require_evaluation_of(sidecar, evaluation, run_dir)
@@ -111,9 +113,19 @@ def publish_model(
     uri = shelf.uri(manifest.version)
     if reused:
         emit(Event(STAGE, f"this checkpoint is published already, as {uri}", 1, 1))
-    reason = _try_to_promote(shelf, manifest.version, gate) if promote else NOT_ASKED
-    top1 = manifest.metrics.top1
-    return Published(shelf.name, manifest.version, uri, not reason, reused, reason, top1)
+    reason, decision = (
+        _try_to_promote(shelf, manifest.version, gate) if promote else (NOT_ASKED, "")
+    )
+    return Published(
+        name=shelf.name,
+        version=manifest.version,
+        uri=uri,
+        promoted=not reason,
+        reused=reused,
+        reason=reason,
+        top1=manifest.metrics.top1,
+        gate=decision,
+    )
 
 
 def _require_evaluation_of(sidecar: Sidecar, evaluation: EvalResult, run_dir: Path) -> None:
@@ -144,7 +156,12 @@ def _published_already(shelf: Shelf, sha256: str, version: str | None) -> Manife
     found = shelf.manifest(version) if version else None
     if found:
         return _same_or_refuse(shelf, found[0], sha256)
-    same = [m for m in shelf.manifests() if m.checkpoint_sha256 == sha256]
+    manifests, unreadable = shelf.survey()
+    same = [m for m in manifests if m.checkpoint_sha256 == sha256]
+    if not same:
+        for lost in unreadable:
+            text = f"whether version {lost.version!r} holds this checkpoint is not known"
+            emit(Event(STAGE, f"{text}: {lost.reason}"))
     return same[-1] if same else None
 
 
@@ -330,14 +347,13 @@ def _put_manifest(shelf: Shelf, manifest: Manifest) -> tuple[Manifest, bytes] | 
     return None
 
 
-def _try_to_promote(shelf: Shelf, version: str, gate: EvaluateConfig) -> str:
-    """Promote; returns why not, or an empty string."""
+def _try_to_promote(shelf: Shelf, version: str, gate: EvaluateConfig) -> tuple[str, str]:
+    """Promote; returns why not, or an empty text and how it was decided."""
     try:
-        move_pointer(shelf, version, gate)
+        return "", move_pointer(shelf, version, gate).reason
     except (GateRefused, Conflict) as refusal:
         emit(Event(STAGE, str(refusal)))
-        return str(refusal)
-    return ""
+        return str(refusal), ""
 
 
 def _onnx_entry(path: Path) -> FileEntry:
