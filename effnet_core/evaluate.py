@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from effnet_core import checkpoint as checkpoints
 from effnet_core.collective import Group
 from effnet_core.config import RunConfig
+from effnet_core.confusion import Confusion, ConfusionCounter
 from effnet_core.data.loader import batches
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.order import eval_range
@@ -27,6 +28,8 @@ from effnet_core.model.network import EfficientNet
 from effnet_core.results import EvalResult
 
 STAGE = "evaluate"
+MOST_CLASSES_AT_ONCE = 500
+"""Of these the whole matrix is summed over the ranks: 250,000 numbers in one call."""
 
 
 def evaluate_network(
@@ -56,8 +59,7 @@ def evaluate_network(
         )
     started = time.perf_counter()
     mine = eval_range(len(split), rank=group.rank, world_size=group.world_size)
-    num_classes = len(class_names)
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    counter = ConfusionCounter(len(class_names))
     correct5, loss_sum, seen = 0, 0.0, 0
     network.set_train(False)
     for batch in batches(
@@ -72,7 +74,7 @@ def evaluate_network(
             raise Interrupted(f"evaluation was stopped after {seen} of {len(mine)} images")
         logits = network(batch.images).asnumpy()[: batch.valid]  # (valid, num_classes)
         labels = batch.labels.asnumpy()[: batch.valid]  # (valid,)
-        np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
+        counter.add(labels, logits.argmax(axis=1))
         correct5 += count_top_k(logits, labels, 5)
         loss_sum += float(cross_entropy(logits, labels).sum())
         seen += batch.valid
@@ -80,16 +82,16 @@ def evaluate_network(
             emit(Event(stage, done=min(len(split), seen * group.world_size), total=len(split)))
     counts = np.array([seen, correct5], dtype=np.int64)
     total_seen, total_correct5 = (int(n) for n in group.sum_counts(counts))
-    confusion = group.sum_counts(confusion)
+    confusion = _sum_confusions(group, counter.total())
     total_loss = float(group.sum_floats(np.array([loss_sum], dtype=np.float32))[0])
-    if total_seen != len(split) or int(confusion.sum()) != len(split):
+    if total_seen != len(split) or confusion.seen != len(split):
         raise JobError(f"evaluation saw {total_seen} images of {len(split)}; please report this")
     return EvalResult(
         seen=total_seen,
-        correct1=int(np.trace(confusion)),
+        correct1=confusion.correct,
         correct5=total_correct5,
         loss=total_loss / total_seen,
-        confusion=confusion.tolist(),
+        confusion=confusion,
         class_names=list(class_names),
         split=split.name,
         world_size=group.world_size,
@@ -134,6 +136,26 @@ def evaluate_checkpoint(
     )
     facts = {"checkpoint_sha256": sidecar.sha256, "data_digest": dataset.digest}
     return EvalResult(**{**vars(result), **facts})
+
+
+def _sum_confusions(group: Group, mine: Confusion) -> Confusion:
+    """The pairs of all ranks together.
+
+    The cells of few classes are summed at once. Of many classes the pairs are put side by side, so that
+    what travels grows with the images and not with the square of the classes.
+    """
+    if group.world_size == 1:
+        return mine
+    if mine.classes <= MOST_CLASSES_AT_ONCE:
+        return Confusion.from_dense(group.sum_counts(mine.dense()).tolist())
+    lengths = np.zeros(group.world_size, np.int64)
+    lengths[group.rank] = len(mine.images)
+    lengths = group.sum_counts(lengths)
+    start = int(lengths[: group.rank].sum())
+    pairs = np.zeros((2, int(lengths.sum())), np.int64)
+    pairs[:, start : start + len(mine.images)] = mine.codes, mine.images
+    codes, images = group.sum_counts(pairs)
+    return Confusion.of_codes(codes, images, mine.classes)
 
 
 def count_top_k(logits: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> int:

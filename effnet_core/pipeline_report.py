@@ -8,15 +8,18 @@ from typing import Any
 from effnet_core.config import CONFIG_NAME, RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.events import Event, emit
-from effnet_core.files import read_json, read_jsonl, write_json
+from effnet_core.files import iter_jsonl, read_json, read_jsonl, write_json
+from effnet_core.gallery import COLUMNS, Selection
 from effnet_core.inference_plan import RUN_NAME
 from effnet_core.input_sources import open_source
 from effnet_core.job import METRICS_NAME
 from effnet_core.model_store.publication import Published
 from effnet_core.plots import accuracy_curve, beside, loss_curve, png_data_uri
-from effnet_core.predictions import ERRORS_NAME, read_parts
-from effnet_core.report import ReportInputs, write_report
-from effnet_core.results import EvalResult, TrainResult
+from effnet_core.predictions import ERRORS_NAME, iter_rows
+from effnet_core.predictions import SUMMARY_NAME as PREDICTIONS_SUMMARY
+from effnet_core.report import Rejected, ReportInputs, write_report
+from effnet_core.results import EvalResult
+from effnet_core.runs import training_result
 
 REPORT_NAME = "report.html"
 SUMMARY_NAME = "summary.json"
@@ -27,10 +30,8 @@ def write_pipeline_report(
     out: Path,
     *,
     data_dir: Path,
-    trained: TrainResult,
-    evaluation: EvalResult,
+    evaluation: Path,
     published: Published,
-    inference: dict[str, Any],
     seconds: dict[str, float],
     flow_run_id: str,
 ) -> tuple[dict[str, Any], str]:
@@ -38,12 +39,10 @@ def write_pipeline_report(
 
     Args:
         config: settings of the run.
-        out: holds ``train/`` and ``predictions/``.
+        out: holds ``train/`` and ``predictions/``, whose results are read from there.
         data_dir: the staged data set.
-        trained: result of training.
-        evaluation: result of evaluation.
+        evaluation: the file with the result of evaluation.
         published: what was published.
-        inference: summary of batch inference.
         seconds: of each stage.
         flow_run_id: of the pipeline's run, empty where there is none.
 
@@ -52,6 +51,8 @@ def write_pipeline_report(
     """
     dataset = open_dataset(data_dir)
     run_dir, predictions_dir = out / "train", out / "predictions"
+    trained, measured = training_result(run_dir), EvalResult.read(evaluation)
+    inference = read_json(predictions_dir / PREDICTIONS_SUMMARY)
     metrics = read_jsonl(run_dir / METRICS_NAME)
     facts = {
         "variant": config.model.variant,
@@ -71,16 +72,16 @@ def write_pipeline_report(
             facts=facts,
             stages=seconds,
             metrics=metrics,
-            evaluation=evaluation,
-            predictions=read_parts(predictions_dir),
-            rejected=read_jsonl(predictions_dir / ERRORS_NAME),
+            evaluation=measured,
+            selection=Selection.of(iter_rows(predictions_dir, COLUMNS)),
+            rejected=Rejected.of(iter_jsonl(predictions_dir / ERRORS_NAME)),
             source=open_source(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
             config_yaml=(run_dir / CONFIG_NAME).read_text(encoding="utf-8"),
         ),
     )
     summary = {
-        "top1": evaluation.top1,
-        "top5": evaluation.top5,
+        "top1": measured.top1,
+        "top5": measured.top5,
         "world_size": trained.world_size,
         "seconds": seconds,
         "predictions": str(predictions_dir / inference["parts"][0]),

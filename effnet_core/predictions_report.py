@@ -13,8 +13,8 @@ import numpy as np
 
 from effnet_core import plots
 from effnet_core.config import StorageConfig
-from effnet_core.files import read_jsonl
-from effnet_core.gallery import CERTAINTY_BINS, Group, Picture, Selection
+from effnet_core.files import iter_jsonl
+from effnet_core.gallery import CERTAINTY_BINS, COLUMNS, Group, Picture, Selection
 from effnet_core.inference_plan import Plan
 from effnet_core.input_sources import open_source
 from effnet_core.pages import (
@@ -27,14 +27,13 @@ from effnet_core.pages import (
     write_page,
 )
 from effnet_core.predictions import ERRORS_NAME, iter_rows
-from effnet_core.report import describe_rejected
+from effnet_core.report import Rejected, describe_rejected
 
 REPORT_NAME = "report.html"
 TEMPLATE_NAME = "predictions.html.j2"
 MAX_CLASS_ROWS = 50
 MAX_CARD_PICTURES = 12
 """Pictures of each kind on the dashboard's card."""
-COLUMNS = ("path", "class_ids", "class_names", "probs")
 SURE = 0.5
 """An answer below this probability counts as uncertain."""
 
@@ -82,7 +81,7 @@ def write_predictions_report(
         "groups": groups,
         "gallery_note": note,
         "uncertain": uncertain,
-        **describe_rejected(read_jsonl(done.output / ERRORS_NAME)),
+        **describe_rejected(Rejected.of(iter_jsonl(done.output / ERRORS_NAME))),
     }
     path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
     return PredictionsReport(path, _card(groups, uncertain, path), _charts_card(classes, selection))

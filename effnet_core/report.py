@@ -6,8 +6,7 @@ This module decides what is shown and how much of it; ``templates/report.html.j2
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from effnet_core import plots
 from effnet_core.gallery import Selection
 from effnet_core.input_sources import Source
 from effnet_core.pages import NO_VALUE, Card, Chart, draw_chart, format_share, write_page
+from effnet_core.predictions import Reasons
 from effnet_core.results import EvalResult
 
 TEMPLATE_NAME = "report.html.j2"
@@ -38,10 +38,9 @@ class ReportInputs:
     metrics: list[dict[str, Any]]
     """Rows of ``metrics.jsonl``."""
     evaluation: EvalResult
-    predictions: list[dict[str, Any]]
-    """Rows as ``predictions.read_parts`` gives them."""
-    rejected: list[dict[str, str]]
-    """Path and reason of files without an answer."""
+    selection: Selection
+    """Of the predictions, counted and chosen one by one."""
+    rejected: Rejected
     source: Source
     """What reads the predictions' paths."""
     config_yaml: str
@@ -58,7 +57,7 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class Confused:
     """A class and a wrong answer that its images were given."""
 
     name: str
@@ -80,8 +79,8 @@ def write_report(path: Path, inputs: ReportInputs) -> Path:
 def _describe_page(inputs: ReportInputs) -> dict[str, Any]:
     evaluation = inputs.evaluation
     rows = _rate_classes(evaluation)
-    confusions = plots.rank_confusions(evaluation.confusion)
-    selection = Selection.of(inputs.predictions)
+    confusions = evaluation.confusion.mistakes()
+    selection = inputs.selection
     groups, gallery_note = selection.groups(inputs.source)
     return {
         "title": inputs.title,
@@ -91,26 +90,49 @@ def _describe_page(inputs: ReportInputs) -> dict[str, Any]:
         "evaluation": evaluation,
         "matrix": _draw_matrix(evaluation),
         "matrix_classes": len(plots.select_matrix_classes(evaluation.confusion)),
-        "classes": len(evaluation.confusion),
+        "classes": evaluation.confusion.classes,
         "class_rows": rows[:MAX_CLASS_ROWS],
         "confusions": [_describe_confusion(evaluation, *c) for c in confusions[:MAX_CONFUSIONS]],
-        "confusions_left_out": confusions[MAX_CONFUSIONS:],
+        "pairs_left_out": len(confusions[MAX_CONFUSIONS:]),
+        "images_left_out": sum(images for _, _, images in confusions[MAX_CONFUSIONS:]),
         "groups": groups,
         "gallery_note": gallery_note,
         "uncertain": selection.uncertain(inputs.source),
-        "labelled": len(inputs.predictions),
+        "labelled": selection.labelled,
         "stages": inputs.stages,
         **describe_rejected(inputs.rejected),
         "config_yaml": inputs.config_yaml,
     }
 
 
-def describe_rejected(rejected: Sequence[dict[str, str]]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Rejected:
+    """Files without an answer: some of them, and how often which reason."""
+
+    count: int
+    samples: tuple[dict[str, Any], ...]
+    """Path and reason of the first ones."""
+    reasons: tuple[tuple[str, int], ...]
+    """The most frequent reasons."""
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]]) -> Rejected:
+        """What is kept of rows with ``path`` and ``reason``; its size does not grow with them."""
+        samples: list[dict[str, Any]] = []
+        reasons = Reasons()
+        for row in rows:
+            reasons.add(str(row["reason"]))
+            if len(samples) < MAX_REJECTED:
+                samples.append(row)
+        return cls(reasons.total, tuple(samples), tuple(reasons.most_common(MAX_REASONS)))
+
+
+def describe_rejected(rejected: Rejected) -> dict[str, Any]:
     """What the section "set aside" shows of files without an answer."""
     return {
-        "rejected": rejected[:MAX_REJECTED],
-        "rejected_count": len(rejected),
-        "reasons": Counter(row["reason"] for row in rejected).most_common(MAX_REASONS),
+        "rejected": rejected.samples,
+        "rejected_count": rejected.count,
+        "reasons": rejected.reasons,
     }
 
 
@@ -125,9 +147,9 @@ def _make_cards(inputs: ReportInputs) -> Iterator[Card]:
     yield Card("Top-5 accuracy", format_share(top5, 2), note)
     speed, note = _measure_speed(inputs)
     yield Card("Images per second", NO_VALUE if speed is None else f"{speed:,.1f}", note)
-    aside = len(inputs.rejected)
+    aside = inputs.rejected.count
     note = f"{aside:,} file{'' if aside == 1 else 's'} set aside" if aside else "no file set aside"
-    yield Card("Images labelled", f"{len(inputs.predictions):,}", note)
+    yield Card("Images labelled", f"{inputs.selection.labelled:,}", note)
 
 
 def _measure_speed(inputs: ReportInputs) -> tuple[float | None, str]:
@@ -173,7 +195,7 @@ def _draw_matrix(evaluation: EvalResult) -> Chart | None:
     if not evaluation.confusion:
         return None
     alt = (
-        f"Confusion matrix of {len(evaluation.confusion)} classes: "
+        f"Confusion matrix of {evaluation.confusion.classes} classes: "
         f"{evaluation.correct1} of {evaluation.seen} images lie on the diagonal."
     )
     return draw_chart(
@@ -187,19 +209,19 @@ def _draw_matrix(evaluation: EvalResult) -> Chart | None:
 
 def _rate_classes(evaluation: EvalResult) -> list[ClassRow]:
     """Every class in order; of many classes, those with the lowest recall first."""
-    counts = evaluation.confusion
-    predicted = [sum(column) for column in zip(*counts, strict=True)]
+    confusion = evaluation.confusion
+    columns = (confusion.by_true(), confusion.by_answer(), confusion.right())
     rows = []
-    for index, row in enumerate(counts):
-        images, right = sum(row), row[index]
-        recall = right / images if images else None
-        precision = right / predicted[index] if predicted[index] else None
-        rows.append(ClassRow(evaluation.class_names[index], images, recall, precision))
+    for index, (images, answers, right) in enumerate(zip(*map(list, columns), strict=True)):
+        recall = int(right) / int(images) if images else None
+        precision = int(right) / int(answers) if answers else None
+        rows.append(ClassRow(evaluation.class_names[index], int(images), recall, precision))
     if len(rows) > MAX_CLASS_ROWS:
         rows.sort(key=lambda row: (2.0 if row.recall is None else row.recall, -row.images))
     return rows
 
 
-def _describe_confusion(evaluation: EvalResult, true: int, answer: int, images: int) -> Confusion:
+def _describe_confusion(evaluation: EvalResult, true: int, answer: int, images: int) -> Confused:
     names = evaluation.class_names
-    return Confusion(names[true], names[answer], images, images / sum(evaluation.confusion[true]))
+    share = images / int(evaluation.confusion.by_true()[true])
+    return Confused(names[true], names[answer], images, share)

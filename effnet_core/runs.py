@@ -14,7 +14,7 @@ from effnet_core.data.manifest import open_dataset
 from effnet_core.data.records import ensure_records
 from effnet_core.errors import ConfigError, DataError, OutputExists
 from effnet_core.events import Event, emit
-from effnet_core.files import make_folder, read_json, sole_user
+from effnet_core.files import make_folder, sole_user
 from effnet_core.hosts import host_index
 from effnet_core.inference_plan import Plan, Shard
 from effnet_core.inputs import list_inputs
@@ -22,7 +22,7 @@ from effnet_core.job import JOB_NAME, RESULT_NAME, Job
 from effnet_core.launch import join_job, run_job, write_job
 from effnet_core.model_store.cache import from_store
 from effnet_core.predictions_report import PredictionsReport, write_predictions_report
-from effnet_core.results import EvalResult, ShardResult, TrainResult
+from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.weights.resolve import resolve
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
@@ -97,7 +97,22 @@ def training_result(run_dir: Path) -> TrainResult:
         raise DataError(f"{run_dir} holds no training run")
     if not (run_dir / RESULT_NAME).exists():
         raise DataError(f"the training run in {run_dir} is not finished; run effnet train again")
-    return TrainResult.from_dict(read_json(run_dir / RESULT_NAME))
+    return TrainResult.read(run_dir / RESULT_NAME)
+
+
+def evaluation_of(run_dir: Path, evaluation: Path | None = None) -> EvalResult:
+    """An evaluation that lies in a file, or that of a finished training run.
+
+    Args:
+        run_dir: folder of the training run.
+        evaluation: ``result.json`` of an evaluation, or its folder; the run's own by default.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    if evaluation is None:
+        return training_result(run_dir).evaluation
+    return EvalResult.read(evaluation / RESULT_NAME if evaluation.is_dir() else evaluation)
 
 
 def evaluate(
@@ -186,11 +201,21 @@ def infer_shards(
     weights: str | Path,
     *,
     config: RunConfig | None = None,
-) -> list[ShardResult]:
+    allowed_errors: int | None = None,
+) -> list[ShardCounts]:
     """Label some shards of a planned inference in one child process.
 
+    Args:
+        planned: the run; its own list of shards is not looked at.
+        shards: those to label.
+        weights: the checkpoint.
+        config: settings of inference.
+        allowed_errors: how many files of these shards may be without an answer; all by default.
+
+    Returns:
+        How each shard ended. Where more files than allowed have no answer, it is the shards up to there.
+
     Raises:
-        DataError: too many files could not be read; finished shards stay.
         EffnetError: as the engine and the launcher; finished shards stay.
     """
     config = config or RunConfig()
@@ -199,7 +224,7 @@ def infer_shards(
     checkpoint = resolve(weights)
     sidecar = checkpoints.read_sidecar(checkpoint)
     single = config.runtime.model_copy(update={"world_size": 1})
-    allowed = predictions.allowed_errors(planned.images, config.infer)
+    images = sum(shard.stop - shard.start for shard in shards)
     job = Job(
         "predict",
         {
@@ -208,16 +233,13 @@ def infer_shards(
             "output": str(planned.output.resolve()),
             "input_root": planned.root,
             "shards": [vars(shard) for shard in shards],
-            "allowed_errors": allowed - predictions.write_errors(planned),
+            "allowed_errors": images if allowed_errors is None else allowed_errors,
             **engines.prepare(checkpoint, config),
         },
     )
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
-    errors = predictions.write_errors(planned)
-    if errors > allowed and planned.missing():
-        raise predictions.too_many_errors(errors, planned.images, config.infer, planned.output)
-    return [ShardResult.from_dict(item) for item in result["shards"]]
+    return [ShardCounts(**item) for item in result["shards"]]
 
 
 def infer(
@@ -256,7 +278,11 @@ def infer(
     if len(missing) < len(planned.shards):
         kept = len(planned.shards) - len(missing)
         emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
-    infer_shards(planned, missing, weights, config=config)
+    if missing:
+        tally = predictions.Tally.of(planned, config.infer)
+        tally.check()
+        labelled = infer_shards(planned, missing, weights, config=config, allowed_errors=tally.left)
+        tally.add(*labelled)
     return finish_inference(planned, weights, config=config)[0]
 
 

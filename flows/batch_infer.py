@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from effnet_core.config import RunConfig
 from effnet_core.environment import available_cores
 from effnet_core.errors import ConfigError
-from effnet_core.inference_plan import Plan
+from effnet_core.inference_plan import read_plan
+from effnet_core.predictions import Tally
+from effnet_core.results import ShardCounts
 from flows.environments import flow_config
 from flows.names import named
 from flows.parameters import (
@@ -33,15 +37,41 @@ from flows.parameters import (
 from tasks.infer import Pace, find_model, finish_inference, plan_inference, predict_shard
 from tasks.slots import device_slot
 
+SHARDS_AHEAD = 1000
+"""Shards that wait for a worker: enough for any cluster, and few enough for this process's memory."""
 
-@flow(name="label-shards", flow_run_name="label-{plan.images}-images", persist_result=False)
-def label_shards(config: RunConfig, plan: Plan, weights: str) -> None:
-    """Label every shard that is missing, each in a task run of its own, retried by itself."""
-    missing = plan.missing()
-    pace = Pace(plan, missing)
-    futures = [predict_shard.submit(config, plan, shard, weights) for shard in missing]
-    for future in as_completed(futures):
-        pace.add(future.result())
+
+@flow(name="label-shards", flow_run_name=named("label", "output"), persist_result=False)
+def label_shards(config: RunConfig, output: str, weights: str) -> None:
+    """Label every shard that is missing, each in a task run of its own, retried by itself.
+
+    Args:
+        config: Settings of inference and storage.
+        output: Folder of a planned inference; the plan is read from there, however long it is.
+        weights: Checkpoint.
+    """
+    plan = read_plan(Path(output))
+    tally = Tally.of(plan, config.infer)
+    tally.check()
+    waiting = iter(plan.missing())
+    header = plan.header()
+    pace = Pace(plan)
+
+    def submit(most: int) -> list[PrefectFuture[ShardCounts]]:
+        shards = itertools.islice(waiting, most)
+        return [
+            predict_shard.submit(config, header, shard, weights, tally.left) for shard in shards
+        ]
+
+    futures = submit(SHARDS_AHEAD)
+    while futures:
+        later: list[PrefectFuture[ShardCounts]] = []
+        for future in as_completed(futures):
+            counts = future.result()
+            tally.add(counts)
+            pace.add(counts)
+            later += submit(1)
+        futures = later
 
 
 @flow(
@@ -80,6 +110,9 @@ def batch_infer_flow(
         dask_address: Scheduler of a Dask cluster that is running already, such as tcp://host:8786.
         recipe: Name of a recipe, or path of a YAML file.
         overrides: Settings as section.key=value, such as infer.top_k=3; they win over the fields above.
+
+    Returns:
+        Totals, and the address of ``summary.json``, which has the rest.
     """
     settings = as_overrides(
         overrides,
@@ -95,12 +128,12 @@ def batch_infer_flow(
         config = config.model_copy(update={"infer": config.infer.model_copy(update=share)})
     weights = find_model(config, weights)
     output = output or own_folder("batch-infer")
-    plan = plan_inference(config, weights, folder, output, only_new=only_new)
+    missing = plan_inference(config, weights, folder, output, only_new=only_new)
     on_cpu = config.runtime.device == "CPU"  # where it may run beside a training
-    if plan.missing():
+    if missing:
         with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
-            label_shards.with_options(task_runner=chosen)(config, plan, weights)
-    return finish_inference(config, plan, weights)
+            label_shards.with_options(task_runner=chosen)(config, output, weights)
+    return finish_inference(config, output, weights)
 
 
 def task_runner(runner: Runner, workers: int, dask_address: str | None) -> TaskRunner[Any]:

@@ -15,12 +15,11 @@ from effnet_core.errors import ConfigError
 from flows.server import prefect_api
 
 
-def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
+def run_as_command(entrypoint: str) -> None:
     """Run ``module:flow`` with the options of the command line, on a Prefect server.
 
     Args:
         entrypoint: where the flow is defined.
-        leave_out: parameters that only other flows pass.
     """
     module, _, name = entrypoint.partition(":")
     flow = getattr(importlib.import_module(module), name)
@@ -35,7 +34,7 @@ def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
         typer.echo(result)
 
     command.__doc__ = inspect.getdoc(flow.fn).split("\n\nArgs:")[0]  # type: ignore[union-attr]
-    command.__signature__ = _signature(flow.fn, leave_out)  # type: ignore[attr-defined]
+    command.__signature__ = _signature(flow.fn)  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(guarded(command))
     app()
@@ -58,14 +57,12 @@ def _require_allowed(flow: Any, values: dict[str, Any]) -> None:
         logger.disabled = False
 
 
-def _signature(function: Callable[..., Any], leave_out: tuple[str, ...]) -> inspect.Signature:
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
     """The function's signature with its documented arguments as typer options."""
     hints = get_type_hints(function)
     helps = _argument_helps(inspect.getdoc(function) or "")
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.name in leave_out:
-            continue
         option = typer.Option(help=helps.get(parameter.name, ""), show_default=True)
         parameters.append(
             parameter.replace(

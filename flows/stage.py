@@ -6,11 +6,10 @@ from pathlib import Path
 
 from prefect import flow
 
-from effnet_core.data.manifest import Dataset
 from flows.environments import flow_config
 from flows.names import staging_name
 from flows.parameters import FolderPath, Overrides, Recipe, Seed, Share, ValidationShare
-from tasks.stage_data import stage
+from tasks.stage_data import Staged, stage
 
 
 @flow(
@@ -26,7 +25,7 @@ def stage_flow(
     max_rejected_share: Share = 0.1,
     recipe: Recipe | None = None,
     overrides: Overrides = None,
-) -> Dataset:
+) -> Staged:
     """Bring labelled images from wherever they live into a verified, staged data set.
 
     Args:
@@ -39,7 +38,7 @@ def stage_flow(
         overrides: Settings as section.key=value, such as storage.endpoint_url=https://s3.example.org.
     """
     config = flow_config(recipe, overrides)
-    dataset, _ = stage(
+    return stage(
         source,
         str(Path(out)),
         val_share=val_share,
@@ -47,7 +46,6 @@ def stage_flow(
         max_rejected_share=max_rejected_share,
         storage=config.storage,
     )
-    return dataset
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from effnet_core.checked import first_problem
 from effnet_core.config import StorageConfig
 from effnet_core.errors import StoreBusy, StoreDamaged, StoreError, nearest
 from effnet_core.files import human_bytes
@@ -392,21 +393,13 @@ class Shelf:
         try:
             return kind.model_validate_json(data), data, etag
         except ValidationError as cause:
-            raise self._damaged_record(key, _first_problem(cause)) from cause
+            raise self._damaged_record(key, first_problem(cause)) from cause
 
     def _damaged_record(self, key: str, what: str) -> StoreDamaged:
         how = f"restore it, or {BY_FORCE}" if key == self.pointer_key else "restore or delete it"
         return StoreDamaged(
             f"{self.store.uri}/{key} is damaged or of another version of this project ({what}); {how}"
         )
-
-
-def _first_problem(error: ValidationError) -> str:
-    """Where a record is wrong and how, in a few words."""
-    found = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = ".".join(map(str, found["loc"]))
-    text = " ".join(str(found["msg"]).removeprefix("Value error, ").split())[:200]
-    return f"{place}: {text}" if place else text
 
 
 def known(names: Iterable[str]) -> str:

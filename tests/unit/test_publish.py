@@ -13,6 +13,7 @@ import pytest
 
 from effnet_core.checkpoint import Sidecar, read_sidecar
 from effnet_core.config import EvaluateConfig, RunConfig, StorageConfig, write_config
+from effnet_core.confusion import Confusion
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import (
     CheckpointError,
@@ -238,7 +239,8 @@ def test_bad_version_names_are_refused(
 def test_the_card_and_the_environment(tmp_path: Path, storage: StorageConfig) -> None:
     run_dir = tmp_path / "run"
     evaluation = replace(
-        make_run(run_dir, "x"), confusion=[[18, 2, 0, 0, 0], *[[0, 0, 20, 0, 0]] * 4]
+        make_run(run_dir, "x"),
+        confusion=Confusion.from_dense([[18, 2, 0, 0, 0], *[[0, 0, 20, 0, 0]] * 4]),
     )
     rows = [
         {"kind": "train", "step": 1, "epoch": 1, "loss": 1.5, "lr": 0.1},
