@@ -90,6 +90,7 @@ def load(split: Split, order: list[int]) -> float:
         batch_size=BATCH,
         workers=len(environment.available_cores()),
         seed=0,
+        background=None,
     )
     assert sum(batch.valid for batch in rows) == len(order)
     return time.perf_counter() - started

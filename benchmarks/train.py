@@ -198,6 +198,7 @@ def our_pipeline(folder: Path, batch: int, size: int, epochs: int) -> float:
         batch_size=batch,
         workers=len(os.sched_getaffinity(0)),
         seed=0,
+        background=None,
     )
     return _rate(item.valid for item in loaded)
 

@@ -151,7 +151,7 @@ def stage(
     from effnet_core.data.staging import stage_dataset
     from effnet_core.terminal import console, show_events
 
-    access = load_config(None, override or []).storage.access
+    config = load_config(None, override or [])
     with show_events():
         dataset, reused = stage_dataset(
             source,
@@ -159,7 +159,9 @@ def stage(
             val_share=val_share,
             seed=seed,
             max_rejected_share=max_rejected_share,
-            access=access,
+            max_pixels=config.data.max_pixels,
+            background=config.background,
+            access=config.storage.access,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(

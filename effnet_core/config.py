@@ -103,6 +103,10 @@ class DataConfig(Section):
     """Mean of R, G, B in 0-1 units, subtracted; as interpolation when absent."""
     std: tuple[float, float, float] | None = None
     """Deviation of R, G, B in 0-1 units, divided by; as interpolation when absent."""
+    background: str | None = "white"
+    """Colour that transparent images are laid on, by name or as '#rrggbb'; null drops transparency."""
+    max_pixels: int = Field(100_000_000, ge=1)
+    """Larger images are set aside; JPEGs shrink while they are decoded and may have 16 times as many."""
     global_batch_size: int = Field(256, ge=1)
     """Images per update, all ranks together."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -133,6 +137,13 @@ class DataConfig(Section):
     """Threads that decode and augment, per rank; never more than the machine has cores."""
     sink: bool = False
     """Send training batches into MindSpore's queue on the device ahead of the steps; not on a CPU."""
+
+    @field_validator("background")
+    @classmethod
+    def _known_colour(cls, value: str | None) -> str | None:
+        if value is not None:
+            rgb_of(value)
+        return value
 
     @field_validator("std")
     @classmethod
@@ -588,6 +599,11 @@ class RunConfig(Section):
         return self.data.std or self.row.std
 
     @property
+    def background(self) -> tuple[int, int, int] | None:
+        """R, G, B that transparent images are laid on, or None where transparency is dropped."""
+        return None if self.data.background is None else rgb_of(self.data.background)
+
+    @property
     def bn_eps(self) -> float:
         """Added to the variance inside BatchNorm."""
         return self.model.bn_eps or DEFAULT_BN_EPS
@@ -629,6 +645,24 @@ class RunConfig(Section):
                 f"use {choices} (data.global_batch_size)"
             )
         return batch // parts
+
+
+def rgb_of(colour: str) -> tuple[int, int, int]:
+    """R, G, B of a colour's name or ``#rrggbb``.
+
+    Raises:
+        ValueError: it is not a colour.
+    """
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(colour)[:3]
+    except ValueError as cause:
+        hint = nearest(colour, ImageColor.colormap)
+        raise ValueError(
+            f"must be a colour such as 'white' or '#rrggbb'; got {colour!r}{hint}"
+        ) from cause
+    return red, green, blue
 
 
 def leaf_keys() -> dict[str, Any]:

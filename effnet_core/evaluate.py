@@ -69,6 +69,7 @@ def evaluate_network(
         batch_size=config.evaluate.per_device_batch_size,
         workers=config.data.workers,
         seed=config.train.seed,
+        background=spec.background,
     ):
         if stop_requested():
             raise Interrupted(f"evaluation was stopped after {seen} of {len(mine)} images")

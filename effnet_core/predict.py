@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet_core.data.images import ImageProblem
+from effnet_core.data.images import MAX_PIXELS, ImageProblem
 from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square
 from effnet_core.environment import available_cores
@@ -77,6 +77,8 @@ class Wanted:
     """Whether to have the pooled features."""
     fast_decode: bool = True
     """Whether large JPEGs may be reduced while they are decoded."""
+    max_pixels: int = MAX_PIXELS
+    """Of an image; larger ones are set aside."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def iter_predictions(
 
         def squares(chunk: Sequence[str]) -> list[Future[Decoded]]:
             return [
-                decoding.submit(_decode, path, content, predictor.preprocess, wanted.fast_decode)
+                decoding.submit(_decode, path, content, predictor.preprocess, wanted)
                 for path, content in zip(chunk, contents(chunk), strict=True)
             ]
 
@@ -206,20 +208,22 @@ def _label(
         content.exception()
     started = time.perf_counter()
     items = [
-        _decode(path, content, predictor.preprocess, wanted.fast_decode)[0]
+        _decode(path, content, predictor.preprocess, wanted)[0]
         for path, content in zip(paths, contents, strict=True)
     ]
     answers = _answers(predictor, paths, items, wanted)
     return Piece(answers, time.perf_counter() - started)
 
 
-def _decode(path: str, content: Future[bytes], spec: PreprocessSpec, fast: bool) -> Decoded:
+def _decode(path: str, content: Future[bytes], spec: PreprocessSpec, wanted: Wanted) -> Decoded:
     content.exception()  # wait here, so that the time below is work
     started = time.perf_counter()
     item: Item
     try:
         item = (
-            decode_square(content.result(), spec, fast=fast)
+            decode_square(
+                content.result(), spec, fast=wanted.fast_decode, max_pixels=wanted.max_pixels
+            )
             if is_unicode(path)
             else "file name is not valid UTF-8"
         )

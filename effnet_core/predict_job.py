@@ -82,7 +82,7 @@ def _with_decoders(
         return config
     key = f"{inputs['engine']} {infer.precision} {inputs['model_sha256']} {predictor.lanes}"
     readers = infer.readers or source.readers
-    wanted = Wanted(fast_decode=infer.fast_decode)
+    wanted = Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels)
     notes = cache_dir(CACHE_NAME) / TUNING_NAME
     decoders = best_decoders(key, notes, predictor, source, paths, wanted, readers=readers)
     return config.model_copy(update={"infer": infer.model_copy(update={"decoders": decoders})})
@@ -99,7 +99,13 @@ def _predict_shard(
     total: int,
 ) -> ShardResult:
     infer, output = config.infer, Path(inputs["output"])
-    wanted = Wanted(infer.top_k, infer.probabilities, infer.features, infer.fast_decode)
+    wanted = Wanted(
+        infer.top_k,
+        infer.probabilities,
+        infer.features,
+        infer.fast_decode,
+        config.data.max_pixels,
+    )
     rows: list[Prediction] = []
     rejected: list[dict[str, str]] = []
     latency_ms: list[float] = []

@@ -44,7 +44,7 @@ def stage_flow(
         val_share=val_share,
         seed=seed,
         max_rejected_share=max_rejected_share,
-        storage=config.storage,
+        config=config,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from effnet_core.config import StorageConfig
+from effnet_core.config import RunConfig
 from effnet_core.data.card import read_card
 from effnet_core.data.staging import STAGE, stage_dataset
 from tasks import policies
@@ -39,11 +39,11 @@ def stage(
     val_share: float,
     seed: int,
     max_rejected_share: float,
-    storage: StorageConfig,
+    config: RunConfig,
 ) -> Staged:
     """Stage a data set; its data card is an artifact."""
     with (
-        credentials_of(storage),
+        credentials_of(config.storage),
         on_dashboard("stage-progress", STAGE, description=f"files of {source} looked into"),
     ):
         dataset, reused = stage_dataset(
@@ -52,7 +52,9 @@ def stage(
             val_share=val_share,
             seed=seed,
             max_rejected_share=max_rejected_share,
-            access=storage.access,
+            max_pixels=config.data.max_pixels,
+            background=config.background,
+            access=config.storage.access,
         )
     create_markdown_artifact(
         key="data-card", markdown=read_card(Path(out)), description=f"data set {out}"

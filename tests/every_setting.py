@@ -21,6 +21,8 @@ UNIT = (
     "data.interpolation",
     "data.mean",
     "data.std",
+    "data.background",
+    "data.max_pixels",
     "data.global_batch_size",
     "optim.base_lr",
     "schedule.name",

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_core.data.images import ImageProblem, read_image, to_rgb
+from effnet_core.data.images import (
+    WHITE,
+    Colour,
+    ImageProblem,
+    decode_image,
+    read_bytes,
+    to_rgb,
+)
 from effnet_core.data.layouts import TRAIN
 from effnet_core.data.verification import VERIFICATION_NAME, Verification
 from effnet_core.files import human_bytes, read_json, write_text
@@ -43,7 +51,12 @@ class Bar:
 
 
 def write_card(
-    out: Path, rows: Sequence[dict[str, Any]], class_names: Sequence[str], facts: Verification
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    class_names: Sequence[str],
+    facts: Verification,
+    *,
+    background: Colour | None = WHITE,
 ) -> None:
     """Write ``data_card.html`` and ``data_card.md`` into a staged data set.
 
@@ -52,6 +65,7 @@ def write_card(
         rows: of the manifest, and ``class_name`` besides.
         class_names: in the order of their labels.
         facts: what verification found.
+        background: colour that transparent images are laid on.
     """
     bars = class_bars(rows, class_names)
     values = {
@@ -62,7 +76,8 @@ def write_card(
         "num_classes": len(class_names),
         "sides": side_bars(rows),
         "samples": [
-            (name, _thumbnails(out, rows, name)) for name in class_names[:MAX_SAMPLE_CLASSES]
+            (name, _thumbnails(out, rows, name, background))
+            for name in class_names[:MAX_SAMPLE_CLASSES]
         ],
         "more_samples": max(0, len(class_names) - MAX_SAMPLE_CLASSES),
     }
@@ -118,7 +133,7 @@ def _splits(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _thumbnails(
-    out: Path, rows: Sequence[dict[str, Any]], class_name: str
+    out: Path, rows: Sequence[dict[str, Any]], class_name: str, background: Colour | None
 ) -> list[tuple[str, str]]:
     """Path and picture of some images of a class, spread over it."""
     own = [row for row in rows if row["class_name"] == class_name]
@@ -126,7 +141,9 @@ def _thumbnails(
     found = []
     for row in own[::step][:SAMPLES_PER_CLASS]:
         try:
-            image = to_rgb(read_image(out / row["path"]))
+            encoded = read_bytes(out / row["path"])
+            image = decode_image(encoded, at_least_px=THUMBNAIL_PX, max_pixels=sys.maxsize)
+            image = to_rgb(image, background)
         except ImageProblem:  # was verified a moment ago; a card is not worth a failure
             continue
         image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))

@@ -2,39 +2,60 @@
 
 MindSpore's C++ decoder ends the process on a JPEG that is cut inside its header, so images are
 verified with this module at staging, and batch inference, which meets unverified files, decodes with
-it throughout.
+it throughout. Training hands over what MindSpore would decode to other pixels (``encoded.py``).
 """
 
 from __future__ import annotations
 
 import io
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from effnet_core.data.encoded import (
+    HEAD_BYTES,
+    LARGE_PIXELS,
+    PNG_SIGNATURE,
+    is_heic,
+    what_instead,
+    without_notes,
+)
 from effnet_core.files import os_reason
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = LARGE_PIXELS
 """Larger images are refused before they are decoded: they are bombs or belong in a tile server."""
+
+MAX_JPEG_TIMES, MAX_PROGRESSIVE_TIMES = 16.0, 2.5
+"""How many times more pixels a JPEG may have, because it shrinks while it is decoded; a progressive one
+is held in memory in full for that."""
 
 MAX_SIDE_RATIO = 100
 """Narrower strips are refused: with the shorter side enlarged to the network's, they would be bombs."""
 
+SHRINKS = (1, 2, 4, 8)
+"""By how much the JPEG library divides the sides of an image."""
+
+PROBE_SIZE = (16, 16)
+FLAT_LEVELS = 2
+"""An image whose levels differ by no more than a JPEG's rounding is of one colour."""
+
+Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
+
+READ_FORMATS = (
+    *("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "DIB", "AVIF", "JPEG2000"),
+    *("PSD", "TGA", "PCX", "SGI", "QOI", "HEIF"),
+)
+"""Pillow's names. Others hold several images, run another program, or are known by name only."""
+
 IMAGE_SUFFIXES = frozenset(
     [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".webp",
-        ".ppm",
-        ".pgm",
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif", ".jp2", ".jpg2", ".j2k"),
+        *(".psd", ".tga", ".qoi", ".mpo", ".apng", ".dib", ".pcx"),
     ]
 )
 """Names by which a file claims to be an image, in lower case."""
@@ -43,6 +64,9 @@ TRAINABLE_FORMATS = frozenset({"JPEG", "MPO", "PNG", "BMP"})
 """Formats that MindSpore's C++ decoder reads to the same pixels as Pillow; others are re-encoded at
 staging. Its TIFF decoder refuses 32-bit samples and mixes transparency and other colour spaces in its
 own way."""
+
+# Pillow would refuse at a size of its own; sizes are looked at here before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
 
 
 class ImageProblem(Exception):
@@ -74,13 +98,18 @@ def read_bytes(path: Path) -> bytes:
         raise ImageProblem(os_reason(cause)) from cause
 
 
-def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Image:
+def decode_image(
+    content: bytes, *, at_least_px: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """The first frame of an encoded image.
+
+    A JPEG of more than ``LARGE_PIXELS`` comes at a half, a quarter or an eighth of its size.
 
     Args:
         content: the file's bytes.
-        at_least_px: where given, a JPEG is decoded at a half, a quarter or an eighth of its size as long
-            as both sides keep this many pixels: the library then skips most of the work.
+        at_least_px: where given, any JPEG is decoded at such a part of its size as long as both sides keep
+            this many pixels: the library then skips most of the work.
+        max_pixels: of a decoded image; larger ones are refused.
 
     Raises:
         ImageProblem: as ``read_image``.
@@ -88,27 +117,67 @@ def decode_image(content: bytes, *, at_least_px: int | None = None) -> Image.Ima
     if not content:
         raise ImageProblem("empty file")
     try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        _refuse_size(image.width, image.height)
-        if at_least_px is not None:
-            image.draft(None, (at_least_px, at_least_px))  # of JPEGs; does nothing to others
-        image.load()
+        return _upright(_decode(content, at_least_px, max_pixels))
     except ImageProblem:
         raise
-    except UnidentifiedImageError as cause:
-        raise ImageProblem("not an image") from cause
-    except Image.DecompressionBombError as cause:
-        raise ImageProblem(f"too large: more than {MAX_PIXELS:,} pixels") from cause
     except Exception as cause:  # a damaged file can raise nearly anything inside a decoder
-        text = " ".join(str(cause).split()) or type(cause).__name__
-        reason = "truncated" if "truncated" in text.lower() else f"damaged ({text})"
-        raise ImageProblem(reason) from cause
-    return _upright(image)
+        if content.startswith(PNG_SIGNATURE):
+            with suppress(Exception):  # a long text or a bad profile is no damage
+                return _upright(_decode(without_notes(content), at_least_px, max_pixels))
+        raise _problem(content, cause) from cause
 
 
-def _refuse_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageProblem(f"too large: {width}x{height} px, more than {MAX_PIXELS:,} in all")
+def _decode(content: bytes, at_least_px: int | None, max_pixels: int) -> Image.Image:
+    formats = _formats()
+    image: Image.Image = Image.open(io.BytesIO(content), formats=formats)
+    shrinks = image.format in ("JPEG", "MPO")
+    times = 1.0
+    if shrinks:
+        times = MAX_PROGRESSIVE_TIMES if "progressive" in image.info else MAX_JPEG_TIMES
+    _refuse_size(image.width, image.height, int(max_pixels * times))
+    if shrinks and (factor := _shrink(image.size, at_least_px)) > 1:
+        image.draft(None, (image.width // factor, image.height // factor))
+    image.load()
+    return image
+
+
+def _shrink(size: tuple[int, int], at_least_px: int | None) -> int:
+    """By how much a JPEG is divided while it is decoded."""
+    width, height = size
+    needed = next((n for n in SHRINKS if (width // n) * (height // n) <= LARGE_PIXELS), SHRINKS[-1])
+    if at_least_px is None:
+        return needed
+    wanted = max((n for n in SHRINKS if min(width, height) // n >= at_least_px), default=1)
+    return max(needed, wanted)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """What is read here: with the extra ``heic``, iPhones' pictures too."""
+    Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    return tuple(name for name in READ_FORMATS if name in Image.OPEN)
+
+
+def _problem(content: bytes, cause: Exception) -> ImageProblem:
+    """The reason that people read."""
+    if isinstance(cause, UnidentifiedImageError):
+        if is_heic(content[:HEAD_BYTES]) and "HEIF" not in _formats():
+            return ImageProblem("a HEIC picture; pip install 'effnet-flows[heic]' to read it")
+        instead = what_instead(content[:HEAD_BYTES])
+        return ImageProblem(f"not an image ({instead})" if instead else "not an image")
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    return ImageProblem("truncated" if "truncated" in text.lower() else f"damaged ({text})")
+
+
+def _refuse_size(width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise ImageProblem(
+            f"too large: {width}x{height} px, more than {limit:,} in all (data.max_pixels)"
+        )
     if max(width, height) > MAX_SIDE_RATIO * min(width, height):
         raise ImageProblem(f"too narrow: {width}x{height} px, more than {MAX_SIDE_RATIO} to 1")
 
@@ -121,24 +190,74 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image as 8-bit RGB: transparency is dropped, 16-bit values keep their upper byte.
+def to_rgb(image: Image.Image, background: Colour | None = WHITE) -> Image.Image:
+    """The image as 8-bit RGB; 16-bit values keep their upper byte.
+
+    Args:
+        image: in any mode.
+        background: colour that a transparent image is laid on; None drops transparency, as was done for
+            weights whose sidecar names no background.
 
     Raises:
         ImageProblem: the colours cannot be told.
     """
+    if background is not None and image.has_transparency_data:
+        return _on(image, background)
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image).astype(np.float64))
-        pixels = np.clip(values * _scale(image.mode, values.max(initial=0.0)), 0, 255)
-        return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+        return _to_8_bits(image).convert("RGB")
+    return _converted(image if image.mode != "P" else _converted(image, "RGBA"), "RGB")
+
+
+def to_rgba(image: Image.Image) -> Image.Image:
+    """The image in 8 bits with its transparency, if it has any: what loses nothing but bits.
+
+    Raises:
+        ImageProblem: the colours cannot be told.
+    """
+    if not image.has_transparency_data:
+        return to_rgb(image)
+    if not image.mode.startswith("I"):
+        return _converted(image, "RGBA")
+    rgba = _to_8_bits(image).convert("RGBA")
+    key = image.info["transparency"]
+    shown = np.asarray(image) != (key if isinstance(key, int) else -1)
+    rgba.putalpha(Image.fromarray(shown.astype(np.uint8) * 255))
+    return rgba
+
+
+def is_one_colour(image: Image.Image, background: Colour | None = WHITE) -> bool:
+    """Whether a network would see nothing but one colour."""
+    few = to_rgb(image.resize(PROBE_SIZE, Image.Resampling.NEAREST), background)
+    if not _is_flat(few):  # nearly every image is known by a few of its pixels
+        return False
+    return _is_flat(to_rgb(image, background))
+
+
+def _is_flat(image: Image.Image) -> bool:
+    return all(high - low <= FLAT_LEVELS for low, high in image.getextrema())  # type: ignore[misc]
+
+
+def _on(image: Image.Image, background: Colour) -> Image.Image:
+    rgba = to_rgba(image)
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return rgba.convert("RGB")
+    ground = Image.new("RGBA", rgba.size, (*background, 255))
+    return Image.alpha_composite(ground, rgba).convert("RGB")
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
     try:
-        if image.mode == "P":
-            image = image.convert("RGBA")
-        return image.convert("RGB")
+        return image.convert(mode)
     except Exception as cause:
         raise ImageProblem(f"colours of mode {image.mode} cannot be converted") from cause
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    pixels = np.clip(values * _scale(image.mode, values.max(initial=0.0)), 0, 255)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _scale(mode: str, largest: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,12 +14,14 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor
+from mindspore.dataset import vision
 from numpy.typing import NDArray
 
-from effnet_core.data.images import ImageProblem, read_image
+from effnet_core.data.encoded import needs_pillow
+from effnet_core.data.images import Colour, ImageProblem, decode_image, read_bytes, to_rgb
 from effnet_core.data.manifest import Split
 from effnet_core.environment import available_cores
-from effnet_core.errors import DataError
+from effnet_core.errors import DataError, in_one_line
 from effnet_core.files import os_reason
 
 PREFETCH_BATCHES = 4
@@ -27,8 +31,15 @@ COLUMNS = ["image", "label"]
 class FileSource:
     """Encoded images by position, for ``GeneratorDataset``."""
 
-    def __init__(self, root: Path, paths: Sequence[str], labels: NDArray[np.int32]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        labels: NDArray[np.int32],
+        background: Colour | None,
+    ) -> None:
         self.root, self.paths, self.labels = root, paths, labels
+        self.background = background
         self.problem: DataError | None = None
 
     def __len__(self) -> int:
@@ -37,12 +48,30 @@ class FileSource:
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], np.int32]:
         path = self.root / self.paths[index]
         try:
-            return np.fromfile(path, dtype=np.uint8), self.labels[index]
+            content = for_mindspore(path.read_bytes(), self.background)
         except OSError as cause:
             self.problem = DataError(
                 f"image {path} cannot be read ({os_reason(cause)}); stage the data set again"
             )
             raise self.problem from cause
+        except ImageProblem as cause:
+            self.problem = _no_longer_good(path, cause)
+            raise self.problem from cause
+        return np.frombuffer(content, np.uint8), self.labels[index]
+
+
+def for_mindspore(content: bytes, background: Colour | None) -> bytes:
+    """An encoded image as MindSpore decodes it to the pixels that ``to_rgb`` gives.
+
+    Raises:
+        ImageProblem: it cannot be decoded.
+    """
+    if not needs_pillow(content):
+        return content
+    image = decode_image(content, max_pixels=sys.maxsize)  # staging has looked at its size
+    stream = io.BytesIO()
+    to_rgb(image, background).save(stream, "BMP")  # neither side has to compress
+    return stream.getvalue()
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,7 @@ def batches(
     batch_size: int,
     workers: int,
     seed: int,
+    background: Colour | None,
     sink: bool = False,
 ) -> Iterator[Batch]:
     """The images at ``indices``, in that order, in batches of one shape.
@@ -78,6 +108,7 @@ def batches(
         batch_size: rows of each batch; a last one that is short is filled and says so.
         workers: threads that decode, at most the machine's cores.
         seed: of the random operations.
+        background: colour that transparent images are laid on; None drops transparency.
         sink: let batches come through a queue on the device, which MindSpore fills ahead of the steps.
 
     Raises:
@@ -88,14 +119,26 @@ def batches(
         return iter(())
     missing = -count % batch_size
     padded = [int(i) for i in indices] + [int(indices[-1])] * missing
-    source = FileSource(split.root, [split.paths[i] for i in padded], split.labels[padded])
+    source = FileSource(
+        split.root, [split.paths[i] for i in padded], split.labels[padded], background
+    )
     threads = min(workers, len(available_cores()))
     ds.config.set_seed(seed)
     ds.config.set_prefetch_size(PREFETCH_BATCHES)
     if split.records:
-        dataset = _recorded(split, padded)
+        dataset = _recorded(split, padded).map(
+            lambda content: np.frombuffer(for_mindspore(content.tobytes(), background), np.uint8),
+            input_columns=["image"],
+            num_parallel_workers=threads,
+        )
     else:
-        dataset = ds.GeneratorDataset(source, COLUMNS, shuffle=False, python_multiprocessing=False)
+        dataset = ds.GeneratorDataset(
+            source,
+            COLUMNS,
+            shuffle=False,
+            num_parallel_workers=threads,
+            python_multiprocessing=False,
+        )
     dataset = dataset.map(transforms, input_columns=["image"], num_parallel_workers=threads)
     dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_workers=1)
     try:
@@ -189,14 +232,20 @@ def _read(
 def _first_damaged(source: FileSource, start: int) -> DataError | None:
     """What is wrong with the first bad file from ``start`` on; MindSpore does not say which it is."""
     for name in source.paths[start:]:
+        path = source.root / name
         try:
-            read_image(source.root / name)
+            content = read_bytes(path)
+            decode_image(content, max_pixels=sys.maxsize)
+            vision.Decode()(np.frombuffer(for_mindspore(content, source.background), np.uint8))
         except ImageProblem as problem:
-            path = source.root / name
-            return DataError(
-                f"image {path} is no longer good ({problem}); stage the data set again"
-            )
+            return _no_longer_good(path, problem)
+        except RuntimeError as cause:  # Pillow reads more than MindSpore
+            return _no_longer_good(path, ImageProblem(in_one_line(cause)))
     return None
+
+
+def _no_longer_good(path: Path, problem: ImageProblem) -> DataError:
+    return DataError(f"image {path} is no longer good ({problem}); stage the data set again")
 
 
 def _pipeline_reason(error: RuntimeError, split: Split) -> str:

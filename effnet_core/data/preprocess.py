@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnet_core.config import RunConfig
-from effnet_core.data.images import decode_image, to_rgb
+from effnet_core.data.images import MAX_PIXELS, Colour, decode_image, to_rgb
 
 FloatArray = NDArray[np.float32]
 PixelArray = NDArray[np.uint8]
@@ -40,6 +40,9 @@ class PreprocessSpec:
     """Of R, G, B in 0-1 units."""
     std: tuple[float, float, float]
     """Of R, G, B in 0-1 units."""
+    background: Colour | None = None
+    """Colour that transparent images are laid on, 0-255; None drops transparency, as for sidecars that
+    were written before there was a choice."""
 
     @property
     def resize_size(self) -> int:
@@ -53,7 +56,9 @@ class PreprocessSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PreprocessSpec:
         """The spec that ``to_dict`` described."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        colours = {name: tuple(values[name]) for name in ("mean", "std")}
+        ground = values.get("background")
+        return cls(**{**values, **colours, "background": None if ground is None else tuple(ground)})
 
     @classmethod
     def from_config(cls, config: RunConfig) -> PreprocessSpec:
@@ -64,6 +69,7 @@ class PreprocessSpec:
             config.interpolation,
             config.mean,
             config.std,
+            config.background,
         )
 
 
@@ -96,7 +102,9 @@ def resize_and_crop(image: Image.Image, spec: PreprocessSpec, *, fast: bool = Fa
     return image.resize((size, height), how).crop((0, top, size, top + size))
 
 
-def decode_square(content: bytes, spec: PreprocessSpec, *, fast: bool) -> PixelArray:
+def decode_square(
+    content: bytes, spec: PreprocessSpec, *, fast: bool, max_pixels: int = MAX_PIXELS
+) -> PixelArray:
     """An encoded image as the square that the network sees, before normalisation.
 
     Args:
@@ -104,6 +112,7 @@ def decode_square(content: bytes, spec: PreprocessSpec, *, fast: bool) -> PixelA
         spec: what is done to it.
         fast: let the JPEG library reduce large pictures while it decodes them, down to no less than
             ``FAST_MARGIN`` times the size that is needed, and compute only what the square shows.
+        max_pixels: of an image; larger ones are refused.
 
     Returns:
         uint8, shape (image_size, image_size, 3).
@@ -112,8 +121,10 @@ def decode_square(content: bytes, spec: PreprocessSpec, *, fast: bool) -> PixelA
         ImageProblem: it cannot be decoded.
     """
     enough = FAST_MARGIN * spec.resize_size if fast else None
-    image = decode_image(content, at_least_px=enough)
-    return np.asarray(resize_and_crop(to_rgb(image), spec, fast=fast))
+    image = to_rgb(
+        decode_image(content, at_least_px=enough, max_pixels=max_pixels), spec.background
+    )
+    return np.asarray(resize_and_crop(image, spec, fast=fast))
 
 
 def normalise(pixels: PixelArray, spec: PreprocessSpec) -> FloatArray:
@@ -129,6 +140,6 @@ def preprocess(image: Image.Image, spec: PreprocessSpec) -> FloatArray:
     Returns:
         float32, shape (3, image_size, image_size).
     """
-    square = np.asarray(resize_and_crop(to_rgb(image), spec))
+    square = np.asarray(resize_and_crop(to_rgb(image, spec.background), spec))
     one: FloatArray = normalise(square[None], spec)[0]
     return one

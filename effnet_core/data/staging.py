@@ -14,14 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from effnet_core.data.card import write_card
+from effnet_core.data.encoded import is_whole_png
 from effnet_core.data.imagenet2012 import SYNSETS_NAME
 from effnet_core.data.images import (
     IMAGE_SUFFIXES,
+    MAX_PIXELS,
     TRAINABLE_FORMATS,
+    WHITE,
+    Colour,
     ImageProblem,
     decode_image,
-    to_rgb,
+    is_one_colour,
+    to_rgba,
 )
 from effnet_core.data.layouts import Candidate
 from effnet_core.data.manifest import (
@@ -74,6 +81,8 @@ def stage_dataset(
     val_share: float = 0.2,
     seed: int = 0,
     max_rejected_share: float = 0.1,
+    max_pixels: int = MAX_PIXELS,
+    background: Colour | None = WHITE,
     access: S3Access = DEFAULT_ACCESS,
 ) -> tuple[Dataset, bool]:
     """Stage a data set, wherever it lives; a call that was cut goes on, and one too many does nothing.
@@ -87,6 +96,9 @@ def stage_dataset(
             decided by each file's content, so adding images never moves one to the other side.
         seed: changes that decision.
         max_rejected_share: share of unusable files above which staging is refused.
+        max_pixels: of an image; larger ones are set aside.
+        background: colour that transparent images are laid on where the data card looks at them; the files
+            keep their transparency.
         access: how to reach an object store.
 
     Returns:
@@ -100,7 +112,7 @@ def stage_dataset(
         OutputExists: ``out`` holds something else.
     """
     origin = open_source(source, access)
-    listing = sha256_of_text(f"{val_share}\t{seed}", origin.listing())
+    listing = sha256_of_text(f"{val_share}\t{seed}\t{max_pixels}\t{background}", origin.listing())
     if not is_s3(str(source)) and out.resolve().is_relative_to(Path(source).resolve()):
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
     make_folder(out, what="output folder")
@@ -114,7 +126,7 @@ def stage_dataset(
     work = out / WORK_NAME
     candidates = origin.candidates(work)
     try:
-        rows, rejected = _verify_all(candidates, out, val_share, seed)
+        rows, rejected = _verify_all(candidates, out, val_share, seed, max_pixels, background)
     except OSError as cause:
         raise refuse_os_errors(f"staging into {out}")(cause) from cause
     _refuse_if_too_many(rejected, len(candidates), max_rejected_share)
@@ -125,7 +137,7 @@ def stage_dataset(
         row["label"] = labels[row["class_name"]]
     try:
         _remove_strays(out, rows)
-        _write_all(out, rows, rejected, class_names, verification)
+        _write_all(out, rows, rejected, class_names, verification, background)
         write_json(
             out / DATASET_NAME,
             {
@@ -153,6 +165,7 @@ def _write_all(
     rejected: list[dict[str, str]],
     class_names: list[str],
     verification: Verification,
+    background: Colour | None,
 ) -> None:
     """Everything but ``dataset.json``, which makes the data set count."""
     _write_rejected(out / REJECTED_NAME, rejected)
@@ -162,7 +175,7 @@ def _write_all(
     synsets = out / WORK_NAME / "imagenet2012" / SYNSETS_NAME
     if synsets.is_file():
         write_json(out / SYNSETS_NAME, read_json(synsets))
-    write_card(out, rows, class_names, verification)
+    write_card(out, rows, class_names, verification, background=background)
 
 
 def _already_staged(out: Path, listing: str) -> Dataset | None:
@@ -179,13 +192,20 @@ def _already_staged(out: Path, listing: str) -> Dataset | None:
 
 
 def _verify_all(
-    candidates: list[Candidate], out: Path, val_share: float, seed: int
+    candidates: list[Candidate],
+    out: Path,
+    val_share: float,
+    seed: int,
+    max_pixels: int,
+    background: Colour | None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Look into every file; give the rows of usable ones and the reasons of the others."""
     rows, rejected = [], []
     with warnings.catch_warnings(), ThreadPoolExecutor(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-        results = pool.map(lambda item: _verify(item, out, val_share, seed), candidates)
+        results = pool.map(
+            lambda item: _verify(item, out, val_share, seed, max_pixels, background), candidates
+        )
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
             if isinstance(result, str):
                 rejected.append({"path": item.shown or str(item.path), "reason": result})
@@ -196,14 +216,29 @@ def _verify_all(
     return rows, rejected
 
 
-def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str, Any] | str:
+def _is_trainable(content: bytes, image: Image.Image) -> bool:
+    """Whether MindSpore reads a file too, and to the same pixels or through ``for_mindspore``."""
+    if image.format == "PNG":
+        return is_whole_png(content)
+    return image.format in TRAINABLE_FORMATS
+
+
+def _verify(
+    item: Candidate,
+    out: Path,
+    val_share: float,
+    seed: int,
+    max_pixels: int,
+    background: Colour | None,
+) -> dict[str, Any] | str:
     """The manifest row of a usable image, which is then in place, or the reason against it."""
     if not is_unicode(f"{item.class_name}/{item.inner}"):
         return "file name is not valid UTF-8"
     try:
         content = item.path.read_bytes()
-        image = decode_image(content)
-        converted = None if image.format in TRAINABLE_FORMATS else to_rgb(image)
+        image = decode_image(content, max_pixels=max_pixels)
+        converted = None if _is_trainable(content, image) else to_rgba(image)
+        one_colour = is_one_colour(image, background)
     except ImageProblem as problem:
         if item.path.suffix.lower() not in IMAGE_SUFFIXES and str(problem) == "not an image":
             return "not an image (by name and by content)"
@@ -235,6 +270,7 @@ def _verify(item: Candidate, out: Path, val_share: float, seed: int) -> dict[str
         "height": image.height,
         "mode": image.mode,
         "format": image.format or "turned by its EXIF orientation",
+        "one_colour": one_colour,
     }
 
 

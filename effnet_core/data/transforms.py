@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -60,7 +61,7 @@ def eval_transforms(spec: PreprocessSpec) -> list[Any]:
 
 
 def _reference(content: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
-    return preprocess(decode_image(content.tobytes()), spec)
+    return preprocess(decode_image(content.tobytes(), max_pixels=sys.maxsize), spec)
 
 
 def _to_network_input(spec: PreprocessSpec) -> list[Any]:

@@ -27,6 +27,15 @@ class Copies:
 
 
 @dataclass(frozen=True)
+class PathList:
+    """Images that have something in common."""
+
+    images: int
+    examples: list[str]
+    """Paths of the first ones."""
+
+
+@dataclass(frozen=True)
 class Verification:
     """Facts of a staged data set."""
 
@@ -47,6 +56,8 @@ class Verification:
     rejected: dict[str, int]
     """Files that were set aside, by reason."""
     classes_without_val: list[str]
+    one_colour: PathList
+    """Images that are of one colour after decoding."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -69,6 +80,12 @@ class Verification:
             found.append(
                 f"{self.duplicates.images} images are {self.duplicates.groups} images copied; the first: "
                 f"{' = '.join(self.duplicates.examples[0])}"
+            )
+        if self.one_colour.images:
+            found.append(
+                f"{self.one_colour.images} image(s) are of one colour after decoding, so there is nothing to "
+                f"learn from them; the first: {self.one_colour.examples[0]} (data.background is what "
+                "transparent ones are laid on)"
             )
         if self.classes_without_val:
             names = ", ".join(self.classes_without_val[:10])
@@ -111,6 +128,7 @@ def verify_rows(
         classes_without_val=[n for n in class_names if n not in measured]
         if len(splits) > 1
         else [],
+        one_colour=_paths([row["path"] for row in rows if row["one_colour"]]),
     )
 
 
@@ -128,6 +146,10 @@ def _splits(group: list[dict[str, Any]]) -> set[str]:
 
 def _by_split(group: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [[row for row in group if row["split"] == split] for split in sorted(_splits(group))]
+
+
+def _paths(paths: list[str]) -> PathList:
+    return PathList(len(paths), paths[:EXAMPLES])
 
 
 def _copies(groups: list[list[dict[str, Any]]]) -> Copies:

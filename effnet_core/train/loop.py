@@ -193,6 +193,7 @@ def _epoch_batches(run: Run) -> Iterator[Batch]:
             workers=config.data.workers,
             sink=config.data.sink,
             seed=int(seed.generate_state(1)[0] >> 1),
+            background=spec.background,
         )
 
     return batches_in_blocks(

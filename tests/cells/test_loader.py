@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from effnet_core.data.images import decode_image
 from effnet_core.data.loader import Batch, batches
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.preprocess import preprocess
+from effnet_core.data.records import split_as, write_records
+from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import eval_transforms, train_transforms
 from effnet_core.errors import DataError
+from tests.images import draw, encode
 from tests.unit.fakes import SPEC
 
 
@@ -26,7 +30,8 @@ def split(data_dir: Path) -> Split:
 def load(split: Split, indices: list[int], *, train: bool = False, **settings: int) -> list[Batch]:
     transforms = train_transforms(SPEC, DataConfig()) if train else eval_transforms(SPEC)
     settings = {"batch_size": 4, "workers": 1, "seed": 0, **settings}
-    return list(batches(split, indices, transforms=transforms, **settings))
+    found = batches(split, indices, transforms=transforms, background=SPEC.background, **settings)
+    return list(found)
 
 
 def pixels(loaded: list[Batch]) -> np.ndarray:
@@ -102,3 +107,55 @@ def test_a_file_that_went_bad_is_named(damaged: Split, content: bytes) -> None:
     with pytest.raises(DataError) as caught:
         load(damaged, list(range(8)))
     assert str(caught.value).startswith(f"image {bad} is no longer good (")
+
+
+def test_a_png_that_mindspore_refuses_and_pillow_reads_is_named(damaged: Split) -> None:
+    """As a file may become after staging, which re-encodes such ones."""
+    bad = damaged.root / damaged.paths[6]
+    bad.unlink()
+    bad.write_bytes(encode(draw())[:-3])
+    assert decode_image(bad.read_bytes()).size == (40, 32)
+    with pytest.raises(DataError) as caught:
+        load(damaged, list(range(8)))
+    assert str(caught.value).startswith(f"image {bad} is no longer good (")
+
+
+def see_through(seed: int) -> bytes:
+    image = draw(seed=seed).convert("RGBA")
+    image.putalpha(draw(seed=seed + 50).convert("L"))
+    return encode(image)
+
+
+@pytest.mark.parametrize("background", [None, (255, 255, 255), (0, 90, 180)])
+@pytest.mark.parametrize("form", ["files", "records"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_transparent_images_have_the_pixels_of_inference(
+    damaged: Split, form: str, workers: int, background: tuple[int, int, int] | None
+) -> None:
+    spec = replace(SPEC, background=background)
+    for index in (1, 2, 5):
+        (damaged.root / damaged.paths[index]).unlink()
+        (damaged.root / damaged.paths[index]).write_bytes(see_through(index))
+    split = damaged
+    if form == "records":
+        folder = damaged.root / "renewed"
+        for path, label in zip(damaged.paths, damaged.labels, strict=True):
+            place = folder / "source" / str(label) / Path(path).name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(damaged.root / path, place)
+        stage_dataset(folder / "source", folder / "data", val_share=0)
+        write_records(folder / "data", "train")
+        dataset = open_dataset(folder / "data")
+        split = split_as(dataset, "train", DataConfig(format="mindrecord"))
+    found = batches(
+        split,
+        range(8),
+        transforms=eval_transforms(spec),
+        batch_size=4,
+        workers=workers,
+        seed=0,
+        background=background,
+    )
+    for path, image in zip(split.paths, pixels(list(found)), strict=False):
+        content = (split.root / path).read_bytes()
+        assert np.abs(image - preprocess(decode_image(content), spec)).max() <= 1e-6

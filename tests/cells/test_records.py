@@ -48,7 +48,15 @@ def load(
 ) -> list[Batch]:
     spec = replace(SPEC, interpolation="bilinear" if kind == "bilinear" else "bicubic")
     transforms = train_transforms(spec, DataConfig()) if kind == "train" else eval_transforms(spec)
-    found = batches(split, indices, transforms=transforms, batch_size=4, workers=workers, seed=11)
+    found = batches(
+        split,
+        indices,
+        transforms=transforms,
+        batch_size=4,
+        workers=workers,
+        seed=11,
+        background=SPEC.background,
+    )
     return list(found)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import Any
 
 import mindspore.dataset as ds
@@ -10,7 +12,9 @@ import pytest
 from PIL import Image
 
 from effnet_core.config import DataConfig
+from effnet_core.data.encoded import PNG_SIGNATURE
 from effnet_core.data.images import TRAINABLE_FORMATS, decode_image
+from effnet_core.data.loader import for_mindspore
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.data.transforms import eval_transforms, train_transforms
 from tests.images import draw, encode
@@ -48,7 +52,8 @@ def in_pipeline(contents: list[bytes], operations: list[Any], *, seed: int = 0) 
 
 def same(contents: dict[str, bytes], spec: PreprocessSpec) -> None:
     assert {decode_image(content).format for content in contents.values()} <= TRAINABLE_FORMATS
-    pipeline = in_pipeline(list(contents.values()), eval_transforms(spec))
+    handed = [for_mindspore(content, spec.background) for content in contents.values()]
+    pipeline = in_pipeline(handed, eval_transforms(spec))
     for (name, content), theirs in zip(contents.items(), pipeline, strict=True):
         ours = preprocess(decode_image(content), spec)
         assert theirs.shape == ours.shape == (3, spec.image_size, spec.image_size)
@@ -76,6 +81,7 @@ def kinds() -> dict[str, bytes]:
     transparent = image.convert("RGBA")
     transparent.putalpha(draw(90, 70, seed=1).convert("L"))
     wide = (np.asarray(image.convert("L")).astype(np.uint16) << 8) + 77
+    key = Image.fromarray(np.where(wide > 40_000, 50_000, wide).astype(np.uint16))
     return {
         "grey": encode(image.convert("L")),
         "grey-jpeg": encode(image.convert("L"), "JPEG"),
@@ -83,6 +89,23 @@ def kinds() -> dict[str, bytes]:
         "alpha": encode(transparent),
         "palette": encode(palette),
         "palette-alpha": encode(palette, transparency=bytes(range(256))),
+        "palette-key": encode(palette, transparency=7),
+        "palette-few": encode(image.convert("P", palette=Image.Palette.ADAPTIVE, colors=4)),
+        "opaque": encode(image.convert("RGBA")),
+        "invisible": encode(Image.new("RGBA", (90, 70), (9, 99, 200, 0))),
+        "grey-key": encode(image.convert("L"), transparency=100),
+        "colour-key": encode(image, transparency=image.getpixel((3, 3))),
+        "bilevel-key": encode(image.convert("1"), transparency=0),
+        "16-bit-key": encode(key, transparency=50_000),
+        "16-bit-rgb": png_of_16_bits(np.asarray(image).astype(np.uint16) * 257, 2),
+        "16-bit-alpha": png_of_16_bits(np.asarray(transparent).astype(np.uint16) * 257, 6),
+        "16-bit-grey-alpha": png_of_16_bits(
+            np.asarray(transparent.convert("LA")).astype(np.uint16) * 257, 4
+        ),
+        "long": encode(draw(2000, 20, seed=3)),
+        "long-alpha": encode(transparent.resize((20, 2000))),
+        "long-jpeg": encode(draw(20, 2000, seed=4), "JPEG"),
+        "long-text": long_text(encode(image)),
         "bilevel": encode(image.convert("1")),
         "16-bit": encode(Image.fromarray(wide)),
         "bmp": encode(image, "BMP"),
@@ -96,9 +119,36 @@ def kinds() -> dict[str, bytes]:
     }
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of_16_bits(values: np.ndarray, colour_type: int) -> bytes:
+    """Pillow writes 16 bits only where there is one channel."""
+    height, width = values.shape[:2]
+    rows = values.astype(">u2").reshape(height, -1)
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    parts = (png_chunk(b"IHDR", head), png_chunk(b"IDAT", packed), png_chunk(b"IEND", b""))
+    return PNG_SIGNATURE + b"".join(parts)
+
+
+def long_text(content: bytes) -> bytes:
+    note = png_chunk(b"zTXt", b"k\0\0" + zlib.compress(b"x" * 4_000_000))
+    return content[:33] + note + content[33:]
+
+
+@pytest.mark.parametrize("background", [None, (255, 255, 255), (20, 120, 220)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_every_kind_of_file(interpolation: str) -> None:
-    same(kinds(), PreprocessSpec(32, 0.875, interpolation, MEAN, STD))
+def test_every_kind_of_file(interpolation: str, background: tuple[int, int, int] | None) -> None:
+    same(kinds(), PreprocessSpec(32, 0.875, interpolation, MEAN, STD, background))
+
+
+def test_a_huge_photograph() -> None:
+    """108 megapixels: both sides see the same half of them."""
+    image = draw(90, 70).resize((12_000, 9_000), Image.Resampling.NEAREST)
+    spec = PreprocessSpec(32, 0.875, "bicubic", MEAN, STD, (255, 255, 255))
+    same({"huge": encode(image, "JPEG", quality=30)}, spec)
 
 
 def test_training_crops_vary_with_the_seed_and_have_the_right_shape() -> None:

@@ -49,6 +49,12 @@ def pixels(config: RunConfig, _: Path) -> bytes:
     return preprocess(draw(90, 60), PreprocessSpec.from_config(config)).tobytes()
 
 
+def pixels_of_a_transparent_image(config: RunConfig, _: Path) -> bytes:
+    image = draw(90, 60).convert("RGBA")
+    image.putalpha(100)
+    return preprocess(image, PreprocessSpec.from_config(config)).tobytes()
+
+
 def rates(config: RunConfig, _: Path) -> bytes:
     """The learning rate of every step."""
     steps = config.train.length.steps(steps_per_epoch=10, batch_size=1)
@@ -108,6 +114,11 @@ def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
     }
     predict_shards(BrightnessPredictor(), inputs, config)
     return read_parts(result.output)
+
+
+def answers_or_not(config: RunConfig, folder: Path) -> list[str]:
+    """The pictures, JPEGs of 1.1 million pixels each, that are labelled."""
+    return [row["path"] for row in answers(config, folder)]
 
 
 def threads_that(kind: str, config: RunConfig, folder: Path) -> list[int]:
@@ -288,6 +299,8 @@ PROOFS = {
     "data.interpolation": Proof("bilinear", pixels),
     "data.mean": Proof("[0.5, 0.5, 0.5]", pixels),
     "data.std": Proof("[0.5, 0.5, 0.5]", pixels),
+    "data.background": Proof("black", pixels_of_a_transparent_image),
+    "data.max_pixels": Proof("60000", answers_or_not),
     "data.global_batch_size": Proof("128", batch_of_rank_1, TWO_RANKS),
     "optim.base_lr": Proof("0.1", rates),
     "schedule.name": Proof("exponential", rates),

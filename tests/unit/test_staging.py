@@ -6,13 +6,16 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from effnet_core.data import staging
-from effnet_core.data.images import decode_image
+from effnet_core.data.encoded import is_whole_png
+from effnet_core.data.images import decode_image, to_rgb
 from effnet_core.data.manifest import DATASET_NAME, REJECTED_NAME, open_dataset
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, OutputExists
@@ -143,6 +146,61 @@ def test_cmyk_is_an_image(source: Path, tmp_path: Path) -> None:
     put(source / "train/cat", "print.jpg", encode(draw().convert("CMYK"), "JPEG"))
     dataset, _ = stage_dataset(source, tmp_path / "out")
     assert dataset.counts["train"] == 9
+
+
+def without_its_end(content: bytes) -> bytes:
+    return content[:-3]
+
+
+def with_a_wrong_checksum(content: bytes) -> bytes:
+    """Of the pixels."""
+    end = content.index(b"IEND") - 8
+    return content[:end] + bytes(4) + content[end + 4 :]
+
+
+@pytest.mark.parametrize("damage", [without_its_end, with_a_wrong_checksum])
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "LA", "1"])
+def test_a_png_that_training_would_refuse_is_re_encoded(
+    source: Path, tmp_path: Path, mode: str, damage: Callable[[bytes], bytes]
+) -> None:
+    whole = encode(draw().convert(mode))
+    put(source / "train/cat", "odd.png", damage(whole))
+    dataset, _ = stage_dataset(source, tmp_path / "out")
+    assert dataset.counts["train"] == 9
+    staged = (tmp_path / "out/images/train/cat/odd.png.converted.png").read_bytes()
+    assert is_whole_png(staged)
+    for background in ((9, 90, 200), None):
+        assert np.array_equal(
+            np.asarray(to_rgb(decode_image(staged), background)),
+            np.asarray(to_rgb(decode_image(whole), background)),
+        )
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF"])
+def test_what_is_re_encoded_keeps_its_transparency(
+    source: Path, tmp_path: Path, format: str
+) -> None:
+    image = Image.new("RGBA", (40, 32), (0, 0, 0, 0))
+    image.paste((200, 0, 0, 255), (10, 10, 20, 20))
+    path = put(source / "train/cat", f"x.{format.lower()}", encode(image, format))
+    stage_dataset(source, tmp_path / "out")
+    staged = (tmp_path / f"out/images/train/cat/{path.name}.converted.png").read_bytes()
+    assert to_rgb(decode_image(staged), (7, 8, 9)).getpixel((1, 1)) == (7, 8, 9)
+
+
+def test_pictures_of_one_colour_are_told(source: Path, tmp_path: Path, events: list[Event]) -> None:
+    drawing = Image.new("RGBA", (40, 32), (0, 0, 0, 0))
+    drawing.paste((0, 0, 0, 255), (17, 9, 19, 11))
+    put(source / "train/cat", "black on nothing.png", encode(drawing))
+    put(source / "train/cat", "grey.jpg", encode(Image.new("RGB", (40, 32), "grey"), "JPEG"))
+    stage_dataset(source, tmp_path / "out")
+    [told] = [e.message for e in events if "of one colour" in e.message]
+    assert "1 image(s) are of one colour after decoding" in told
+    assert "images/train/cat/grey.jpg" in told and told.removeprefix("look into this: ") in (
+        tmp_path / "out/data_card.html"
+    ).read_text().replace("&#39;", "'")
+    stage_dataset(source, tmp_path / "black", background=(0, 0, 0))
+    assert "2 image(s) are of one colour" in events[-2].message
 
 
 # --- what is set aside ---------------------------------------------------------------------------

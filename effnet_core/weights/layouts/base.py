@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from effnet_core.data.images import WHITE
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.model.scaling import Block, expand
 from effnet_core.model.spec import Padding, Variant
@@ -102,7 +103,9 @@ class Layout:
 
     def spec(self, row: Variant) -> PreprocessSpec:
         """The preprocessing that weights of this layout expect."""
-        own = PreprocessSpec(row.image_size, row.crop_pct, row.interpolation, row.mean, row.std)
+        own = PreprocessSpec(
+            row.image_size, row.crop_pct, row.interpolation, row.mean, row.std, WHITE
+        )
         return replace(own, **self.preprocess(row))  # type: ignore[arg-type]
 
 
