@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
-        bench-store bench-records bench-train bench-gpu dashboard docs kernels-asan kernels-aarch64 lock clean
+        bench-store bench-records bench-train bench-gpu dashboard docs kernels-asan kernels-aarch64 lock audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -110,6 +110,9 @@ docs: $(STAMP) ## renew docs/configuration.md from the settings themselves
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
 	    --no-annotate --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
+
+audit: $(STAMP) ## compare requirements.lock with a database of known vulnerabilities (OSV), where the network has one
+	@$(BIN)/python .ci/audit.py
 
 clean: ## remove caches and builds; keeps .venv, runs/ and .effnet/
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

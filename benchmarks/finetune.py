@@ -34,10 +34,10 @@ def stage(folder: Path, *, per_class: int) -> int:
 
 def train(weights: str, seed: int, options: argparse.Namespace, folder: Path) -> Curve:
     """One run."""
-    from effnet_core import runs
-    from effnet_core.config import load_config
+    from effnet_core import api
+    from effnet_core.config.load import load_config
     from effnet_core.files import read_jsonl
-    from effnet_core.job import METRICS_NAME
+    from effnet_core.jobs.job import METRICS_NAME
 
     overrides = [
         f"model.weights={weights}",
@@ -46,7 +46,7 @@ def train(weights: str, seed: int, options: argparse.Namespace, folder: Path) ->
         f"train.seed={seed}",
     ]
     run_dir = folder / f"run-{weights}-{seed}"
-    runs.train(load_config("digits", overrides), folder / "data", run_dir)
+    api.train(load_config("digits", overrides), folder / "data", run_dir)
     rows = read_jsonl(run_dir / METRICS_NAME)
     begun = rows[0]["time"]
     return [row | {"minutes": (row["time"] - begun) / 60} for row in rows if row["kind"] == "eval"]
@@ -63,7 +63,7 @@ def draw(runs: dict[str, list[Curve]], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    from effnet_core.plots import DPI, LIGHT
+    from effnet_core.render.plots import DPI, LIGHT
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from effnet_core import machine
+
 RANKS = 2
 ROUNDS = 15
 SHARED_MEMORY = "one vector, through shared memory (one machine, own operators)"
@@ -24,26 +26,26 @@ THEIRS = "nn.DistributedGradReducer, a collective a gradient"
 
 def worker(out: Path) -> None:
     """Time both on this rank; rank 0 leaves the seconds of every round."""
-    from effnet_core import environment
+    from effnet_core.jobs import environment
 
     environment.prepare()
-    cores = environment.available_cores()
+    cores = machine.available_cores()
     rank = int(os.environ.get("MS_NODE_ID", "0"))
-    os.sched_setaffinity(0, environment.cores_of_rank(cores, rank, RANKS))
+    os.sched_setaffinity(0, machine.cores_of_rank(cores, rank, RANKS))
     import mindspore as ms
     import numpy as np
     from mindspore import nn
 
-    from effnet_core.collective import join_group
-    from effnet_core.config import RuntimeConfig
+    from effnet_core.config.schema import RuntimeConfig
+    from effnet_core.jobs.collective import join_group
+    from effnet_core.jobs.sharing import join
     from effnet_core.kernels import choice
-    from effnet_core.kernels.sharing import join
     from effnet_core.model.network import create_model
     from effnet_core.train.step import SHARED, MeanOverRanks
 
     runtime = RuntimeConfig(world_size=RANKS, kernels="native")
     group = join_group(runtime)
-    library = join(choice.library(runtime, print), group)
+    library = join(choice.library(runtime.kernels, runtime.device, print), group)
     assert library is not None, "the ranks share no memory"
     parameters = list(create_model("efficientnet_b0", num_classes=1000).trainable_params())
     rng = np.random.default_rng(group.rank)

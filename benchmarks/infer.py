@@ -71,11 +71,11 @@ def write_photographs(folder: Path, count: int) -> None:
 
 def write_checkpoint(path: Path) -> None:
     """B0 as it is initialised: speed does not depend on what a network has learned."""
-    from effnet_core import checkpoint as checkpoints
-    from effnet_core.checkpoint import Sidecar
-    from effnet_core.config import RunConfig
+    from effnet_core.config.schema import RunConfig
     from effnet_core.data.preprocess import PreprocessSpec
     from effnet_core.model.network import create_model
+    from effnet_core.weights import checkpoint as checkpoints
+    from effnet_core.weights.checkpoint import Sidecar
 
     network = create_model("efficientnet_b0", num_classes=1000)
     names = tuple(str(index) for index in range(1000))
@@ -105,9 +105,10 @@ def pure(name: str, photographs: Path, checkpoint: Path) -> dict[str, float]:
     """Child: images/s of decoding alone and of computing alone, on all cores."""
     import numpy as np
 
-    from effnet_core import engines
-    from effnet_core.config import RunConfig, load_config
+    from effnet_core.config.load import load_config
+    from effnet_core.config.schema import RunConfig
     from effnet_core.data.preprocess import decode_square
+    from effnet_core.infer import engines
 
     config = load_config(None, list(ENGINES[name]))
     inputs = {"checkpoint": str(checkpoint), "shards": [{"start": 0, "stop": 2000}]}
@@ -208,7 +209,7 @@ def serve(name: str, *arguments: str) -> None:
     elif name == "pure":
         answer = pure(arguments[0], Path(arguments[1]), Path(arguments[2]))
     else:
-        from effnet_core import environment
+        from effnet_core.jobs import environment
 
         environment.prepare()
         answer = write_checkpoint(Path(arguments[0]))
@@ -220,7 +221,7 @@ def draw(rates: dict[str, float], bounds: dict[str, float], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from effnet_core.plots import DPI, LIGHT
+    from effnet_core.render.plots import DPI, LIGHT
 
     figure = Figure(figsize=(5.6, 0.45 * len(rates) + 0.9), layout="constrained")
     FigureCanvasAgg(figure)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from machine import write_note
 
-from effnet_core.predictions import read_parts
+from effnet_core.infer.output import read_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENTS = 64
@@ -46,7 +46,7 @@ def write_checkpoint(path: Path) -> None:
     """The smallest network of the tests, in a process of its own."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; "
-        "from tests.weights import make_checkpoint; make_checkpoint(Path(sys.argv[1]))"
+        "from tests.support.weights import make_checkpoint; make_checkpoint(Path(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-c", code, str(path), str(ROOT)], check=True)
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from benchmarks.machine import write_note
 from benchmarks.train import OURS, measure
-from effnet_core.environment import available_cores
+from effnet_core.family.scaling import expand
+from effnet_core.family.variants import variant
 from effnet_core.kernels import build
-from effnet_core.model.scaling import expand
-from effnet_core.model.spec import variant
+from effnet_core.machine import available_cores
 from tests.kernels.library import Library
 
 EPS, MOMENTUM = 1e-3, 0.99

@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from effnet_core import machine
+from effnet_core.train import saver
+
 RANKS = 2
 SAVING = ("copy", "writer", "beside a save", "beside none")
 BLOCK = 10
@@ -33,22 +36,20 @@ class Turns:
         import numpy as np
         from mindspore import Tensor
 
-        from effnet_core import environment
-        from effnet_core.collective import join_group
-        from effnet_core.config import load_config
-        from effnet_core.train import saving
+        from effnet_core.config.load import load_config
+        from effnet_core.jobs.collective import join_group
         from effnet_core.train.run import prepare, step_cell
 
         world, rank = int(os.environ["MS_WORKER_NUM"]), int(os.environ.get("MS_NODE_ID", "0"))
-        cores = environment.available_cores()
-        os.sched_setaffinity(0, environment.cores_of_rank(cores, rank, world))
+        cores = machine.available_cores()
+        os.sched_setaffinity(0, machine.cores_of_rank(cores, rank, world))
         config = load_config("digits", ["model.weights=null", f"runtime.world_size={world}"])
         group = join_group(config.runtime)
         run_dir = options.out.parent / "run"
         run_dir.mkdir(exist_ok=True)
         self.run = prepare(config, group, data_dir=options.data, run_dir=run_dir)
         if group.is_first:
-            self.run.saver = saving.Saver(run_dir / "checkpoints", keep=2)
+            self.run.saver = saver.Saver(run_dir / "checkpoints", keep=2)
         self.run.network.set_train(True)
         self.cell = step_cell(self.run).set_train(True)
         self.seconds: dict[str, list[float]] = defaultdict(list)
@@ -216,7 +217,7 @@ def main() -> None:
         return
     from machine import write_note
 
-    from effnet_core.config import load_config
+    from effnet_core.config.load import load_config
 
     config = load_config("digits")
     with tempfile.TemporaryDirectory() as folder:

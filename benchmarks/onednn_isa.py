@@ -1,4 +1,4 @@
-"""A training step of B0 with the oneDNN setting of ``effnet_core.environment`` and without it.
+"""A training step of B0 with the oneDNN setting of ``effnet_core.jobs.environment`` and without it.
 
 Each measurement is a process of its own, because oneDNN reads the setting once; the two alternate.
 """
@@ -21,7 +21,7 @@ def worker() -> None:
     import mindspore as ms
     import numpy as np
 
-    from effnet_core.config import OptimConfig
+    from effnet_core.config.schema import OptimConfig
     from effnet_core.model.network import create_model
     from effnet_core.train.optim import create_optimizer
     from effnet_core.train.step import SHARED, TrainStep

@@ -31,24 +31,24 @@ SMALL = [
 ALONE = """
 import sys
 from pathlib import Path
-from effnet_core import runs
-from effnet_core.config import load_config
+from effnet_core import api
+from effnet_core.config.load import load_config
 from effnet_core.data.digits import write_digits
 from effnet_core.data.staging import stage_dataset
-from effnet_core.pipeline_report import write_pipeline_report
+from effnet_core.reports.pipeline import write_pipeline_report
 from effnet_core.model_store.publication import publish_model
 
 out = Path(sys.argv[1])
 config = load_config("digits", [f"storage.root={out / 'store'}", *sys.argv[2:]])
 write_digits(out / "digits")
 stage_dataset(out / "digits" / "labelled", out / "data", val_share=0.2, seed=0, max_rejected_share=0.1)
-trained = runs.train(config, out / "data", out / "train")
+trained = api.train(config, out / "data", out / "train")
 weights = out / "train" / "model.ckpt"
-evaluation = runs.evaluate(weights, out / "data", config=config, work_dir=out / "evaluate")
+evaluation = api.evaluate(weights, out / "data", config=config, work_dir=out / "evaluate")
 published = publish_model(
     out / "train", evaluation=evaluation, storage=config.storage, gate=config.evaluate
 )
-inference = runs.infer(weights, [out / "digits" / "unlabelled"], out / "predictions", config=config)
+inference = api.infer(weights, [out / "digits" / "unlabelled"], out / "predictions", config=config)
 write_pipeline_report(
     config, out, data_dir=out / "data", trained=trained,
     evaluation=evaluation, published=published, inference=inference, seconds={}, flow_run_id="",

@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from effnet_core import environment
+from effnet_core import machine
+from effnet_core.jobs import environment
 
 environment.prepare()
 
@@ -25,7 +26,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from benchmarks.machine import write_note  # noqa: E402
-from effnet_core.config import DataConfig  # noqa: E402
+from effnet_core.config.schema import DataConfig  # noqa: E402
 from effnet_core.data import loader  # noqa: E402
 from effnet_core.data.manifest import Dataset, Split  # noqa: E402
 from effnet_core.data.order import epoch_order  # noqa: E402
@@ -69,8 +70,7 @@ def read(split: Split, order: list[int]) -> float:
     if split.records:
         dataset = loader._recorded(split, order)
     else:
-        paths = [split.paths[i] for i in order]
-        source = loader.FileSource(split.root, paths, split.labels[order])
+        source = loader.FileSource(split, order, None, np.zeros(len(order), bool))
         dataset = ds.GeneratorDataset(
             source, loader.COLUMNS, shuffle=False, python_multiprocessing=False
         )
@@ -88,7 +88,7 @@ def load(split: Split, order: list[int]) -> float:
         order,
         transforms=train_transforms(SPEC, DataConfig()),
         batch_size=BATCH,
-        workers=len(environment.available_cores()),
+        workers=len(machine.available_cores()),
         seed=0,
         background=None,
     )

@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.machine import write_note
-from tests.s3 import KEY_ID, SECRET, SeaweedFS, free_ports, new_bucket, weed_path
+from tests.support.s3 import KEY_ID, SECRET, SeaweedFS, free_ports, new_bucket, weed_path
 
 PEERS_VARIABLE = "EFFNET_STORE_PEERS"
 OURS, AWS, RCLONE, S5CMD, SHARD = (

@@ -62,18 +62,18 @@ def builtin(batch: int, size: int, steps: int) -> float:
 
 def our_step(batch: int, size: int, steps: int, *settings: str) -> float:
     """A step as ``effnet train`` does it, with its masks and its rate."""
-    from effnet_core import environment
+    from effnet_core.jobs import environment
 
     environment.prepare()
     import mindspore as ms
     import numpy as np
 
-    from effnet_core.collective import join_group
-    from effnet_core.config import load_config
+    from effnet_core.config.load import load_config
+    from effnet_core.jobs.collective import join_group
+    from effnet_core.jobs.sharing import join
     from effnet_core.kernels.choice import library
-    from effnet_core.kernels.sharing import join
     from effnet_core.model.network import create_model
-    from effnet_core.model.regularisation import drop_path_scale, dropout_scale
+    from effnet_core.train.masks import drop_path_scale, dropout_scale
     from effnet_core.train.optim import create_optimizer, set_learning_rate
     from effnet_core.train.precision import loss_scale, lower
     from effnet_core.train.step import SHARED, TrainStep
@@ -81,7 +81,7 @@ def our_step(batch: int, size: int, steps: int, *settings: str) -> float:
     world = os.environ.get("MS_WORKER_NUM", "1")
     config = load_config(None, [f"runtime.world_size={world}", *settings])
     group = join_group(config.runtime)
-    operators = library(config.runtime, print)
+    operators = library(config.runtime.kernels, config.runtime.device, print)
     network = create_model("efficientnet_b0", num_classes=CLASSES, library=operators)
     lower(network, config)
     optimizer = create_optimizer(network.trainable_params(), config.optim)
@@ -180,14 +180,17 @@ def our_pipeline(folder: Path, batch: int, size: int, epochs: int) -> float:
 
     import numpy as np
 
-    from effnet_core.config import RunConfig
+    from effnet_core.config.schema import RunConfig
     from effnet_core.data.loader import batches
     from effnet_core.data.manifest import Split
     from effnet_core.data.preprocess import PreprocessSpec
     from effnet_core.data.transforms import train_transforms
 
     paths = tuple(str(p.relative_to(folder)) for p in sorted(folder.rglob("*.jpg")))
-    split = Split("train", folder, paths, paths, np.zeros(len(paths), np.int32))
+    nothing = np.zeros(len(paths))
+    split = Split(
+        "train", folder, paths, paths, nothing.astype(np.int32), nothing.astype(np.uint64)
+    )
     config = RunConfig()
     spec = replace(PreprocessSpec.from_config(config), image_size=size)
     order = np.tile(np.arange(len(paths)), epochs).tolist()

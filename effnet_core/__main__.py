@@ -2,9 +2,9 @@
 
 import sys
 
-from effnet_core.copying import copied
+from effnet_core.cli.copy import copied
 
 if __name__ == "__main__" and not copied(sys.argv[1:]):
-    from effnet_core.cli import main
+    from effnet_core.cli.app import main
 
     main()

@@ -13,6 +13,7 @@
     |   |-- Conflict           somebody else created or changed the same thing first
     |   `-- GateRefused        a version is not good enough to be promoted
     |-- OutputExists           an output folder already holds something else
+    |   `-- FolderInUse        another command is writing to it now (retryable)
     |-- TrainingDiverged       the loss stopped being a number
     `-- JobError               a child process failed
         |-- WorkerLost         a rank died without an answer (retryable)
@@ -24,9 +25,6 @@ two, because it is shown to people as it is.
 """
 
 from __future__ import annotations
-
-import difflib
-from collections.abc import Iterable
 
 
 class EffnetError(Exception):
@@ -90,6 +88,12 @@ class OutputExists(EffnetError):
     """An output folder already holds something else."""
 
 
+class FolderInUse(OutputExists):
+    """Another command is writing to a folder or file now; it will be free once that has ended."""
+
+    retryable = True
+
+
 class TrainingDiverged(EffnetError):
     """The loss stopped being a finite number."""
 
@@ -122,20 +126,3 @@ def error_type(name: str) -> type[EffnetError]:
     if isinstance(found, type) and issubclass(found, EffnetError):
         return found
     return JobError
-
-
-def in_one_line(error: BaseException) -> str:
-    """What an error of a library says first, without the rules and headings that MindSpore draws."""
-    lines = (line.strip() for line in str(error).splitlines())
-    said = [line for line in lines if line.strip("-=")]
-    if not said:
-        return "no message"
-    if said[0].startswith("- "):  # such as "- Cuda error:" over "out of memory"
-        return " ".join(said[:2]).removeprefix("- ")
-    return said[0]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as ``; did you mean 'digits'?``, or an empty string when nothing is close."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -10,14 +10,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from effnet_core.errors import DataError, EffnetError, OutputExists
+from effnet_core.text import human_bytes, os_reason
 
 CHUNK_BYTES = 1 << 20
+LOCK_NAME = ".effnet.lock"
+"""File inside a folder while a command writes there; see ``locks.py``."""
 
+FICLONE = 0x40049409
+"""Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a share of it or a file is full."""
 
@@ -128,15 +133,6 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def is_unicode(name: str) -> bool:
-    """Whether a file name is valid UTF-8, so that it can be put into tables and shown."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def link_or_copy(source: Path, target: Path) -> None:
     """Put ``source`` at ``target`` as a hard link where the file system allows it, else a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -165,34 +161,19 @@ def make_folder(path: Path, *, what: str) -> Path:
     return path
 
 
-@contextmanager
-def sole_user(folder: Path, *, what: str) -> Iterator[None]:
-    """Keep a folder to this call until the block ends; a folder that stays empty is taken away again.
+def clone(source: Path, target: Path) -> bool:
+    """Let a new file share another one's blocks until either changes; False where that cannot be."""
+    with source.open("rb") as old, target.open("wb") as new:
+        try:
+            fcntl.ioctl(new, FICLONE, old.fileno())
+        except OSError:
+            return False
+    return True
 
-    A file system that knows no locks keeps nobody out.
 
-    Raises:
-        OutputExists: another call, of this or of another process, uses the folder now.
-        DataError: as ``make_folder``.
-    """
-    new = not folder.exists()
-    handle = os.open(make_folder(folder, what=what), os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as cause:
-        os.close(handle)
-        raise OutputExists(
-            f"{what} {folder} is in use by a run that has not ended; wait for it, stop it, or choose another"
-        ) from cause
-    except OSError:
-        pass
-    try:
-        yield
-    finally:
-        os.close(handle)
-        if new:
-            with suppress(OSError):
-                folder.rmdir()
+def is_empty(folder: Path) -> bool:
+    """Whether an existing folder holds nothing but the lock of whoever uses it."""
+    return all(path.name == LOCK_NAME for path in folder.iterdir())
 
 
 def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:
@@ -201,7 +182,7 @@ def require_empty_or_own(path: Path, marker: str, *, what: str) -> None:
     Raises:
         OutputExists: the folder holds something that we did not write.
     """
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+    if path.is_dir() and not is_empty(path) and not (path / marker).exists():
         raise OutputExists(
             f"{what} {path} already holds files that are not ours (no {marker} there); choose an empty folder"
         )
@@ -224,20 +205,6 @@ def no_longer_writable(
     )
 
 
-def os_reason(error: OSError) -> str:
-    """The system's own words for an error, in lower case, without number and path."""
-    return (error.strerror or str(error)).lower()
-
-
-def human_bytes(count: float) -> str:
-    """A size for people, such as ``21.4 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def refuse_os_errors(what: str) -> Callable[[OSError], EffnetError]:
     """A function that turns an ``OSError`` met while doing ``what`` into a sentence."""
 
@@ -246,3 +213,49 @@ def refuse_os_errors(what: str) -> Callable[[OSError], EffnetError]:
         return DataError(f"{what} failed: {os_reason(error)}{place}")
 
     return convert
+
+
+CACHE_VARIABLE = "EFFNET_CACHE_DIR"
+
+
+def cache_dir(name: str) -> Path:
+    """A folder of the cache, made if it is not there.
+
+    Args:
+        name: what is kept there, such as ``engines``.
+
+    Raises:
+        DataError: it cannot be written to.
+    """
+    return make_folder(cache_path(name), what=f"cache folder (set {CACHE_VARIABLE} for another)")
+
+
+def cache_path(name: str) -> Path:
+    """Where a folder of the cache is, or would be.
+
+    The cache is ``$EFFNET_CACHE_DIR``, else ``$XDG_CACHE_HOME/effnet``, else ``~/.cache/effnet``.
+    """
+    root = os.environ.get(CACHE_VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root or f"{base}/effnet").expanduser().absolute() / name
+
+
+RESERVE_BYTES = 200_000_000
+"""Left free for everything else on the disk."""
+
+
+def require_space(folder: Path, size_bytes: int, *, what: str) -> None:
+    """Refuse what does not fit on the disk of ``folder``, which need not exist yet.
+
+    Raises:
+        DataError: with the size of what is to be written and of what is free.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if size_bytes > free - RESERVE_BYTES:
+        raise DataError(
+            f"{what} needs {human_bytes(size_bytes)}, but {folder} has {human_bytes(free)} free and "
+            f"{human_bytes(RESERVE_BYTES)} of it are left for others; choose another folder or make room"
+        )

@@ -14,14 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from effnet_core import environment
-from effnet_core.config import CONFIG_NAME, RunConfig, read_config
+from effnet_core import machine
+from effnet_core.config.load import CONFIG_NAME, read_config
+from effnet_core.config.schema import RunConfig
 from effnet_core.errors import EffnetError, Interrupted
 from effnet_core.events import Event, listen
 from effnet_core.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
-from effnet_core.inference_plan import output_lost
-from effnet_core.interrupts import EXIT_INTERRUPTED, listen_as_first, listen_as_other
-from effnet_core.job import (
+from effnet_core.infer.plan import output_lost
+from effnet_core.jobs import environment
+from effnet_core.jobs.job import (
     ERROR_NAME,
     EVENTS_NAME,
     LOGS_NAME,
@@ -30,6 +31,7 @@ from effnet_core.job import (
     release_room,
     write_error,
 )
+from effnet_core.jobs.signals import EXIT_INTERRUPTED, listen_as_first, listen_as_other
 
 SCHEDULER_ROLE = "MS_SCHED"
 
@@ -100,7 +102,7 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
         write_json(run_dir / RESULT_NAME, result)
         return 0  # without the seconds and the memory that MindSpore's import takes
     environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
-    from effnet_core.collective import join_group
+    from effnet_core.jobs.collective import join_group
 
     group = join_group(config.runtime)
     result = _KINDS[job.kind](job, config, group, run_dir)
@@ -118,7 +120,7 @@ def _train(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, 
 
 
 def _evaluate(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
-    from effnet_core.evaluate import evaluate_checkpoint
+    from effnet_core.train.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(
         config,
@@ -130,8 +132,8 @@ def _evaluate(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[st
 
 
 def _predict(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
-    from effnet_core.engines import load
-    from effnet_core.predict_job import predict_shards
+    from effnet_core.infer.engines import load
+    from effnet_core.infer.shards import predict_shards
 
     return predict_shards(load(job.inputs, config.infer), job.inputs, config)
 
@@ -144,7 +146,17 @@ def _verify(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
         Path(job.inputs["file"]),
         job.inputs["format"],
         [Path(path) for path in job.inputs["pictures"]],
+        load_engine=_load_engine,
     )
+
+
+def _load_engine(engine: str, file: Path, sidecar: Any, images: int) -> Callable[[Any], Any]:
+    """What computes the logits of up to ``images`` images with an engine file."""
+    from effnet_core.config.schema import InferConfig
+    from effnet_core.infer.engines import load_file
+
+    predictor = load_file(engine, file, sidecar, InferConfig(), lanes=1, piece=images)
+    return lambda pixels: predictor.forward(pixels).logits
 
 
 def _mindir(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
@@ -174,9 +186,9 @@ def _take_cores(config: RunConfig, rank: int) -> None:
     """Keep to this rank's own cores, so that ranks on one machine do not fight."""
     runtime = config.runtime
     if runtime.device == "CPU" and runtime.world_size > 1 and runtime.pin_cores:
-        cores = environment.available_cores()
+        cores = machine.available_cores()
         ranks = runtime.local_world_size
-        os.sched_setaffinity(0, environment.cores_of_rank(cores, rank % ranks, ranks))
+        os.sched_setaffinity(0, machine.cores_of_rank(cores, rank % ranks, ranks))
 
 
 def _write_event(job: Job, run_dir: Path, event: Event) -> None:

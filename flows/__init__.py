@@ -1,5 +1,5 @@
 """Prefect flows: what happens, in which order."""
 
-from flows.foreseen import leave_out_tracebacks
+from flows.logs import leave_out_tracebacks
 
 leave_out_tracebacks()

@@ -11,13 +11,13 @@ from prefect import flow
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from effnet_core.config import RunConfig
-from effnet_core.environment import available_cores
+from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
-from effnet_core.inference_plan import read_plan
-from effnet_core.predictions import Tally
+from effnet_core.infer.output import Tally
+from effnet_core.infer.plan import read_plan
+from effnet_core.locks import sole_user
+from effnet_core.machine import available_cores
 from effnet_core.results import ShardCounts
-from flows.environments import flow_config
 from flows.names import named
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -34,6 +34,7 @@ from flows.parameters import (
     as_overrides,
     own_folder,
 )
+from flows.service.environments import flow_config
 from tasks.infer import Pace, find_model, finish_inference, plan_inference, predict_shard
 from tasks.slots import device_slot
 
@@ -128,12 +129,13 @@ def batch_infer_flow(
         config = config.model_copy(update={"infer": config.infer.model_copy(update=share)})
     weights = find_model(config, weights)
     output = output or own_folder("batch-infer")
-    missing = plan_inference(config, weights, folder, output, only_new=only_new)
     on_cpu = config.runtime.device == "CPU"  # where it may run beside a training
-    if missing:
-        with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
-            label_shards.with_options(task_runner=chosen)(config, output, weights)
-    return finish_inference(config, output, weights)
+    with sole_user(Path(output), what="output folder"):
+        missing = plan_inference(config, weights, folder, output, only_new=only_new)
+        if missing:
+            with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
+                label_shards.with_options(task_runner=chosen)(config, output, weights)
+        return finish_inference(config, output, weights)
 
 
 def task_runner(runner: Runner, workers: int, dask_address: str | None) -> TaskRunner[Any]:

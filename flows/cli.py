@@ -11,14 +11,14 @@ from typing import Annotated
 
 import typer
 
-from effnet_core.cli import app
-from effnet_core.commands import guarded
-from effnet_core.commands import run as run_program
-from effnet_core.doctor import CHECKS, Finding
+from effnet_core.cli.app import app
+from effnet_core.cli.doctor import CHECKS, Finding
+from effnet_core.cli.guard import guarded
+from effnet_core.cli.guard import run as run_program
 
 
 def _server() -> Iterable[Finding]:
-    from flows import doctor
+    from flows.service import doctor
 
     return [*doctor.server(), *doctor.state_folder()]
 
@@ -51,7 +51,7 @@ def dashboard(
     ] = None,
 ) -> None:
     """Start the Prefect dashboard over the runs of this project's state folder."""
-    from flows.server import serve_dashboard
+    from flows.service.server import serve_dashboard
 
     serve_dashboard(port)
 
@@ -70,27 +70,27 @@ def up(
     environment: Environment = "local",
 ) -> None:
     """Start the service: dashboard, worker and all deployments; again is harmless."""
-    from flows import service
+    from flows.service import lifecycle
 
-    service.up(port=port, environment=environment)
+    lifecycle.up(port=port, environment=environment)
 
 
 @app.command()
 @guarded
 def down() -> None:
     """Stop the service; runs save, and go on after the next effnet up."""
-    from flows import service
+    from flows.service import lifecycle
 
-    service.down()
+    lifecycle.down()
 
 
 @app.command()
 @guarded
 def status() -> None:
     """Show whether the service is well, and what runs."""
-    from flows import watching
+    from flows.service import status
 
-    watching.status()
+    status.status()
 
 
 @app.command()
@@ -102,12 +102,12 @@ def deploy(
     ] = None,
 ) -> None:
     """Bring work pool, device slots and deployments of a server to what the repository says."""
-    from effnet_core.terminal import console
-    from flows import deploying, service
-    from flows.automations import bring_automations
+    from effnet_core.cli.terminal import console
+    from flows.service import deploy, lifecycle
+    from flows.service.automations import bring_automations
 
-    api = service.server_api()
-    deploying.deploy(api, environment=environment)
+    api = lifecycle.server_api()
+    deploy.deploy(api, environment=environment)
     names = bring_automations(api, automations) if automations else []
     for name in names:
         console.print(f"automation: {name}", markup=False)
@@ -118,9 +118,9 @@ def deploy(
 @guarded
 def watch(environment: Environment) -> None:
     """Try crashed runs of a server again, until Ctrl-C; effnet up does it for its own."""
-    from flows import service, watching
+    from flows.service import lifecycle, status
 
-    watching.watch(service.server_api(), environment=environment)
+    status.watch(lifecycle.server_api(), environment=environment)
 
 
 @app.command()
@@ -136,9 +136,9 @@ def run(
     ] = False,
 ) -> None:
     """Start a run of a deployment on the server."""
-    from flows import deployed, service
+    from flows.service import lifecycle, runs
 
-    deployed.start(service.server_api(), name, parameter or [], watch=watch)
+    runs.start(lifecycle.server_api(), name, parameter or [], watch=watch)
 
 
 def main() -> None:

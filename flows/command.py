@@ -10,9 +10,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from effnet_core.commands import guarded
+from effnet_core.cli.guard import guarded
 from effnet_core.errors import ConfigError
-from flows.server import prefect_api
+from flows.service.server import prefect_api
 
 
 def run_as_command(entrypoint: str) -> None:

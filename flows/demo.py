@@ -13,14 +13,16 @@ from typing import Any
 
 from rich.table import Table
 
-from effnet_core.config import load_config
+from effnet_core.cli.lines import show_events
+from effnet_core.cli.terminal import console
+from effnet_core.config.load import load_config
 from effnet_core.data.digits import write_digits
 from effnet_core.errors import OutputExists
 from effnet_core.events import Event, emit
-from effnet_core.files import human_bytes, make_folder
-from effnet_core.pipeline_report import SUMMARY_NAME
-from effnet_core.terminal import console, show_events
-from flows.server import prefect_api, ui_url
+from effnet_core.locks import sole_user
+from effnet_core.reports.pipeline import SUMMARY_NAME
+from effnet_core.text import human_bytes
+from flows.service.server import prefect_api, ui_url
 
 RECIPE = "digits"
 LATEST = "latest"
@@ -39,9 +41,12 @@ def run_demo(out: Path, overrides: list[str]) -> dict[str, Any]:
     Raises:
         EffnetError: as the pipeline's parts.
     """
+    with sole_user(out, what="demo folder"):
+        return _run_and_show(out.resolve(), overrides)
+
+
+def _run_and_show(out: Path, overrides: list[str]) -> dict[str, Any]:
     started = time.perf_counter()
-    make_folder(out, what="demo folder")
-    out = out.resolve()
     overrides = [f"storage.root={out / 'store'}", *overrides]
     config = load_config(RECIPE, overrides)
     run_dir = _new_run(out)

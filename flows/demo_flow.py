@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from effnet_core.data.digits import write_digits
+from effnet_core.locks import sole_user
 from flows.parameters import AS_IN_RECIPE, Device, Engine, Epochs, Overrides, Processes
 from flows.pipeline import pipeline_flow
 
@@ -35,17 +36,18 @@ def demo_flow(
         overrides: Settings as section.key=value; they win over the fields above.
     """
     folder = Path(out).resolve()
-    write_digits(folder / "digits")
     run_id = str(flow_run.id)  # the same in every start of a run, so that a retry finds its folder
-    return pipeline_flow(
-        source=str(folder / "digits" / "labelled"),
-        folder=str(folder / "digits" / "unlabelled"),
-        out=str(folder / f"run-{run_id[:8]}"),
-        data=str(folder / "data"),
-        recipe=RECIPE,
-        epochs=epochs,
-        device=device,
-        processes=processes,
-        engine=engine,
-        overrides=[f"storage.root={folder / 'store'}", *(overrides or [])],
-    )
+    with sole_user(folder, what="demo folder"):
+        write_digits(folder / "digits")
+        return pipeline_flow(
+            source=str(folder / "digits" / "labelled"),
+            folder=str(folder / "digits" / "unlabelled"),
+            out=str(folder / f"run-{run_id[:8]}"),
+            data=str(folder / "data"),
+            recipe=RECIPE,
+            epochs=epochs,
+            device=device,
+            processes=processes,
+            engine=engine,
+            overrides=[f"storage.root={folder / 'store'}", *(overrides or [])],
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from effnet_core.copying import copied
+from effnet_core.cli.copy import copied
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import flow
 
 from effnet_core.results import Measured
-from flows.environments import flow_config
 from flows.names import data_name, evaluation_name, tag_run, weights_name
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -18,6 +17,7 @@ from flows.parameters import (
     as_overrides,
     own_folder,
 )
+from flows.service.environments import flow_config
 from tasks.evaluate import evaluate_checkpoint
 from tasks.slots import device_slot
 

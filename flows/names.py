@@ -9,14 +9,15 @@ from typing import Any
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from effnet_core.checkpoint import MODEL_NAME, sidecar_path
-from effnet_core.config import CONFIG_NAME, RunConfig
+from effnet_core.config.load import CONFIG_NAME
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import DATASET_NAME
 from effnet_core.errors import DataError, EffnetError
+from effnet_core.family.variants import VARIANTS
 from effnet_core.files import read_json
-from effnet_core.model.spec import VARIANTS
-from flows.environments import flow_config
+from effnet_core.weights.checkpoint import MODEL_NAME, sidecar_path
 from flows.parameters import NO_WEIGHTS, as_overrides
+from flows.service.environments import flow_config
 
 PREFIX = "efficientnet_"
 UNTELLING = ("data", "staged", "dataset", "images", "labelled", "train", "run")

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, get_args
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from effnet_core.recipes import recipe_names
+from effnet_core.config.recipes import recipe_names
 
 AS_IN_RECIPE: Final = "as in recipe"
 """The entry of a list that leaves a setting as the recipe has it."""

@@ -11,9 +11,8 @@ from typing import Any
 from prefect import flow
 from prefect.context import FlowRunContext
 
-from effnet_core.checkpoint import MODEL_NAME
+from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
-from flows.environments import flow_config
 from flows.evaluate import evaluate_flow
 from flows.names import last_name, tag_run, training_name, training_overrides
 from flows.parameters import (
@@ -30,6 +29,7 @@ from flows.parameters import (
     own_folder,
 )
 from flows.publish import publish_flow
+from flows.service.environments import flow_config
 from flows.stage import stage_flow
 from flows.train import train_flow
 from tasks.report import write_report

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from prefect import flow
 
-from effnet_core.config import CONFIG_NAME
+from effnet_core.config.load import CONFIG_NAME
 from effnet_core.model_store.publication import Published
-from flows.environments import flow_config
 from flows.names import publication_name
 from flows.parameters import FolderPath, Overrides, Version
-from tasks.cards import show_published
+from flows.service.environments import flow_config
+from tasks.dashboard.cards import show_published
 from tasks.publish import publish
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.environments import flow_config
 from flows.names import staging_name
 from flows.parameters import FolderPath, Overrides, Recipe, Seed, Share, ValidationShare
+from flows.service.environments import flow_config
 from tasks.stage_data import Staged, stage
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import flow
 
 from effnet_core.results import TrainResult
-from flows.environments import flow_config
 from flows.names import data_name, tag_run, training_name, training_overrides
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -20,9 +19,10 @@ from flows.parameters import (
     VariantName,
     own_folder,
 )
+from flows.service.environments import flow_config
+from tasks.dashboard.training import training_page
 from tasks.slots import device_slot
 from tasks.train import train_model
-from tasks.training_page import training_page
 
 
 @flow(

@@ -13,9 +13,9 @@ from typing import Any
 
 from prefect.blocks.system import Secret
 
-from effnet_core.config import StorageConfig
+from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import ConfigError
-from effnet_core.storage.credentials import Credentials, using
+from effnet_core.storage.client import Credentials, using
 
 
 @contextmanager

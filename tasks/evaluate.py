@@ -6,14 +6,14 @@ from pathlib import Path
 
 from prefect import task
 
-from effnet_core import runs
-from effnet_core.config import RunConfig
+from effnet_core import api
+from effnet_core.config.schema import RunConfig
 from effnet_core.files import sha256_of_file
-from effnet_core.job import RESULT_NAME
+from effnet_core.jobs.job import RESULT_NAME
 from effnet_core.results import Measured
 from tasks import policies
-from tasks.cards import show_evaluation
-from tasks.reporting import on_dashboard
+from tasks.dashboard.cards import show_evaluation
+from tasks.dashboard.progress import on_dashboard
 
 STAGE = "evaluate"
 
@@ -25,7 +25,7 @@ def evaluate_checkpoint(
     """Accuracy of a checkpoint over every image of a split; a card shows its classes."""
     folder = Path(work_dir)
     with on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"):
-        result = runs.evaluate(checkpoint, Path(data), split=split, config=config, work_dir=folder)
+        result = api.evaluate(checkpoint, Path(data), split=split, config=config, work_dir=folder)
     show_evaluation(result, checkpoint)
     path = folder.resolve() / RESULT_NAME
     return Measured(str(path), sha256_of_file(path), result.headline())

@@ -14,17 +14,17 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from effnet_core import runs
-from effnet_core.config import RunConfig
-from effnet_core.inference_plan import Plan, Shard, read_plan
-from effnet_core.model_store.cache import from_store
-from effnet_core.pages import NO_VALUE, format_seconds
-from effnet_core.predictions import SUMMARY_NAME
-from effnet_core.predictions_report import PredictionsReport
+from effnet_core import api
+from effnet_core.config.schema import RunConfig
+from effnet_core.infer.output import SUMMARY_NAME
+from effnet_core.infer.plan import Plan, Shard, read_plan
+from effnet_core.model_store.versions import from_store
+from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardCounts
+from effnet_core.text import NO_VALUE, format_seconds
 from tasks import policies
 from tasks.credentials import credentials_of
-from tasks.reporting import on_dashboard
+from tasks.dashboard.progress import on_dashboard
 
 STAGE = "predict"
 CLASSES_SHOWN = 100
@@ -51,7 +51,7 @@ def plan_inference(
         How many shards are to be labelled.
     """
     with credentials_of(config.storage):
-        plan = runs.plan_inference(
+        plan = api.plan_inference(
             checkpoint, [folder], Path(output), config=config, only_new=only_new
         )
     return len(plan.missing())
@@ -75,7 +75,7 @@ def predict_shard(
         credentials_of(config.storage),
         on_dashboard(f"predict-shard-{shard.index}", STAGE, description=title),
     ):
-        (counts,) = runs.infer_shards(
+        (counts,) = api.infer_shards(
             plan, [shard], checkpoint, config=config, allowed_errors=allowed_errors
         )
     return counts
@@ -92,7 +92,7 @@ def finish_inference(config: RunConfig, output: str, checkpoint: str) -> dict[st
     """
     plan = read_plan(Path(output))
     with credentials_of(config.storage):
-        summary, report = runs.finish_inference(plan, checkpoint, config=config)
+        summary, report = api.finish_inference(plan, checkpoint, config=config)
     classes = list(summary["classes"].items())
     create_table_artifact(
         key="batch-infer-classes",

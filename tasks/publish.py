@@ -6,12 +6,12 @@ from pathlib import Path
 
 from prefect import task
 
-from effnet_core import runs
-from effnet_core.config import RunConfig
+from effnet_core import api
+from effnet_core.config.schema import RunConfig
 from effnet_core.model_store.publication import Published, publish_model
 from tasks import policies
 from tasks.credentials import credentials_of
-from tasks.reporting import on_dashboard
+from tasks.dashboard.progress import on_dashboard
 
 STAGE = "publish"
 
@@ -34,7 +34,7 @@ def publish(
         version: name of the version; made from time and digest by default.
         promote: whether to try the gate.
     """
-    result = runs.evaluation_of(Path(run_dir), Path(evaluation) if evaluation else None)
+    result = api.evaluation_of(Path(run_dir), Path(evaluation) if evaluation else None)
     title = f"files of {config.storage.name}"
     with (
         credentials_of(config.storage),

@@ -11,11 +11,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas import filters
 
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.model_store.publication import Published
-from effnet_core.pipeline_report import write_pipeline_report
+from effnet_core.reports.pipeline import write_pipeline_report
 from tasks import policies
-from tasks.reporting import never_in_the_way, on_dashboard
+from tasks.dashboard.progress import never_in_the_way, on_dashboard
 
 PAGES = {
     "data-card": "data",

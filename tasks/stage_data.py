@@ -8,12 +8,12 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.card import read_card
 from effnet_core.data.staging import STAGE, stage_dataset
 from tasks import policies
 from tasks.credentials import credentials_of
-from tasks.reporting import on_dashboard
+from tasks.dashboard.progress import on_dashboard
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def stage(
             max_pixels=config.data.max_pixels,
             background=config.background,
             access=config.storage.access,
+            hard_links=config.data.hard_links,
         )
     create_markdown_artifact(
         key="data-card", markdown=read_card(Path(out)), description=f"data set {out}"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from prefect import task
 
-from effnet_core import runs
-from effnet_core.config import RunConfig
+from effnet_core import api
+from effnet_core.config.schema import RunConfig
 from effnet_core.results import TrainResult
 from tasks import policies
-from tasks.reporting import on_dashboard
+from tasks.dashboard.progress import on_dashboard
 
 STAGE = "train"
 
@@ -25,4 +25,4 @@ def train_model(config: RunConfig, data: str, run_dir: str) -> TrainResult:
     """
     title = f"steps of {config.model.variant}"
     with on_dashboard("train-progress", STAGE, description=title):
-        return runs.train(config, Path(data), Path(run_dir)).headline()
+        return api.train(config, Path(data), Path(run_dir)).headline()

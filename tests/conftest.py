@@ -10,8 +10,10 @@ import pytest
 
 from effnet_core.data.staging import stage_dataset
 from effnet_core.events import Event, listen
-from tests.images import source_with_splits
-from tests.s3 import (
+from effnet_core.files import CACHE_VARIABLE
+from effnet_core.kernels import build as operators
+from tests.support.images import source_with_splits
+from tests.support.s3 import (
     aws_environment,
     bucket,
     moto,
@@ -24,9 +26,16 @@ __all__ = ["aws_environment", "bucket", "moto", "moto_server", "seaweedfs", "sea
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Engine files and imported weights of the tests, child processes included."""
-    os.environ["EFFNET_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+def cache_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The cache of the tests and their child processes: new in each run, but for the CPU operators.
+
+    Their library's name says what it was made of and with, and it is tested before each use. So all runs
+    can share one, which takes 15 s of a processor to build.
+    """
+    assert pytestconfig.cache is not None
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / operators.CACHE_NAME).symlink_to(pytestconfig.cache.mkdir("cpu-operators"))
+    os.environ[CACHE_VARIABLE] = str(folder)
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from effnet_core.data.names import require_name
-from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
-from effnet_core.files import CHUNK_BYTES, human_bytes, os_reason
+from effnet_core.files import CHUNK_BYTES, require_space
+from effnet_core.storage.addresses import require_name
+from effnet_core.text import human_bytes, os_reason
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (*TAR_SUFFIXES, ".zip")

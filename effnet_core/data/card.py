@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effnet_core.data.formats import TRAIN
 from effnet_core.data.images import (
     WHITE,
     Colour,
@@ -19,10 +20,10 @@ from effnet_core.data.images import (
     read_bytes,
     to_rgb,
 )
-from effnet_core.data.layouts import TRAIN
 from effnet_core.data.verification import VERIFICATION_NAME, Verification
-from effnet_core.files import human_bytes, read_json, write_text
-from effnet_core.pages import markdown_text, write_page
+from effnet_core.files import read_json, write_text
+from effnet_core.render.pages import write_page
+from effnet_core.text import human_bytes, markdown_text
 
 CARD_NAME = "data_card.html"
 CARD_MARKDOWN_NAME = "data_card.md"

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core.data.archives import DAMAGE, tar_members
-from effnet_core.data.names import require_name
-from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import atomic_path, os_reason, write_json
+from effnet_core.files import atomic_path, require_space, write_json
+from effnet_core.storage.addresses import require_name
+from effnet_core.text import os_reason
 
 STAGE = "stage"
 TRAIN_TAR = "ILSVRC2012_img_train.tar"

@@ -23,7 +23,7 @@ from effnet_core.data.encoded import (
     what_instead,
     without_notes,
 )
-from effnet_core.files import os_reason
+from effnet_core.text import os_reason
 
 MAX_PIXELS = LARGE_PIXELS
 """Larger images are refused before they are decoded: they are bombs or belong in a tile server."""

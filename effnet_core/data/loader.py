@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 
 from effnet_core.data.encoded import needs_pillow
 from effnet_core.data.images import Colour, ImageProblem, decode_image, read_bytes, to_rgb
-from effnet_core.data.manifest import Split
-from effnet_core.environment import available_cores
-from effnet_core.errors import DataError, in_one_line
-from effnet_core.files import os_reason
+from effnet_core.data.manifest import Split, mark_of
+from effnet_core.errors import DataError
+from effnet_core.machine import available_cores
+from effnet_core.text import in_one_line, os_reason
 
 PREFETCH_BATCHES = 4
 COLUMNS = ["image", "label"]
@@ -33,13 +34,14 @@ class FileSource:
 
     def __init__(
         self,
-        root: Path,
-        paths: Sequence[str],
-        labels: NDArray[np.int32],
+        split: Split,
+        indices: Sequence[int],
         background: Colour | None,
+        checked: NDArray[np.bool_],
     ) -> None:
-        self.root, self.paths, self.labels = root, paths, labels
-        self.background = background
+        self.root, self.paths = split.root, [split.paths[i] for i in indices]
+        self.labels, self.marks = split.labels[indices], split.marks[indices]
+        self.background, self.checked = background, checked
         self.problem: DataError | None = None
 
     def __len__(self) -> int:
@@ -48,7 +50,10 @@ class FileSource:
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], np.int32]:
         path = self.root / self.paths[index]
         try:
-            content = for_mindspore(path.read_bytes(), self.background)
+            content = path.read_bytes()
+            if self.checked[index]:
+                self._check(path, content, self.marks[index])
+            content = for_mindspore(content, self.background)
         except OSError as cause:
             self.problem = DataError(
                 f"image {path} cannot be read ({os_reason(cause)}); stage the data set again"
@@ -58,6 +63,15 @@ class FileSource:
             self.problem = _no_longer_good(path, cause)
             raise self.problem from cause
         return np.frombuffer(content, np.uint8), self.labels[index]
+
+    def _check(self, path: Path, content: bytes, mark: np.uint64) -> None:
+        """Compare a file with the manifest."""
+        if mark_of(hashlib.sha256(content).hexdigest()) != mark:
+            self.problem = DataError(
+                f"image {path} has changed since it was staged (its SHA-256 is not the manifest's); "
+                "stage the data set again"
+            )
+            raise self.problem
 
 
 def for_mindspore(content: bytes, background: Colour | None) -> bytes:
@@ -95,6 +109,7 @@ def batches(
     workers: int,
     seed: int,
     background: Colour | None,
+    check_share: float = 0.0,
     sink: bool = False,
 ) -> Iterator[Batch]:
     """The images at ``indices``, in that order, in batches of one shape.
@@ -107,21 +122,21 @@ def batches(
         transforms: operations from encoded bytes to (3, S, S).
         batch_size: rows of each batch; a last one that is short is filled and says so.
         workers: threads that decode, at most the machine's cores.
-        seed: of the random operations.
+        seed: of the random operations, and of which files are checked.
         background: colour that transparent images are laid on; None drops transparency.
+        check_share: share of the files whose digest is compared with the manifest.
         sink: let batches come through a queue on the device, which MindSpore fills ahead of the steps.
 
     Raises:
-        DataError: a file disappeared or cannot be decoded.
+        DataError: a file disappeared, has changed or cannot be decoded.
     """
     count = len(indices)
     if count == 0:
         return iter(())
     missing = -count % batch_size
     padded = [int(i) for i in indices] + [int(indices[-1])] * missing
-    source = FileSource(
-        split.root, [split.paths[i] for i in padded], split.labels[padded], background
-    )
+    checked = np.random.default_rng(seed).random(len(padded)) < check_share
+    source = FileSource(split, padded, background, checked)
     threads = min(workers, len(available_cores()))
     ds.config.set_seed(seed)
     ds.config.set_prefetch_size(PREFETCH_BATCHES)

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from effnet_core.errors import DataError, nearest
+from effnet_core.errors import DataError
 from effnet_core.files import atomic_path, read_json, sha256_of_text
+from effnet_core.text import nearest
 
 DATASET_NAME = "dataset.json"
 MANIFEST_NAME = "manifest.parquet"
@@ -46,6 +47,11 @@ def image_id(relative_path: str) -> str:
     return sha256_of_text(relative_path)[:16]
 
 
+def mark_of(sha256: str) -> int:
+    """The first 64 bits of a digest: enough to see that a file has changed."""
+    return int(sha256[:16], 16)
+
+
 @dataclass(frozen=True)
 class Split:
     """One split of a staged data set: paths and labels in manifest order."""
@@ -56,6 +62,8 @@ class Split:
     image_ids: tuple[str, ...]
     paths: tuple[str, ...]
     labels: NDArray[np.int32]
+    marks: NDArray[np.uint64]
+    """The first 64 bits of each file's SHA-256."""
     records: tuple[Path, ...] = ()
     """MindRecord files that hold the same images in the same order; where given, they are read."""
 
@@ -100,6 +108,7 @@ class Dataset:
             tuple(table["image_id"].to_pylist()),
             tuple(table["path"].to_pylist()),
             table["label"].to_numpy().astype(np.int32),
+            np.array([mark_of(digest) for digest in table["sha256"].to_pylist()], np.uint64),
         )
 
 

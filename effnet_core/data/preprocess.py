@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.images import MAX_PIXELS, Colour, decode_image, to_rgb
 
 FloatArray = NDArray[np.float32]

@@ -10,12 +10,9 @@ The files of ``images/`` stay what counts: records are made of them, once, when 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +20,13 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from effnet_core.config import DataConfig, RunConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data.manifest import MANIFEST_NAME, Dataset, Split, open_dataset
-from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import os_reason, read_json, refuse_os_errors, write_json
-from effnet_core.job import Job
-from effnet_core.launch import run_job
+from effnet_core.files import read_json, refuse_os_errors, require_space, write_json
+from effnet_core.locks import alone
+from effnet_core.text import os_reason
 
 STAGE = "records"
 RECORDS_NAME = "records"
@@ -44,24 +40,6 @@ ROWS = 64
 EVENT_EVERY = 1000
 
 SCHEMA = {"image": {"type": "bytes"}, "label": {"type": "int32"}}
-
-
-def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -> None:
-    """Write the records of splits that have none yet, in a process of their own.
-
-    Raises:
-        DataError: there is no such split, no room, or an image is not as it was staged.
-    """
-    for name in dict.fromkeys(splits):
-        dataset.split(name)
-        if record_files(dataset, name):
-            continue
-        alone = config.model_copy(
-            update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
-        )
-        job = Job("records", {"data_dir": str(dataset.root.resolve()), "split": name})
-        with tempfile.TemporaryDirectory(prefix="effnet-records-") as folder:
-            run_job(job, alone, Path(folder))
 
 
 def split_as(dataset: Dataset, name: str, config: DataConfig) -> Split:
@@ -108,7 +86,7 @@ def write_records(data_dir: Path, split: str) -> dict[str, Any]:
     place = data_dir / RECORDS_NAME
     try:
         place.mkdir(exist_ok=True)
-        with _alone(place / f".{split}.lock"):
+        with alone(place / split):
             if record_files(dataset, split):
                 return {"images": len(table), "files": 0}
             work = place / f".{split}.part"
@@ -174,11 +152,3 @@ def _record(dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
     if hashlib.sha256(content).hexdigest() != row["sha256"]:
         raise DataError(f"image {path} is not as it was staged; stage the data set again")
     return {"image": content, "label": row["label"]}
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other writers out; the lock goes with the process that holds it."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

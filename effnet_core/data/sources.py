@@ -1,7 +1,7 @@
 """Where a data set comes from: a folder, a CSV file, archives, tar shards, ILSVRC2012, or a bucket of those.
 
 What is not a plain folder is brought into one first, in a work folder beside the staged data set, each
-step whole or absent, so that a cut run goes on; then ``layouts.py`` says what its files are.
+step whole or absent, so that a cut run goes on; then ``formats.py`` says what its files are.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Protocol
 
 from effnet_core.data.archives import is_archive, members, stem, unpack
+from effnet_core.data.formats import Candidate, find_images, from_shards, visible
 from effnet_core.data.imagenet2012 import is_imagenet2012, unpack_imagenet2012
 from effnet_core.data.images import IMAGE_SUFFIXES
-from effnet_core.data.layouts import Candidate, find_images, from_shards, visible
-from effnet_core.data.names import require_name
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import os_reason, sha256_of_text
-from effnet_core.storage.addresses import S3Url, is_s3, parse_s3, without_userinfo
+from effnet_core.files import sha256_of_text
+from effnet_core.storage.addresses import S3Url, is_s3, parse_s3, require_name, without_userinfo
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
+from effnet_core.text import os_reason
 
 STAGE = "stage"
 SAMPLE_LABELS = (".cls", ".json")

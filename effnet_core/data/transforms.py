@@ -11,7 +11,7 @@ from mindspore.dataset import vision
 from mindspore.dataset.vision import Inter
 from numpy.typing import NDArray
 
-from effnet_core.config import DataConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data.images import decode_image
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from effnet_core.data.layouts import TRAIN
+from effnet_core.data.formats import TRAIN
 
 VERIFICATION_NAME = "verification.json"
 EXAMPLES = 20

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from effnet_core import __version__
-from effnet_core.checkpoint import OPTIMIZER_PREFIXES, Sidecar
-from effnet_core.ckpt_file import read_ckpt
 from effnet_core.errors import CheckpointError
-from effnet_core.model.scaling import Block, expand
-from effnet_core.model.spec import variant as variant_row
+from effnet_core.family.scaling import Block, expand
+from effnet_core.family.variants import variant as variant_row
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Sidecar
+from effnet_core.weights.ckpt_file import read_ckpt
 
 Array = NDArray[Any]
 

@@ -12,15 +12,17 @@ import onnxruntime
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core.checkpoint import Sidecar
-from effnet_core.config import InferConfig
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square, normalise
-from effnet_core.engines import load_file
-from effnet_core.engines.mindspore import load_network
 from effnet_core.errors import EffnetError, ExportError
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.load import load_network
 
 FloatArray = NDArray[np.float32]
+Run = Callable[[PixelArray], FloatArray]
+"""From pixels, (N, S, S, 3) uint8, to logits, (N, classes)."""
+LoadEngine = Callable[[str, Path, Sidecar, int], Run]
+"""Loads an engine file: the engine's name, the file, its sidecar, images in a call at most."""
 
 RANDOM_IMAGES = 2
 
@@ -42,7 +44,9 @@ def write_mindir(checkpoint: Path, out: Path) -> None:
     ms.export(network, images, file_name=str(out), file_format="MINDIR")
 
 
-def compare(checkpoint: Path, file: Path, format: str, pictures: list[Path]) -> dict[str, Any]:
+def compare(
+    checkpoint: Path, file: Path, format: str, pictures: list[Path], *, load_engine: LoadEngine
+) -> dict[str, Any]:
     """The logits of an exported file beside those of MindSpore.
 
     Args:
@@ -50,6 +54,7 @@ def compare(checkpoint: Path, file: Path, format: str, pictures: list[Path]) -> 
         file: an ONNX or MindIR file, or an engine file.
         format: ``onnx``, ``mindir``, or the engine that runs an engine file.
         pictures: real images, compared besides random ones.
+        load_engine: gives what runs an engine file.
 
     Returns:
         ``difference``, the largest between two logits; ``spread``, the standard deviation of the logits;
@@ -61,7 +66,7 @@ def compare(checkpoint: Path, file: Path, format: str, pictures: list[Path]) -> 
     ms.set_context(mode=ms.PYNATIVE_MODE)
     network = load_network(checkpoint, sidecar)
     wanted: FloatArray = network(Tensor(normalise(squares, sidecar.preprocess))).asnumpy()
-    found = _exported_logits(file, format, sidecar, squares)
+    found = _exported_logits(file, format, sidecar, squares, load_engine)
     return {
         "difference": max(float(np.abs(answer - wanted).max()) for answer in found),
         "spread": float(wanted.std()),
@@ -77,11 +82,15 @@ def sample_squares(spec: PreprocessSpec, pictures: list[Path]) -> PixelArray:
 
 
 def _exported_logits(
-    file: Path, format: str, sidecar: Sidecar, squares: PixelArray
+    file: Path,
+    format: str,
+    sidecar: Sidecar,
+    squares: PixelArray,
+    load_engine: LoadEngine,
 ) -> list[FloatArray]:
     """Answers of a file for a whole batch, and image by image."""
     try:
-        run = _runner(file, format, sidecar, len(squares))
+        run = _runner(file, format, sidecar) or load_engine(format, file, sidecar, len(squares))
         return [run(squares), np.concatenate([run(square[None]) for square in squares])]
     except EffnetError:
         raise
@@ -89,10 +98,8 @@ def _exported_logits(
         raise ExportError(f"the exported {format} file cannot be loaded back ({cause})") from cause
 
 
-def _runner(
-    file: Path, format: str, sidecar: Sidecar, images: int
-) -> Callable[[PixelArray], FloatArray]:
-    """What computes the logits of up to ``images`` squares with an exported file."""
+def _runner(file: Path, format: str, sidecar: Sidecar) -> Run | None:
+    """What computes the logits with a file that was exported for others; None for an engine file."""
     spec = sidecar.preprocess
     if format == "onnx":
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -110,5 +117,4 @@ def _runner(
             return answer
 
         return compute
-    predictor = load_file(format, file, sidecar, InferConfig(), lanes=1, piece=images)
-    return lambda squares: predictor.forward(squares).logits
+    return None

@@ -21,9 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from effnet_core.cache import alone, cache_dir, cache_path
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, os_reason, write_json
+from effnet_core.files import atomic_path, cache_dir, cache_path, write_json
+from effnet_core.locks import alone
+from effnet_core.text import os_reason
 
 SOURCE = Path(__file__).parent / "source"
 CACHE_NAME = "operators"

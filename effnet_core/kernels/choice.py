@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from effnet_core.config import RuntimeConfig
 from effnet_core.errors import ConfigError
 from effnet_core.kernels import build
 from effnet_core.kernels.build import Unavailable
+
+Mode: TypeAlias = Literal["auto", "native", "builtin"]
+Device: TypeAlias = Literal["CPU", "GPU", "Ascend"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,9 @@ class Choice:
         return f"{'own' if self.own else 'built-in'} operators: {self.reason}"
 
 
-def describe(runtime: RuntimeConfig) -> Choice:
+def describe(mode: Mode, device: Device) -> Choice:
     """What a run would compute with, without building anything."""
-    refused = _refusal(runtime)
+    refused = _refusal(mode, device)
     if refused is not None:
         return Choice(False, refused)
     try:
@@ -45,23 +48,24 @@ def describe(runtime: RuntimeConfig) -> Choice:
     return Choice(True, str(plan), plan.library)
 
 
-def library(runtime: RuntimeConfig, tell: Callable[[str], None]) -> Path | None:
+def library(mode: Mode, device: Device, tell: Callable[[str], None]) -> Path | None:
     """The library of own operators, built where it has to be, or None for the built-in ones.
 
     Args:
-        runtime: ``kernels`` and ``device`` are what matters.
+        mode: as ``runtime.kernels``.
+        device: as ``runtime.device``.
         tell: is given what is used and why, one line, and before it that something is built.
 
     Raises:
         ConfigError: ``runtime.kernels=native`` and they cannot be had.
     """
-    if _refusal(runtime) is not None:
+    if _refusal(mode, device) is not None:
         return None
     try:
         plan = build.plan()
         path = build.library(plan, tell)
     except Unavailable as cause:
-        if runtime.kernels == "native":
+        if mode == "native":
             raise ConfigError(
                 f"runtime.kernels=native, but own CPU operators cannot be used: {cause}; mend that, or set "
                 "runtime.kernels=auto"
@@ -72,13 +76,13 @@ def library(runtime: RuntimeConfig, tell: Callable[[str], None]) -> Path | None:
     return path
 
 
-def _refusal(runtime: RuntimeConfig) -> str | None:
+def _refusal(mode: Mode, device: Device) -> str | None:
     """Why the settings ask for the built-in operators, if they do."""
-    if runtime.device != "CPU":
-        if runtime.kernels == "native":
+    if device != "CPU":
+        if mode == "native":
             raise ConfigError(
-                f"runtime.kernels=native is for runtime.device=CPU, not {runtime.device}; set "
+                f"runtime.kernels=native is for runtime.device=CPU, not {device}; set "
                 "runtime.kernels=auto"
             )
-        return f"runtime.device={runtime.device}"
-    return "runtime.kernels=builtin" if runtime.kernels == "builtin" else None
+        return f"runtime.device={device}"
+    return "runtime.kernels=builtin" if mode == "builtin" else None

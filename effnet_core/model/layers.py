@@ -15,6 +15,7 @@ from typing import Literal
 
 from mindspore import Tensor, nn, ops
 
+from effnet_core.family.variants import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
 from effnet_core.kernels.operators import (
     KERNELS,
     FusedExpansion,
@@ -23,7 +24,6 @@ from effnet_core.kernels.operators import (
     global_mean,
     squeeze_excite,
 )
-from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
 
 Activation = Literal["silu", "relu6", "none"]
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor, nn
 
+from effnet_core.family.scaling import Architecture, Block, expand
+from effnet_core.family.variants import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
+from effnet_core.family.variants import variant as variant_row
 from effnet_core.model.layers import (
     ConvNormAct,
     GlobalMean,
@@ -15,9 +18,6 @@ from effnet_core.model.layers import (
     SqueezeExcite,
     fused_expansion,
 )
-from effnet_core.model.scaling import Architecture, Block, expand
-from effnet_core.model.spec import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
-from effnet_core.model.spec import variant as variant_row
 
 
 class Residual(nn.Cell):

@@ -8,8 +8,8 @@ from importlib import metadata
 from typing import Any
 
 from effnet_core import __version__
-from effnet_core.checkpoint import Sidecar
 from effnet_core.results import EvalResult
+from effnet_core.weights.checkpoint import Sidecar
 
 CARD_NAME = "MODEL_CARD.md"
 ENVIRONMENT_NAME = "environment.json"
@@ -36,7 +36,7 @@ def describe(
         evaluation: what the gate decides on.
         metrics: rows of ``metrics.jsonl``; without any there are no curves.
     """
-    from effnet_core import plots
+    from effnet_core.render import plots
 
     files = {ENVIRONMENT_NAME: _json(environment())}
     if plots.select_points(metrics, "train", x="step", y="loss"):

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from effnet_core.config import EvaluateConfig, StorageConfig
+from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import Conflict, GateRefused, StoreBusy, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.model_store.shelf import Manifest, Pointer, Shelf, known, sha256_of_bytes
+from effnet_core.model_store.registry import Manifest, Pointer, Shelf, known, sha256_of_bytes
 
 STAGE = "publish"
 ROUNDING = 1e-9

@@ -14,20 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_core import __version__
-from effnet_core.checkpoint import MODEL_NAME, Sidecar, read_sidecar, sidecar_path
-from effnet_core.config import CONFIG_NAME, EvaluateConfig, StorageConfig, read_config
+from effnet_core.config.load import CONFIG_NAME, read_config
+from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import Conflict, GateRefused, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.files import (
-    human_bytes,
-    os_reason,
-    read_jsonl,
-    sha256_of_file,
-)
-from effnet_core.job import METRICS_NAME, RESULT_NAME
+from effnet_core.files import read_jsonl, sha256_of_file
+from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
 from effnet_core.model_store.card import describe
 from effnet_core.model_store.production import move_pointer
-from effnet_core.model_store.shelf import (
+from effnet_core.model_store.registry import (
     CLAIM_NAME,
     MANIFEST_NAME,
     PRODUCTION,
@@ -42,6 +37,8 @@ from effnet_core.model_store.shelf import (
     who,
 )
 from effnet_core.results import EvalResult
+from effnet_core.text import human_bytes, os_reason
+from effnet_core.weights.checkpoint import MODEL_NAME, Sidecar, read_sidecar, sidecar_path
 
 STAGE = "publish"
 
@@ -301,7 +298,7 @@ def _onnx_of(run_dir: Path, *, wanted: bool) -> Iterator[Path | None]:
     if not wanted:
         yield None
         return
-    from effnet_core.export.commands import export
+    from effnet_core.export.export import export
 
     with tempfile.TemporaryDirectory(prefix="effnet-publish-") as folder:
         path = Path(folder) / ONNX_NAME

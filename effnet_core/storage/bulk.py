@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from effnet_core.errors import StoreBusy
 from effnet_core.storage.addresses import S3Url
-from effnet_core.storage.client import S3Access, is_aws, s3_client
+from effnet_core.storage.client import S3Access, is_aws, reach, s3_client
 from effnet_core.storage.objects import StoredObject, patiently, read_object
-from effnet_core.storage.reach import reach
 from effnet_core.storage.refusals import explained
 
 if TYPE_CHECKING:

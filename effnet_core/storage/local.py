@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,9 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from effnet_core.errors import Conflict, StoreBusy, StoreError
-from effnet_core.files import atomic_path, os_reason
+from effnet_core.files import atomic_path
+from effnet_core.locks import turn
 from effnet_core.storage.objects import patiently
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
+from effnet_core.text import os_reason
 
 ABANDONED_S = 24 * 3600
 """Age at which a temporary file belongs to a process that is gone."""
@@ -217,12 +218,8 @@ class LocalStore:
         """Keep other writers out: threads as well as processes, for a rename's time."""
         folder = self.root / PRIVATE_NAME
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)  # NFS wants it writable
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with turn(folder / "lock"):
             yield
-        finally:
-            os.close(handle)  # and with it the lock
 
     def _require_unchanged(self, target: Path, key: str, etag: str) -> None:
         found = _etag(target.read_bytes()) if target.is_file() else None

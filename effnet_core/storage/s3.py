@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effnet_core.errors import Conflict, StoreBusy, StoreError
-from effnet_core.files import atomic_path, os_reason, sha256_of_file
+from effnet_core.files import atomic_path, sha256_of_file
 from effnet_core.storage.addresses import S3Url
-from effnet_core.storage.client import S3Access, s3_client
+from effnet_core.storage.client import S3Access, s3_client, transfer_config
 from effnet_core.storage.objects import (
     head_object,
     list_objects,
@@ -20,18 +20,14 @@ from effnet_core.storage.objects import (
     read_with_etag,
     require_object,
 )
-from effnet_core.storage.progress import Progress
-from effnet_core.storage.ranged import fetch
+from effnet_core.storage.ranged import Progress, fetch
 from effnet_core.storage.refusals import MISSING, code_of, explained
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
+from effnet_core.text import os_reason
 
 if TYPE_CHECKING:
-    from boto3.s3.transfer import TransferConfig
     from mypy_boto3_s3 import S3Client
 
-PART_BYTES = 8 << 20
-"""Larger files travel in parts of this size; twice the size was slower in every round that was tried."""
-PART_THREADS = 10
 ABANDONED_S = 24 * 3600
 """Age at which an unfinished upload belongs to a process that is gone."""
 
@@ -274,15 +270,3 @@ class S3Store:
         except Conflict:
             return True
         return False
-
-
-def transfer_config() -> TransferConfig:
-    """How large files travel. The C runtime's client is never chosen: it ignores endpoints."""
-    from boto3.s3.transfer import TransferConfig
-
-    return TransferConfig(
-        multipart_threshold=PART_BYTES,
-        multipart_chunksize=PART_BYTES,
-        max_concurrency=PART_THREADS,
-        preferred_transfer_client="classic",
-    )

@@ -6,25 +6,21 @@ import json
 import os
 import threading
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from effnet_core.data.names import require_name
-from effnet_core.data.space import require_space
 from effnet_core.errors import DataError
-from effnet_core.files import digest_of_file, os_reason, put_in_place
-from effnet_core.storage.addresses import S3Url
+from effnet_core.files import LOCK_NAME, digest_of_file, put_in_place, require_space
+from effnet_core.storage.addresses import S3Url, require_name
 from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
-from effnet_core.storage.client import S3Access, s3_client
-from effnet_core.storage.listing import list_all
-from effnet_core.storage.objects import StoredObject
-from effnet_core.storage.progress import Progress
-from effnet_core.storage.ranged import JOURNAL_SUFFIX, fetch
+from effnet_core.storage.client import S3Access, s3_client, transfer_config
+from effnet_core.storage.objects import StoredObject, list_all
+from effnet_core.storage.ranged import JOURNAL_SUFFIX, Progress, fetch
 from effnet_core.storage.refusals import explained
-from effnet_core.storage.s3 import transfer_config
+from effnet_core.text import os_reason
 
 STATE_NAME = ".fetched.jsonl"
 PART_SUFFIX = ".part"
@@ -115,7 +111,7 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
         DataError: the folder is missing or empty, or a file cannot be read.
         StoreError: the server refuses.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    paths = sorted(_files(folder)) if folder.is_dir() else []
     if not paths:
         raise DataError(f"folder {folder} has no files to upload")
     prefix = folder_key(place)
@@ -156,6 +152,11 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
         raise _unreadable(cause, folder) from cause
     progress.end(len(missing))
     return len(missing)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file of a folder and those below it, but not the locks of commands that write there."""
+    return (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME)
 
 
 def _unreadable(cause: OSError, folder: Path) -> DataError:

@@ -13,34 +13,27 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core.collective import Group, parameters_digest
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.loader import Batch, batches, batches_in_blocks
 from effnet_core.data.order import epoch_order, train_indices
 from effnet_core.data.records import split_as
 from effnet_core.data.transforms import train_transforms
 from effnet_core.errors import Interrupted
-from effnet_core.evaluate import evaluate_network
-from effnet_core.interrupts import stop_requested
-from effnet_core.job import CHECKPOINTS_NAME
+from effnet_core.jobs.collective import Group, parameters_digest
+from effnet_core.jobs.job import CHECKPOINTS_NAME
+from effnet_core.jobs.signals import stop_requested
 from effnet_core.results import EvalResult, TrainResult
-from effnet_core.train import saving
-from effnet_core.train.progress import log_due, log_evaluation, log_step, settle
-from effnet_core.train.run import (
-    Best,
-    Losses,
-    Run,
-    describe,
-    prepare,
-    step_cell,
-    thaw,
-    training_size,
-)
-from effnet_core.train.start import resume
+from effnet_core.train import saver, saving
+from effnet_core.train.evaluate import evaluate_network
+from effnet_core.train.metrics import log_due, log_evaluation, log_step, settle
+from effnet_core.train.resume import resume
+from effnet_core.train.run import Run, describe, prepare, step_cell, thaw, training_size
+from effnet_core.train.state import Best, Losses
 from effnet_core.train.step import TrainStep
 from effnet_core.train.tracking import open_trackers
 from effnet_core.train.update import NOTHING, SAVE, STOP, update
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.load import load_parameters
 
 BLOCK_IMAGES = 4096
 """Images of a rank that are augmented from one seed: what a resumed run has to augment again at most."""
@@ -68,7 +61,7 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     run = prepare(config, group, data_dir=data_dir, run_dir=run_dir)
     cell = resume(run)
     if group.is_first:
-        run.saver = saving.Saver(run_dir / CHECKPOINTS_NAME, keep=config.train.keep_checkpoints)
+        run.saver = saver.Saver(run_dir / CHECKPOINTS_NAME, keep=config.train.keep_checkpoints)
         run.trackers = open_trackers(config, run_dir, from_step=run.step)
     run.tell(f"training {config.model.variant}: {describe(run)}")
     try:
@@ -191,6 +184,7 @@ def _epoch_batches(run: Run) -> Iterator[Batch]:
             transforms=train_transforms(spec, config.data),
             batch_size=size,
             workers=config.data.workers,
+            check_share=config.data.check_share,
             sink=config.data.sink,
             seed=int(seed.generate_state(1)[0] >> 1),
             background=spec.background,
@@ -306,7 +300,7 @@ def _finish(run: Run, *, seconds: float) -> TrainResult:
     with nullcontext() if takes_best else _published_weights(run):
         if takes_best:
             checkpoints.read_sidecar(best)
-            checkpoints.load(best, run.network.get_parameters())
+            load_parameters(best, run.network.get_parameters())
             run.tell(f"the finished model is that of step {run.best.step}, the best")
         if run.latest is None or takes_best:  # or it was complete when it was resumed
             _evaluate(run)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet_core.config import DataConfig
+from effnet_core.config.schema import DataConfig
 
 FloatArray = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from typing import Any
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from effnet_core.config import OptimConfig
+from effnet_core.config.schema import OptimConfig
 
 _decay = ops.MultitypeFuncGraph("decay")
 

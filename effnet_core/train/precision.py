@@ -10,7 +10,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.model.network import EfficientNet
 
 FIRST_SCALE = 65536.0

@@ -10,72 +10,29 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
-from effnet_core.collective import Group, is_statistic
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Dataset, Split, open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.data.records import split_as
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, emit
-from effnet_core.job import JOB_NAME
+from effnet_core.jobs.collective import Group, is_statistic
+from effnet_core.jobs.job import JOB_NAME
+from effnet_core.jobs.sharing import join
 from effnet_core.kernels.choice import library
-from effnet_core.kernels.sharing import join
 from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.results import EvalResult
 from effnet_core.train.optim import create_optimizer, lr_scales, of_head
 from effnet_core.train.precision import LossScale, loss_scale, lower
 from effnet_core.train.schedule import lr_schedule, rate_at
+from effnet_core.train.state import Best, Clock, Losses
 from effnet_core.train.step import Ema, TrainStep
 from effnet_core.train.tracking import Trackers
 
 if TYPE_CHECKING:
-    from effnet_core.train.saving import Saver
+    from effnet_core.train.saver import Saver
 
 STAGE = "train"
-
-
-@dataclass
-class Clock:
-    """Time spent in steps, without compilation, evaluation and saving."""
-
-    steps: int = 0
-    seconds: float = 0.0
-
-    def add(self, steps: int, seconds: float) -> None:
-        """Count ``steps`` that took ``seconds`` together."""
-        self.steps += steps
-        self.seconds += seconds
-
-
-@dataclass
-class Losses:
-    """The losses of an epoch so far."""
-
-    total: float = 0.0
-    count: int = 0
-    last: float = 0.0
-
-    @property
-    def mean(self) -> float:
-        """Mean over the epoch so far."""
-        return self.total / self.count
-
-    def add(self, values: list[float]) -> None:
-        """Count more steps; one after the other, so that the sum does not depend on how they come."""
-        for value in values:
-            self.total += value
-            self.last = value
-        self.count += len(values)
-
-
-@dataclass
-class Best:
-    """The best evaluation of a run so far."""
-
-    top1: float = -1.0
-    step: int = 0
-    missed: int = 0
-    """Evaluations since then."""
 
 
 @dataclass
@@ -191,7 +148,8 @@ class Run:
 def _operators(config: RunConfig, group: Group) -> Path | None:
     """The library of own CPU operators, which compute in float32 only."""
     if config.train.amp_level == "O0":
-        return library(config.runtime, lambda line: _tell_first(group, line))
+        runtime = config.runtime
+        return library(runtime.kernels, runtime.device, lambda line: _tell_first(group, line))
     if config.runtime.kernels == "native":
         raise ConfigError(
             f"runtime.kernels=native computes in float32 only, not with train.amp_level="

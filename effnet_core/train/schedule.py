@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet_core.config import ScheduleConfig
+from effnet_core.config.schema import ScheduleConfig
 from effnet_core.errors import ConfigError
 
 EXPONENTIAL_EPOCHS = 2.4

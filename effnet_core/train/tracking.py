@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from effnet_core.config import RunConfig
-from effnet_core.errors import ConfigError, in_one_line
+from effnet_core.config.schema import RunConfig
+from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
 from effnet_core.files import read_json, write_json
+from effnet_core.text import in_one_line
 
 TENSORBOARD_NAME = "tensorboard"
 MLFLOW_NAME = "mlflow.json"

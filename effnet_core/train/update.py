@@ -8,9 +8,9 @@ import numpy as np
 from mindspore import Tensor
 
 from effnet_core.data.loader import Batch
-from effnet_core.model.regularisation import drop_path_scale, dropout_scale, mask_generator
-from effnet_core.model.scaling import drop_path_rates, expand
-from effnet_core.model.spec import variant
+from effnet_core.family.scaling import drop_path_rates, expand
+from effnet_core.family.variants import variant
+from effnet_core.train.masks import drop_path_scale, dropout_scale, mask_generator
 from effnet_core.train.mixing import change_batch, changes_batches
 from effnet_core.train.optim import set_learning_rate
 from effnet_core.train.run import Run, next_rate

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from effnet_core.model.spec import VARIANTS, Variant
+from effnet_core.family.variants import VARIANTS, Variant
 
 MINDVISION_ADDRESS = "https://download.mindspore.cn/vision/classification/"
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from effnet_core.ckpt_file import read_ckpt
 from effnet_core.errors import CheckpointError
-from effnet_core.files import os_reason
+from effnet_core.text import os_reason
+from effnet_core.weights.ckpt_file import read_ckpt
 from effnet_core.weights.safetensors_file import read_safetensors
 from effnet_core.weights.torch_file import Malformed, read_torch_legacy, read_torch_zip
 

@@ -12,7 +12,8 @@ from typing import BinaryIO, Protocol
 
 from effnet_core.errors import CheckpointError, DownloadFailed
 from effnet_core.events import Event, emit
-from effnet_core.files import CHUNK_BYTES, human_bytes, os_reason, sha256_of_file
+from effnet_core.files import CHUNK_BYTES, sha256_of_file
+from effnet_core.text import human_bytes, os_reason
 
 TIMEOUT_S = 30
 STAGE = "download"

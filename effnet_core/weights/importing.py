@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core import imagenet
-from effnet_core.checkpoint import CLASSIFIER, OPTIMIZER_PREFIXES, Sidecar
-from effnet_core.ckpt_file import read_ckpt, write_ckpt
-from effnet_core.errors import CheckpointError, ConfigError, DataError, nearest
+from effnet_core.data import imagenet
+from effnet_core.errors import CheckpointError, ConfigError, DataError
+from effnet_core.family.variants import VARIANTS, Variant
+from effnet_core.family.variants import variant as variant_row
 from effnet_core.files import read_json, sha256_of_file
-from effnet_core.model.spec import VARIANTS, Variant
-from effnet_core.model.spec import variant as variant_row
+from effnet_core.text import nearest
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.checkpoint import CLASSIFIER, OPTIMIZER_PREFIXES, Sidecar
+from effnet_core.weights.ckpt_file import read_ckpt, write_ckpt
 from effnet_core.weights.containers import read_tensors
-from effnet_core.weights.layouts import LAYOUTS
-from effnet_core.weights.layouts.base import Layout, family, shapes
+from effnet_core.weights.layouts import LAYOUTS, Layout, family, shapes
 from effnet_core.weights.safetensors_file import write_safetensors
 
 Array = NDArray[Any]

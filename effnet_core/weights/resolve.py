@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core.cache import alone, cache_dir
-from effnet_core.checkpoint import MODEL_NAME, SUFFIX, read_sidecar, sidecar_path
-from effnet_core.errors import CheckpointError, nearest
+from effnet_core.errors import CheckpointError
 from effnet_core.events import Event, emit
-from effnet_core.files import sha256_of_file, sha256_of_text
+from effnet_core.files import cache_dir, sha256_of_file, sha256_of_text
+from effnet_core.locks import alone
+from effnet_core.text import nearest
+from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PUBLISHED, Published, installed_file
+from effnet_core.weights.checkpoint import MODEL_NAME, SUFFIX, read_sidecar, sidecar_path
 from effnet_core.weights.fetch import download
 from effnet_core.weights.importing import import_weights
 

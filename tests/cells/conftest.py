@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import environment
+from effnet_core.jobs import environment
 
 environment.prepare()
 environment.set_log_level(os.environ, "error")

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from effnet_core import checkpoint
-from effnet_core.checkpoint import Sidecar
-from effnet_core.config import OptimConfig
+from effnet_core.config.schema import OptimConfig
 from effnet_core.errors import CheckpointError
 from effnet_core.files import read_json, write_json
 from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.train.optim import create_optimizer
-from tests.unit.fakes import SPEC
+from effnet_core.weights import checkpoint
+from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.load import load_parameters
+from tests.support.fakes import SPEC
 
 SIDECAR = Sidecar(
     variant="efficientnet_tiny",
@@ -79,7 +80,7 @@ def test_a_network_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     assert blank == SIDECAR
     assert found.num_classes == 3
     other = tiny(2)
-    checkpoint.load(path, other.get_parameters())
+    load_parameters(path, other.get_parameters())
     assert equal(values(network.get_parameters()), values(other.get_parameters()))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.ckpt", "model.json"]
     assert path.stat().st_mode & 0o777 == 0o644
@@ -99,10 +100,10 @@ def test_optimizer_state_comes_back_and_weights_load_without_it(tmp_path: Path, 
             parameter.set_data(Tensor(np.full(parameter.shape, 0.25, np.float32)))
     checkpoint.save(tmp_path / "s.ckpt", everything, SIDECAR)
     _, other = parts(2)
-    checkpoint.load(tmp_path / "s.ckpt", other)
+    load_parameters(tmp_path / "s.ckpt", other)
     assert equal(values(everything), values(other))
     weights = tiny(3)
-    checkpoint.load(tmp_path / "s.ckpt", weights.get_parameters())
+    load_parameters(tmp_path / "s.ckpt", weights.get_parameters())
     assert equal(values(network.get_parameters()), values(weights.get_parameters()))
 
 
@@ -111,7 +112,7 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
     path = saved(tmp_path, a=2)
     target = few(a=0)
     checkpoint.read_sidecar(path)
-    checkpoint.load(path, target)
+    load_parameters(path, target)
     assert values(target)["a"].tolist() == [2, 2]
 
 
@@ -135,7 +136,7 @@ def test_names_must_fit_exactly(
     path = saved(tmp_path, **stored)
     target = few(**wanted)
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.load(path, target)
+        load_parameters(path, target)
     assert "is of another model" in str(caught.value)
     assert message in str(caught.value)
     assert all((value == 0).all() for value in values(target).values())
@@ -147,7 +148,7 @@ def test_another_number_of_classes_is_another_model(tmp_path: Path) -> None:
     network = tiny(num_classes=4)
     before = values(network.get_parameters())
     with pytest.raises(CheckpointError, match=r"classifier.weight has shape \(3, 32\)"):
-        checkpoint.load(path, network.get_parameters())
+        load_parameters(path, network.get_parameters())
     assert equal(before, values(network.get_parameters()))
 
 
@@ -192,7 +193,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "m.ckpt"
     path.write_bytes(b"hello")
     with pytest.raises(CheckpointError, match="cannot be read; it is damaged"):
-        checkpoint.load(path, few(a=0))
+        load_parameters(path, few(a=0))
 
 
 # --- full disks ----------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_checkpoint(
     assert message.endswith(" are free, and earlier checkpoints are untouched")
     checkpoint.read_sidecar(path)
     target = few(a=0)
-    checkpoint.load(path, target)
+    load_parameters(path, target)
     assert values(target)["a"].tolist() == [1, 1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.ckpt", "m.json"]
 

@@ -12,20 +12,21 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core.config import InferConfig
+from effnet_core.config.schema import InferConfig
 from effnet_core.data.preprocess import normalise
-from effnet_core.engines import load_file
-from effnet_core.engines.mindspore import MindSporePredictor
 from effnet_core.errors import CheckpointError
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.export.verify import compare, write_mindir
+from effnet_core.family.variants import VARIANTS, Padding
 from effnet_core.files import read_json, write_json
+from effnet_core.infer.engines import load_file
+from effnet_core.infer.engines.mindspore import MindSporePredictor
+from effnet_core.infer.pipeline import Predictor
 from effnet_core.model.network import create_model
-from effnet_core.model.spec import VARIANTS, Padding
-from effnet_core.predict import Predictor
-from tests.images import draw, encode
-from tests.weights import make_checkpoint, make_sidecar, parameter_shapes, random_parameters
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.worker import _load_engine
+from tests.support.images import draw, encode
+from tests.support.weights import make_checkpoint, make_sidecar, parameter_shapes, random_parameters
 
 TINIES = [name for name, row in VARIANTS.items() if row.hidden]
 TOLERANCE = 1e-4
@@ -180,7 +181,13 @@ def test_a_mindir_file_agrees(variant: str, tmp_path: Path, eagerly: None) -> No
     checkpoint = make_checkpoint(tmp_path / "a.ckpt", variant)
     (tmp_path / "picture.png").write_bytes(encode(draw(50, 60)))
     write_mindir(checkpoint, tmp_path / "a.mindir")
-    found = compare(checkpoint, tmp_path / "a.mindir", "mindir", [tmp_path / "picture.png"])
+    found = compare(
+        checkpoint,
+        tmp_path / "a.mindir",
+        "mindir",
+        [tmp_path / "picture.png"],
+        load_engine=_load_engine,
+    )
     assert found["images"] == 3
     assert found["difference"] <= TOLERANCE < found["spread"]
 
@@ -189,5 +196,5 @@ def test_a_file_of_other_weights_is_found_out(tmp_path: Path, eagerly: None) -> 
     checkpoint = make_checkpoint(tmp_path / "a.ckpt")
     other = make_checkpoint(tmp_path / "b.ckpt", seed=1)
     write_onnx(other, checkpoints.read_sidecar(other), tmp_path / "b.onnx")
-    found = compare(checkpoint, tmp_path / "b.onnx", "onnx", [])
+    found = compare(checkpoint, tmp_path / "b.onnx", "onnx", [], load_engine=_load_engine)
     assert found["difference"] > 0.1

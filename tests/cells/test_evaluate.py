@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from effnet_core import checkpoint
-from effnet_core.checkpoint import Sidecar
-from effnet_core.collective import Group, parameters_digest
 from effnet_core.data.manifest import open_dataset
-from effnet_core.engines.mindspore import MindSporePredictor
 from effnet_core.errors import CheckpointError, DataError, Interrupted
-from effnet_core.evaluate import count_top_k, cross_entropy, evaluate_checkpoint, evaluate_network
 from effnet_core.events import Event
+from effnet_core.infer.engines.mindspore import MindSporePredictor
+from effnet_core.jobs.collective import Group, parameters_digest
 from effnet_core.model.network import create_model
-from tests.tiny import tiny_config
-from tests.unit.fakes import SPEC
+from effnet_core.train.evaluate import (
+    count_top_k,
+    cross_entropy,
+    evaluate_checkpoint,
+    evaluate_network,
+)
+from effnet_core.weights import checkpoint
+from effnet_core.weights.checkpoint import Sidecar
+from tests.support.fakes import SPEC
+from tests.support.tiny import tiny_config
 
 NAMES = ("cat", "dog", "owl")
 ALONE = Group(0, 1)
@@ -83,7 +88,7 @@ def test_more_ranks_than_images(data_dir: Path) -> None:
 
 
 def test_evaluation_stops_when_asked(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effnet_core.evaluate.stop_requested", lambda: True)
+    monkeypatch.setattr("effnet_core.train.evaluate.stop_requested", lambda: True)
     with pytest.raises(Interrupted, match="stopped after 0 of 12 images"):
         evaluate(data_dir)
 
@@ -163,7 +168,7 @@ def test_a_checkpoint_of_other_classes_is_refused_with_both_sides(
     model: Path, source_dir: Path, tmp_path: Path
 ) -> None:
     from effnet_core.data.staging import stage_dataset
-    from tests.images import class_folders
+    from tests.support.images import class_folders
 
     class_folders(tmp_path / "source", {"ant": 4, "bee": 4}, width=20, height=20)
     stage_dataset(tmp_path / "source", tmp_path / "other", val_share=0.5)

@@ -12,31 +12,33 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from effnet_core import checkpoint
-from effnet_core.checkpoint import Sidecar
-from effnet_core.collective import Group, parameters_digest
-from effnet_core.config import RunConfig, load_config
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.loader import Batch
 from effnet_core.data.order import epoch_order
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import train_transforms
 from effnet_core.errors import CheckpointError, ConfigError
+from effnet_core.jobs.collective import Group, parameters_digest
 from effnet_core.results import EvalResult
-from effnet_core.train import loop, saving
+from effnet_core.train import loop, saver, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
+from effnet_core.train.resume import resume
 from effnet_core.train.run import Run, prepare, step_cell
-from effnet_core.train.start import resume
 from effnet_core.train.step import SHARED, TrainStep
 from effnet_core.train.tracking import open_trackers
 from effnet_core.train.update import update
-from tests import every_setting
+from effnet_core.weights import checkpoint
+from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.load import load_parameters
 from tests.cells.test_evaluate import BrightnessNetwork
 from tests.cells.test_training import parameters
 from tests.cells.test_transforms import in_pipeline
-from tests.every_setting import Proof
-from tests.images import draw, encode, source_with_splits
-from tests.tiny import TINY
+from tests.support import every_setting
+from tests.support.every_setting import Proof
+from tests.support.images import draw, encode, source_with_splits
+from tests.support.tiny import TINY
 
 
 def prepared(config: RunConfig, folder: Path) -> Run:
@@ -175,6 +177,17 @@ def decoding_threads(config: RunConfig, folder: Path) -> int:
     return apply.call_args.kwargs["num_parallel_workers"]
 
 
+def checked_files(config: RunConfig, folder: Path) -> int:
+    """How many files of an epoch are compared with the manifest."""
+    run = prepared(config, folder)
+    with (
+        mock.patch("effnet_core.data.loader.FileSource", side_effect=InterruptedError) as source,
+        pytest.raises(InterruptedError),
+    ):
+        next(loop._epoch_batches(run))
+    return int(source.call_args.args[3].sum())
+
+
 def way_of_batches(config: RunConfig, folder: Path) -> str:
     """Whether training's batches go through a queue on the device."""
     run = prepared(config, folder)
@@ -236,7 +249,7 @@ def trackers(config: RunConfig, folder: Path) -> list[str]:
 def end_of_the_run(config: RunConfig, folder: Path) -> tuple[int, int]:
     """After how many evaluations a run ends that never gets better, and whose weights it delivers."""
     run = prepared(config, folder)
-    run.saver = saving.Saver(folder / "run" / "checkpoints", keep=1)
+    run.saver = saver.Saver(folder / "run" / "checkpoints", keep=1)
     tops = iter([0.5, *[0.25] * 9])
     count = 0
     while not run.finished:
@@ -251,7 +264,7 @@ def end_of_the_run(config: RunConfig, folder: Path) -> tuple[int, int]:
         loop._finish(run, seconds=1.0)
     run.saver.close()
     model = prepared(config, folder).network
-    checkpoint.load(folder / "run" / "model.ckpt", model.get_parameters())
+    load_parameters(folder / "run" / "model.ckpt", model.get_parameters())
     return count, int(model.classifier.bias.asnumpy()[0]) // run.steps_per_epoch
 
 
@@ -314,6 +327,7 @@ PROOFS = {
     "data.policy_ops": Proof("4", augmented, (*TINY, "data.policy=randaugment")),
     "data.policy_magnitude": Proof("30", augmented, (*TINY, "data.policy=randaugment")),
     "data.progressive_sizes": Proof("[16, 24]", sizes, TINY),
+    "data.check_share": Proof("1", checked_files, TINY),
     "data.workers": Proof("3", decoding_threads, TINY),
     "data.sink": Proof("true", way_of_batches, (*TINY, "runtime.device=Ascend")),
     "optim.name": Proof("sgd", updated),

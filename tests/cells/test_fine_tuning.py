@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from effnet_core import checkpoint
-from effnet_core.checkpoint import Sidecar
-from effnet_core.collective import Group
 from effnet_core.data.loader import Batch
 from effnet_core.errors import CheckpointError
 from effnet_core.events import Event
-from effnet_core.job import CHECKPOINTS_NAME
+from effnet_core.jobs.collective import Group
+from effnet_core.jobs.job import CHECKPOINTS_NAME
 from effnet_core.model.network import create_model
 from effnet_core.train import loop, saving
+from effnet_core.train.resume import resume
 from effnet_core.train.run import Run, step_cell, thaw
-from effnet_core.train.start import resume
 from effnet_core.train.update import update
+from effnet_core.weights import checkpoint
+from effnet_core.weights.checkpoint import Sidecar
 from tests.cells.test_loop import prepared, save
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 Values = dict[str, np.ndarray[Any, Any]]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effnet_core.config import DataConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data.images import decode_image
 from effnet_core.data.loader import Batch, batches
 from effnet_core.data.manifest import Split, open_dataset
@@ -18,8 +18,8 @@ from effnet_core.data.records import split_as, write_records
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import eval_transforms, train_transforms
 from effnet_core.errors import DataError
-from tests.images import draw, encode
-from tests.unit.fakes import SPEC
+from tests.support.fakes import SPEC
+from tests.support.images import draw, encode
 
 
 @pytest.fixture
@@ -27,10 +27,12 @@ def split(data_dir: Path) -> Split:
     return open_dataset(data_dir).split("train")
 
 
-def load(split: Split, indices: list[int], *, train: bool = False, **settings: int) -> list[Batch]:
+def load(
+    split: Split, indices: list[int], *, train: bool = False, **settings: int | float
+) -> list[Batch]:
     transforms = train_transforms(SPEC, DataConfig()) if train else eval_transforms(SPEC)
     settings = {"batch_size": 4, "workers": 1, "seed": 0, **settings}
-    found = batches(split, indices, transforms=transforms, background=SPEC.background, **settings)
+    found = batches(split, indices, transforms=transforms, background=SPEC.background, **settings)  # type: ignore[arg-type]
     return list(found)
 
 
@@ -96,6 +98,18 @@ def test_a_file_that_disappeared_is_named(damaged: Split, workers: int) -> None:
         load(damaged, list(range(24)), workers=workers)
     assert str(caught.value) == (
         f"image {lost} cannot be read (no such file or directory); stage the data set again"
+    )
+
+
+def test_a_file_that_changed_is_told(damaged: Split) -> None:
+    changed, other = (damaged.root / damaged.paths[index] for index in (5, 6))
+    shutil.copy(other, changed)
+    assert len(load(damaged, list(range(8)))) == 2
+    with pytest.raises(DataError) as caught:
+        load(damaged, list(range(8)), check_share=1.0)
+    assert str(caught.value) == (
+        f"image {changed} has changed since it was staged (its SHA-256 is not the manifest's); "
+        "stage the data set again"
     )
 
 

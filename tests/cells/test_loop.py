@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from effnet_core import checkpoint
-from effnet_core.checkpoint import Sidecar
-from effnet_core.collective import Group
 from effnet_core.data.loader import Batch
 from effnet_core.errors import (
     CheckpointError,
@@ -24,12 +21,15 @@ from effnet_core.errors import (
 )
 from effnet_core.events import Event
 from effnet_core.files import append_jsonl, read_jsonl
-from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
-from effnet_core.train import loop, progress, saving
+from effnet_core.jobs.collective import Group
+from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
+from effnet_core.train import loop, metrics, saver, saving
+from effnet_core.train.resume import resume
 from effnet_core.train.run import Run, prepare
-from effnet_core.train.start import resume
 from effnet_core.train.update import update
-from tests.tiny import tiny_config
+from effnet_core.weights import checkpoint
+from effnet_core.weights.checkpoint import Sidecar
+from tests.support.tiny import tiny_config
 
 
 def prepared(data_dir: Path, run_dir: Path, *overrides: str) -> Run:
@@ -200,7 +200,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
     run = prepared(data_dir, tmp_path / "run")
     run.step, run.rate = 5, 0.125
     with pytest.raises(TrainingDiverged) as caught:
-        progress.settle(run, [Tensor(1.0), Tensor(bad), Tensor(2.0)])
+        metrics.settle(run, [Tensor(1.0), Tensor(bad), Tensor(2.0)])
     message = str(caught.value)
     assert f"the loss became {bad} at step 4 of 6 (checked in steps 3-5)" in message
     assert "learning rate of 0.125" in message
@@ -210,8 +210,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
 def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) -> None:
     run = prepared(data_dir, tmp_path / "run")
     run.step, run.rate = 5, float(run.rates[4])  # the second of the second epoch
-    assert progress.settle(run, [Tensor(1.0), Tensor(2.0), Tensor(3.0)]) == 3
-    progress.log_step(run, steps=2, seconds=0.5)
+    assert metrics.settle(run, [Tensor(1.0), Tensor(2.0), Tensor(3.0)]) == 3
+    metrics.log_step(run, steps=2, seconds=0.5)
     assert events[-1].message == (
         "epoch 2/2 step 2/3 loss 3.000 (mean 2.000) lr 0.00038 250 ms/step 32.0 images/s"
     )
@@ -223,10 +223,10 @@ def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) 
 def test_a_run_folder_that_disappears_is_named(data_dir: Path, tmp_path: Path) -> None:
     run = prepared(data_dir, tmp_path / "run")
     run.step = 3
-    progress.settle(run, [Tensor(1.0)])
+    metrics.settle(run, [Tensor(1.0)])
     (tmp_path / "run").rename(tmp_path / "elsewhere")
     with pytest.raises(DataError) as caught:
-        progress.log_step(run, steps=1, seconds=1.0)
+        metrics.log_step(run, steps=1, seconds=1.0)
     assert str(caught.value) == (
         f"run folder {tmp_path / 'run'} can no longer be written to (no such file or directory) at step "
         "3; bring it back, and the same command goes on from the last checkpoint"
@@ -237,9 +237,9 @@ def test_a_stop_during_the_evaluation_of_an_epoch_saves_that_epoch(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = prepared(data_dir, tmp_path / "run")
-    run.saver = saving.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
+    run.saver = saver.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
     run.step, run.epoch_finished = run.steps_per_epoch, False
-    monkeypatch.setattr("effnet_core.evaluate.stop_requested", lambda: True)
+    monkeypatch.setattr("effnet_core.train.evaluate.stop_requested", lambda: True)
     with pytest.raises(Interrupted, match=r"training was stopped at step 3 of 6 and saved"):
         loop._finish_epoch(run)
     saved = checkpoint.newest(tmp_path / "run" / CHECKPOINTS_NAME)
@@ -258,7 +258,7 @@ def test_a_save_that_fails_is_told_by_the_next_and_spoils_nothing(
 ) -> None:
     run = prepared(data_dir, tmp_path / "run")
     folder = tmp_path / "run" / CHECKPOINTS_NAME
-    run.saver = saving.Saver(folder, keep=3)
+    run.saver = saver.Saver(folder, keep=3)
     run.step = 1
     saving.save(run)
     run.saver.join()
@@ -285,7 +285,7 @@ def test_a_checkpoint_holds_what_the_parameters_were_when_it_was_asked_for(
 ) -> None:
     """Steps go on while it is written."""
     run = prepared(data_dir, tmp_path / "run")
-    run.saver = saving.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
+    run.saver = saver.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
     fill(run, 1.0)
     run.step = 3
     with mock.patch.object(run.saver, "save") as save_arrays:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 
-from effnet_core.config import ScheduleConfig
+from effnet_core.config.schema import ScheduleConfig
 from effnet_core.train.schedule import lr_schedule
 
 STEPS, OF_EPOCH, DECAY = 47, 4, 3

@@ -18,17 +18,18 @@ import mindspore as ms
 import mindspore.dataset as ds
 import pytest
 
-from effnet_core import mindvision, runs
-from effnet_core.collective import Group, join_group
-from effnet_core.config import RunConfig
+from effnet_core import api
+from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
-from effnet_core.mindvision import config_of, parser
-from effnet_core.ranks import Launch
+from effnet_core.jobs.collective import Group, join_group
+from effnet_core.mindvision import __main__ as mindvision
+from effnet_core.mindvision.__main__ import config_of, parser
+from effnet_core.mindvision.ranks import Launch
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.train import loop
-from tests.images import class_folders
-from tests.unit.test_mindvision import DEFAULTS
-from tests.weights import make_checkpoint
+from tests.support.images import class_folders
+from tests.support.weights import make_checkpoint
+from tests.unit.mindvision.test_mindvision import DEFAULTS
 
 BASE = {
     "model": "efficientnet_tiny",
@@ -61,8 +62,8 @@ def arguments(**given: str) -> list[str]:
 
 def in_this_process(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
     """``runs.train`` without a child process."""
-    runs.prepare_training(config, data_dir, run_dir)
-    config = runs.read_config(run_dir / "config.yaml")
+    api.prepare_training(config, data_dir, run_dir)
+    config = api.read_config(run_dir / "config.yaml")
     return loop.train(config, Group(0, 1), data_dir=data_dir, run_dir=run_dir)
 
 
@@ -88,7 +89,7 @@ class Commands:
             before = {path.name for path in here.iterdir()}
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(here)
-                patch.setattr(runs, "train", in_this_process)
+                patch.setattr(api, "train", in_this_process)
                 patch.setattr(loop, "evaluate_network", lambda *_, **__: NOT_EVALUATED)
                 assert mindvision.main(arguments(**given)) == 0
             new = sorted({path.name for path in here.iterdir()} - before)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from effnet_core.family.scaling import cost, expand
+from effnet_core.family.variants import variant
 from effnet_core.model.layers import SqueezeExcite
 from effnet_core.model.network import EfficientNet, create_model
-from effnet_core.model.scaling import cost, expand
-from effnet_core.model.spec import variant
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "efficientnet_tiny_parameters.txt"
 

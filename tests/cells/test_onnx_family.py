@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 from mindspore import Tensor
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core.engines.mindspore import load_network
 from effnet_core.export.onnx_model import write_onnx
-from effnet_core.model.spec import VARIANTS, variant
+from effnet_core.family.variants import VARIANTS, variant
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.load import load_network
 from tests.cells.test_peers_golden import imported
 from tests.golden import recipe
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core.config import OptimConfig
+from effnet_core.config.schema import OptimConfig
+from effnet_core.family.scaling import Block
 from effnet_core.model.layers import ConvNormAct, GlobalMean, LayerSettings, SqueezeExcite
 from effnet_core.model.network import EfficientNet, MBConv, create_model
-from effnet_core.model.scaling import Block
 from effnet_core.train.optim import create_optimizer, set_learning_rate
 from effnet_core.train.step import SHARED, TrainStep
+from effnet_core.weights.load import load_parameters
 from effnet_core.weights.resolve import resolve
 from tests.kernels.library import built
 
@@ -145,7 +145,7 @@ class Course:
         classes = 1000 if weights else 5
         self.network = create_model(variant, num_classes=classes, bn_momentum=0.9, library=library)
         if weights:
-            checkpoints.load(weights, self.network.get_parameters())
+            load_parameters(weights, self.network.get_parameters())
         self.rate = rate
         self.optimizer = create_optimizer(
             self.network.trainable_params(), OptimConfig(name="sgd", momentum=0.9)
@@ -195,8 +195,8 @@ def require_same_course(library: Path, tmp_path: Path, variant: str, **options: 
     require_same_statistics(own.state(), builtin.state())
     for name, course in (("own", own), ("builtin", builtin)):
         ms.save_checkpoint(course.network, str(tmp_path / name))
-    checkpoints.load(tmp_path / "builtin.ckpt", own.network.get_parameters())
-    checkpoints.load(tmp_path / "own.ckpt", builtin.network.get_parameters())
+    load_parameters(tmp_path / "builtin.ckpt", own.network.get_parameters())
+    load_parameters(tmp_path / "own.ckpt", builtin.network.get_parameters())
     assert own.train(3, first=20) == pytest.approx(builtin.train(3, first=20), rel=1e-4)
     require_same_statistics(own.state(), builtin.state())
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from effnet_core import checkpoint as checkpoints
+from effnet_core.family.variants import variant
 from effnet_core.model.network import create_model
-from effnet_core.model.spec import variant
+from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.importing import import_weights
-from effnet_core.weights.layouts import LAYOUTS
-from effnet_core.weights.layouts.base import shapes
+from effnet_core.weights.layouts import LAYOUTS, shapes
+from effnet_core.weights.load import load_parameters
 from effnet_core.weights.safetensors_file import write_safetensors
 from tests.golden import recipe
 
@@ -54,7 +54,7 @@ def logits(path: Path, size: int, **changes: Any) -> np.ndarray[Any, Any]:
     sidecar = checkpoints.read_sidecar(path)
     settings = {"bn_eps": sidecar.bn_eps, "padding": sidecar.padding, **changes}
     network = create_model(sidecar.variant, num_classes=sidecar.num_classes, **settings)
-    checkpoints.load(path, network.get_parameters())
+    load_parameters(path, network.get_parameters())
     network.set_train(False)
     return network(Tensor(recipe.images(1, size))).asnumpy()
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from effnet_core.config import RunConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.model.network import create_model
-from effnet_core.train import precision, saving
+from effnet_core.train import precision, saver, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
 from effnet_core.train.precision import LossScale, loss_scale, lower
+from effnet_core.train.resume import resume
 from effnet_core.train.run import step_cell
-from effnet_core.train.start import resume
 from effnet_core.train.step import TrainStep
 from tests.cells.test_loop import prepared
 from tests.cells.test_training import (
@@ -27,7 +27,7 @@ from tests.cells.test_training import (
     linear_step,
     moved,
 )
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 
 def three_losses(config: RunConfig) -> tuple[list[float], list[ms.Parameter]]:
@@ -115,7 +115,7 @@ def test_the_scale_is_resumed(data_dir: Path, tmp_path: Path) -> None:
     run.loss_scale.factor.set_data(Tensor(512.0, ms.float32))
     run.loss_scale.good_steps.set_data(Tensor(17, ms.int32))
     run.step = 3
-    run.saver = saving.Saver(tmp_path / "run" / "checkpoints", keep=1)
+    run.saver = saver.Saver(tmp_path / "run" / "checkpoints", keep=1)
     saving.save(run)
     run.saver.close()
     fresh = prepared(data_dir, tmp_path / "run", *settings)

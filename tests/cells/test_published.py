@@ -10,14 +10,15 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from effnet_core.checkpoint import BEST_NAME, MODEL_NAME, load, read_sidecar
-from effnet_core.ckpt_file import read_ckpt
-from effnet_core.collective import Group, parameters_digest
-from effnet_core.job import CHECKPOINTS_NAME
+from effnet_core.jobs.collective import Group, parameters_digest
+from effnet_core.jobs.job import CHECKPOINTS_NAME
 from effnet_core.model.network import create_model
 from effnet_core.results import EvalResult
 from effnet_core.train import loop
-from tests.tiny import tiny_config
+from effnet_core.weights.checkpoint import BEST_NAME, MODEL_NAME, read_sidecar
+from effnet_core.weights.ckpt_file import read_ckpt
+from effnet_core.weights.load import load_parameters
+from tests.support.tiny import tiny_config
 
 TOPS = (3, 9, 6)
 """Of 12 images, right after each epoch: the second is the best."""
@@ -118,7 +119,7 @@ def test_what_is_evaluated_is_what_is_delivered_and_the_best_of_it_is_kept(
         (found.model, found.evaluated[2]),
     ):
         network = create_model("efficientnet_tiny", num_classes=3)
-        load(path, network.get_parameters())
+        load_parameters(path, network.get_parameters())
         assert parameters_digest(network.get_parameters()) == digest
 
 

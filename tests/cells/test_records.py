@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effnet_core.config import DataConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data import records
 from effnet_core.data.loader import Batch, batches
 from effnet_core.data.manifest import Split, open_dataset
@@ -18,8 +18,8 @@ from effnet_core.data.records import record_files, split_as, write_records
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import eval_transforms, train_transforms
 from effnet_core.errors import DataError
-from tests.images import source_with_splits
-from tests.unit.fakes import SPEC
+from tests.support.fakes import SPEC
+from tests.support.images import source_with_splits
 
 RECORDS = DataConfig(format="mindrecord")
 

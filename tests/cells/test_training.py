@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from effnet_core.config import OptimConfig
+from effnet_core.config.schema import OptimConfig
 from effnet_core.model.network import create_model
 from effnet_core.train.optim import create_optimizer, decays, lr_scales, set_learning_rate
 from effnet_core.train.step import SHARED, Ema, TrainStep
-from tests.images import draw
+from tests.support.images import draw
 
 NOTHING = Tensor(np.zeros(SHARED - 1, np.float32))
 NAMES = ("block.conv.weight", "block.norm.gamma", "block.norm.beta", "classifier.bias")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_core.config import DataConfig
+from effnet_core.config.schema import DataConfig
 from effnet_core.data.encoded import PNG_SIGNATURE
 from effnet_core.data.images import TRAINABLE_FORMATS, decode_image
 from effnet_core.data.loader import for_mindspore
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
 from effnet_core.data.transforms import eval_transforms, train_transforms
-from tests.images import draw, encode
+from tests.support.images import draw, encode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -13,8 +13,10 @@ from tests.flows.service import TestedService, processes_naming
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server() -> Iterator[None]:
     """Flows in these tests report to a temporary server with a database of its own."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
 
 
 @pytest.fixture(scope="session")

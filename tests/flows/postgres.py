@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.services import missing
+from tests.support.services import missing
 
 SYSTEM_USER = "postgres"
 

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.api import Api, ApiError
-from flows.keeper import run_processes
-from flows.recovery import is_final
-from flows.server import STATE_DIR_VARIABLE
-from tests.signals import heed_ctrl_c
-from tests.tiny import TINY
+from flows.service.api import Api, ApiError
+from flows.service.daemon import run_processes
+from flows.service.recovery import is_final
+from flows.service.server import STATE_DIR_VARIABLE
+from tests.support.signals import heed_ctrl_c
+from tests.support.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 180.0

@@ -14,11 +14,11 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
 from effnet_core.errors import ConfigError
 from effnet_core.files import read_json
-from effnet_core.predictions import read_parts
+from effnet_core.infer.output import read_parts
 from flows.batch_infer import batch_infer_flow, task_runner
 from tasks.slots import SLOT_VARIABLE
-from tests.images import draw, encode
-from tests.weights import make_checkpoint
+from tests.support.images import draw, encode
+from tests.support.weights import make_checkpoint
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.flows.service import TestedService, processes_naming, wait_for
-from tests.services import missing
+from tests.support.services import missing
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore, pytest.mark.slow]
 

@@ -14,8 +14,8 @@ from typing import IO
 import pyarrow.parquet as pq
 import pytest
 
-from flows.server import STATE_DIR_VARIABLE
-from tests.signals import heed_ctrl_c
+from flows.service.server import STATE_DIR_VARIABLE
+from tests.support.signals import heed_ctrl_c
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 

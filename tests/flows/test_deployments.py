@@ -17,14 +17,16 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.schema_tools.validation import is_valid
 
-from effnet_core.config import InferConfig, load_config
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import InferConfig
 from effnet_core.errors import ConfigError
-from effnet_core.model.spec import VARIANTS
-from flows import environments, parameters
-from flows.automations import BLOCK
+from effnet_core.family.variants import VARIANTS
+from flows import parameters
 from flows.command import run_as_command
-from flows.environments import VARIABLE, flow_config, read_environment
 from flows.names import training_overrides
+from flows.service import environments
+from flows.service.automations import BLOCK
+from flows.service.environments import VARIABLE, flow_config, read_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
@@ -102,6 +104,12 @@ def test_what_starts_by_itself_never_runs_twice_at_once() -> None:
     assert [item["name"] for item in scheduled] == ["batch-infer-inbox", "nightly-pipeline"]
     for item in scheduled:
         assert item["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
+
+
+@pytest.mark.parametrize("name", ["stage", "batch-infer"])
+def test_runs_that_may_have_one_folder_queue(name: str) -> None:
+    item = next(item for item in DEPLOYMENTS if item["name"] == name)
+    assert item["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 
 TRAIN, INFER, PIPELINE = "train-b0", "batch-infer", "nightly-pipeline"

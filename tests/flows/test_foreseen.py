@@ -9,7 +9,7 @@ import pytest
 from prefect import flow, task
 
 from effnet_core.errors import ConfigError
-from flows.foreseen import LOGGERS
+from flows.logs import LOGGERS
 from tests.flows.service import TestedService
 
 pytestmark = pytest.mark.prefect

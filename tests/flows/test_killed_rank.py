@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
 from effnet_core.events import Event, listen
 from flows.train import train_flow
-from tests.tiny import TINY
+from tests.support.tiny import TINY
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flows.automations import bring_automations
+from flows.service.automations import bring_automations
 from tests.flows.service import ROOT, TestedService, wait_for
 
 pytestmark = pytest.mark.prefect

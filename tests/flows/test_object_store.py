@@ -13,23 +13,23 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
-from effnet_core.checkpoint import read_sidecar
-from effnet_core.config import load_config
+from effnet_core.config.load import load_config
 from effnet_core.errors import ConfigError, StoreError
-from effnet_core.model_store.cache import cached_model
-from effnet_core.model_store.care import verify
-from effnet_core.predictions import read_parts
+from effnet_core.infer.output import read_parts
+from effnet_core.model_store.maintenance import verify
+from effnet_core.model_store.versions import cached_model
 from effnet_core.storage import S3Url
-from effnet_core.storage.credentials import Credentials, in_use, using
+from effnet_core.storage.client import Credentials, in_use, using
 from effnet_core.storage.trees import upload_tree
+from effnet_core.weights.checkpoint import read_sidecar
 from flows.batch_infer import batch_infer_flow
 from flows.publish import publish_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
 from tasks.credentials import credentials_of
-from tests.images import class_folders
-from tests.s3 import KEY_ID, SECRET, SeaweedFS
-from tests.tiny import TINY
+from tests.support.images import class_folders
+from tests.support.s3 import KEY_ID, SECRET, SeaweedFS
+from tests.support.tiny import TINY
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 

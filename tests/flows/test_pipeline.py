@@ -27,8 +27,8 @@ from effnet_core.events import Event
 from effnet_core.files import read_json
 from flows.pipeline import pipeline_flow
 from flows.stage import stage_flow
-from tests.images import class_folders, draw, encode
-from tests.tiny import TINY
+from tests.support.images import class_folders, draw, encode
+from tests.support.tiny import TINY
 
 ARTIFACTS = [
     "train-progress",

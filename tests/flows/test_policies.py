@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from pathlib import Path
+
 import pytest
-from prefect import flow, task
+from prefect import Task, flow, task
+from prefect.cache_policies import NO_CACHE
 
+import tasks
 from effnet_core.errors import ConfigError, WorkerLost
-from tasks import evaluate, infer, policies, publish, report, stage_data, train
+from tasks import policies
 
-ALL_TASKS = [
-    evaluate.evaluate_checkpoint,
-    infer.plan_inference,
-    infer.predict_shard,
-    infer.finish_inference,
-    publish.publish,
-    report.write_report,
-    stage_data.stage,
-    train.train_model,
+MODULES = [
+    importlib.import_module(found.name)
+    for found in pkgutil.walk_packages(tasks.__path__, prefix="tasks.")
 ]
+ALL_TASKS = [item for module in MODULES for item in vars(module).values() if isinstance(item, Task)]
 
 
 @pytest.mark.prefect
@@ -39,8 +40,13 @@ def test_only_retryable_errors_are_retried(error: type[Exception], tries: int) -
     assert len(calls) == tries
 
 
+def test_every_task_is_found() -> None:
+    sources = (path.read_text() for path in Path(tasks.__path__[0]).rglob("*.py"))
+    assert len(ALL_TASKS) == sum(source.count("\n@task(") for source in sources) > 0
+
+
 @pytest.mark.parametrize("item", ALL_TASKS, ids=lambda item: item.name)
-def test_every_task_states_its_policy(item: object) -> None:
-    assert getattr(item, "cache_policy").__class__.__name__ == "_None"  # noqa: B009
-    assert getattr(item, "persist_result") is False  # noqa: B009
-    assert (getattr(item, "retry_condition_fn") is None) == (getattr(item, "retries") == 0)  # noqa: B009
+def test_every_task_states_its_policy(item: Task[..., object]) -> None:
+    assert item.cache_policy is NO_CACHE
+    assert item.persist_result is False
+    assert (item.retry_condition_fn is None) == (item.retries == 0)

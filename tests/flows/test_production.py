@@ -18,8 +18,8 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from kubernetes_asyncio.client import ApiClient
 
 from effnet_core.files import read_json
-from flows.api import Api
-from flows.environments import read_environment
+from flows.service.api import Api
+from flows.service.environments import read_environment
 from tests.flows.service import ROOT, TestedService, processes_naming
 
 try:

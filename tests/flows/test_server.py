@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from effnet_core.errors import ConfigError
-from flows import server
+from flows.service import server
 
 pytestmark = pytest.mark.prefect
 
 # In a process of its own, because Prefect reads its settings once. A deployment with a cron schedule
-# must get scheduled runs; with sqlalchemy 2.1 it silently gets none.
+# must get scheduled runs; with Prefect 3.8.8 and sqlalchemy 2.1 it silently gets none.
 SCHEDULE = textwrap.dedent(
     """
     import json, sys, time, urllib.request
-    from flows.server import prefect_api
+    from flows.service.server import prefect_api
 
     with prefect_api() as url:
         from flows.stage import stage_flow

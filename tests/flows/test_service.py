@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from effnet_core.checkpoint import newest
 from effnet_core.files import read_json
+from effnet_core.weights.checkpoint import newest
 from tests.flows.service import ROOT, TestedService, kill, processes_naming, wait_for
-from tests.images import draw, encode
-from tests.tiny import TINY
-from tests.weights import make_checkpoint
+from tests.support.images import draw, encode
+from tests.support.tiny import TINY
+from tests.support.weights import make_checkpoint
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 

@@ -26,20 +26,22 @@ from prefect.client.schemas.filters import (
     LogFilterTimestamp,
 )
 
-from effnet_core import predictions, runs
-from effnet_core.checkpoint import Sidecar
-from effnet_core.config import RunConfig, write_config
+from effnet_core import api
+from effnet_core.config.load import write_config
+from effnet_core.config.schema import RunConfig
 from effnet_core.confusion import ConfusionCounter
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.files import read_json, write_json
-from effnet_core.inference_plan import Plan, Shard
-from effnet_core.job import JOB_NAME, RESULT_NAME
+from effnet_core.infer import output
+from effnet_core.infer.plan import Plan, Shard
+from effnet_core.jobs.job import JOB_NAME, RESULT_NAME
 from effnet_core.model_store.versions import resolve_version
 from effnet_core.results import EvalResult, ShardCounts, ShardResult, TrainResult
+from effnet_core.weights.checkpoint import Sidecar
 from flows.pipeline import pipeline_flow
-from tests.images import class_folders, draw, encode
-from tests.tiny import TINY
+from tests.support.images import class_folders, draw, encode
+from tests.support.tiny import TINY
 
 pytestmark = [pytest.mark.prefect]
 
@@ -147,13 +149,13 @@ class Played:
         return done.counts()
 
 
-plan_inference = runs.plan_inference
+plan_inference = api.plan_inference
 
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Put a ``Played`` in the place of the jobs."""
-    plain = predictions._write_errors
+    plain = output._write_errors
 
     def start(classes: int) -> Played:
         played = Played(classes)
@@ -162,11 +164,11 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             played.lists_written += 1
             return plain(plan)
 
-        monkeypatch.setattr(runs, "train", played.train)
-        monkeypatch.setattr(runs, "evaluate", played.evaluate)
-        monkeypatch.setattr(runs, "plan_inference", played.plan)
-        monkeypatch.setattr(runs, "infer_shards", played.label)
-        monkeypatch.setattr(predictions, "_write_errors", write)
+        monkeypatch.setattr(api, "train", played.train)
+        monkeypatch.setattr(api, "evaluate", played.evaluate)
+        monkeypatch.setattr(api, "plan_inference", played.plan)
+        monkeypatch.setattr(api, "infer_shards", played.label)
+        monkeypatch.setattr(output, "_write_errors", write)
         return played
 
     return start
@@ -204,7 +206,7 @@ def test_the_pipeline_carries_any_number_of_classes_and_shards(
     )
 
     assert summary["promoted"] and summary["labelled"] == shards
-    storage = runs.read_config(out / "train" / "config.yaml").storage
+    storage = api.read_config(out / "train" / "config.yaml").storage
     manifest = resolve_version(storage, "production")
     assert manifest["num_classes"] == classes
     assert manifest["metrics"]["top1"] == summary["top1"] == pytest.approx(0.7, abs=0.02)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.training_page import training_card
-from tests.tiny import tiny_config
+from tasks.dashboard.training import training_card
+from tests.support.tiny import tiny_config
 
 ROW = {
     "kind": "train",

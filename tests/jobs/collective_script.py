@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from effnet_core import environment
-from effnet_core.collective import Group, join_group, parameters_digest
-from effnet_core.config import RuntimeConfig
+from effnet_core.config.schema import RuntimeConfig
 from effnet_core.errors import JobError
-from effnet_core.kernels import choice, sharing
+from effnet_core.jobs import environment, sharing
+from effnet_core.jobs.collective import Group, join_group, parameters_digest
+from effnet_core.kernels import choice
 from effnet_core.kernels.operators import mean_over_ranks
 
 
@@ -33,13 +33,13 @@ def refuses(action: object) -> bool:
 
 def library_of_rank_0(group: Group) -> Path | None:
     """As on two machines of which one has no compiler."""
-    library = choice.library(RuntimeConfig(kernels="native"), print)
+    library = choice.library("native", "CPU", print)
     return library if group.is_first else None
 
 
 def mean_through_shared_memory(group: Group) -> str:
     """Whether the own operator gives the bits of the collective, for several lengths one after another."""
-    library = choice.library(RuntimeConfig(kernels="native"), print)
+    library = choice.library("native", "CPU", print)
     shared = sharing.join(library, group)
     if library is None or shared is None:
         return f"not shared: {library}, {shared}"

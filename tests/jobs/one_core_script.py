@@ -6,7 +6,7 @@ import os
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-from effnet_core import environment  # noqa: E402 - MindSpore counts cores when it is imported
+from effnet_core.jobs import environment  # noqa: E402 - MindSpore counts cores when it is imported
 
 environment.prepare()
 
@@ -14,8 +14,8 @@ import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 from mindspore import Parameter, Tensor, nn  # noqa: E402
 
-from effnet_core.collective import join_group  # noqa: E402
-from effnet_core.config import OptimConfig, RuntimeConfig  # noqa: E402
+from effnet_core.config.schema import OptimConfig, RuntimeConfig  # noqa: E402
+from effnet_core.jobs.collective import join_group  # noqa: E402
 from effnet_core.train.optim import create_optimizer  # noqa: E402
 
 LAUNCHES = 20

@@ -13,11 +13,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from effnet_core import mindvision
+from effnet_core.mindvision import __main__ as mindvision
 from effnet_core.results import TrainResult
 from flows.cli import app
-from tests.images import class_folders, draw, encode
-from tests.tiny import TINY
+from tests.support.images import class_folders, draw, encode
+from tests.support.tiny import TINY
 
 OneRank = tuple[Path, TrainResult]
 

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_core import runs
-from effnet_core.config import load_config
+from effnet_core import api
+from effnet_core.config.load import load_config
 from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import DataError
 from effnet_core.files import read_json, read_jsonl
-from effnet_core.predictions import read_parts
+from effnet_core.infer.output import read_parts
 from effnet_core.results import TrainResult
 from effnet_core.storage.client import s3_client
-from tests.images import draw, encode
-from tests.s3 import SeaweedFS
-from tests.signals import as_anybody
-from tests.weights import make_checkpoint
+from tests.support.images import draw, encode
+from tests.support.s3 import SeaweedFS
+from tests.support.signals import as_anybody
+from tests.support.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
 
@@ -153,11 +153,11 @@ def test_too_many_bad_files_stop_a_run_early(checkpoint: Path, tmp_path: Path) -
         (folder / f"{index:02d}.png").write_bytes(b"" if index < 10 else encode(draw()))
     settings = ["infer.shard_images=5", "infer.max_error_share=0.1"]
     with pytest.raises(DataError, match=r"5 of 30 files \(16\.7%\) could not be labelled"):
-        runs.infer(checkpoint, [folder], output, config=load_config(None, settings))
+        api.infer(checkpoint, [folder], output, config=load_config(None, settings))
     assert len(list((output / "predictions").iterdir())) == 1
     assert len(read_jsonl(output / "errors.jsonl")) == 5
     settings[1] = "infer.max_error_share=0.5"
-    summary = runs.infer(checkpoint, [folder], output, config=load_config(None, settings))
+    summary = api.infer(checkpoint, [folder], output, config=load_config(None, settings))
     assert (summary["labelled"], summary["rejected"]) == (20, 10)
 
 
@@ -184,7 +184,7 @@ def test_a_bucket_gives_what_its_folder_gives(
     )
     rows = {}
     for name, place in (("folder", str(folder)), ("bucket", f"s3://{bucket}/photos")):
-        summary = runs.infer(checkpoint, [place], tmp_path / name, config=config)
+        summary = api.infer(checkpoint, [place], tmp_path / name, config=config)
         assert (summary["labelled"], summary["rejected"]) == (8, 1)
         rows[name] = {row["path"]: row for row in read_parts(tmp_path / name)}
         assert read_json(tmp_path / name / "summary.json") == summary
@@ -207,7 +207,7 @@ def test_openvino_meets_its_whole_processor(checkpoint: Path, tmp_path: Path) ->
         settings = ["infer.engine=openvino", f"infer.precision={precision}"]
         settings += ["infer.probabilities=true"]
         output = tmp_path / precision
-        runs.infer(checkpoint, [folder], output, config=load_config(None, settings))
+        api.infer(checkpoint, [folder], output, config=load_config(None, settings))
         found[precision] = [row["probabilities"] for row in read_parts(output)]
     assert found["bf16"] != found["fp32"]
     np.testing.assert_allclose(found["bf16"], found["fp32"], atol=0.02)
@@ -221,7 +221,7 @@ def test_labelling_a_split_finds_the_top1_of_its_evaluation(
     split = open_dataset(data_dir).split("val")
     (tmp_path / "val.txt").write_text("".join(f"{split.root / path}\n" for path in split.paths))
     config = load_config(None, [f"infer.engine={engine}"])
-    runs.infer(run_dir, [tmp_path / "val.txt"], tmp_path / "out", config=config)
+    api.infer(run_dir, [tmp_path / "val.txt"], tmp_path / "out", config=config)
     answers = [row["class_ids"][0] for row in read_parts(tmp_path / "out")]
     right = sum(a == label for a, label in zip(answers, split.labels, strict=True))
     assert right == result.evaluation.correct1

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from effnet_core import launch
+from effnet_core.jobs import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("collective_script.py")

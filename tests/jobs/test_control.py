@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import checkpoint, runs
+from effnet_core import api
 from effnet_core.errors import JobTimeout, WorkerLost
 from effnet_core.events import Event, listen
 from effnet_core.files import read_jsonl
-from effnet_core.job import METRICS_NAME
-from tests.signals import heed_ctrl_c
-from tests.tiny import TINY, tiny_config
+from effnet_core.jobs.job import METRICS_NAME
+from effnet_core.weights import checkpoint
+from tests.support.signals import heed_ctrl_c
+from tests.support.tiny import TINY, tiny_config
 
 pytestmark = pytest.mark.mindspore
 
@@ -143,7 +144,7 @@ def test_a_killed_rank_ends_the_job_within_seconds(
             time.sleep(stall_s)
 
     with listen(kill_once), pytest.raises(WorkerLost, match=rf"rank (0 or )?{rank} (or 1 )?died"):
-        runs.train(tiny_config("runtime.world_size=2", *LONG), data_dir, run_dir)
+        api.train(tiny_config("runtime.world_size=2", *LONG), data_dir, run_dir)
     assert time.monotonic() - killed[0] < 20
     assert processes_of(run_dir) == []
 
@@ -155,7 +156,7 @@ def test_a_job_that_takes_too_long_saves_and_is_stopped(
     run_dir = tmp_path / "run"
     seldom = ("train.checkpoint_every_epochs=4000", "train.evaluate_every_epochs=4000")
     with pytest.raises(JobTimeout, match=r"runtime\.timeout_s=5"):
-        runs.train(tiny_config("runtime.timeout_s=5", *LONG, *seldom), data_dir, run_dir)
+        api.train(tiny_config("runtime.timeout_s=5", *LONG, *seldom), data_dir, run_dir)
     assert processes_of(run_dir) == []
     saved = checkpoint.newest(run_dir / "checkpoints")
     assert saved is not None
@@ -170,14 +171,14 @@ def test_a_resumed_run_ends_like_a_straight_one(data_dir: Path, tmp_path: Path) 
     """Cut after the first of two epochs: same losses, nearly the same weights."""
     settings = ("train.epochs=2", "train.log_every_steps=1", "runtime.mindspore_log=error")
     straight = tmp_path / "straight"
-    runs.train(tiny_config(*settings), data_dir, straight)
+    api.train(tiny_config(*settings), data_dir, straight)
     resumed = tmp_path / "resumed"
-    runs.train(tiny_config(*settings), data_dir, resumed)
+    api.train(tiny_config(*settings), data_dir, resumed)
     last = checkpoint.newest(resumed / "checkpoints")
     assert last is not None
     for path in (last, checkpoint.sidecar_path(last), resumed / "result.json"):
         path.unlink()
-    result = runs.train(tiny_config(*settings), data_dir, resumed)
+    result = api.train(tiny_config(*settings), data_dir, resumed)
     assert result.resumed_from_step == 3
     losses = [
         [row["loss"] for row in read_jsonl(folder / METRICS_NAME) if row["kind"] == "train"]
@@ -192,7 +193,7 @@ def test_the_same_call_on_a_finished_run_does_nothing(
 ) -> None:
     run_dir, first = one_rank
     before = (run_dir / "model.ckpt").stat().st_mtime_ns
-    assert runs.train(tiny_config(), data_dir, run_dir) == first
+    assert api.train(tiny_config(), data_dir, run_dir) == first
     assert (run_dir / "model.ckpt").stat().st_mtime_ns == before
     assert "finished already" in events[-1].message
 

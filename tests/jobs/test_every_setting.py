@@ -11,19 +11,19 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from effnet_core import runs
-from effnet_core.checkpoint import MODEL_NAME, read_sidecar
+from effnet_core import api
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.files import read_jsonl
-from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
-from effnet_core.model_store.cache import cached_model
+from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.model_store.publication import publish_model
-from tests import every_setting
-from tests.images import source_with_splits
-from tests.tiny import tiny_config
-from tests.unit.test_publish import make_run
-from tests.weights import make_checkpoint
+from effnet_core.model_store.versions import cached_model
+from effnet_core.weights.checkpoint import MODEL_NAME, read_sidecar
+from tests.support import every_setting
+from tests.support.images import source_with_splits
+from tests.support.tiny import tiny_config
+from tests.support.weights import make_checkpoint
+from tests.unit.model_store.test_publication import make_run
 
 EPOCHS, STEPS = 6, 2
 """Of every run here: twelve steps in all."""
@@ -56,7 +56,7 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def traces(few_images: Path, run_dir: Path, *overrides: str) -> dict[str, Any]:
     """What a run leaves: steps logged, epochs evaluated, checkpoints kept."""
     config = tiny_config(f"train.epochs={EPOCHS}", "data.global_batch_size=4", *overrides)
-    runs.train(config, few_images, run_dir)
+    api.train(config, few_images, run_dir)
     rows = read_jsonl(run_dir / METRICS_NAME)
     return {
         "logged": [row["step"] for row in rows if row["kind"] == "train"],
@@ -124,7 +124,7 @@ def test_records_are_made_where_they_are_wanted_and_only_they_are_read(
     assert sorted(p.name for p in (data / "records").iterdir() if p.is_dir()) == ["train", "val"]
     shutil.rmtree(data / "images")
     traces(data, tmp_path / "c", "data.format=mindrecord")
-    result = runs.evaluate(tmp_path / "c", data, config=tiny_config("data.format=mindrecord"))
+    result = api.evaluate(tmp_path / "c", data, config=tiny_config("data.format=mindrecord"))
     assert result.seen == 2
     with pytest.raises(DataError, match="cannot be read"):
         traces(data, tmp_path / "d")

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from effnet_core import runs
+from effnet_core import api
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import Interrupted, WorkerLost
 from effnet_core.events import Event, listen
 from effnet_core.files import read_jsonl
-from effnet_core.job import METRICS_NAME
+from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.results import TrainResult
-from tests.images import source_with_splits
-from tests.tiny import tiny_config
+from tests.support.images import source_with_splits
+from tests.support.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
 
@@ -62,7 +62,7 @@ def course(run_dir: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
     run_dir = tmp_path_factory.mktemp("straight")
-    return run_dir, runs.train(tiny_config(*SETTINGS), images, run_dir)
+    return run_dir, api.train(tiny_config(*SETTINGS), images, run_dir)
 
 
 def cut(
@@ -83,7 +83,7 @@ def cut(
             os.kill(sent[0], number)
 
     with listen(send_once), pytest.raises((WorkerLost, Interrupted)) as caught:
-        runs.train(tiny_config(*settings), images, run_dir)
+        api.train(tiny_config(*settings), images, run_dir)
     return caught.value
 
 
@@ -114,7 +114,7 @@ def test_after_kill_9_of_a_rank_at_a_random_step(
     step = random.Random(seed).randrange(5, EPOCHS * STEPS - 4)
     error = cut(images, run_dir, rank=rank, step=step, number=signal.SIGKILL)
     assert isinstance(error, WorkerLost)
-    result = runs.train(tiny_config(*SETTINGS), images, run_dir)
+    result = api.train(tiny_config(*SETTINGS), images, run_dir)
     assert 4 <= result.resumed_from_step < EPOCHS * STEPS
     require_same(run_dir, result, straight)
 
@@ -128,7 +128,7 @@ def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
     error = cut(images, run_dir, rank=0, step=step, number=signal.SIGTERM)
     assert isinstance(error, Interrupted)
     assert "and saved; the same command goes on from there" in str(error)
-    result = runs.train(tiny_config(*SETTINGS), images, run_dir)
+    result = api.train(tiny_config(*SETTINGS), images, run_dir)
     assert result.resumed_from_step >= step
     require_same(run_dir, result, straight)
     evaluated = [
@@ -146,7 +146,7 @@ def test_records_give_the_same_course_as_files_and_resume_exactly(
     settings = (*SETTINGS, "data.format=mindrecord")
     cut(data, run_dir, rank=1, step=7, number=signal.SIGKILL, settings=settings)
     shutil.rmtree(data / "images")
-    result = runs.train(tiny_config(*settings), data, run_dir)
+    result = api.train(tiny_config(*settings), data, run_dir)
     assert result.resumed_from_step >= 4
     require_same(run_dir, result, straight)
 
@@ -165,11 +165,11 @@ def test_everything_at_once_resumes_exactly_too(images: Path, tmp_path: Path) ->
     """Both sizes, moving averages, mixed batches and gradients in parts; killed twice."""
     settings = (*SETTINGS, *EVERYTHING)
     straight = tmp_path / "straight"
-    expected = runs.train(tiny_config(*settings), images, straight)
+    expected = api.train(tiny_config(*settings), images, straight)
     run_dir = tmp_path / "run"
     for step, rank in ((12, 1), (58, 0)):
         cut(images, run_dir, rank=rank, step=step, number=signal.SIGKILL, settings=settings)
-    result = runs.train(tiny_config(*settings), images, run_dir)
+    result = api.train(tiny_config(*settings), images, run_dir)
     assert course(run_dir) == course(straight)
     assert len(course(run_dir)) == EPOCHS * 2 * STEPS
     assert result.weights_digest == expected.weights_digest
@@ -181,7 +181,7 @@ def test_a_budget_in_minutes_ends_by_the_clock_and_the_rate_falls_with_it(
 ) -> None:
     run_dir = tmp_path / "run"
     settings = ("train.budget=0.15 minutes", "schedule.warmup_epochs=0", "train.log_every_steps=1")
-    result = runs.train(tiny_config(*settings), images, run_dir)
+    result = api.train(tiny_config(*settings), images, run_dir)
     assert result.seconds >= 9
     rates = [row["lr"] for row in course(run_dir)]
     assert result.steps == len(rates)

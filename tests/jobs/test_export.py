@@ -12,18 +12,18 @@ import onnx
 import pytest
 from safetensors import safe_open
 
-from effnet_core import checkpoint as checkpoints
-from effnet_core import runs
-from effnet_core.cache import CACHE_VARIABLE
-from effnet_core.ckpt_file import read_ckpt
-from effnet_core.config import load_config
+from effnet_core import api
+from effnet_core.config.load import load_config
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
-from effnet_core.export.commands import TOLERANCE, Agreement, export, packaged_photograph
+from effnet_core.export.export import TOLERANCE, Agreement, export, packaged_photograph
 from effnet_core.export.onnx_model import write_onnx
-from effnet_core.predictions import read_parts
-from tests.images import draw, encode
-from tests.weights import make_checkpoint
+from effnet_core.files import CACHE_VARIABLE
+from effnet_core.infer.output import read_parts
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.ckpt_file import read_ckpt
+from tests.support.images import draw, encode
+from tests.support.weights import make_checkpoint
 
 TOLERANT = ("infer.max_error_share=0.5",)
 
@@ -149,7 +149,7 @@ def test_engines_label_alike_and_are_made_once(
     rows = {}
     for name, engine in (("a", "auto"), ("b", "onnxruntime"), ("c", "mindspore")):
         config = load_config(None, [f"infer.engine={engine}", "infer.batch_size=3", *TOLERANT])
-        summary = runs.infer(checkpoint, [folder], tmp_path / name, config=config)
+        summary = api.infer(checkpoint, [folder], tmp_path / name, config=config)
         assert (summary["labelled"], summary["rejected"]) == (5, 1)
         rows[name] = read_parts(tmp_path / name)
     assert rows["a"] == rows["b"]
@@ -162,7 +162,7 @@ def test_engines_label_alike_and_are_made_once(
 
 
 def test_an_engine_does_not_start_mindspore(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
-    runs.infer(checkpoint, [folder / "0.png"], tmp_path / "a")
+    api.infer(checkpoint, [folder / "0.png"], tmp_path / "a")
     code = (
         "import sys; from effnet_core import worker; from pathlib import Path; "
         f"worker.main(Path({str(tmp_path / 'a' / 'jobs' / 'shard-00000')!r})); "

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import runs
-from effnet_core.config import load_config
+from effnet_core import api
+from effnet_core.config.load import load_config
 from effnet_core.errors import DataError, InputLost
 from effnet_core.files import read_json, read_jsonl
-from effnet_core.predictions import read_parts
+from effnet_core.infer.output import read_parts
 from effnet_core.storage.client import s3_client
-from tests.images import draw, encode
-from tests.s3 import SeaweedFS
-from tests.signals import heed_ctrl_c
-from tests.weights import make_checkpoint
+from tests.support.images import draw, encode
+from tests.support.s3 import SeaweedFS
+from tests.support.signals import heed_ctrl_c
+from tests.support.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
 
@@ -69,11 +69,11 @@ def test_a_folder_that_goes_away_ends_the_run_and_its_return_finishes_it(
     config = load_config(None, SLOWLY)
     thief = when(lambda: parts(output) > 0, lambda: folder.rename(elsewhere))
     with pytest.raises(InputLost, match=r"has gone while it was read .*bring it back"):
-        runs.infer(checkpoint, [folder], output, config=config)
+        api.infer(checkpoint, [folder], output, config=config)
     thief.join()
     assert not read_jsonl(output / "errors.jsonl")  # no file is blamed
     elsewhere.rename(folder)
-    summary = runs.infer(checkpoint, [folder], output, config=config)
+    summary = api.infer(checkpoint, [folder], output, config=config)
     assert (summary["labelled"], summary["rejected"]) == (IMAGES, 0)
 
 
@@ -84,14 +84,14 @@ def test_a_full_disk_is_named_and_room_finishes_the_run(
     settings = [*SLOWLY, "infer.features=true", "infer.format=csv"]
     config = load_config(None, settings)
     with pytest.raises(DataError) as caught:
-        runs.infer(checkpoint, [folder], output, config=config)
+        api.infer(checkpoint, [folder], output, config=config)
     message = str(caught.value)
     assert message.startswith(f"output folder {output} can no longer be written to (no space left")
     assert message.endswith("the same command goes on with the shards that are missing")
     kept = parts(output)
     assert 0 < kept < IMAGES // 20
     subprocess.run(["mount", "-o", "remount,size=20m", str(output.parent)], check=True)
-    assert runs.infer(checkpoint, [folder], output, config=config)["labelled"] == IMAGES
+    assert api.infer(checkpoint, [folder], output, config=config)["labelled"] == IMAGES
     assert [row["path"] for row in read_parts(output)] == sorted(p.name for p in folder.iterdir())
 
 
@@ -135,10 +135,10 @@ def test_an_object_that_vanishes_after_the_listing_is_listed_as_such(
         None, ["infer.max_error_share=0.2", f"storage.endpoint_url={seaweedfs.endpoint_url}"]
     )
     output = tmp_path / "out"
-    plan = runs.plan_inference(checkpoint, [f"s3://{bucket}/in"], output, config=config)
+    plan = api.plan_inference(checkpoint, [f"s3://{bucket}/in"], output, config=config)
     client.delete_object(Bucket=bucket, Key="in/2.png")
-    runs.infer_shards(plan, plan.missing(), checkpoint, config=config)
-    summary, _ = runs.finish_inference(plan, checkpoint, config=config)
+    api.infer_shards(plan, plan.missing(), checkpoint, config=config)
+    summary, _ = api.finish_inference(plan, checkpoint, config=config)
     assert (summary["labelled"], summary["rejected"]) == (4, 1)
     [row] = read_jsonl(output / "errors.jsonl")
     assert row == {"path": "2.png", "reason": "the object does not exist any more"}
@@ -158,5 +158,5 @@ def test_one_object_and_a_list_of_objects(
     assert (tmp_path / "one" / "b-labelled.png").exists()
     (tmp_path / "list.txt").write_text(f"s3://{bucket}/deep/b.png\ns3://{bucket}/a.png\n")
     config = load_config(None, [endpoint])
-    runs.infer(checkpoint, [tmp_path / "list.txt"], tmp_path / "two", config=config)
+    api.infer(checkpoint, [tmp_path / "list.txt"], tmp_path / "two", config=config)
     assert [row["path"] for row in read_parts(tmp_path / "two")] == ["deep/b.png", "a.png"]

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import runs
-from effnet_core.cache import CACHE_VARIABLE
+from effnet_core import api
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event
-from effnet_core.files import read_jsonl
-from effnet_core.job import EVENTS_NAME
+from effnet_core.files import CACHE_VARIABLE, read_jsonl
+from effnet_core.jobs.job import EVENTS_NAME
 from effnet_core.kernels import build
 from effnet_core.results import TrainResult
 from tests.kernels.library import built
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
 
@@ -31,7 +30,7 @@ def test_a_run_without_a_compiler_trains_with_the_built_in_ones(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event]
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    result = runs.train(
+    result = api.train(
         tiny_config("train.epochs=1", "schedule.warmup_epochs=0"), data_dir, tmp_path
     )
     assert result.epochs == 1
@@ -41,12 +40,12 @@ def test_a_run_without_a_compiler_trains_with_the_built_in_ones(
         "CXX=no-such-compiler was not found; unset CXX or mend it"
     ]
     with pytest.raises(ConfigError, match=r"set runtime\.kernels=auto"):
-        runs.train(tiny_config("runtime.kernels=native"), data_dir, tmp_path / "native")
+        api.train(tiny_config("runtime.kernels=native"), data_dir, tmp_path / "native")
 
 
 def train_shortly(data_dir: Path, run_dir: Path, *overrides: str) -> TrainResult:
     config = tiny_config("train.epochs=1", "schedule.warmup_epochs=0", *overrides)
-    return runs.train(config, data_dir, run_dir)
+    return api.train(config, data_dir, run_dir)
 
 
 def operators_of(run_dir: Path) -> list[str]:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import checkpoint, runs
+from effnet_core import api
 from effnet_core.errors import CheckpointError, DataError, EffnetError
 from effnet_core.files import read_jsonl
-from effnet_core.job import CHECKPOINTS_NAME, METRICS_NAME
-from tests.tiny import tiny_config
+from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
+from effnet_core.weights import checkpoint
+from tests.support.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
 
@@ -26,7 +27,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_is_good(
     run_dir = mount("700k") / "run"
     config = tiny_config("train.epochs=10", "train.keep_checkpoints=100")
     with pytest.raises(EffnetError) as caught:
-        runs.train(config, data_dir, run_dir)
+        api.train(config, data_dir, run_dir)
     assert isinstance(caught.value, CheckpointError | DataError)
     message = str(caught.value)
     assert "no space left on device" in message
@@ -38,7 +39,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_is_good(
     assert 0 < before < 30
     # With room it goes on from there.
     subprocess.run(["mount", "-o", "remount,size=20m", str(run_dir.parent)], check=True)
-    result = runs.train(config, data_dir, run_dir)
+    result = api.train(config, data_dir, run_dir)
     assert (result.steps, result.resumed_from_step) == (30, before)
 
 
@@ -56,6 +57,6 @@ def test_a_shared_folder_that_goes_away_is_named_and_nothing_is_written_in_its_p
     thief = threading.Thread(target=take_away, daemon=True)
     thief.start()
     with pytest.raises(EffnetError, match=r"no such file or directory.*bring i"):
-        runs.train(tiny_config("train.epochs=4000"), data_dir, run_dir)
+        api.train(tiny_config("train.epochs=4000"), data_dir, run_dir)
     thief.join()
     assert not list(disk.rglob("*.ckpt"))

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from effnet_core.files import read_jsonl
-from effnet_core.job import METRICS_NAME
-from tests.services import missing
+from effnet_core.jobs.job import METRICS_NAME
+from tests.support.services import missing
 
 pytestmark = pytest.mark.mindspore
 

@@ -11,8 +11,8 @@ import skimage
 import sklearn
 from PIL import Image
 
-from effnet_core.ckpt_file import read_ckpt
-from tests.weights import make_checkpoint
+from effnet_core.weights.ckpt_file import read_ckpt
+from tests.support.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
 

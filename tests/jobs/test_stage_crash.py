@@ -16,9 +16,9 @@ from effnet_core.data.staging import WORK_NAME, stage_dataset
 from effnet_core.errors import DataError
 from effnet_core.storage import S3Url, s3_client
 from effnet_core.storage.trees import upload_tree
-from tests.images import class_folders
-from tests.s3 import SeaweedFS
-from tests.unit.test_sources import pack
+from tests.support.images import class_folders
+from tests.support.s3 import SeaweedFS
+from tests.unit.data.test_sources import pack
 
 STAGER = """
 import sys

@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.config import EvaluateConfig, StorageConfig
+from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import StoreBusy, StoreError
-from effnet_core.model_store.care import collect_garbage, verify
+from effnet_core.model_store.maintenance import collect_garbage, verify
 from effnet_core.model_store.publication import publish_model
 from effnet_core.model_store.versions import resolve_version
 from effnet_core.results import EvalResult
 from effnet_core.storage import s3_client
-from tests.s3 import SeaweedFS, free_ports, new_bucket, weed_path
-from tests.services import missing
-from tests.unit.test_publish import make_run
+from tests.support.s3 import SeaweedFS, free_ports, new_bucket, weed_path
+from tests.support.services import missing
+from tests.unit.model_store.test_publication import make_run
 
 PUBLISHER = """
 import json, sys
 from pathlib import Path
-from effnet_core.config import EvaluateConfig, StorageConfig
+from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.model_store.publication import publish_model
 from effnet_core.results import EvalResult
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import checkpoint
 from effnet_core.files import read_json
+from effnet_core.weights import checkpoint
 from tests.jobs.test_control import processes_of, steps_done, wait_for
-from tests.services import missing
-from tests.tiny import TINY
+from tests.support.services import missing
+from tests.support.tiny import TINY
 
 pytestmark = [pytest.mark.mindspore, pytest.mark.slow]
 

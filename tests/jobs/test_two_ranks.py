@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import runs
+from effnet_core import api
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.staging import stage_dataset
 from effnet_core.results import TrainResult
-from tests.images import class_folders
-from tests.tiny import tiny_config
+from tests.support.images import class_folders
+from tests.support.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
 
@@ -62,8 +62,8 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(
     data = tmp_path / "data"
     stage_dataset(source, data)
     assert open_dataset(data).counts["val"] == images
-    one = runs.evaluate(one_rank[0], data, config=tiny_config())
-    two = runs.evaluate(one_rank[0], data, config=tiny_config("runtime.world_size=2"))
+    one = api.evaluate(one_rank[0], data, config=tiny_config())
+    two = api.evaluate(one_rank[0], data, config=tiny_config("runtime.world_size=2"))
     assert one.seen == two.seen == images
     assert (one.correct1, one.correct5) == (two.correct1, two.correct5)
     assert one.confusion == two.confusion

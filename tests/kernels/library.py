@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.kernels import build
-from tests.services import missing
+from tests.support.services import missing
 
 FloatArray = NDArray[np.float32]
 

@@ -38,11 +38,11 @@ MODELS = {
 
 LOGITS = """
 import sys
-from effnet_core import environment
+from effnet_core.jobs import environment
 environment.prepare()
 import numpy as np
 from pathlib import Path
-from effnet_core import checkpoint
+from effnet_core.weights import checkpoint
 from effnet_core.model.network import create_model
 from mindspore import Tensor
 def main(path, images, out):

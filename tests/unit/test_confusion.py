@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effnet_core import plots
 from effnet_core.confusion import Confusion, ConfusionCounter
 from effnet_core.errors import DataError
 from effnet_core.files import write_json
+from effnet_core.render import plots
 from effnet_core.results import EvalResult, TrainResult
 
 ROWS = [[5, 0, 2], [9, 1, 0], [2, 3, 4]]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from effnet_core import files
+from effnet_core import files, text
 from effnet_core.errors import DataError, OutputExists
 
 ODD_TEXT = 'a,b "c"\n\r\t\u2028\u2029\x85\x0b\x1c ü 🐈 \\ \udce9'
@@ -137,55 +135,14 @@ def test_require_empty_or_own(tmp_path: Path) -> None:
 
 def test_os_errors_as_sentences() -> None:
     error = PermissionError(errno.EACCES, "Permission denied", "/x")
-    assert files.os_reason(error) == "permission denied"
+    assert text.os_reason(error) == "permission denied"
     assert str(files.refuse_os_errors("staging")(error)) == "staging failed: permission denied (/x)"
-    assert files.os_reason(OSError("odd")) == "odd"
+    assert text.os_reason(OSError("odd")) == "odd"
 
 
 @pytest.mark.parametrize(
-    ("size", "text"),
+    ("size", "words"),
     [(0, "0 B"), (999, "999 B"), (21_400_000, "21.4 MB"), (5e9, "5.0 GB"), (7e13, "70.0 TB")],
 )
-def test_human_bytes(size: float, text: str) -> None:
-    assert files.human_bytes(size) == text
-
-
-def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with files.sole_user(folder, what="run folder"):
-        (folder / "f").write_text("")
-        code = f"from effnet_core.files import *; sole_user(Path({str(folder)!r}), what='it').__enter__()"
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False
-        )
-        assert "OutputExists" in done.stderr
-        with (
-            pytest.raises(OutputExists, match=f"run folder {folder} is in use by a run"),
-            files.sole_user(folder, what="run folder"),
-        ):
-            pass
-    with files.sole_user(folder, what="run folder"):
-        assert (folder / "f").exists()
-
-
-def test_a_folder_that_nothing_was_written_to_is_taken_away(tmp_path: Path) -> None:
-    with (
-        pytest.raises(DataError),
-        files.sole_user(tmp_path / "new", what="run folder"),
-    ):
-        raise DataError("no data set")
-    (tmp_path / "old").mkdir()
-    with files.sole_user(tmp_path / "old", what="run folder"):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-
-
-def test_a_file_system_without_locks_keeps_nobody_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "no locks")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with files.sole_user(tmp_path, what="it"), files.sole_user(tmp_path, what="it"):
-        pass
+def test_human_bytes(size: float, words: str) -> None:
+    assert text.human_bytes(size) == words

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.config import StorageConfig
+from effnet_core.config.schema import StorageConfig
 from effnet_core.data.staging import WORK_NAME
 from effnet_core.storage import S3Url
 from effnet_core.storage.trees import upload_tree
-from tests.images import class_folders
-from tests.s3 import SeaweedFS
-from tests.unit.test_publish import put
-from tests.unit.test_sources import pack
+from tests.support.images import class_folders
+from tests.support.s3 import SeaweedFS
+from tests.unit.data.test_sources import pack
+from tests.unit.model_store.test_publication import put
 
 FILE_LIMIT_BYTES = 6000
 

@@ -1,0 +1,401 @@
+"""What people and tasks call: train, evaluate and label, each as a job in child processes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from effnet_core.config.load import CONFIG_NAME, read_config
+from effnet_core.config.schema import RunConfig
+from effnet_core.data.manifest import Dataset, open_dataset
+from effnet_core.data.records import record_files
+from effnet_core.errors import ConfigError, DataError, OutputExists
+from effnet_core.events import Event, emit
+from effnet_core.files import is_empty, make_folder
+from effnet_core.infer import engines, output, plan
+from effnet_core.infer.inputs import list_inputs
+from effnet_core.infer.output import Tally
+from effnet_core.infer.plan import Plan, Shard
+from effnet_core.jobs.hosts import host_index
+from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, Job
+from effnet_core.jobs.launch import join_job, run_job, write_job
+from effnet_core.locks import sole_user
+from effnet_core.model_store.versions import from_store
+from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
+from effnet_core.results import EvalResult, ShardCounts, TrainResult
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.resolve import resolve
+
+RUNTIME_ONLY = ("runtime", "infer", "storage")
+"""Sections that may change between a run and its resumption."""
+
+
+def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
+    """Train a model, or go on with the run that lies in ``run_dir``.
+
+    A finished run of the same settings and data is not repeated; its result is returned.
+
+    Raises:
+        OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files, or is in use.
+        EffnetError: as the training loop and the launcher.
+    """
+    if host_index(config.runtime) > 0:
+        return _join_training(config, data_dir, run_dir)
+    with sole_user(run_dir, what="run folder"):
+        finished = prepare_training(config, data_dir, run_dir)
+        if finished is not None:
+            return finished
+        return TrainResult.from_dict(
+            run_job(Job.read(run_dir), read_config(run_dir / CONFIG_NAME), run_dir)
+        )
+
+
+def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
+    """This machine's share of a run that the first of ``runtime.hosts`` leads, in a shared run folder."""
+    _require_images(config, open_dataset(data_dir).counts)
+    if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+        emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
+        return training_result(run_dir)
+    return TrainResult.from_dict(join_job(config.runtime, run_dir))
+
+
+def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult | None:
+    """Make a run folder ready for its ranks, anew or to go on.
+
+    Returns:
+        The result, where the run is finished already.
+
+    Raises:
+        OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files.
+        EffnetError: settings, data and weights do not fit together.
+    """
+    dataset = open_dataset(data_dir)
+    _require_images(config, dataset.counts)
+    config = _with_absolute_paths(config)
+    make_folder(run_dir, what="run folder")
+    inputs = {"data_dir": str(data_dir.resolve()), "data_digest": dataset.digest}
+    if (run_dir / JOB_NAME).exists():
+        _require_same_run(config, inputs, run_dir)
+        if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+            result = training_result(run_dir)
+            emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
+            return result
+    elif not is_empty(run_dir):
+        raise OutputExists(f"run folder {run_dir} is not empty and holds no run; choose another")
+    if config.data.format == "mindrecord":
+        ensure_records(dataset, (config.data.train_split, config.data.eval_split), config)
+    write_job(Job("train", inputs), config, run_dir)
+    return None
+
+
+def training_result(run_dir: Path) -> TrainResult:
+    """The result of a finished training run.
+
+    Raises:
+        DataError: the folder holds no run, or one that is not finished.
+    """
+    if not (run_dir / JOB_NAME).exists():
+        raise DataError(f"{run_dir} holds no training run")
+    if not (run_dir / RESULT_NAME).exists():
+        raise DataError(f"the training run in {run_dir} is not finished; run effnet train again")
+    return TrainResult.read(run_dir / RESULT_NAME)
+
+
+def evaluation_of(run_dir: Path, evaluation: Path | None = None) -> EvalResult:
+    """An evaluation that lies in a file, or that of a finished training run.
+
+    Args:
+        run_dir: folder of the training run.
+        evaluation: ``result.json`` of an evaluation, or its folder; the run's own by default.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    if evaluation is None:
+        return training_result(run_dir).evaluation
+    return EvalResult.read(evaluation / RESULT_NAME if evaluation.is_dir() else evaluation)
+
+
+def evaluate(
+    weights: str | Path,
+    data_dir: Path,
+    *,
+    split: str | None = None,
+    config: RunConfig | None = None,
+    work_dir: Path | None = None,
+) -> EvalResult:
+    """Evaluate a checkpoint on a split of a staged data set.
+
+    Args:
+        weights: as ``weights.resolve.resolve`` takes them (checkpoint, run folder, file, URL or name), or
+            ``production`` or ``store:VERSION`` of the model store.
+        data_dir: a staged data set with the same class names.
+        split: ``data.eval_split`` by default.
+        config: processes, batch size and workers; the model comes from the sidecar.
+        work_dir: where the job's files go; a temporary folder by default.
+
+    Raises:
+        EffnetError: as ``evaluate_checkpoint`` and the launcher.
+    """
+    config = config or RunConfig()
+    with tempfile.TemporaryDirectory(prefix="effnet-evaluate-") as temporary:
+        folder = work_dir or Path(temporary)
+        with sole_user(folder, what="evaluation folder"):
+            job = evaluation_job(weights, data_dir, split=split, config=config)
+            return EvalResult.from_dict(run_job(job, config, folder))
+
+
+def evaluation_job(
+    weights: str | Path, data_dir: Path, *, split: str | None = None, config: RunConfig
+) -> Job:
+    """The job that evaluates a checkpoint; arguments as for ``evaluate``.
+
+    Raises:
+        EffnetError: weights, data and settings do not fit together.
+    """
+    chosen = split or config.data.eval_split
+    checkpoint = resolve(from_store(weights, config.storage))
+    checkpoints.read_sidecar(checkpoint)
+    dataset = open_dataset(data_dir)
+    images = len(dataset.split(chosen))
+    if config.runtime.world_size > images:
+        raise ConfigError(
+            f"runtime.world_size={config.runtime.world_size} is more than the {images} images of "
+            f"split {chosen!r}; lower runtime.world_size"
+        )
+    if config.data.format == "mindrecord":
+        ensure_records(dataset, (chosen,), config)
+    return Job(
+        "evaluate",
+        {
+            "checkpoint": str(checkpoint.resolve()),
+            "data_dir": str(data_dir.resolve()),
+            "split": chosen,
+        },
+    )
+
+
+def plan_inference(
+    weights: str | Path,
+    inputs: Sequence[str | Path],
+    output: Path,
+    *,
+    config: RunConfig | None = None,
+    only_new: bool = False,
+) -> Plan:
+    """List the input and claim the output folder; see ``inputs.list_inputs`` and ``inference_plan.plan``.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        DataError, OutputExists, StoreError: input or output cannot be used.
+    """
+    config = config or RunConfig()
+    sidecar = checkpoints.read_sidecar(resolve(weights))
+    listed = list_inputs(inputs, output, recursive=config.infer.recursive, storage=config.storage)
+    return plan.plan(
+        listed, output, model_sha256=sidecar.sha256, infer=config.infer, only_new=only_new
+    )
+
+
+def infer_shards(
+    planned: Plan,
+    shards: Sequence[Shard],
+    weights: str | Path,
+    *,
+    config: RunConfig | None = None,
+    allowed_errors: int | None = None,
+) -> list[ShardCounts]:
+    """Label some shards of a planned inference in one child process.
+
+    Args:
+        planned: the run; its own list of shards is not looked at.
+        shards: those to label.
+        weights: the checkpoint.
+        config: settings of inference.
+        allowed_errors: how many files of these shards may be without an answer; all by default.
+
+    Returns:
+        How each shard ended. Where more files than allowed have no answer, it is the shards up to there.
+
+    Raises:
+        EffnetError: as the engine and the launcher; finished shards stay.
+    """
+    config = config or RunConfig()
+    if not shards:
+        return []
+    checkpoint = resolve(weights)
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    single = config.runtime.model_copy(update={"world_size": 1})
+    images = sum(shard.stop - shard.start for shard in shards)
+    job = Job(
+        "predict",
+        {
+            "checkpoint": str(checkpoint.resolve()),
+            "model_sha256": sidecar.sha256,
+            "output": str(planned.output.resolve()),
+            "input_root": planned.root,
+            "shards": [vars(shard) for shard in shards],
+            "allowed_errors": images if allowed_errors is None else allowed_errors,
+            **engines.prepare(checkpoint, config),
+        },
+    )
+    folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
+    result = run_job(job, config.model_copy(update={"runtime": single}), folder)
+    return [ShardCounts(**item) for item in result["shards"]]
+
+
+def infer(
+    weights: str | Path,
+    inputs: Sequence[str | Path],
+    output: Path,
+    *,
+    config: RunConfig | None = None,
+    only_new: bool = False,
+) -> dict[str, Any]:
+    """Label every image of the input, or what an earlier run of the same left undone.
+
+    Args:
+        weights: as ``weights.resolve.resolve`` takes them (checkpoint, run folder, file, URL or name), or
+            ``production`` or ``store:VERSION`` of the model store.
+        inputs: as ``inputs.list_inputs`` takes them.
+        output: folder of predictions.
+        config: settings of inference.
+        only_new: add what earlier runs into ``output`` have not seen.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        DataError: the input cannot be used, or too many files could not be read.
+        OutputExists: the output folder holds another run, or is in use.
+        CheckpointError: the checkpoint cannot be used.
+        StoreError: a bucket cannot be reached.
+    """
+    config = config or RunConfig()
+    weights = from_store(weights, config.storage)
+    with sole_user(output, what="output folder"):
+        planned = plan_inference(weights, inputs, output, config=config, only_new=only_new)
+        missing = planned.missing()
+        if only_new:
+            emit(Event("predict", f"{planned.new} of {planned.images} images are new"))
+        if len(missing) < len(planned.shards):
+            kept = len(planned.shards) - len(missing)
+            emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
+        if missing:
+            tally = Tally.of(planned, config.infer)
+            tally.check()
+            allowed = tally.left
+            tally.add(
+                *infer_shards(planned, missing, weights, config=config, allowed_errors=allowed)
+            )
+        return finish_inference(planned, weights, config=config)[0]
+
+
+def finish_inference(
+    planned: Plan, weights: str | Path, *, config: RunConfig
+) -> tuple[dict[str, Any], PredictionsReport | None]:
+    """Write totals and the report once every shard is there.
+
+    Returns:
+        The content of ``summary.json``, and the report; a single image has none.
+
+    Raises:
+        DataError: a shard is missing, or too many files could not be read.
+    """
+    sidecar = checkpoints.read_sidecar(resolve(weights))
+    try:
+        summary = output.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
+        if planned.images == 1:
+            return summary, None
+        report = write_predictions_report(
+            planned, summary, weights=str(weights), storage=config.storage
+        )
+    except OSError as cause:
+        raise plan.output_lost(planned.output, cause) from cause
+    emit(Event("predict", f"report: {report.path}"))
+    return summary, report
+
+
+def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
+    """Refuse what cannot make a single step, before any process is started."""
+    images = counts.get(config.data.train_split, 0)
+    if images and config.runtime.world_size > images:
+        raise ConfigError(
+            f"runtime.world_size={config.runtime.world_size} is more than the {images} training images; "
+            "lower runtime.world_size"
+        )
+    if images and config.per_device_batch_size * config.runtime.world_size > images:
+        raise DataError(
+            f"data.global_batch_size={config.data.global_batch_size} is more than the {images} images of "
+            f"split {config.data.train_split!r}; lower it"
+        )
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Ranks run in another folder, so paths that people gave must not be relative."""
+    resume = config.train.resume_from
+    train = {"resume_from": resume.resolve()} if resume else {}
+    config = config.model_copy(update={"train": config.train.model_copy(update=train)})
+    return config if config.model.weights is None else _starting_from(config, config.model.weights)
+
+
+def _starting_from(config: RunConfig, weights: str) -> RunConfig:
+    """Settings that were left open follow the weights: padding, eps and what images are made of.
+
+    Image size and crop stay the run's own, because a network takes images of any size.
+    """
+    checkpoint = resolve(weights).resolve()
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    own = sidecar.preprocess
+    model: dict[str, Any] = {"bn_eps": sidecar.bn_eps, "padding": sidecar.padding}
+    data = {"interpolation": own.interpolation, "mean": own.mean, "std": own.std}
+    open_model = {key: value for key, value in model.items() if getattr(config.model, key) is None}
+    open_data = {key: value for key, value in data.items() if getattr(config.data, key) is None}
+    open_model["weights"] = str(checkpoint)
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update=open_model),
+            "data": config.data.model_copy(update=open_data),
+        }
+    )
+
+
+def _require_same_run(config: RunConfig, inputs: dict[str, Any], run_dir: Path) -> None:
+    before = read_config(run_dir / CONFIG_NAME).model_dump(mode="json")
+    now = config.model_dump(mode="json")
+    changed = [
+        f"{section}.{key}"
+        for section, values in now.items()
+        if section not in RUNTIME_ONLY
+        for key, value in values.items()
+        if before[section][key] != value
+    ]
+    if before["runtime"]["world_size"] != now["runtime"]["world_size"]:
+        changed.append("runtime.world_size")
+    if Job.read(run_dir).inputs.get("data_digest") != inputs["data_digest"]:
+        changed.append("the data set")
+    if changed:
+        raise OutputExists(
+            f"run folder {run_dir} holds another run (differs in {', '.join(changed)}); "
+            "choose another folder, or give the settings of that run to go on with it"
+        )
+
+
+def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -> None:
+    """Write the records of splits that have none yet, in a process of their own.
+
+    Raises:
+        DataError: there is no such split, no room, or an image is not as it was staged.
+    """
+    for name in dict.fromkeys(splits):
+        dataset.split(name)
+        if record_files(dataset, name):
+            continue
+        alone = config.model_copy(
+            update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
+        )
+        job = Job("records", {"data_dir": str(dataset.root.resolve()), "split": name})
+        with tempfile.TemporaryDirectory(prefix="effnet-records-") as folder:
+            run_job(job, alone, Path(folder))

@@ -1,0 +1,405 @@
+"""The library's commands: ``python -m effnet_core`` and, with those that need Prefect, ``effnet``.
+
+Nothing heavy is imported before a command is chosen, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from effnet_core import __version__
+from effnet_core.cli.guard import guarded, run
+from effnet_core.cli.store import app as store_commands
+from effnet_core.cli.weights import app as weights_commands
+from effnet_core.config.recipes import recipe_names
+
+if TYPE_CHECKING:
+    from effnet_core.config.schema import RunConfig
+    from effnet_core.results import EvalResult
+
+app = typer.Typer(
+    name="effnet",
+    help="EfficientNet on MindSpore: stage data, train, evaluate, publish and label images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", help=f"Recipe ({', '.join(recipe_names())}) or a .yaml file."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--override", "-o", metavar="SECTION.KEY=VALUE", help="A setting; repeatable."),
+]
+Data = Annotated[Path, typer.Option("--data", help="Folder of a staged data set.")]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        "-w",
+        help="Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, or of the "
+        "model store: production or store:VERSION.",
+    ),
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"effnet-flows {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
+
+
+@app.command()
+@guarded
+def models(
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Also variants that exist for tests.")
+    ] = False,
+) -> None:
+    """List the family: parameters, cost, sizes and published accuracy."""
+    from effnet_core.cli.tables import family_table
+    from effnet_core.cli.terminal import console
+
+    console.print(family_table(show_all=show_all))
+
+
+@app.command()
+@guarded
+def recipes() -> None:
+    """List the recipes and what each one changes."""
+    from effnet_core.cli.tables import recipe_table
+    from effnet_core.cli.terminal import console
+
+    console.print(recipe_table())
+
+
+@app.command()
+@guarded
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the page in docs/.")] = False,
+) -> None:
+    """List every setting with its default and meaning."""
+    from effnet_core.cli.tables import settings_markdown, settings_table
+    from effnet_core.cli.terminal import console
+
+    if markdown:
+        typer.echo(settings_markdown(), nl=False)
+    else:
+        console.print(settings_table())
+
+
+@app.command()
+@guarded
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Check this machine: versions, devices, memory, disk, services; 1 if something is wrong."""
+    import json
+
+    from effnet_core.cli import doctor as checks
+    from effnet_core.cli.terminal import console
+
+    findings = checks.examine()
+    if as_json:
+        typer.echo(json.dumps(checks.as_json(findings), indent=2))
+    else:
+        console.print(checks.as_table(findings))
+    if not checks.is_well(findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+@guarded
+def stage(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of class folders, archive, tar shards, .csv file, ILSVRC2012, or s3://bucket/prefix."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the staged data set.")],
+    val_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Validation share where there are no splits.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Changes which images those are.")] = 0,
+    max_rejected_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unusable files that is tolerated.")
+    ] = 0.1,
+    override: Overrides = None,
+) -> None:
+    """Verify labelled images, wherever they live, and bring them into a staged data set."""
+    from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+    from effnet_core.config.load import load_config
+    from effnet_core.data.staging import stage_dataset
+
+    config = load_config(None, override or [])
+    with show_events():
+        dataset, reused = stage_dataset(
+            source,
+            out,
+            val_share=val_share,
+            seed=seed,
+            max_rejected_share=max_rejected_share,
+            max_pixels=config.data.max_pixels,
+            background=config.background,
+            access=config.storage.access,
+            hard_links=config.data.hard_links,
+        )
+    counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
+    console.print(
+        f"{'reused' if reused else 'staged'} {out}: {dataset.num_classes} classes, {counts}"
+    )
+    if dataset.rejected:
+        console.print(f"{dataset.rejected} files set aside, see {out / 'rejected.jsonl'}")
+    console.print(f"data card: {out / 'data_card.html'}", soft_wrap=True)
+
+
+@app.command()
+@guarded
+def train(
+    data: Data,
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Folder of the run; goes on if cut.")],
+    recipe: Recipe = None,
+    override: Overrides = None,
+    processes: Processes = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", "-w", help="What to start from: file, run folder, URL or name."),
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Short for model.num_classes: a new head if the weights' differs."
+        ),
+    ] = None,
+) -> None:
+    """Train a model on a staged data set, anew or from weights."""
+    from effnet_core import api
+    from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+
+    config = _config(recipe, override, processes, weights, num_classes)
+    with show_events():
+        result = api.train(config, data, run_dir)
+    _print_evaluation(result.evaluation)
+    console.print(f"{result.images_per_s:.1f} images/s on {result.world_size} process(es)")
+    console.print(f"model: {result.checkpoint}", soft_wrap=True)
+
+
+@app.command()
+@guarded
+def evaluate(
+    weights: Weights,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "val",
+    override: Overrides = None,
+    processes: Processes = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole result as JSON.")
+    ] = False,
+) -> None:
+    """Measure a checkpoint on a split, exact to the last image."""
+    import json
+
+    from effnet_core import api
+    from effnet_core.cli.lines import show_events
+
+    config = _config(None, override, processes)
+    with show_events():
+        result = api.evaluate(weights, data, split=split, config=config)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+    else:
+        _print_evaluation(result)
+
+
+@app.command()
+@guarded
+def predict(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="A folder, image files, a pattern in quotes, a list of paths (.txt, .csv, .jsonl, "
+            ".parquet) or s3://bucket/prefix."
+        ),
+    ],
+    weights: Weights,
+    output: Annotated[Path, typer.Option("--output", help="Folder of predictions.")],
+    top_k: Annotated[int | None, typer.Option(min=1, help="Short for infer.top_k.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Short for infer.engine.")] = None,
+    max_errors: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Short for infer.max_error_share.")
+    ] = None,
+    only_new: Annotated[
+        bool,
+        typer.Option("--only-new", help="Add what earlier runs into the output have not seen."),
+    ] = False,
+    override: Overrides = None,
+) -> None:
+    """Label images; the input is never written to. One picture is also drawn with its labels."""
+    from effnet_core import api
+    from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+    from effnet_core.config.load import load_config
+    from effnet_core.infer.output import read_parts
+    from effnet_core.reports.annotate import annotate_single
+
+    short = {
+        "infer.top_k": top_k,
+        "infer.engine": engine,
+        "infer.max_error_share": max_errors,
+    }
+    extra = [f"{key}={value}" for key, value in short.items() if value is not None]
+    config = load_config(None, [*(override or []), *extra])
+    with show_events():
+        summary = api.infer(weights, inputs, output, config=config, only_new=only_new)
+    if summary["labelled"] == 1:
+        row = read_parts(output)[0]
+        typer.echo(str({row["class_ids"][0]: row["class_names"][0]}))
+        copy = annotate_single(row, output, config.storage)
+        console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
+    console.print(
+        f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
+        f"{summary['images_per_s']:.1f} images/s: {output}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+@app.command()
+@guarded
+def export(
+    weights: Weights,
+    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    format: Annotated[str, typer.Option("--format", help="onnx, mindir or safetensors.")] = "onnx",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="A picture to compare on, besides others; repeatable."),
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Pooled features as a second output (onnx).")
+    ] = False,
+) -> None:
+    """Write a model in another format and compare it with MindSpore."""
+    from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+    from effnet_core.export.export import export as export_model
+
+    with show_events():
+        agreement = export_model(
+            weights, out, format=format, pictures=image or (), features=features
+        )
+    console.print(f"{out}: {agreement}", soft_wrap=True)
+
+
+@app.command()
+@guarded
+def copy(
+    source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix.")],
+    target: Annotated[str, typer.Argument(help="The other of the two.")],
+    override: Overrides = None,
+) -> None:
+    """Copy a folder of files to a bucket or back, many at once; goes on where it was cut."""
+    from effnet_core.cli.copy import copy as copy_files
+    from effnet_core.storage.client import DEFAULT_ACCESS
+
+    access = DEFAULT_ACCESS
+    if override:
+        from effnet_core.config.load import load_config
+
+        access = load_config(None, override).storage.access
+    copy_files(source, target, access)
+
+
+app.add_typer(weights_commands, name="weights")
+app.add_typer(store_commands, name="store")
+
+
+@app.command()
+@guarded
+def publish(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
+    store: Annotated[str | None, typer.Option(help="Short for storage.root.")] = None,
+    name: Annotated[str | None, typer.Option(help="Short for storage.name.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version; made from time and digest.")] = None,
+    promote: Annotated[bool, typer.Option(help="Move 'production' if good enough.")] = True,
+    override: Overrides = None,
+) -> None:
+    """Put a run's model into the store as an immutable version."""
+    from effnet_core import api
+    from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+    from effnet_core.config.load import CONFIG_NAME, load_config
+    from effnet_core.model_store.publication import publish_model
+
+    result = api.training_result(run_dir)
+    short = {"storage.root": store, "storage.name": name}
+    extra = [f"{key}={value}" for key, value in short.items() if value]
+    config = load_config(run_dir / CONFIG_NAME, [*(override or []), *extra])
+    with show_events():
+        published = publish_model(
+            run_dir,
+            evaluation=result.evaluation,
+            storage=config.storage,
+            gate=config.evaluate,
+            version=version,
+            promote=promote,
+        )
+    state = "is production" if published.promoted else "not promoted"
+    why = published.gate or published.reason
+    console.print(f"{published.name} {published.version}: {published.uri}", soft_wrap=True)
+    console.print(f"{state} ({why})", soft_wrap=True, markup=False)
+
+
+def _config(
+    recipe: str | None,
+    overrides: list[str] | None,
+    processes: int | None,
+    weights: str | None = None,
+    num_classes: int | None = None,
+) -> RunConfig:
+    """Settings of recipe and overrides; the short options come last and win."""
+    from effnet_core.config.load import load_config
+
+    short = {
+        "runtime.world_size": processes,
+        "model.weights": weights,
+        "model.num_classes": num_classes,
+    }
+    extra = [f"{key}={value}" for key, value in short.items() if value is not None]
+    return load_config(recipe, [*(overrides or []), *extra])
+
+
+def _print_evaluation(result: EvalResult) -> None:
+    from effnet_core.cli.terminal import console
+
+    top5 = "" if result.top5 is None else f", top-5 {result.top5:.2%}"
+    console.print(
+        f"top-1 {result.top1:.2%}{top5}, loss {result.loss:.4f} "
+        f"on {result.seen:,} images of split {result.split}"
+    )
+
+
+def main() -> None:
+    """Run the library's commands."""
+    run(app)

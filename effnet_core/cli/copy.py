@@ -1,0 +1,48 @@
+"""``effnet copy``, and its short way past what only other commands need.
+
+Loading the descriptions of all commands takes as long as copying five hundred small files, so a call
+with two plain arguments, which is nearly every one, is answered before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from effnet_core.cli.guard import guarded, run
+from effnet_core.cli.lines import say, show_events
+from effnet_core.errors import ConfigError
+from effnet_core.locks import sole_user
+from effnet_core.storage.addresses import is_s3, parse_s3
+from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
+from effnet_core.storage.trees import download_tree, upload_tree
+
+
+def copy(source: str, target: str, access: S3Access = DEFAULT_ACCESS) -> None:
+    """Copy a folder of files to a bucket or back, and say how many had to travel.
+
+    Raises:
+        ConfigError: not exactly one of both is in a bucket.
+        DataError: the files cannot be read or written.
+        StoreError: the server refuses.
+    """
+    if is_s3(source) == is_s3(target):
+        raise ConfigError(f"give one folder and one s3://bucket/prefix, not {source} and {target}")
+    with show_events():
+        if is_s3(source):
+            with sole_user(Path(target), what="folder"):
+                count = download_tree(parse_s3(source), Path(target), access)
+        else:
+            count = upload_tree(Path(source), parse_s3(target), access)
+    say(f"{count:,} file(s) copied")
+
+
+def copied(arguments: Sequence[str]) -> bool:
+    """Whether the command line was ``copy SOURCE TARGET`` without options; then it is done."""
+    if len(arguments) != 3 or arguments[0] != "copy":
+        return False
+    _, source, target = arguments
+    if source.startswith("-") or target.startswith("-"):
+        return False
+    run(lambda **_: guarded(copy)(source, target))
+    return True

@@ -1,0 +1,336 @@
+"""``effnet doctor``: whether this machine has what the project needs, and what to do where it has not.
+
+``CHECKS`` is the list of all checks, in the order of the screen; ``flows`` adds the server. A check is a
+function that returns findings; it must be quick, and it must not raise.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+from rich.table import Table
+
+from effnet_core.errors import EffnetError
+from effnet_core.files import CACHE_VARIABLE, cache_dir
+from effnet_core.jobs.environment import ONEDNN_ISA, ONEDNN_ISA_DEFAULT
+from effnet_core.kernels.choice import describe
+from effnet_core.machine import SLOW_FIRST_USE, available_cores, newer_than_kernels
+from effnet_core.text import human_bytes
+
+DISTRIBUTION = "effnet-flows"
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 12)
+SHOWN = ("mindspore", "prefect", "onnxruntime", "openvino", "numpy", "pillow")
+"""Packages whose versions are shown; all that the project needs are compared with what it asks for."""
+ISA_LEVELS = ("SSE41", "AVX", "AVX2")
+"""Values of oneDNN's setting that stay below AVX-512."""
+LEAST_MEMORY = 2e9
+LEAST_DISK = 2e9
+DEVICE_TIMEOUT_S = 120
+NEEDED = {
+    "GPU": "See docs/gpu.md for the libraries that MindSpore needs",
+    "Ascend": "Install the driver and CANN that MindSpore needs",
+}
+
+Level = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the screen."""
+
+    what: str
+    found: str
+    level: Level = "ok"
+    """A note is something that only some need; a problem stops work or makes it slow."""
+    advice: str = ""
+    """One sentence: what to do."""
+
+
+def python_version() -> Iterator[Finding]:
+    """The interpreter."""
+    version = tuple(map(int, platform.python_version_tuple()[:2]))
+    found = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    if OLDEST_PYTHON <= version <= NEWEST_PYTHON:
+        yield Finding("Python", found)
+    else:
+        yield Finding(
+            *("Python", found, "problem"),
+            "Use Python 3.10, 3.11 or 3.12, such as make PYTHON=python3.11 up.",
+        )
+
+
+def packages() -> Iterator[Finding]:
+    """Versions, and whether they are those that the project asks for."""
+    try:
+        wanted = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or []]
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            *(DISTRIBUTION, "not installed", "problem"),
+            "Run make up, or pip install -e . in the repository's folder.",
+        )
+        return
+    yield Finding(DISTRIBUTION, metadata.version(DISTRIBUTION))
+    for name in SHOWN:
+        found = _version(name)
+        yield (
+            Finding(name, found) if found else Finding(name, "not installed", "note", _extra(name))
+        )
+    needed = [item for item in wanted if item.marker is None or item.marker.evaluate({"extra": ""})]
+    for item in needed:
+        found = _version(item.name)
+        if not found or not item.specifier.contains(found, prereleases=True):
+            yield Finding(
+                *(item.name, found or "not installed", "problem"),
+                f"Run pip install '{item.name}{item.specifier}', or make a new .venv with make up.",
+            )
+
+
+def vector_setting() -> Iterator[Finding]:
+    """Which instructions MindSpore's oneDNN may use (docs/performance.md)."""
+    flags = _cpu_flags()
+    best = next((name for name in ("avx512f", "avx2", "avx") if name in flags), "no AVX")
+    chosen = os.environ.get(ONEDNN_ISA, ONEDNN_ISA_DEFAULT)
+    found = f"{ONEDNN_ISA}={chosen}, the processor has {best}"
+    if best == "avx512f" and chosen.upper() not in ISA_LEVELS:
+        yield Finding(
+            *("vector instructions", found, "problem"),
+            f"Unset {ONEDNN_ISA}: with AVX-512 convolutions are several times slower here.",
+        )
+    else:
+        yield Finding("vector instructions", found)
+
+
+def devices() -> Iterator[Finding]:
+    """The devices that are there, and whether MindSpore computes on them."""
+    present = {"GPU": _count("nvidia[0-9]*"), "Ascend": _count("davinci[0-9]*")}
+    found = {name: count for name, count in present.items() if count}
+    if not found:
+        yield Finding("devices", "CPU only")
+    for name, count in found.items():
+        what = f"{count} {name} device(s)"
+        if reason := _unusable(name):
+            yield Finding(
+                *("devices", f"{what}, which MindSpore cannot use: {reason}", "note"),
+                f"{NEEDED[name]}; until then leave runtime.device at CPU.",
+            )
+        else:
+            yield Finding("devices", f"{what}; MindSpore computes on it: runtime.device={name}")
+
+
+def cores() -> Iterator[Finding]:
+    """Processors that this process may use."""
+    usable, there, share = len(available_cores()), os.cpu_count() or 1, _cpu_share()
+    limit = f", limited to {share:g} by the container" if share else ""
+    found = f"{usable} of {there} usable{limit}"
+    if share and share < usable:
+        yield Finding(
+            *("cores", found, "note"),
+            f"Pin the container to whole cores (such as --cpuset-cpus): {usable} threads share {share:g}.",
+        )
+    else:
+        yield Finding("cores", found)
+
+
+def memory() -> Iterator[Finding]:
+    """Memory that is free, for this machine or container."""
+    sizes = dict(_meminfo())
+    total, free = sizes.get("MemTotal", 0.0), sizes.get("MemAvailable", 0.0)
+    if (limit := _memory_limit()) and limit < total:
+        total, free = limit, min(free, limit)
+    found = f"{human_bytes(free)} of {human_bytes(total)} free"
+    if free < LEAST_MEMORY:
+        yield Finding(
+            *("memory", found, "problem"),
+            "End other programs: a training of the smallest variant needs about 2 GB.",
+        )
+    else:
+        yield Finding("memory", found)
+
+
+def disk() -> Iterator[Finding]:
+    """Room where runs are written."""
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free
+    found = f"{human_bytes(free)} free in {here}"
+    if not os.access(here, os.W_OK):
+        yield Finding(*("disk", found, "problem"), "Go to a folder that you may write to.")
+    elif free < LEAST_DISK:
+        yield Finding(
+            *("disk", found, "problem"), "Free some room, or work in a folder on another disk."
+        )
+    else:
+        yield Finding("disk", found)
+
+
+def caches() -> Iterator[Finding]:
+    """What can be made again, and its size."""
+    try:
+        folder = cache_dir("engines").parent
+    except EffnetError as error:
+        yield Finding(*("cache", str(error), "problem"), f"Set {CACHE_VARIABLE} to another folder.")
+        return
+    parts = [f"{path.name} {human_bytes(size_of(path))}" for path in sorted(folder.iterdir())]
+    yield Finding("cache", f"{folder}: {', '.join(parts)}")
+
+
+def operators() -> Iterator[Finding]:
+    """Which CPU operators training computes with, and why (docs/kernels.md)."""
+    choice = describe("auto", "CPU")
+    if choice.own:
+        yield Finding("CPU operators", str(choice))
+    else:
+        yield Finding(
+            *("CPU operators", str(choice), "note"),
+            "Own operators make training on a CPU several times faster: see docs/kernels.md.",
+        )
+
+
+def programs() -> Iterator[Finding]:
+    """Programs that pip cannot install; tests and servers for a team use them."""
+    postgres = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    found = {
+        "Chromium": shutil.which("chromium") or shutil.which("google-chrome"),
+        "PostgreSQL": shutil.which("postgres") or (str(postgres[-1]) if postgres else None),
+        "MPI": shutil.which("mpirun"),
+    }
+    advice = {
+        "Chromium": "apt-get install chromium is needed only by the tests of the dashboard.",
+        "PostgreSQL": "apt-get install postgresql is needed only by a server for many.",
+        "MPI": "apt-get install openmpi-bin is needed only by programs that use MPI themselves.",
+    }
+    for name, program in found.items():
+        if program:
+            yield Finding(name, program)
+        else:
+            yield Finding(name, "not found", "note", advice[name])
+
+
+CHECKS: list[Callable[[], Iterable[Finding]]] = [
+    python_version,
+    packages,
+    vector_setting,
+    devices,
+    cores,
+    memory,
+    disk,
+    caches,
+    operators,
+    programs,
+]
+
+
+def examine() -> list[Finding]:
+    """Every finding, in the order of ``CHECKS``."""
+    return [finding for check in CHECKS for finding in check()]
+
+
+def is_well(findings: Iterable[Finding]) -> bool:
+    """Whether there is no problem; notes are none."""
+    return all(finding.level != "problem" for finding in findings)
+
+
+def as_table(findings: Iterable[Finding]) -> Table:
+    """The screen."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for heading in ("", "what", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+    for finding in findings:
+        table.add_row(marks[finding.level], finding.what, finding.found, finding.advice)
+    return table
+
+
+def as_json(findings: Iterable[Finding]) -> dict[str, Any]:
+    """The same for programs."""
+    rows = [asdict(finding) for finding in findings]
+    return {"well": all(row["level"] != "problem" for row in rows), "findings": rows}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder; what goes away meanwhile counts nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += Path(root, name).lstat().st_size
+            except OSError:
+                continue
+    return total
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _extra(name: str) -> str:
+    return f"pip install '{DISTRIBUTION}[{name}]' adds it."
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def _unusable(device: str) -> str | None:
+    """What MindSpore says when it is asked to compute on a device; in a child process, since it may crash."""
+    call = f"join_group(RuntimeConfig(device={device!r}))"
+    code = f"from effnet_core.jobs.collective import join_group, RuntimeConfig; {call}"
+    command = [sys.executable, "-c", code]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEVICE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        newer = device == "GPU" and newer_than_kernels()
+        return f"no answer within {DEVICE_TIMEOUT_S} s" + (f"; {SLOW_FIRST_USE}" if newer else "")
+    if done.returncode == 0:
+        return None
+    told = re.search(r"ConfigError: .*? \((.*)\);", done.stderr)
+    return told[1] if told else f"exit code {done.returncode}"
+
+
+def _count(pattern: str) -> int:
+    return len(list(Path("/dev").glob(pattern)))
+
+
+def _cpu_share() -> float | None:
+    """Cores' worth of time that a container gives, where it is limited."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _memory_limit() -> float | None:
+    try:
+        return float(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # "max" too
+        return None
+
+
+def _meminfo() -> Iterator[tuple[str, float]]:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        name, _, size = line.partition(":")
+        yield name, float(size.split()[0]) * 1024

@@ -1,0 +1,104 @@
+"""What every command does alike: errors as sentences, the right exit codes, no tracebacks.
+
+0 done, 1 failed, 2 wrong usage or setting, 75 told to stop (SIGTERM), 130 interrupted.
+``EFFNET_TRACEBACK=1`` shows tracebacks to
+those who look for a fault in the program.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+from effnet_core.errors import ConfigError, EffnetError, OutputExists
+from effnet_core.text import os_reason
+
+GC_THRESHOLD = 50_000
+"""Objects made before the collector looks through the young ones; Python's own is 700."""
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_STOPPED = 75
+"""``EX_TEMPFAIL`` of sysexits.h: try again later."""
+EXIT_INTERRUPTED = 130
+TRACEBACK_VARIABLE = "EFFNET_TRACEBACK"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Stopped(KeyboardInterrupt):
+    """A scheduler, or whoever sent SIGTERM, wants its machine back."""
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM does what Ctrl-C does, so that jobs can save, where nobody else listens to it."""
+    listens = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    if listens:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if listens and signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Let ``command`` end with a sentence and an exit code instead of an exception."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with _heeding_sigterm():
+                return command(*args, **kwargs)
+        except Stopped:
+            _end("stopped by SIGTERM; run the same command again to go on", EXIT_STOPPED)
+        except KeyboardInterrupt as stop:
+            _end(str(stop) or "interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+        except (ConfigError, OutputExists) as error:
+            _end(str(error), EXIT_USAGE)
+        except EffnetError as error:
+            _end(str(error), EXIT_FAILED)
+        except OSError as error:
+            place = f": {error.filename}" if error.filename else ""
+            _end(f"{os_reason(error)}{place}", EXIT_FAILED)
+        raise AssertionError("unreachable")
+
+    return wrapper
+
+
+def run(app: Callable[..., object]) -> None:
+    """Run the program, with a collector of reference cycles that does not keep people waiting.
+
+    Imports and boto3's descriptions of its services are 300,000 objects that live until the end. Looking
+    through them again and again, and once more when the process ends, takes up to half a second.
+    """
+    gc.set_threshold(GC_THRESHOLD)
+    try:
+        app(prog_name="effnet")
+    finally:
+        gc.freeze()
+
+
+def _end(message: str, code: int) -> None:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.write(f"effnet: {message}\n")
+    raise SystemExit(code)

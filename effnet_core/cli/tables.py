@@ -1,0 +1,131 @@
+"""Tables that commands print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from pydantic.fields import FieldInfo
+from rich.markup import escape
+from rich.table import Table
+
+from effnet_core.config.recipes import RECIPES_DIR, recipe_names
+from effnet_core.config.schema import RunConfig
+from effnet_core.family.scaling import cost
+from effnet_core.family.variants import VARIANTS
+
+
+def family_table(*, show_all: bool = False) -> Table:
+    """One row a variant, with 1000 classes at its own image size.
+
+    Args:
+        show_all: also variants that exist for tests.
+    """
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    headings = ("parameters", "MACs", "px", "crop", "drop", "top-1", "top-5", "TF top-1")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in VARIANTS.values():
+        if row.hidden and not show_all:
+            continue
+        size = cost(row)
+        table.add_row(
+            row.name,
+            f"{size.parameters:,}",
+            f"{size.multiply_adds / 1e9:.2f}G",
+            str(row.image_size),
+            f"{row.crop_pct:g}",
+            f"{row.drop_rate:g}",
+            *(_percent(share) for share in (row.top1, row.top5, row.reference_top1)),
+        )
+    table.caption = (
+        "MACs: multiply-accumulates of one image. 1000 classes at the variant's own input side (px). "
+        "crop: crop_pct of evaluation; drop: dropout of the classifier; top-1, top-5: ImageNet, %, "
+        "published with MindVision's checkpoints; TF top-1: TensorFlow's."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def recipe_table() -> Table:
+    """One row a recipe, with the settings that it changes."""
+    table = Table()
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("settings that differ from the defaults")
+    for name in recipe_names():
+        content = yaml.safe_load((RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
+        table.add_row(name, "  ".join(_flatten(content)))
+    return table
+
+
+def settings_table() -> Table:
+    """One row a setting: key, default, meaning."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("default")
+    table.add_column("meaning")
+    for key, default, meaning in _settings():
+        table.add_row(key, escape(default), escape(meaning))
+    return table
+
+
+def settings_markdown() -> str:
+    """``docs/configuration.md``: how settings are read, and a table for each section."""
+    lines = [
+        "# Settings",
+        "",
+        "Made by `make docs` from `effnet_core/config/schema.py`; a test keeps it true.",
+        "",
+        "A run's settings are the defaults below, overlaid by a recipe (`--recipe NAME` or a `.yaml` file),",
+        "overlaid by `-o section.key=value`. Values are read as YAML: `-o data.crop_scale=[0.5,1]`,",
+        "`-o model.num_classes=null`. Unknown names are refused. `effnet recipes` lists the recipes; the",
+        "whole tree of a run is in its folder as `config.yaml`.",
+    ]
+    section = ""
+    for key, default, meaning in _settings():
+        if key.partition(".")[0] != section:
+            section = key.partition(".")[0]
+            about = RunConfig.model_fields[section].annotation
+            lines += ["", f"## {section}", "", (about.__doc__ or "").strip(), ""]
+            lines += ["| setting | default | meaning |", "|---|---|---|"]
+        lines.append(f"| `{key}` | {f'`{default}`' if default else ''} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _settings() -> list[tuple[str, str, str]]:
+    """Key, default and meaning of every setting."""
+    rows = []
+    for section, part in RunConfig.model_fields.items():
+        fields: dict[str, FieldInfo] = part.annotation.model_fields  # type: ignore[union-attr]
+        for name, field in fields.items():
+            default = "" if field.default is None else str(field.default)
+            rows.append((f"{section}.{name}", default, " ".join((field.description or "").split())))
+    return rows
+
+
+def weights_lines() -> list[str]:
+    """One line a published file of weights; lines, not a table, so that addresses stay whole."""
+    from effnet_core.weights.catalogue import PUBLISHED
+
+    form = "{:<20}{:>6}{:>7}{:>10}  {}"
+    lines = [form.format("name", "top-1", "top-5", "TF top-1", "from")]
+    for entry in PUBLISHED.values():
+        row = entry.row
+        accuracies = map(_percent, (row.top1, row.top5, row.reference_top1))
+        lines.append(form.format(entry.name, *accuracies, entry.place))
+    return [
+        *lines,
+        "ImageNet, 1000 classes, %, as published. --weights takes these names, any address, and files of",
+        "MindVision, mindcv, torchvision, timm and lukemelas (.ckpt, .safetensors, .pth).",
+    ]
+
+
+def _flatten(tree: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"{section}.{key}={value}" for section, keys in tree.items() for key, value in keys.items()
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"

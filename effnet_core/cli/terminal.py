@@ -1,0 +1,56 @@
+"""What a person sees in the terminal: a row of progress for each stage (``lines.py``: in a log file)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from effnet_core.events import Event, listen
+
+console = Console(highlight=False)
+"""For answers and progress; errors go to standard error."""
+
+
+class _Rows:
+    """A live row for each stage, with the stage's last message under it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.rows: dict[str, TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        stage = event.stage.partition(":")[0]
+        if stage not in self.rows:
+            self.rows[stage] = self.progress.add_task(stage, total=None, note="")
+        row = self.rows[stage]
+        note = event.message or event.metrics.get("note")
+        if note:
+            self.progress.update(row, note=note)
+        if event.stage == stage and event.total:
+            self.progress.update(row, completed=event.done or 0, total=event.total)
+
+
+@contextmanager
+def show_rows() -> Iterator[None]:
+    """Show all events inside the block as live rows."""
+    columns = (
+        SpinnerColumn(finished_text="[green]+[/green]"),
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
+    )
+    with Progress(*columns, console=console) as progress, listen(_Rows(progress)):
+        yield

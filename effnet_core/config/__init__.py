@@ -1,0 +1,1 @@
+"""Every setting, the recipes, and how they are read."""

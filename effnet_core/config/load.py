@@ -1,0 +1,173 @@
+"""Reading and writing the settings: recipe, overrides, file; and the sentences for what is refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from effnet_core.config.recipes import RECIPES_DIR, recipe_names
+from effnet_core.config.schema import RunConfig
+from effnet_core.errors import ConfigError
+from effnet_core.files import write_text
+from effnet_core.text import nearest, os_reason
+
+CONFIG_NAME = "config.yaml"
+
+
+def leaf_keys() -> dict[str, Any]:
+    """Every setting as ``section.key``, with its default."""
+    defaults = RunConfig()
+    return {
+        f"{section}.{key}": getattr(getattr(defaults, section), key)
+        for section, field in RunConfig.model_fields.items()
+        for key in field.annotation.model_fields  # type: ignore[union-attr]
+    }
+
+
+def load_config(
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Read, merge and validate settings.
+
+    Args:
+        recipe: name of a packaged recipe, or a path that ends in ``.yaml``.
+        overrides: ``section.key=value`` each; the value is read as YAML.
+        values: a nested mapping that lies between recipe and overrides.
+
+    Raises:
+        ConfigError: the recipe or a key is unknown, or a value has the wrong type or range; the
+            message names the key, the value, what is allowed and the nearest known name.
+    """
+    merged: dict[str, Any] = {}
+    if recipe is not None:
+        _merge(merged, _read_recipe(recipe))
+    _merge(merged, values or {})
+    for text in overrides:
+        _merge(merged, _parse_override(text))
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as cause:
+        raise ConfigError(_explain(cause)) from None
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration that a run wrote into its folder.
+
+    Raises:
+        ConfigError: the file is missing or does not validate.
+    """
+    return load_config(path)
+
+
+def write_config(config: RunConfig, run_dir: Path) -> Path:
+    """Write the whole tree to ``run_dir/config.yaml``; every rank reads that file."""
+    path = run_dir / CONFIG_NAME
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    return path
+
+
+def _read_recipe(recipe: str | Path) -> Mapping[str, Any]:
+    path = Path(recipe)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES_DIR / f"{recipe}.yaml"
+        if not path.exists():
+            names = recipe_names()
+            raise ConfigError(
+                f"recipe {str(recipe)!r} is unknown{nearest(str(recipe), names)} "
+                f"(known: {', '.join(names)}; or give a path that ends in .yaml)"
+            )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise ConfigError(f"recipe file {path} does not exist") from cause
+    except OSError as cause:
+        raise ConfigError(f"recipe file {path} cannot be read ({os_reason(cause)})") from cause
+    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+        raise ConfigError(f"recipe file {path} is not valid YAML: {_one_line(cause)}") from cause
+    if not isinstance(content, Mapping):
+        raise ConfigError(
+            f"recipe file {path} must hold sections such as 'train:', not {content!r}"
+        )
+    return content
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    section, dot, leaf = key.strip().partition(".")
+    if not equals or not dot or not leaf:
+        raise ConfigError(
+            f"override {text!r} is not of the form section.key=value, such as train.epochs=20"
+        )
+    try:
+        value = yaml.safe_load(raw) if raw.strip() else None
+    except yaml.YAMLError as cause:
+        raise ConfigError(
+            f"override {text!r} has an unreadable value: {_one_line(cause)}"
+        ) from cause
+    if isinstance(value, str):
+        value = _number(value)
+    return {section: {leaf: value}}
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads ``1e-3`` as a string; people mean the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    for key, value in extra.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence a problem, in the words of this project."""
+    return "; ".join(_explain_one(dict(item)) for item in error.errors())
+
+
+def _explain_one(item: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    key, value = ".".join(location), item["input"]
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting {key!r}{_nearest_key(location)} (see docs/configuration.md)"
+    if item["type"] in ("value_error", "assertion_error"):
+        message = str(item["ctx"]["error"])
+        return f"{key}: {message}" if key and not message.startswith(key) else message
+    if item["type"] == "model_type":
+        return f"{key} must be a section with keys of its own, not {value!r}"
+    allowed = item["msg"][0].lower() + item["msg"][1:]
+    return f"{key}={value!r} is not allowed: {allowed.replace('input should', 'it should')}"
+
+
+def _nearest_key(location: Iterable[str]) -> str:
+    parts = list(location)
+    known = list(leaf_keys())
+    if len(parts) == 1:
+        by_leaf = [key for key in known if key.endswith(f".{parts[0]}")]
+        if by_leaf:
+            return f"; did you mean {by_leaf[0]!r}?"
+        return nearest(parts[0], RunConfig.model_fields)
+    same_leaf = [key for key in known if key.partition(".")[2] == parts[-1]]
+    same_section = [key for key in known if key.startswith(f"{parts[0]}.")]
+    leaves = {key.partition(".")[2]: key for key in same_section}
+    close = difflib.get_close_matches(parts[-1], leaves, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {leaves[close[0]]!r}?"
+    return f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(".".join(parts), known)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,213 @@
+"""``effnet export``: write a checkpoint in another format, and trust it only after a comparison."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from effnet_core.config.schema import RunConfig
+from effnet_core.data.images import ImageProblem, read_image
+from effnet_core.errors import ConfigError, DataError, ExportError
+from effnet_core.files import put_in_place
+from effnet_core.jobs.job import Job
+from effnet_core.jobs.launch import run_job
+from effnet_core.locks import sole_writer
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.ckpt_file import read_ckpt
+from effnet_core.weights.resolve import resolve
+
+Format = Literal["onnx", "mindir", "safetensors"]
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit that is put down to rounding, for logits that spread by 1."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported file compares with MindSpore."""
+
+    difference: float
+    """Largest difference between two logits; of weights, where only those are in the file."""
+    spread: float
+    """Standard deviation of the logits."""
+    images: int
+    """Images that were compared, random and real."""
+
+    def __str__(self) -> str:
+        if not self.images:
+            return "holds the checkpoint's weights to the last bit"
+        return (
+            f"agrees with MindSpore on {self.images} images, logits differ by at most "
+            f"{self.difference:.1e} (their spread is {self.spread:.3g})"
+        )
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the difference is rounding."""
+        return self.difference <= TOLERANCE * max(1.0, self.spread)  # NaN is not
+
+
+def export(
+    weights: str | Path,
+    out: Path,
+    *,
+    format: str,
+    pictures: Sequence[Path] = (),
+    features: bool = False,
+    config: RunConfig | None = None,
+) -> Agreement:
+    """Write a checkpoint in another format; ``out`` appears only once it was compared.
+
+    Args:
+        weights: as ``weights.resolve.resolve`` takes them: checkpoint, run folder, file, URL or name.
+        out: the file; what lies there is replaced.
+        format: ``onnx``, ``mindir`` or ``safetensors``.
+        pictures: images that are compared besides random ones and a packaged photograph.
+        features: give an ONNX file the pooled features as a second output.
+        config: settings of the child processes.
+
+    Raises:
+        ConfigError: there is no such format, or not with these options.
+        CheckpointError, DataError: the checkpoint or a picture cannot be used.
+        ExportError: the file does not agree with MindSpore; nothing was written.
+        FolderInUse: another command writes ``out`` now.
+    """
+    _check_options(out, format, features)
+    for picture in pictures:
+        _require_image(picture)
+    config = config or RunConfig()
+    with (
+        sole_writer(out, what="exported file"),
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
+    ):
+        checkpoint = resolve(weights)
+        sidecar = checkpoints.read_sidecar(checkpoint)
+        fresh = Path(folder) / f"model.{format}"
+        _write(checkpoint, sidecar, fresh, format, features=features, config=config)
+        if format == "safetensors":
+            agreement = _compare_weights(checkpoint, fresh)
+        else:
+            agreement = require_agreement(
+                checkpoint, fresh, format, pictures=pictures, config=config
+            )
+        put_in_place(fresh, out)
+    return agreement
+
+
+def require_agreement(
+    checkpoint: Path,
+    file: Path,
+    format: str,
+    *,
+    pictures: Sequence[Path] = (),
+    config: RunConfig,
+) -> Agreement:
+    """Compare an ONNX or MindIR file with MindSpore, in a child process.
+
+    Raises:
+        ExportError: they do not agree, or the file cannot be loaded.
+    """
+    inputs = {
+        "checkpoint": str(checkpoint.resolve()),
+        "file": str(file.resolve()),
+        "format": format,
+        "pictures": [str(path.resolve()) for path in (packaged_photograph(), *pictures)],
+    }
+    with tempfile.TemporaryDirectory(prefix="effnet-verify-") as folder:
+        result = run_job(Job("verify", inputs), _alone(config), Path(folder))
+    agreement = Agreement(**result)
+    if not agreement.is_close:
+        raise ExportError(
+            f"the {format} file does not agree with MindSpore: logits differ by up to "
+            f"{agreement.difference:.3g} on {agreement.images} images, allowed is "
+            f"{TOLERANCE * max(1.0, agreement.spread):.3g}; it was not kept"
+        )
+    return agreement
+
+
+def packaged_photograph() -> Path:
+    """A real photograph that is on every machine: matplotlib's."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+def _write(
+    checkpoint: Path,
+    sidecar: Sidecar,
+    out: Path,
+    format: str,
+    *,
+    features: bool,
+    config: RunConfig,
+) -> None:
+    if format == "onnx":
+        from effnet_core.export.onnx_model import write_onnx
+
+        write_onnx(checkpoint, sidecar, out, features=features)
+    elif format == "safetensors":
+        _write_safetensors(checkpoint, sidecar, out)
+    else:
+        inputs = {"checkpoint": str(checkpoint.resolve()), "file": str(out.resolve())}
+        with tempfile.TemporaryDirectory(prefix="effnet-export-") as folder:
+            run_job(Job("mindir", inputs), _alone(config), Path(folder))
+
+
+def _write_safetensors(checkpoint: Path, sidecar: Sidecar, out: Path) -> None:
+    """Weights without optimizer state, under their own names, with the sidecar as metadata."""
+    import json
+
+    from safetensors.numpy import save_file
+
+    save_file(
+        _weights(checkpoint),
+        out,
+        metadata={"effnet": json.dumps(sidecar.to_dict()), "format": "np"},
+    )
+
+
+def _compare_weights(checkpoint: Path, file: Path) -> Agreement:
+    from safetensors.numpy import load_file
+
+    wanted, found = _weights(checkpoint), load_file(file)
+    if set(wanted) != set(found) or any(
+        not np.array_equal(wanted[name], found[name], equal_nan=True) for name in wanted
+    ):
+        raise ExportError("the safetensors file does not hold the checkpoint's weights")
+    return Agreement(0.0, 0.0, 0)
+
+
+def _weights(checkpoint: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    return {
+        name: value
+        for name, value in read_ckpt(checkpoint).items()
+        if not name.startswith(checkpoints.OPTIMIZER_PREFIXES)
+    }
+
+
+def _check_options(out: Path, format: str, features: bool) -> None:
+    if format not in get_args(Format):
+        raise ConfigError(f"format {format!r} is unknown (known: {', '.join(get_args(Format))})")
+    if features and format != "onnx":
+        raise ConfigError(f"--features goes with --format onnx, not {format}")
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; give the name of a file")
+
+
+def _require_image(path: Path) -> None:
+    try:
+        read_image(path)
+    except ImageProblem as cause:
+        raise DataError(f"image {path} cannot be used: {cause}") from cause
+
+
+def _alone(config: RunConfig) -> RunConfig:
+    return config.model_copy(
+        update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
+    )

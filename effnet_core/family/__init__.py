@@ -1,0 +1,1 @@
+"""Which variants there are and how big they are: plain Python."""

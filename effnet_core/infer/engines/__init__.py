@@ -1,0 +1,167 @@
+"""Predictors: the engines that turn images into logits, behind one protocol (``predict.Predictor``).
+
+The parent chooses an engine and makes its file (``prepare``); a child process runs it (``load``).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effnet_core.config.schema import InferConfig, RunConfig
+from effnet_core.errors import ConfigError
+from effnet_core.events import Event, emit
+from effnet_core.files import cache_dir, put_in_place, sha256_of_text
+from effnet_core.infer.engines.tuning import CACHE_NAME, TUNING_NAME, Layout, best_layout
+from effnet_core.locks import alone
+from effnet_core.machine import available_cores
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.checkpoint import Sidecar
+
+if TYPE_CHECKING:
+    from effnet_core.infer.pipeline import Predictor
+
+PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+"""What each engine that runs an engine file needs."""
+FEW = 64
+"""So many images are done before a measurement would be."""
+MINDSPORE_PIECE = 32
+"""Images in a call of MindSpore, which computes a batch on all cores."""
+
+
+def choose(config: RunConfig) -> str:
+    """The engine that ``infer.engine`` means on this machine.
+
+    ``auto`` is onnxruntime on a CPU where it is installed, several times faster there, else mindspore.
+
+    Raises:
+        ConfigError: the engine is not installed, or does not go with the device or the precision.
+    """
+    asked, device = config.infer.engine, config.runtime.device
+    if asked == "auto":
+        asked = "onnxruntime" if device == "CPU" and not _missing("onnxruntime") else "mindspore"
+    elif asked in PACKAGES and device != "CPU":
+        raise ConfigError(
+            f"infer.engine={asked} runs on CPU, not on runtime.device={device}; "
+            "use infer.engine=mindspore, or runtime.device=CPU"
+        )
+    elif asked in PACKAGES and _missing(asked):
+        raise ConfigError(
+            f"infer.engine={asked} needs the package {_missing(asked)[0]}, which is not installed; "
+            f"pip install {' '.join(PACKAGES[asked])}, or use infer.engine=mindspore"
+        )
+    if config.infer.precision != "fp32" and asked != "openvino":
+        raise ConfigError(
+            f"infer.precision={config.infer.precision} needs infer.engine=openvino; {asked} computes in "
+            "fp32"
+        )
+    return asked
+
+
+def _missing(engine: str) -> list[str]:
+    return [name for name in PACKAGES[engine] if find_spec(name) is None]
+
+
+def prepare(checkpoint: Path, config: RunConfig) -> dict[str, Any]:
+    """Choose an engine and make what it needs; the job's inputs that ``load`` reads.
+
+    The engine's file is made once from a checkpoint, compared with MindSpore's logits, and kept in the
+    cache under a name made of digests; it is there whole or not at all.
+
+    Raises:
+        ConfigError: the engine cannot run here.
+        CheckpointError: the checkpoint cannot be used.
+        ExportError: the file does not agree with MindSpore.
+    """
+    engine = choose(config)
+    if engine == "mindspore":
+        return {"engine": engine}
+    return {"engine": engine, "engine_file": str(engine_file(checkpoint, config, engine))}
+
+
+def engine_file(checkpoint: Path, config: RunConfig, engine: str = "onnxruntime") -> Path:
+    """The cached engine file of a checkpoint, made if it is not there; see ``prepare``."""
+    from effnet_core.export.onnx_model import GRAPH_VERSION, metadata
+
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    what = metadata(sidecar)
+    settings = (engine, str(GRAPH_VERSION), str(sidecar.bn_eps), sidecar.padding)
+    digest = sha256_of_text(*settings, *what.values())
+    path = cache_dir(CACHE_NAME) / f"{sidecar.variant}-{digest[:32]}.onnx"
+    with alone(path):
+        if not _is_usable(path, what):
+            _make(checkpoint, sidecar, path, engine, config)
+    return path
+
+
+def load(inputs: dict[str, Any], infer: InferConfig) -> Predictor:
+    """The engine of a predict job; to be called in a child process.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or not what its sidecar says.
+        ExportError: the engine file is damaged.
+    """
+    checkpoint = Path(inputs["checkpoint"])
+    images = sum(shard["stop"] - shard["start"] for shard in inputs["shards"])
+    if inputs["engine"] == "mindspore":
+        from effnet_core.infer.engines.mindspore import MindSporePredictor
+
+        # Short batches are filled up, so a few images should not pay for a large one.
+        piece = infer.batch_size or MINDSPORE_PIECE
+        return MindSporePredictor(checkpoint, piece=min(piece, images))
+    file = Path(inputs["engine_file"])
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    cores = len(available_cores())
+
+    def make(layout: Layout) -> Predictor:
+        return load_file(
+            inputs["engine"], file, sidecar, infer, lanes=layout.lanes, piece=layout.piece
+        )
+
+    asked = Layout(infer.engine_threads, infer.batch_size)
+    if images <= FEW or (asked.lanes and asked.piece):
+        return make(Layout(asked.lanes or cores, asked.piece or 1))
+    key = f"{inputs['engine']} {infer.precision} {file.stem}"
+    return make(best_layout(key, file.parent / TUNING_NAME, make, asked=asked, cores=cores))
+
+
+def load_file(
+    engine: str, file: Path, sidecar: Sidecar, infer: InferConfig, *, lanes: int, piece: int
+) -> Predictor:
+    """An engine that runs an engine file.
+
+    Raises:
+        ExportError: the file is damaged.
+    """
+    if engine == "openvino":
+        from effnet_core.infer.engines.openvino import OpenVinoPredictor
+
+        return OpenVinoPredictor(file, sidecar, lanes=lanes, piece=piece, precision=infer.precision)
+    from effnet_core.infer.engines.onnxruntime import OnnxRuntimePredictor
+
+    return OnnxRuntimePredictor(file, sidecar, lanes=lanes, piece=piece)
+
+
+def _is_usable(path: Path, wanted: dict[str, str]) -> bool:
+    """Whether a whole model with these properties lies there."""
+    import onnx
+
+    try:
+        model = onnx.load(path)
+    except Exception:  # missing, or damaged in any way: it can be made again
+        return False
+    return {item.key: item.value for item in model.metadata_props} == wanted
+
+
+def _make(checkpoint: Path, sidecar: Sidecar, path: Path, engine: str, config: RunConfig) -> None:
+    from effnet_core.export.export import require_agreement
+    from effnet_core.export.onnx_model import write_onnx
+
+    emit(Event("predict", f"making the {engine} engine of {sidecar.variant}, once"))
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
+        fresh = Path(folder) / path.name
+        write_onnx(checkpoint, sidecar, fresh, features=True, pixels=True)
+        require_agreement(checkpoint, fresh, engine, config=config)
+        put_in_place(fresh, path)

@@ -1,0 +1,88 @@
+"""OpenVINO on the CPU: the fastest in bfloat16, where the processor has it; see docs/adr/0010."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import openvino
+from openvino import properties
+
+from effnet_core.data.imagenet import readable
+from effnet_core.data.preprocess import PixelArray
+from effnet_core.errors import ConfigError, ExportError
+from effnet_core.infer.pipeline import Outputs
+from effnet_core.weights.checkpoint import Sidecar
+
+Precision = Literal["fp32", "bf16"]
+CAPABILITIES, BF16 = "OPTIMIZATION_CAPABILITIES", "BF16"
+"""What OpenVINO calls a processor's abilities."""
+
+
+class OpenVinoPredictor:
+    """A checkpoint's engine file in OpenVINO, one stream a lane, compiled for one piece size."""
+
+    def __init__(
+        self,
+        file: Path,
+        sidecar: Sidecar,
+        *,
+        lanes: int,
+        piece: int,
+        precision: Precision = "fp32",
+    ) -> None:
+        """Load and compile an engine file.
+
+        Args:
+            file: made by ``export.onnx_model`` with ``pixels`` and ``features``.
+            sidecar: of the checkpoint that it was made from.
+            lanes: threads that call it side by side.
+            piece: images in a call; a shorter one is filled up.
+            precision: ``bf16`` is faster on processors that have it, and rounds to 8 bits.
+
+        Raises:
+            ConfigError: the processor does not compute in this precision.
+            ExportError: the file is missing or damaged.
+        """
+        core = openvino.Core()
+        if precision == "bf16" and BF16 not in core.get_property("CPU", CAPABILITIES):
+            raise ConfigError(
+                "infer.precision=bf16 is not what this processor can compute in; use "
+                "infer.precision=fp32, or a machine with AVX512_BF16, AMX or SVE"
+            )
+        self.preprocess = sidecar.preprocess
+        self.class_names = readable(sidecar.class_names)
+        self.lanes, self.piece = lanes, piece
+        kind = openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32
+        settings: dict[Any, Any] = {
+            properties.inference_num_threads: lanes,
+            properties.num_streams: lanes,
+            properties.hint.inference_precision: kind,
+        }
+        side = sidecar.preprocess.image_size
+        try:
+            model = core.read_model(str(file))
+            model.reshape([piece, side, side, 3])
+            self.model = core.compile_model(model, "CPU", settings)
+        except Exception as cause:
+            reason = " ".join(str(cause).split())
+            raise ExportError(f"engine file {file} cannot be loaded ({reason})") from cause
+        self.own = threading.local()
+        """Each lane's request: it holds the buffers of one call."""
+        # Alone, because OpenVINO prepares things at its first call, and two threads that make it
+        # at the same time can wait for each other for ever.
+        self.forward(np.zeros((piece, side, side, 3), dtype=np.uint8))
+        del self.own.request
+
+    def forward(self, pixels: PixelArray) -> Outputs:
+        """Answers to squares, (N, S, S, 3) uint8."""
+        if not hasattr(self.own, "request"):
+            self.own.request = self.model.create_infer_request()
+        count = len(pixels)
+        if count < self.piece:
+            filler = np.zeros((self.piece - count, *pixels.shape[1:]), dtype=np.uint8)
+            pixels = np.concatenate([pixels, filler])
+        found = self.own.request.infer({"pixels": pixels}, share_inputs=True)
+        return Outputs(np.array(found["logits"][:count]), np.array(found["features"][:count]))

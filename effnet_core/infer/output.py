@@ -1,0 +1,302 @@
+"""The output folder of a batch inference: part files that are whole, each image exactly once.
+
+OUTPUT/
+  run.json, inputs.jsonl  what is to be done (inference_plan.py)
+  predictions/part-*    one file a shard, named by its position and by digests
+  shards/*.json         what each finished shard counted
+  errors.jsonl          path and reason of files without an answer
+  summary.json          totals
+  report.html           the same to look at, with pictures (predictions_report.py)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from effnet_core.config.schema import InferConfig
+from effnet_core.errors import DataError
+from effnet_core.files import atomic_path, write_json
+from effnet_core.infer.pipeline import Prediction
+from effnet_core.infer.plan import PARTS_NAME, Plan, Shard
+from effnet_core.results import ShardCounts, ShardResult
+
+ERRORS_NAME = "errors.jsonl"
+SUMMARY_NAME = "summary.json"
+
+COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
+    ("image_id", pa.string()),
+    ("path", pa.string()),
+    ("class_ids", pa.list_(pa.int32())),
+    ("class_names", pa.list_(pa.string())),
+    ("probs", pa.list_(pa.float32())),
+)
+OPTIONAL_COLUMNS = ("probabilities", "features")
+"""Lists of float32, present where the settings of the same name ask for them."""
+LISTS = ("class_ids", "class_names", "probs", *OPTIONAL_COLUMNS)
+QUANTILES = (0.5, 0.9, 0.99)
+MOST_REASONS = 1000
+"""Different reasons that are counted each by itself; what comes later is "other reasons"."""
+OTHER_REASONS = "other reasons"
+MOST_VALUES = 100_000
+"""Latencies that quantiles are taken of; of more, a sample."""
+
+
+def write_part(path: Path, rows: Sequence[Prediction], *, model_sha256: str) -> None:
+    """Write the answers of one shard, in the form that the name of ``path`` says."""
+    columns = [name for name, _ in COLUMNS] + [
+        name for name in OPTIONAL_COLUMNS if rows and getattr(rows[0], name) is not None
+    ]
+    with atomic_path(path) as temporary:
+        if path.suffix == ".parquet":
+            _write_parquet(temporary, rows, columns, model_sha256)
+        elif path.suffix == ".csv":
+            with temporary.open("w", encoding="utf-8", newline="") as stream:
+                writer = csv.DictWriter(stream, columns)
+                writer.writeheader()
+                for row in _plain(rows, columns):
+                    texts = {
+                        key: json.dumps(row[key], ensure_ascii=False) for key in LISTS if key in row
+                    }
+                    writer.writerow({**row, **texts})
+        else:
+            with temporary.open("w", encoding="utf-8") as stream:
+                for row in _plain(rows, columns):
+                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _plain(rows: Sequence[Prediction], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        values = {name: getattr(row, name) for name in columns}
+        yield {
+            name: value.tolist() if name in OPTIONAL_COLUMNS else value
+            for name, value in values.items()
+        }
+
+
+def _write_parquet(
+    path: Path, rows: Sequence[Prediction], columns: Sequence[str], model_sha256: str
+) -> None:
+    kinds = {**dict(COLUMNS), **dict.fromkeys(OPTIONAL_COLUMNS, pa.list_(pa.float32()))}
+    schema = pa.schema([(name, kinds[name]) for name in columns])
+    values = [pa.array([getattr(row, name) for row in rows], kinds[name]) for name in columns]
+    table = pa.Table.from_arrays(values, schema=schema)
+    pq.write_table(table.replace_schema_metadata({"model_sha256": model_sha256}), path)
+
+
+def finish(done: Plan, *, infer: InferConfig, model_sha256: str) -> dict[str, Any]:
+    """Write ``errors.jsonl`` and ``summary.json`` once every shard is there.
+
+    Returns:
+        The summary.
+
+    Raises:
+        DataError: a shard is missing, or too many files could not be read.
+    """
+    missing = done.missing()
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(done.shards)} shards are missing; run the same again"
+        )
+    labelled, models = 0, Counter[str]()
+    histogram, reasons = Counter[str](), Reasons()
+    spans, latencies = [], Sample()
+    for shard, result in _write_errors(done):
+        labelled += result.labelled
+        models[shard.model_sha256] += result.labelled
+        histogram.update(result.histogram)
+        for row in result.rejected:
+            reasons.add(row["reason"])
+        spans.append((result.started, result.started + result.seconds))
+        latencies.add(result.latency_ms)
+    seconds, errors = covered(spans), reasons.total
+    summary = {
+        "images": done.images,
+        "labelled": labelled,
+        "rejected": errors,
+        "rejected_by_reason": dict(reasons.most_common()),
+        "classes": dict(histogram.most_common()),
+        "parts": [str(Path(PARTS_NAME) / shard.part) for shard in done.shards],
+        "seconds": round(seconds, 3),
+        "images_per_s": round(done.images / seconds, 2) if seconds else 0.0,
+        "latency_ms": quantiles(latencies.values),
+        "model_sha256": model_sha256,
+    }
+    if len(models) > 1:
+        summary["labelled_by_model"] = dict(models)
+    write_json(done.output / SUMMARY_NAME, summary)
+    if errors > allowed_errors(done.images, infer):
+        raise too_many_errors(errors, done.images, infer, done.output)
+    return summary
+
+
+def count_errors(done: Plan) -> int:
+    """How many files the finished shards have without an answer."""
+    return sum(len(result.rejected) for _, result in _finished(done))
+
+
+def write_errors(done: Plan) -> None:
+    """Write ``errors.jsonl`` from the shards that are finished: once a run, when it ends."""
+    for _ in _write_errors(done):
+        pass
+
+
+def _write_errors(done: Plan) -> Iterator[tuple[Shard, ShardResult]]:
+    """Write ``errors.jsonl`` while the finished shards are gone through, one by one."""
+    with atomic_path(done.output / ERRORS_NAME) as temporary, temporary.open("w") as stream:
+        for shard, result in _finished(done):
+            for row in result.rejected:
+                stream.write(json.dumps(row) + "\n")
+            yield shard, result
+
+
+def _finished(done: Plan) -> Iterator[tuple[Shard, ShardResult]]:
+    for shard in done.shards:
+        if done.is_done(shard):
+            yield shard, ShardResult.read(done.shard_path(shard))
+
+
+class Tally:
+    """How many files have no answer while shards are finished one after the other."""
+
+    def __init__(self, plan: Plan, infer: InferConfig, *, errors: int) -> None:
+        self.plan, self.infer, self.errors = plan, infer, errors
+        self.shards_left = len(plan.missing())
+
+    @classmethod
+    def of(cls, plan: Plan, infer: InferConfig) -> Tally:
+        """What earlier runs have left; looks through their shards once."""
+        return cls(plan, infer, errors=count_errors(plan))
+
+    @property
+    def left(self) -> int:
+        """How many more files may be without an answer; negative where it is too late."""
+        return allowed_errors(self.plan.images, self.infer) - self.errors
+
+    def add(self, *finished: ShardCounts) -> None:
+        """Count finished shards.
+
+        Raises:
+            DataError: as ``check``.
+        """
+        self.errors += sum(shard.rejected for shard in finished)
+        self.shards_left -= len(finished)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse to label more where that cannot help any more.
+
+        Raises:
+            DataError: too many files could not be read, and shards are still missing; ``errors.jsonl``
+                names the files.
+        """
+        if self.left < 0 and self.shards_left:
+            write_errors(self.plan)
+            raise too_many_errors(self.errors, self.plan.images, self.infer, self.plan.output)
+
+
+class Reasons:
+    """How often each reason came; what it holds does not grow with the files."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._counts = Counter[str]()
+
+    def add(self, reason: str) -> None:
+        """Count one file."""
+        self.total += 1
+        known = reason in self._counts or len(self._counts) < MOST_REASONS
+        self._counts[reason if known else OTHER_REASONS] += 1
+
+    def most_common(self, count: int | None = None) -> list[tuple[str, int]]:
+        """Reasons and how often they came, most frequent first."""
+        return self._counts.most_common(count)
+
+
+class Sample:
+    """Some of many values: all of few, and of more a random choice that is the same in each run."""
+
+    def __init__(self, most: int = MOST_VALUES) -> None:
+        self.most = most
+        self.values: list[float] = []
+        self._seen = 0
+        self._random = random.Random(0)  # noqa: S311
+
+    def add(self, values: Sequence[float]) -> None:
+        """Look at some more values; each has the same chance to be among those that stay."""
+        for value in values:
+            self._seen += 1
+            if len(self.values) < self.most:
+                self.values.append(value)
+            elif (place := self._random.randrange(self._seen)) < self.most:
+                self.values[place] = value
+
+
+def allowed_errors(images: int, infer: InferConfig) -> int:
+    """How many files may be without an answer."""
+    return math.floor(images * infer.max_error_share + 1e-9)
+
+
+def too_many_errors(errors: int, images: int, infer: InferConfig, output: Path) -> DataError:
+    """What to say when it is more."""
+    return DataError(
+        f"{errors} of {images} files ({errors / images:.1%}) could not be labelled, more than "
+        f"infer.max_error_share={infer.max_error_share:g} allows; see {output / ERRORS_NAME}"
+    )
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Seconds in which at least one of some spans of time ran."""
+    total, reached = 0.0, -math.inf
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return total
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """``{"p50": ...}``; empty without values."""
+    if not values:
+        return {}
+    found = np.quantile(np.array(values), QUANTILES)
+    return {
+        f"p{share * 100:g}": round(float(v), 3) for share, v in zip(QUANTILES, found, strict=True)
+    }
+
+
+def read_parts(output: Path) -> list[dict[str, Any]]:
+    """All predictions of a finished run, in input order, whatever form they have."""
+    return list(iter_rows(output))
+
+
+def iter_rows(output: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Predictions of a finished run one by one, in input order, in constant memory.
+
+    Args:
+        output: folder of predictions.
+        columns: what is wanted; everything when absent. Other columns may come too.
+    """
+    for path in sorted((output / PARTS_NAME).glob("part-*")):
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as part:
+                for batch in part.iter_batches(columns=columns):
+                    yield from batch.to_pylist()
+        elif path.suffix == ".jsonl":
+            with path.open(encoding="utf-8", newline="\n") as stream:
+                for line in stream:
+                    yield json.loads(line)
+        else:
+            with path.open(encoding="utf-8", newline="") as stream:
+                for row in csv.DictReader(stream):
+                    lists = {key: json.loads(row[key]) for key in LISTS if key in row}
+                    yield {**row, **lists}

@@ -1,0 +1,291 @@
+"""What a batch inference has to do: an input list cut into shards, and the claim on its output folder.
+
+OUTPUT/
+  run.json              digests of model and input list, settings; refuses another run's parts
+  inputs.jsonl          the files, relative to the input's root, and their stamps
+  plan.jsonl            the shards: which files each has, and the part file of its answers
+  predictions/, shards/  what is done (predictions.py)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from effnet_core.checked import CHECKED, check_fields, whole
+from effnet_core.config.schema import InferConfig
+from effnet_core.errors import DataError, OutputExists
+from effnet_core.files import (
+    LOCK_NAME,
+    atomic_path,
+    iter_jsonl,
+    make_folder,
+    no_longer_writable,
+    read_json,
+    sha256_of_text,
+    write_json,
+)
+from effnet_core.infer.inputs import InputList
+
+RUN_NAME = "run.json"
+INPUTS_NAME = "inputs.jsonl"
+PLAN_NAME = "plan.jsonl"
+PARTS_NAME = "predictions"
+SHARDS_NAME = "shards"
+
+Lists = list[tuple[int, str]]
+"""Of each run into an output, how many files it added and the digest of the model that labels them."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A contiguous piece of the input list and the part file that holds its answers."""
+
+    index: int
+    start: int
+    stop: int
+    part: str
+    """File name of the part."""
+    model_sha256: str
+    """Digest of the model that labels it, or has."""
+
+    __pydantic_config__ = CHECKED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An input list cut into shards."""
+
+    output: Path
+    root: str
+    """Folder or address that the paths are relative to."""
+    images: int
+    shards: tuple[Shard, ...]
+    new: int
+    """Images that no earlier run into this output had."""
+
+    def header(self) -> Plan:
+        """The same without its shards: small enough to travel with each of them."""
+        return replace(self, shards=())
+
+    def missing(self) -> list[Shard]:
+        """Shards that are still to do, in order."""
+        return [shard for shard in self.shards if not self.is_done(shard)]
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether a shard's part and its counts are there; each appears whole or not at all."""
+        return self.part_path(shard).exists() and self.shard_path(shard).exists()
+
+    def part_path(self, shard: Shard) -> Path:
+        """Where a shard's answers go."""
+        return self.output / PARTS_NAME / shard.part
+
+    def shard_path(self, shard: Shard) -> Path:
+        """Where a shard's counts go."""
+        return self.output / SHARDS_NAME / f"{shard.part}.json"
+
+
+def plan(
+    listed: InputList,
+    output: Path,
+    *,
+    model_sha256: str,
+    infer: InferConfig,
+    only_new: bool = False,
+) -> Plan:
+    """Cut an input list into shards and claim the output folder.
+
+    A folder that holds the same run is continued: only what is missing will be done.
+
+    Args:
+        listed: the files, in the order of the answers.
+        output: where answers go.
+        model_sha256: digest of the checkpoint.
+        infer: shard size, and what answers hold.
+        only_new: add to the run in ``output`` the files that it has not seen, or that have changed since,
+            whatever else is in the list. Another model than before labels what is not labelled yet.
+
+    Raises:
+        DataError: the output cannot be written to.
+        OutputExists: the output folder holds another run or foreign files.
+    """
+    identity = {
+        "model_sha256": model_sha256,
+        "input": listed.root,
+        "top_k": infer.top_k,
+        "probabilities": infer.probabilities,
+        "features": infer.features,
+        "fast_decode": infer.fast_decode,
+        "precision": infer.precision,
+        "shard_images": infer.shard_images,
+        "format": infer.format,
+    }
+    before = _claim(output, identity, any_model=only_new)
+    lengths = before.get("lists", [])
+    models = before.get("models", [before.get("model_sha256", "")] * len(lengths))
+    lists: Lists = list(zip(lengths, models, strict=True))
+    entries = list(zip(listed.paths, listed.stamps, strict=True))
+    seen = list(_read_entries(output, sum(length for length, _ in lists)))
+    if only_new and lists:
+        known = set(seen)
+        fresh = [entry for entry in entries if entry not in known]
+        entries = seen + fresh
+        if before["model_sha256"] != model_sha256:
+            lists = _handed_over(output, lists, seen, identity)
+        lists += [(len(fresh), model_sha256)] if fresh else []
+    else:
+        if lists:
+            _require_same_list(output, seen, entries)
+        fresh = [] if lists else entries
+        lists = lists or [(len(entries), model_sha256)]
+    _write_entries(output, entries)
+    shards = tuple(_cut(lists, entries, identity))
+    _write_lines(output / PLAN_NAME, (asdict(shard) for shard in shards))
+    facts = {
+        "lists": [length for length, _ in lists],
+        "models": [model for _, model in lists],
+        "inputs_sha256": sha256_of_text(*(path for path, _ in entries)),
+        "images": len(entries),
+        "new": len(fresh),
+    }
+    write_json(output / RUN_NAME, {**identity, **facts})
+    return Plan(output, listed.root, len(entries), shards, len(fresh))
+
+
+def read_plan(output: Path) -> Plan:
+    """The plan that ``plan`` left in an output folder.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    facts = read_json(output / RUN_NAME)
+    with whole(output / PLAN_NAME, "plan"):
+        shards = tuple(check_fields(Shard, row) for row in iter_jsonl(output / PLAN_NAME))
+        images = shards[-1].stop if shards else 0
+        if images != facts["images"]:
+            raise ValueError(f"it ends at image {images} of {facts['images']}")
+        return Plan(output, str(facts["input"]), images, shards, int(facts["new"]))
+
+
+def _handed_over(
+    output: Path,
+    lists: Lists,
+    entries: Sequence[tuple[str, str]],
+    identity: dict[str, Any],
+) -> Lists:
+    """The lists of earlier runs, cut so that another model has the shards that nobody has done."""
+    shards = tuple(_cut(lists, entries, identity))
+    before = Plan(output, identity["input"], len(entries), shards, 0)
+    result: Lists = []
+    inside = 0
+    for length, _ in lists:
+        end = inside + length
+        own = [shard for shard in shards if inside <= shard.start < end]
+        groups = itertools.groupby(own, lambda shard: (before.is_done(shard), shard.model_sha256))
+        for (done, model), group in groups:
+            some = list(group)
+            images = some[-1].stop - some[0].start
+            result.append((images, model if done else identity["model_sha256"]))
+            if not done:  # a part without its counts is of a run that was cut
+                for shard in some:
+                    before.part_path(shard).unlink(missing_ok=True)
+        inside = end
+    return result
+
+
+def _require_same_list(
+    output: Path, before: Sequence[tuple[str, str]], now: Sequence[tuple[str, str]]
+) -> None:
+    """Refuse to go on with a run whose files are others now, or have other content."""
+    how = "choose another folder, or --only-new to add the new files to it"
+    if [path for path, _ in before] != [path for path, _ in now]:
+        raise OutputExists(
+            f"output folder {output} holds a run over another list of files ({len(before)}, now "
+            f"{len(now)}); {how}"
+        )
+    changed = [path for (path, old), (_, new) in zip(before, now, strict=True) if old != new]
+    if changed:
+        raise OutputExists(
+            f"{len(changed)} of {len(now)} files have changed since the run in output folder {output} "
+            f"began, such as {changed[0]}; {how}"
+        )
+
+
+def _cut(
+    lists: Lists, entries: Sequence[tuple[str, str]], identity: dict[str, Any]
+) -> Iterator[Shard]:
+    """Shards, so that those of earlier lists stay what they were."""
+    index = first = 0
+    for length, model in lists:
+        own = json.dumps({**identity, "model_sha256": model}, sort_keys=True)
+        end = first + length
+        for start in range(first, end, identity["shard_images"]):
+            stop = min(end, start + identity["shard_images"])
+            digest = sha256_of_text(own, *(path for path, _ in entries[start:stop]))[:12]
+            part = f"part-{index:05d}-{digest}.{identity['format']}"
+            yield Shard(index, start, stop, part, model)
+            index += 1
+        first = end
+
+
+def _write_entries(output: Path, entries: Sequence[tuple[str, str]]) -> None:
+    _write_lines(output / INPUTS_NAME, (list(entry) for entry in entries))
+
+
+def _write_lines(path: Path, values: Iterable[Any]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w") as stream:
+        for value in values:
+            stream.write(json.dumps(value) + "\n")
+
+
+def _read_entries(output: Path, stop: int, start: int = 0) -> Iterator[tuple[str, str]]:
+    if stop <= start:
+        return
+    with (output / INPUTS_NAME).open() as stream:
+        for line in itertools.islice(stream, start, stop):
+            path, stamp = json.loads(line)
+            yield path, stamp
+
+
+def read_inputs(output: Path, start: int, stop: int) -> list[str]:
+    """Some paths of a planned run."""
+    return [path for path, _ in _read_entries(output, stop, start)]
+
+
+def _claim(output: Path, identity: dict[str, Any], *, any_model: bool) -> dict[str, Any]:
+    """What an earlier run of the same left in ``run.json``; empty where there was none."""
+    make_folder(output, what="output folder")
+    path = output / RUN_NAME
+    if path.exists():
+        found: dict[str, Any] = read_json(path)
+        changed = [
+            key
+            for key, value in identity.items()
+            if found.get(key) != value and not (any_model and key == "model_sha256")
+        ]
+        if changed:
+            raise OutputExists(
+                f"output folder {output} holds another run (differs in {', '.join(changed)}); "
+                "choose another folder, or delete this one to start over"
+            )
+        return found
+    if not all(_is_of_a_beginning(item.name) for item in output.iterdir()):
+        raise OutputExists(f"output folder {output} is not empty; choose an empty one")
+    return {}
+
+
+def output_lost(output: Path, error: OSError) -> DataError:
+    """The sentence about an output folder that could be written to before."""
+    how = "with the shards that are missing"
+    return no_longer_writable(output, error, kind="output folder", goes_on=how)
+
+
+def _is_of_a_beginning(name: str) -> bool:
+    """Whether a run that was killed before it had its ``run.json`` may have left this file."""
+    names = (INPUTS_NAME, PLAN_NAME)
+    partial = tuple(f".{n}." for n in (*names, RUN_NAME))
+    return name in (*names, LOCK_NAME) or name.startswith(partial)

@@ -1,0 +1,146 @@
+"""The child's side of batch inference: shards in, part files out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from effnet_core.config.schema import RunConfig
+from effnet_core.errors import Interrupted
+from effnet_core.events import Event, emit, emit_sometimes
+from effnet_core.files import cache_dir, write_json
+from effnet_core.infer.engines.tuning import CACHE_NAME, SAMPLE_IMAGES, TUNING_NAME, best_decoders
+from effnet_core.infer.output import write_part
+from effnet_core.infer.pipeline import Prediction, Predictor, Rejection, Wanted, iter_predictions
+from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, output_lost, read_inputs
+from effnet_core.infer.readers import Source, open_source
+from effnet_core.jobs.signals import stop_requested
+from effnet_core.results import ShardResult
+
+STAGE = "predict"
+
+
+def predict_shards(
+    predictor: Predictor, inputs: dict[str, Any], config: RunConfig
+) -> dict[str, Any]:
+    """Label the shards of a job and write a part file for each.
+
+    Args:
+        predictor: an engine with the model.
+        inputs: ``output``, ``input_root``, ``model_sha256``, ``shards`` (start, stop, part) and
+            ``allowed_errors``, how many files may be without an answer.
+        config: settings of inference and storage.
+
+    Returns:
+        JSON-ready counts of the shards. Where too many files are unreadable, no more than those of the
+        shards up to there.
+
+    Raises:
+        Interrupted: this process was asked to stop; finished shards stay.
+        StoreError: the source is lost; finished shards stay.
+    """
+    source = open_source(inputs["input_root"], config.storage)
+    config = _with_decoders(predictor, source, inputs, config)
+    total = sum(shard["stop"] - shard["start"] for shard in inputs["shards"])
+    done = rejected = 0
+    results = []
+    for shard in inputs["shards"]:
+        result = _predict_shard(predictor, source, shard, inputs, config, done=done, total=total)
+        results.append(vars(result.counts()))
+        done += shard["stop"] - shard["start"]
+        rejected += len(result.rejected)
+        emit(
+            Event(
+                STAGE,
+                f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote "
+                f"{shard['part']}",
+                done,
+                total,
+            )
+        )
+        if rejected > inputs["allowed_errors"]:
+            break
+    return {"shards": results}
+
+
+def _with_decoders(
+    predictor: Predictor, source: Source, inputs: dict[str, Any], config: RunConfig
+) -> RunConfig:
+    """Settings with a number of decoders: that asked for, or the fastest over the first files."""
+    infer = config.infer
+    first = inputs["shards"][0]
+    paths = read_inputs(Path(inputs["output"]), first["start"], first["stop"])[:SAMPLE_IMAGES]
+    if infer.decoders is not None or not predictor.lanes or len(paths) < SAMPLE_IMAGES:
+        return config
+    key = f"{inputs['engine']} {infer.precision} {inputs['model_sha256']} {predictor.lanes}"
+    readers = infer.readers or source.readers
+    wanted = Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels)
+    notes = cache_dir(CACHE_NAME) / TUNING_NAME
+    decoders = best_decoders(key, notes, predictor, source, paths, wanted, readers=readers)
+    return config.model_copy(update={"infer": infer.model_copy(update={"decoders": decoders})})
+
+
+def _predict_shard(
+    predictor: Predictor,
+    source: Source,
+    shard: dict[str, Any],
+    inputs: dict[str, Any],
+    config: RunConfig,
+    *,
+    done: int,
+    total: int,
+) -> ShardResult:
+    infer, output = config.infer, Path(inputs["output"])
+    wanted = Wanted(
+        infer.top_k,
+        infer.probabilities,
+        infer.features,
+        infer.fast_decode,
+        config.data.max_pixels,
+    )
+    rows: list[Prediction] = []
+    rejected: list[dict[str, str]] = []
+    latency_ms: list[float] = []
+    began, started = time.time(), time.perf_counter()
+    pieces = iter_predictions(
+        predictor,
+        source,
+        read_inputs(output, shard["start"], shard["stop"]),
+        wanted,
+        readers=infer.readers or source.readers,
+        decoders=infer.decoders or 0,
+    )
+    for piece in pieces:
+        if stop_requested():
+            raise Interrupted(
+                f"batch inference was stopped after {done} of {total} images; the same command "
+                "goes on with the shards that are missing"
+            )
+        for answer in piece.answers:
+            if isinstance(answer, Rejection):
+                rejected.append({"path": answer.path, "reason": answer.reason})
+            else:
+                rows.append(answer)
+        done += len(piece.answers)
+        latency_ms.append(round(1000 * piece.seconds / len(piece.answers), 3))
+        emit_sometimes(STAGE, done, total)
+    part = output / PARTS_NAME / shard["part"]
+    try:
+        write_part(part, rows, model_sha256=inputs["model_sha256"])
+        result = ShardResult(
+            part=str(part),
+            start=shard["start"],
+            stop=shard["stop"],
+            labelled=len(rows),
+            rejected=rejected,
+            histogram=dict(Counter(row.class_names[0] for row in rows)),
+            started=round(began, 3),
+            seconds=round(time.perf_counter() - started, 3),
+            latency_ms=latency_ms,
+        )
+        write_json(output / SHARDS_NAME / f"{part.name}.json", result.to_dict())
+    except OSError as cause:
+        raise output_lost(output, cause) from cause
+    return result

@@ -1,0 +1,57 @@
+"""What this machine has: cores, processor, GPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+SLOW_FIRST_USE = (
+    "this GPU is newer than MindSpore's kernels, so its driver compiles them at first use: "
+    "that takes minutes, once"
+)
+"""They are made for compute capability 8.6 and below (docs/gpu.md)."""
+NEWEST_GPU = 8
+"""The major compute capability that MindSpore's kernels are made for."""
+
+
+def newer_than_kernels() -> bool:
+    """Whether the first NVIDIA GPU is newer than MindSpore's kernels; False where nvidia-smi does not say."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+        return int(told.split(".")[0]) > NEWEST_GPU
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return False
+
+
+def available_cores() -> list[int]:
+    """The processors that this process may run on, in order."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cores_of_rank(cores: Sequence[int], rank: int, ranks: int) -> list[int]:
+    """The share of ``cores`` that belongs to one of ``ranks`` processes on this machine.
+
+    Two processes that fight for the same cores are slower than two that keep to their own; with
+    more processes than cores they have to share.
+    """
+    if ranks > len(cores):
+        return [cores[rank % len(cores)]]
+    return list(cores[rank * len(cores) // ranks : (rank + 1) * len(cores) // ranks])
+
+
+def processor() -> str:
+    """The processor's name, such as ``AMD EPYC 7763``."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.machine()

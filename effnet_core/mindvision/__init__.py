@@ -1,0 +1,1 @@
+"""MindVision's commands."""

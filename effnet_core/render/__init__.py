@@ -1,0 +1,1 @@
+"""Charts and pages; knows nothing of runs."""

@@ -1,0 +1,336 @@
+"""What a pipeline run did, as one HTML file that needs nothing else: all pictures are inside.
+
+This module decides what is shown and how much of it; ``templates/report.html.j2`` decides how.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effnet_core.config.load import CONFIG_NAME
+from effnet_core.config.schema import RunConfig
+from effnet_core.data.manifest import open_dataset
+from effnet_core.events import Event, emit
+from effnet_core.files import iter_jsonl, read_json, read_jsonl, write_json
+from effnet_core.infer.output import ERRORS_NAME, Reasons, iter_rows
+from effnet_core.infer.output import SUMMARY_NAME as PREDICTIONS_SUMMARY
+from effnet_core.infer.plan import RUN_NAME
+from effnet_core.infer.readers import Source, open_source
+from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
+from effnet_core.model_store.publication import Published
+from effnet_core.render import plots
+from effnet_core.render.pages import Card, Chart, draw_chart, write_page
+from effnet_core.render.plots import accuracy_curve, beside, loss_curve, png_data_uri
+from effnet_core.reports.gallery import COLUMNS, Selection
+from effnet_core.results import EvalResult, TrainResult
+from effnet_core.text import NO_VALUE, format_share
+
+TEMPLATE_NAME = "report.html.j2"
+REPORT_NAME = "report.html"
+SUMMARY_NAME = "summary.json"
+MAX_CLASS_ROWS = 50
+MAX_CONFUSIONS = 12
+MAX_REJECTED = 50
+MAX_REASONS = 6
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything that a report shows."""
+
+    title: str
+    """Such as "efficientnet_b0 on digits"."""
+    facts: dict[str, str]
+    """Short facts by name, shown under the title."""
+    stages: dict[str, float]
+    """Seconds of each stage, in order."""
+    metrics: list[dict[str, Any]]
+    """Rows of ``metrics.jsonl``."""
+    evaluation: EvalResult
+    selection: Selection
+    """Of the predictions, counted and chosen one by one."""
+    rejected: Rejected
+    source: Source
+    """What reads the predictions' paths."""
+    config_yaml: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """How one class fared in the evaluation."""
+
+    name: str
+    images: int
+    recall: float | None
+    precision: float | None
+
+
+@dataclass(frozen=True)
+class Confused:
+    """A class and a wrong answer that its images were given."""
+
+    name: str
+    answer: str
+    images: int
+    share: float
+    """Of the images of the class."""
+
+
+def write_report(path: Path, inputs: ReportInputs) -> Path:
+    """Write the report of a run as one self-contained HTML file, atomically.
+
+    Returns:
+        ``path``.
+    """
+    return write_page(path, TEMPLATE_NAME, _describe_page(inputs))
+
+
+def _describe_page(inputs: ReportInputs) -> dict[str, Any]:
+    evaluation = inputs.evaluation
+    rows = _rate_classes(evaluation)
+    confusions = evaluation.confusion.mistakes()
+    selection = inputs.selection
+    groups, gallery_note = selection.groups(inputs.source)
+    return {
+        "title": inputs.title,
+        "facts": inputs.facts,
+        "cards": list(_make_cards(inputs)),
+        "curves": list(_draw_curves(inputs.metrics)),
+        "evaluation": evaluation,
+        "matrix": _draw_matrix(evaluation),
+        "matrix_classes": len(plots.select_matrix_classes(evaluation.confusion)),
+        "classes": evaluation.confusion.classes,
+        "class_rows": rows[:MAX_CLASS_ROWS],
+        "confusions": [_describe_confusion(evaluation, *c) for c in confusions[:MAX_CONFUSIONS]],
+        "pairs_left_out": len(confusions[MAX_CONFUSIONS:]),
+        "images_left_out": sum(images for _, _, images in confusions[MAX_CONFUSIONS:]),
+        "groups": groups,
+        "gallery_note": gallery_note,
+        "uncertain": selection.uncertain(inputs.source),
+        "labelled": selection.labelled,
+        "stages": inputs.stages,
+        **describe_rejected(inputs.rejected),
+        "config_yaml": inputs.config_yaml,
+    }
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Files without an answer: some of them, and how often which reason."""
+
+    count: int
+    samples: tuple[dict[str, Any], ...]
+    """Path and reason of the first ones."""
+    reasons: tuple[tuple[str, int], ...]
+    """The most frequent reasons."""
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]]) -> Rejected:
+        """What is kept of rows with ``path`` and ``reason``; its size does not grow with them."""
+        samples: list[dict[str, Any]] = []
+        reasons = Reasons()
+        for row in rows:
+            reasons.add(str(row["reason"]))
+            if len(samples) < MAX_REJECTED:
+                samples.append(row)
+        return cls(reasons.total, tuple(samples), tuple(reasons.most_common(MAX_REASONS)))
+
+
+def describe_rejected(rejected: Rejected) -> dict[str, Any]:
+    """What the section "set aside" shows of files without an answer."""
+    return {
+        "rejected": rejected.samples,
+        "rejected_count": rejected.count,
+        "reasons": rejected.reasons,
+    }
+
+
+def _make_cards(inputs: ReportInputs) -> Iterator[Card]:
+    result = inputs.evaluation
+    where = f" of {result.split}" if result.split else ""
+    top1 = result.top1 if result.seen else None
+    note = f"{result.correct1:,} of {result.seen:,} images{where} right"
+    yield Card("Top-1 accuracy", format_share(top1, 2), note)
+    top5 = result.top5 if result.seen else None
+    note = "needs five classes or more" if top5 is None else "right class among the best five"
+    yield Card("Top-5 accuracy", format_share(top5, 2), note)
+    speed, note = _measure_speed(inputs)
+    yield Card("Images per second", NO_VALUE if speed is None else f"{speed:,.1f}", note)
+    aside = inputs.rejected.count
+    note = f"{aside:,} file{'' if aside == 1 else 's'} set aside" if aside else "no file set aside"
+    yield Card("Images labelled", f"{inputs.selection.labelled:,}", note)
+
+
+def _measure_speed(inputs: ReportInputs) -> tuple[float | None, str]:
+    """Images a second and what they were measured in."""
+    speeds = plots.select_points(inputs.metrics, "train", x="step", y="images_per_s")
+    if speeds:  # the first value holds the compilation
+        return statistics.median(y for _, y in speeds[1:] or speeds), "in training, median"
+    result = inputs.evaluation
+    if result.seen and result.seconds > 0:
+        return result.seen / result.seconds, "in evaluation"
+    return None, "not measured"
+
+
+def _draw_curves(metrics: list[dict[str, Any]]) -> Iterator[Chart]:
+    select = plots.select_points
+    losses = select(metrics, "train", x="step", y="loss")
+    evaluated = select(metrics, "eval", x="step", y="loss")
+    if losses or evaluated:
+        alt = f"{_tell_range('Training loss', losses)} {_tell_range('Validation loss', evaluated)}"
+        yield draw_chart("Loss", alt, plots.loss_curve, metrics)
+    top1 = select(metrics, "eval", x="epoch", y="top1")
+    if top1:
+        alt = _tell_range("Top-1 accuracy", top1, unit="epoch", form="{:.2%}")
+        yield draw_chart("Accuracy", alt, plots.accuracy_curve, metrics)
+    rates = select(metrics, "train", x="step", y="lr")
+    if rates:
+        alt = f"Learning rate of each step, at most {max(y for _, y in rates):.3g}."
+        yield draw_chart("Learning rate", alt, plots.learning_rate_curve, metrics)
+
+
+def _tell_range(
+    what: str, points: plots.Points, *, unit: str = "step", form: str = "{:.3f}"
+) -> str:
+    if not points:
+        return ""
+    (start, first), (end, last) = points[0], points[-1]
+    return (
+        f"{what}: {form.format(first)} at {unit} {start:g}, {form.format(last)} at {unit} {end:g}."
+    )
+
+
+def _draw_matrix(evaluation: EvalResult) -> Chart | None:
+    if not evaluation.confusion:
+        return None
+    alt = (
+        f"Confusion matrix of {evaluation.confusion.classes} classes: "
+        f"{evaluation.correct1} of {evaluation.seen} images lie on the diagonal."
+    )
+    return draw_chart(
+        "Confusion matrix",
+        alt,
+        plots.confusion_matrix,
+        evaluation.confusion,
+        evaluation.class_names,
+    )
+
+
+def _rate_classes(evaluation: EvalResult) -> list[ClassRow]:
+    """Every class in order; of many classes, those with the lowest recall first."""
+    confusion = evaluation.confusion
+    columns = (confusion.by_true(), confusion.by_answer(), confusion.right())
+    rows = []
+    for index, (images, answers, right) in enumerate(zip(*map(list, columns), strict=True)):
+        recall = int(right) / int(images) if images else None
+        precision = int(right) / int(answers) if answers else None
+        rows.append(ClassRow(evaluation.class_names[index], int(images), recall, precision))
+    if len(rows) > MAX_CLASS_ROWS:
+        rows.sort(key=lambda row: (2.0 if row.recall is None else row.recall, -row.images))
+    return rows
+
+
+def _describe_confusion(evaluation: EvalResult, true: int, answer: int, images: int) -> Confused:
+    names = evaluation.class_names
+    share = images / int(evaluation.confusion.by_true()[true])
+    return Confused(names[true], names[answer], images, share)
+
+
+def write_pipeline_report(
+    config: RunConfig,
+    out: Path,
+    *,
+    data_dir: Path,
+    evaluation: Path,
+    published: Published,
+    seconds: dict[str, float],
+    flow_run_id: str,
+) -> tuple[dict[str, Any], str]:
+    """Write ``report.html`` and ``summary.json`` into ``out``.
+
+    Args:
+        config: settings of the run.
+        out: holds ``train/`` and ``predictions/``, whose results are read from there.
+        data_dir: the staged data set.
+        evaluation: the file with the result of evaluation.
+        published: what was published.
+        seconds: of each stage.
+        flow_run_id: of the pipeline's run, empty where there is none.
+
+    Returns:
+        The summary, and a Markdown card for a dashboard.
+    """
+    dataset = open_dataset(data_dir)
+    run_dir, predictions_dir = out / "train", out / "predictions"
+    trained, measured = TrainResult.read(run_dir / RESULT_NAME), EvalResult.read(evaluation)
+    inference = read_json(predictions_dir / PREDICTIONS_SUMMARY)
+    metrics = read_jsonl(run_dir / METRICS_NAME)
+    facts = {
+        "variant": config.model.variant,
+        "data": f"{dataset.num_classes} classes, "
+        + ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
+        + f", {dataset.rejected} set aside",
+        "image size": f"{config.image_size} px",
+        "training": f"{trained.epochs} epochs, {trained.steps} steps on "
+        f"{trained.world_size} process(es), {trained.images_per_s:.1f} images/s",
+        "version": published.version + (" (production)" if published.promoted else ""),
+        "store": published.uri,
+    }
+    report = write_report(
+        out / REPORT_NAME,
+        ReportInputs(
+            title=f"{config.model.variant} on {config.storage.name}",
+            facts=facts,
+            stages=seconds,
+            metrics=metrics,
+            evaluation=measured,
+            selection=Selection.of(iter_rows(predictions_dir, COLUMNS)),
+            rejected=Rejected.of(iter_jsonl(predictions_dir / ERRORS_NAME)),
+            source=open_source(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
+            config_yaml=(run_dir / CONFIG_NAME).read_text(encoding="utf-8"),
+        ),
+    )
+    summary = {
+        "top1": measured.top1,
+        "top5": measured.top5,
+        "world_size": trained.world_size,
+        "seconds": seconds,
+        "predictions": str(predictions_dir / inference["parts"][0]),
+        "images": inference["images"],
+        "labelled": inference["labelled"],
+        "rejected": inference["rejected"],
+        "train_images_per_s": trained.images_per_s,
+        "infer_images_per_s": inference["images_per_s"],
+        "model_version": published.version,
+        "promoted": published.promoted,
+        "store": published.uri,
+        "weights_digest": trained.weights_digest,
+        "report": str(report),
+        "flow_run_id": flow_run_id,
+    }
+    write_json(out / SUMMARY_NAME, summary)
+    emit(Event("report", f"report: {report}", 1, 1))
+    return summary, _card(facts, summary, metrics)
+
+
+def _card(facts: dict[str, str], summary: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
+    """Headline numbers and curves as Markdown, pictures inside."""
+    top5 = "" if summary["top5"] is None else f", top-5 **{summary['top5']:.2%}**"
+    curves = beside(loss_curve(metrics), accuracy_curve(metrics))
+    lines = [
+        f"# top-1 **{summary['top1']:.2%}**{top5}",
+        "",
+        f"![loss and accuracy]({png_data_uri(curves)})",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+        f"| labelled | {summary['labelled']} of {summary['images']} images |",
+        f"| report | `{summary['report']}` |",
+        "",
+    ]
+    return "\n".join(lines)

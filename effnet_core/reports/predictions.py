@@ -1,0 +1,147 @@
+"""What a batch inference found, as one HTML file beside its parts, and as Markdown for a dashboard.
+
+A million answers are read once, in constant memory; the page holds a few of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effnet_core.config.schema import StorageConfig
+from effnet_core.files import iter_jsonl
+from effnet_core.infer.output import ERRORS_NAME, iter_rows
+from effnet_core.infer.plan import Plan
+from effnet_core.infer.readers import open_source
+from effnet_core.render import plots
+from effnet_core.render.pages import Card, Chart, draw_chart, write_page
+from effnet_core.reports.gallery import CERTAINTY_BINS, COLUMNS, Group, Picture, Selection
+from effnet_core.reports.pipeline import Rejected, describe_rejected
+from effnet_core.text import NO_VALUE, format_share, markdown_text
+
+REPORT_NAME = "report.html"
+TEMPLATE_NAME = "predictions.html.j2"
+MAX_CLASS_ROWS = 50
+MAX_CARD_PICTURES = 12
+"""Pictures of each kind on the dashboard's card."""
+SURE = 0.5
+"""An answer below this probability counts as uncertain."""
+
+
+@dataclass(frozen=True)
+class PredictionsReport:
+    """Where the page is, and its pictures as Markdown."""
+
+    path: Path
+    card: str
+    """A few of the pictures."""
+    charts: str
+    """The most frequent classes, and how sure the model is; empty without an answer."""
+
+
+def write_predictions_report(
+    done: Plan, summary: dict[str, Any], *, weights: str, storage: StorageConfig
+) -> PredictionsReport:
+    """Write ``report.html`` into the output of a finished batch inference.
+
+    Args:
+        done: the run.
+        summary: as ``predictions.finish`` gives it.
+        weights: what the user called the model.
+        storage: how a bucket's pictures are read.
+    """
+    selection = Selection.of(iter_rows(done.output, COLUMNS))
+    source = open_source(done.root, storage)
+    groups, note = selection.groups(source)
+    uncertain = selection.uncertain(source)
+    classes = list(summary["classes"].items())
+    values = {
+        "title": f"{summary['labelled']:,} images labelled",
+        "facts": {
+            "input": done.root,
+            "model": weights,
+            "digest": summary["model_sha256"][:12],
+            "output": str(done.output),
+        },
+        "cards": _make_cards(summary, selection),
+        "certainty": _draw_certainty(selection),
+        "class_rows": classes[:MAX_CLASS_ROWS],
+        "classes": len(classes),
+        "labelled": selection.labelled,
+        "groups": groups,
+        "gallery_note": note,
+        "uncertain": uncertain,
+        **describe_rejected(Rejected.of(iter_jsonl(done.output / ERRORS_NAME))),
+    }
+    path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
+    return PredictionsReport(path, _card(groups, uncertain, path), _charts_card(classes, selection))
+
+
+def _make_cards(summary: dict[str, Any], selection: Selection) -> list[Card]:
+    labelled, aside = summary["labelled"], summary["rejected"]
+    counts = selection.certainty
+    unsure = int(counts[: int(SURE * CERTAINTY_BINS)].sum())
+    latency = summary["latency_ms"].get("p50")
+    return [
+        Card("Images labelled", f"{labelled:,}", f"of {summary['images']:,} files"),
+        Card("Set aside", f"{aside:,}", "files without an answer" if aside else "every file read"),
+        Card(
+            "Images per second",
+            f"{summary['images_per_s']:,.1f}",
+            "" if latency is None else f"{latency:.1f} ms of a core for an image, median",
+        ),
+        Card(
+            "Uncertain",
+            format_share(unsure / labelled) if labelled else NO_VALUE,
+            f"best class below {SURE:.0%}",
+        ),
+    ]
+
+
+def _draw_certainty(selection: Selection) -> Chart | None:
+    counts = selection.certainty
+    if not counts.any():
+        return None
+    peak = int(np.argmax(counts)) / CERTAINTY_BINS
+    alt = (
+        f"Probability of the best class of {selection.labelled} images, most often "
+        f"{peak:.0%} to {peak + 1 / CERTAINTY_BINS:.0%}."
+    )
+    return draw_chart("How sure the model is", alt, plots.certainty_histogram, counts.tolist())
+
+
+def _charts_card(classes: list[tuple[str, int]], selection: Selection) -> str:
+    """The most frequent classes and how sure the model is, as one picture in Markdown."""
+    counts = selection.certainty
+    if not counts.any():
+        return ""
+    both = plots.class_bars(classes), plots.certainty_histogram(counts.tolist())
+    alt = "The most frequent classes, and the probability of the best class"
+    return f"![{alt}]({plots.png_data_uri(plots.beside(*both))})"
+
+
+def _card(groups: list[Group], uncertain: list[Picture], path: Path) -> str:
+    """A few pictures as Markdown: one of each frequent class, and the least certain."""
+    frequent = sorted(groups, key=lambda group: -group.count)[:MAX_CARD_PICTURES]
+    samples = [group.pictures[0] for group in frequent if group.pictures]
+    lines = []
+    if samples:
+        lines += ["### One of each frequent class", "", *_strip(samples)]
+    if uncertain:
+        lines += ["", "### Least certain", "", *_strip(uncertain[:MAX_CARD_PICTURES])]
+    return "\n".join([*lines, "", f"More pictures: `{path}`", ""])
+
+
+def _strip(pictures: list[Picture], columns: int = 6) -> list[str]:
+    """A Markdown table of pictures, their best class and its probability below."""
+    columns = min(columns, len(pictures))
+    lines = ["| " * columns + "|", "|---" * columns + "|"]
+    for start in range(0, len(pictures), columns):
+        row = pictures[start : start + columns]
+        shown = [f"![{markdown_text(p.path)}]({p.uri})" if p.uri else "no picture" for p in row]
+        names = [f"{markdown_text(p.answers[0][0])} {p.answers[0][1]:.0%}" for p in row]
+        lines += ["| " + " | ".join(cells) + " |" for cells in (shown, names)]
+    return lines

@@ -1,0 +1,182 @@
+"""Accuracy of a network over every image of a split, exact on any number of ranks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effnet_core.config.schema import RunConfig
+from effnet_core.confusion import Confusion, ConfusionCounter
+from effnet_core.data.loader import batches
+from effnet_core.data.manifest import Split, open_dataset
+from effnet_core.data.order import eval_range
+from effnet_core.data.preprocess import PreprocessSpec
+from effnet_core.data.records import split_as
+from effnet_core.data.transforms import eval_transforms
+from effnet_core.errors import DataError, Interrupted, JobError
+from effnet_core.events import Event, emit
+from effnet_core.jobs.collective import Group
+from effnet_core.jobs.signals import stop_requested
+from effnet_core.kernels.choice import library as operators
+from effnet_core.model.network import EfficientNet
+from effnet_core.results import EvalResult
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.load import load_network
+
+STAGE = "evaluate"
+MOST_CLASSES_AT_ONCE = 500
+"""Of these the whole matrix is summed over the ranks: 250,000 numbers in one call."""
+
+
+def evaluate_network(
+    network: EfficientNet,
+    split: Split,
+    spec: PreprocessSpec,
+    config: RunConfig,
+    group: Group,
+    *,
+    class_names: tuple[str, ...],
+    stage: str = STAGE,
+) -> EvalResult:
+    """Evaluate a network that is in memory.
+
+    Each rank counts over its own range of images; the counts are summed once, at the end, so ranks may
+    have different numbers of batches.
+
+    Raises:
+        DataError: there are more ranks than images.
+        JobError: the counts do not add up to the split, which would make the result a lie.
+        Interrupted: this process was asked to stop.
+    """
+    if group.world_size > len(split):
+        raise DataError(
+            f"runtime.world_size={group.world_size} is more than the {len(split)} images of split "
+            f"{split.name!r}; lower runtime.world_size"
+        )
+    started = time.perf_counter()
+    mine = eval_range(len(split), rank=group.rank, world_size=group.world_size)
+    counter = ConfusionCounter(len(class_names))
+    correct5, loss_sum, seen = 0, 0.0, 0
+    network.set_train(False)
+    for batch in batches(
+        split,
+        mine,
+        transforms=eval_transforms(spec),
+        batch_size=config.evaluate.per_device_batch_size,
+        workers=config.data.workers,
+        check_share=config.data.check_share,
+        seed=config.train.seed,
+        background=spec.background,
+    ):
+        if stop_requested():
+            raise Interrupted(f"evaluation was stopped after {seen} of {len(mine)} images")
+        logits = network(batch.images).asnumpy()[: batch.valid]  # (valid, num_classes)
+        labels = batch.labels.asnumpy()[: batch.valid]  # (valid,)
+        counter.add(labels, logits.argmax(axis=1))
+        correct5 += count_top_k(logits, labels, 5)
+        loss_sum += float(cross_entropy(logits, labels).sum())
+        seen += batch.valid
+        if group.is_first:
+            emit(Event(stage, done=min(len(split), seen * group.world_size), total=len(split)))
+    counts = np.array([seen, correct5], dtype=np.int64)
+    total_seen, total_correct5 = (int(n) for n in group.sum_counts(counts))
+    confusion = _sum_confusions(group, counter.total())
+    total_loss = float(group.sum_floats(np.array([loss_sum], dtype=np.float32))[0])
+    if total_seen != len(split) or confusion.seen != len(split):
+        raise JobError(f"evaluation saw {total_seen} images of {len(split)}; please report this")
+    return EvalResult(
+        seen=total_seen,
+        correct1=confusion.correct,
+        correct5=total_correct5,
+        loss=total_loss / total_seen,
+        confusion=confusion,
+        class_names=list(class_names),
+        split=split.name,
+        world_size=group.world_size,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def evaluate_checkpoint(
+    config: RunConfig, group: Group, *, checkpoint: Path, data_dir: Path, split: str
+) -> EvalResult:
+    """Evaluate a checkpoint, with the variant, classes and preprocessing of its sidecar.
+
+    ``data.image_size``, where it is set, takes the place of the sidecar's.
+
+    Raises:
+        CheckpointError: it is missing, damaged or not what its sidecar says.
+        DataError: the data set is missing or has other classes.
+    """
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    dataset = open_dataset(data_dir)
+    if dataset.class_names != sidecar.class_names:
+        raise DataError(
+            f"checkpoint {checkpoint} knows {sidecar.num_classes} classes "
+            f"({_first_names(sidecar.class_names)}), data set {data_dir} has {dataset.num_classes} "
+            f"({_first_names(dataset.class_names)}); evaluate on data with the same class names"
+        )
+    spec = sidecar.preprocess
+    if config.data.image_size is not None:
+        spec = replace(spec, image_size=config.data.image_size)
+
+    def tell(line: str) -> None:
+        if group.is_first:
+            emit(Event(STAGE, line))
+
+    result = evaluate_network(
+        load_network(
+            checkpoint,
+            sidecar,
+            library=operators(config.runtime.kernels, config.runtime.device, tell),
+        ),
+        split_as(dataset, split, config.data),
+        spec,
+        config,
+        group,
+        class_names=dataset.class_names,
+    )
+    facts = {"checkpoint_sha256": sidecar.sha256, "data_digest": dataset.digest}
+    return EvalResult(**{**vars(result), **facts})
+
+
+def _sum_confusions(group: Group, mine: Confusion) -> Confusion:
+    """The pairs of all ranks together.
+
+    The cells of few classes are summed at once. Of many classes the pairs are put side by side, so that
+    what travels grows with the images and not with the square of the classes.
+    """
+    if group.world_size == 1:
+        return mine
+    if mine.classes <= MOST_CLASSES_AT_ONCE:
+        return Confusion.from_dense(group.sum_counts(mine.dense()).tolist())
+    lengths = np.zeros(group.world_size, np.int64)
+    lengths[group.rank] = len(mine.images)
+    lengths = group.sum_counts(lengths)
+    start = int(lengths[: group.rank].sum())
+    pairs = np.zeros((2, int(lengths.sum())), np.int64)
+    pairs[:, start : start + len(mine.images)] = mine.codes, mine.images
+    codes, images = group.sum_counts(pairs)
+    return Confusion.of_codes(codes, images, mine.classes)
+
+
+def count_top_k(logits: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> int:
+    """How many rows have their label among the ``k`` largest logits; ties count for the row."""
+    of_label = logits[np.arange(len(labels)), labels][:, None]
+    return int(((logits > of_label).sum(axis=1) < k).sum())
+
+
+def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Negative log-likelihood of each row's label, (N,)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    loss: NDArray[np.float64] = log_sum - shifted[np.arange(len(labels)), labels]
+    return loss
+
+
+def _first_names(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

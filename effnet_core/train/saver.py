@@ -1,0 +1,60 @@
+"""Checkpoints written by a thread of their own."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.checkpoint import Sidecar
+
+
+class Saver:
+    """Writes one checkpoint at a time in a thread, so that steps do not wait for the disk."""
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.saved_at = time.monotonic()
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._pending: Future[None] | None = None
+
+    def save(self, path: Path, arrays: dict[str, NDArray[Any]], sidecar: Sidecar) -> None:
+        """Begin to write a checkpoint; the arrays must not change any more.
+
+        Raises:
+            CheckpointError: the one before could not be written.
+        """
+        self.join()
+        self.saved_at = time.monotonic()
+        self._pending = self._threads.submit(self._write, path, arrays, sidecar)
+
+    def raise_if_failed(self) -> None:
+        """Tell of a write that has failed, without waiting for one that goes on.
+
+        Raises:
+            CheckpointError: it could not be written; earlier checkpoints are untouched.
+        """
+        if self._pending is not None and self._pending.done():
+            self.join()
+
+    def join(self) -> None:
+        """Wait until everything is on the disk.
+
+        Raises:
+            CheckpointError: it could not be written; earlier checkpoints are untouched.
+        """
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Wait for the last write, whatever becomes of it."""
+        self._threads.shutdown(wait=True)
+
+    def _write(self, path: Path, arrays: dict[str, NDArray[Any]], sidecar: Sidecar) -> None:
+        checkpoints.save_arrays(path, arrays, sidecar)
+        checkpoints.prune(self.folder, self.keep)

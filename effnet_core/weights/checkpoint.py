@@ -1,0 +1,223 @@
+"""Checkpoints that are whole, and loads that are strict.
+
+A checkpoint is ``NAME.ckpt`` and beside it ``NAME.json``, the sidecar: which model, which classes,
+which preprocessing, how far, how good, and the SHA-256 of the file. It counts only once its sidecar is
+there. MindSpore's own ``save_checkpoint`` deletes the old file before it writes the new one, and its
+``load_param_into_net`` matches names by suffix; this project does not call them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from effnet_core.data.preprocess import PreprocessSpec
+from effnet_core.errors import CheckpointError
+from effnet_core.family.variants import DEFAULT_PADDING, Padding
+from effnet_core.files import NO_ROOM, atomic_path, read_json, sha256_of_file, write_json
+from effnet_core.text import os_reason
+from effnet_core.weights.ckpt_file import write_ckpt
+
+if TYPE_CHECKING:
+    from mindspore import Parameter
+
+SUFFIX = ".ckpt"
+MODEL_NAME = "model.ckpt"
+"""The finished model in a run folder: weights only."""
+BEST_NAME = "best.ckpt"
+"""The weights of the best evaluation, among a run's checkpoints."""
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What must be known to use a checkpoint; lies beside it as JSON."""
+
+    variant: str
+    class_names: tuple[str, ...]
+    preprocess: PreprocessSpec
+    bn_momentum: float
+    bn_eps: float
+    epoch: int
+    """Finished passes over the training split."""
+    step: int
+    """Finished updates since scratch."""
+    training_state: bool
+    """Whether optimizer state is inside, so that training can go on."""
+    padding: Padding = DEFAULT_PADDING
+    """Of convolutions: ``symmetric`` or TensorFlow's ``same``."""
+    source: str = ""
+    """Where imported weights came from, in words."""
+    data_digest: str = ""
+    """Digest of the data set that it was trained on."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+    """Of a training checkpoint: what else a run must know to go on as if it had not been cut."""
+    sha256: str = ""
+    size_bytes: int = 0
+    libraries: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier."""
+        return len(self.class_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**asdict(self), "class_names": list(self.class_names)}
+
+
+def sidecar_path(checkpoint: Path) -> Path:
+    """Where the sidecar of a checkpoint lies."""
+    return checkpoint.with_suffix(".json")
+
+
+def find(weights: Path) -> Path:
+    """The checkpoint that a person means: the file itself, or the model of a run folder.
+
+    Raises:
+        CheckpointError: the folder holds no finished model.
+    """
+    if not weights.is_dir():
+        return weights
+    if not (weights / MODEL_NAME).exists():
+        raise CheckpointError(
+            f"folder {weights} holds no finished model ({MODEL_NAME}); is it the folder of a "
+            "training run, and has the run ended?"
+        )
+    return weights / MODEL_NAME
+
+
+def read_sidecar(checkpoint: Path) -> Sidecar:
+    """The sidecar of a checkpoint, after the checkpoint's bytes were checked against it.
+
+    Raises:
+        CheckpointError: file or sidecar is missing, or the file is not the one described.
+    """
+    if not checkpoint.is_file():
+        raise CheckpointError(f"checkpoint {checkpoint} does not exist")
+    path = sidecar_path(checkpoint)
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {checkpoint} has no sidecar {path.name} beside it, which tells variant, classes "
+            "and preprocessing; copy both files"
+        )
+    try:
+        values = read_json(path)
+        values["class_names"] = tuple(values["class_names"])
+        values["preprocess"] = PreprocessSpec.from_dict(values["preprocess"])
+        sidecar = Sidecar(**values)
+    except Exception as cause:
+        raise CheckpointError(f"sidecar {path} is damaged or of another version") from cause
+    size = checkpoint.stat().st_size
+    if size != sidecar.size_bytes:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} is damaged: {size:,} bytes where its sidecar says "
+            f"{sidecar.size_bytes:,}; copy it again or use an earlier one"
+        )
+    if sha256_of_file(checkpoint) != sidecar.sha256:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} is damaged: its SHA-256 is not the one in its sidecar; "
+            "copy it again or use an earlier one"
+        )
+    return sidecar
+
+
+def save(path: Path, parameters: Iterable[Parameter], sidecar: Sidecar) -> Sidecar:
+    """As ``save_arrays``, of MindSpore's parameters."""
+    return save_arrays(path, {p.name: p.asnumpy() for p in parameters}, sidecar)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], sidecar: Sidecar) -> Sidecar:
+    """Write a checkpoint and then its sidecar; a reader meets both or neither.
+
+    Returns:
+        The sidecar as written, with digest, size and library versions.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written to; what was there before
+            is untouched.
+    """
+    try:
+        with atomic_path(sidecar_path(path)) as beside, atomic_path(path) as temporary:
+            write_ckpt(temporary, arrays)
+            written = {"sha256": sha256_of_file(temporary), "size_bytes": temporary.stat().st_size}
+            complete = Sidecar(**{**vars(sidecar), **written, "libraries": library_versions()})
+            write_json(beside, complete.to_dict())
+            sidecar_path(path).unlink(missing_ok=True)
+    except (OSError, CheckpointError) as cause:
+        system = cause if isinstance(cause, OSError) else cause.__cause__
+        reason = os_reason(system) if isinstance(system, OSError) else str(cause)
+        if isinstance(system, OSError) and system.errno not in NO_ROOM:
+            what = "bring its folder back, or mend its rights"
+        else:
+            needed = sum(array.nbytes for array in arrays.values())
+            what = f"it needs {needed:,} bytes{_free_space(path)}, and earlier checkpoints are untouched"
+        raise CheckpointError(f"checkpoint {path} cannot be written ({reason}); {what}") from cause
+    return complete
+
+
+def _free_space(path: Path) -> str:
+    try:
+        return f" and {shutil.disk_usage(path.parent).free:,} are free"
+    except OSError:
+        return ""
+
+
+CLASSIFIER = ("classifier.weight", "classifier.bias")
+"""Names of the head, which fine-tuning on other classes starts anew."""
+
+OPTIMIZER_PREFIXES = (
+    "mean_square.",
+    "moment.",
+    "moments.",
+    "moment1.",
+    "moment2.",
+    "beta1_power",
+    "beta2_power",
+    "momentum",
+    "global_step",
+    "learning_rate",
+    "ema.",
+    "loss_scale.",
+    "ranks.",
+)
+"""Names of training state, which a checkpoint may hold beside the weights."""
+
+
+def step_path(folder: Path, step: int) -> Path:
+    """Where the training checkpoint of a step lies."""
+    return folder / f"step-{step:08d}{SUFFIX}"
+
+
+def newest(folder: Path) -> Path | None:
+    """The whole training checkpoint with the most steps in a folder; damaged ones are passed over."""
+    for path in sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True):
+        try:
+            read_sidecar(path)
+        except CheckpointError:
+            continue
+        return path
+    return None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest training checkpoints."""
+    for path in sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True)[keep:]:
+        sidecar_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _some(what: str, names: list[str]) -> str:
+    """A count and the first ten names."""
+    return f"{len(names)} parameters {what}" + (f" ({', '.join(names[:10])})" if names else "")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that a checkpoint was made with."""
+    return {name: version(name) for name in ("effnet-flows", "mindspore", "numpy")}

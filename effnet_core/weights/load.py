@@ -1,0 +1,88 @@
+"""A network with the parameters of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from effnet_core.errors import CheckpointError
+from effnet_core.model.network import EfficientNet, create_model
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Sidecar, _some
+from effnet_core.weights.ckpt_file import read_ckpt
+
+if TYPE_CHECKING:
+    from mindspore import Parameter
+
+
+def load_network(
+    checkpoint: Path, sidecar: Sidecar, *, library: Path | None = None
+) -> EfficientNet:
+    """The network of a checkpoint, for inference.
+
+    Args:
+        checkpoint: its bytes were checked by ``read_sidecar`` before.
+        sidecar: what belongs to it.
+        library: of own operators; not for a network that is exported.
+
+    Raises:
+        CheckpointError: the checkpoint does not hold exactly the network's parameters.
+    """
+    network = create_model(
+        sidecar.variant,
+        num_classes=sidecar.num_classes,
+        bn_momentum=sidecar.bn_momentum,
+        bn_eps=sidecar.bn_eps,
+        padding=sidecar.padding,
+        library=library,
+    )
+    load_parameters(checkpoint, network.get_parameters())
+    network.set_train(False)
+    return network
+
+
+def load_parameters(
+    path: Path, parameters: Iterable[Parameter], *, skip: Collection[str] = ()
+) -> dict[str, NDArray[Any]]:
+    """Fill parameters from a checkpoint, every one of them and by its exact name.
+
+    Args:
+        path: its bytes were checked by ``read_sidecar`` before.
+        parameters: the ones to fill; the checkpoint may hold training state besides, nothing else.
+        skip: names in the checkpoint that are left out on purpose.
+
+    Returns:
+        What the checkpoint holds besides, by name.
+
+    Raises:
+        CheckpointError: a parameter is missing, left over or of another shape; nothing was changed.
+    """
+    import mindspore as ms
+
+    parameters = list(parameters)
+    try:
+        stored = read_ckpt(path)
+    except Exception as cause:
+        raise CheckpointError(f"checkpoint {path} cannot be read; it is damaged") from cause
+    wanted = {p.name for p in parameters}
+    missing = sorted(wanted - set(stored))
+    unknown = sorted(
+        name for name in set(stored) - wanted - set(skip) if not name.startswith(OPTIMIZER_PREFIXES)
+    )
+    if missing or unknown:
+        raise CheckpointError(
+            f"checkpoint {path} is of another model: {_some('missing', missing)}, "
+            f"{_some('left over', unknown)}"
+        )
+    for parameter in parameters:
+        shape = tuple(stored[parameter.name].shape)
+        if shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"checkpoint {path} is of another model: {parameter.name} has shape {shape}, "
+                f"wanted is {tuple(parameter.shape)}"
+            )
+    for parameter in parameters:
+        parameter.set_data(ms.Tensor(stored[parameter.name], parameter.dtype))
+    return {name: stored[name] for name in set(stored) - wanted}

@@ -1,0 +1,1 @@
+"""The service of ``effnet up``: server, daemon, deployments, runs."""

@@ -1,0 +1,72 @@
+"""Automations of a server, from files in ``deployments/automations``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from effnet_core.errors import ConfigError
+from flows.service.api import JSON, Api
+
+BLOCK = "block"
+"""Key of an action that names a block as ``TYPE/NAME``, where Prefect wants an id."""
+
+
+def bring_automations(api: Api, path: Path) -> list[str]:
+    """Make the automations of a file, or bring those of the same names up to date.
+
+    Args:
+        api: their server.
+        path: a YAML file as ``prefect automation create`` takes it, except that actions name blocks.
+
+    Returns:
+        Their names.
+
+    Raises:
+        ConfigError: the file is not readable, or a block is not there, or the server refuses.
+    """
+    wanted = [_with_block_ids(api, item) for item in _read(path)]
+    there = {item["name"]: item["id"] for item in api.post("/automations/filter")}
+    for item in wanted:
+        if item["name"] in there:
+            api.put(f"/automations/{there[item['name']]}", item)
+        else:
+            api.post("/automations/", item)
+    return [str(item["name"]) for item in wanted]
+
+
+def _read(path: Path) -> list[JSON]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found: list[JSON] = content["automations"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as cause:
+        text = " ".join(str(cause).split())
+        raise ConfigError(
+            f"{path} is not a file of automations ({text}); see deployments/automations"
+        ) from None
+    return found
+
+
+def _with_block_ids(api: Api, automation: JSON) -> JSON:
+    actions = [_with_block_id(api, action) for action in automation["actions"]]
+    return {**automation, "actions": actions}
+
+
+def _with_block_id(api: Api, action: dict[str, Any]) -> dict[str, Any]:
+    if BLOCK not in action:
+        return action
+    kind, _, name = str(action[BLOCK]).partition("/")
+    body = {
+        "block_types": {"slug": {"any_": [kind]}},
+        "block_documents": {"name": {"any_": [name]}, "is_anonymous": {"eq_": False}},
+    }
+    found = api.post("/block_documents/filter", body)
+    if not found:
+        raise ConfigError(
+            f"the server has no block {name!r} of type {kind!r}; make it first, on the dashboard's page "
+            "Blocks or as the file of automations says"
+        )
+    rest = {key: value for key, value in action.items() if key != BLOCK}
+    return {**rest, "block_document_id": found[0]["id"]}

@@ -1,0 +1,99 @@
+"""Where the flows run: ``deployments/environments/NAME.yaml``, apart from recipes.
+
+An environment says which work pool, how many jobs may use the devices at once, and settings of places
+and devices (``storage``, ``runtime``). It has no hyper-parameters: a model must not depend on where it
+was trained. Settings lie between recipe and overrides.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import RunConfig, RuntimeConfig, StorageConfig
+from effnet_core.errors import ConfigError
+from effnet_core.text import nearest
+
+VARIABLE = "EFFNET_ENVIRONMENT"
+"""Names the environment of a flow run; deployments set it."""
+DEFAULT = "local"
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOYMENTS = ROOT / "deployments" / "prefect.yaml"
+FOLDER = ROOT / "deployments" / "environments"
+SECTIONS = {"storage": StorageConfig, "runtime": RuntimeConfig}
+
+
+class Environment(BaseModel):
+    """One place to run flows in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    pool: str
+    """Work pool that takes the runs."""
+    pool_type: str = "process"
+    """Kind of work pool: process, docker or kubernetes."""
+    job_template: str | None = None
+    """JSON file in deployments/ with what each run of a new pool gets; Prefect's own by default."""
+    device_jobs: int = Field(1, ge=1)
+    """Jobs that may use the devices at once; each takes all devices that it can see."""
+    runs: int = Field(8, ge=1)
+    """Flow runs that one worker has at work at once; further ones wait."""
+    working_dir: str | None = None
+    """Folder that relative paths of runs start from; that of the deployment by default."""
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings by section; only storage and runtime."""
+
+    @property
+    def slot(self) -> str:
+        """Name of the global concurrency limit that jobs on devices take."""
+        return f"devices-{self.pool}"
+
+
+def names() -> list[str]:
+    """The environments there are, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+@cache
+def read_environment(name: str) -> Environment:
+    """An environment by its name.
+
+    Raises:
+        ConfigError: it is unknown, or holds something else than it may.
+    """
+    path = FOLDER / f"{name}.yaml"
+    if not path.exists():
+        raise ConfigError(
+            f"environment {name!r} is unknown{nearest(name, names())} (known: {', '.join(names())}, "
+            f"in {FOLDER})"
+        )
+    try:
+        found = Environment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError) as cause:
+        text = " ".join(str(cause).split())
+        raise ConfigError(f"environment file {path} is not valid: {text}") from None
+    for section in found.settings:
+        if section not in SECTIONS:
+            raise ConfigError(
+                f"environment file {path} sets {section!r}; an environment holds places and devices "
+                f"only ({', '.join(SECTIONS)}), the rest belongs into a recipe"
+            )
+    load_config(None, values=found.settings)
+    return found
+
+
+def flow_config(recipe: str | Path | None, overrides: list[str] | None = None) -> RunConfig:
+    """Settings of a flow run: recipe, then this run's environment, then overrides.
+
+    Raises:
+        ConfigError: as ``load_config``, or the environment is unknown.
+    """
+    name = os.environ.get(VARIABLE)
+    values = read_environment(name).settings if name else {}
+    return load_config(recipe, overrides or [], values=values)

@@ -1,0 +1,163 @@
+"""Proof that every setting does something: the table of who proves what, and what a proof is.
+
+A setting that is read by nobody is worse than none. Each key of ``RunConfig`` belongs to one of three
+layers; ``tests/LAYER/test_every_setting.py`` holds its proof, and the first of them fails when a key
+belongs to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import RunConfig
+
+UNIT = (
+    "model.variant",
+    "data.image_size",
+    "data.crop_pct",
+    "data.interpolation",
+    "data.mean",
+    "data.std",
+    "data.background",
+    "data.max_pixels",
+    "data.global_batch_size",
+    "optim.base_lr",
+    "schedule.name",
+    "schedule.warmup_epochs",
+    "schedule.min_lr",
+    "schedule.decay_factor",
+    "schedule.decay_epochs",
+    "schedule.stair",
+    "schedule.by_epoch",
+    "schedule.power",
+    "schedule.cycle",
+    "schedule.milestones",
+    "schedule.rates",
+    "data.repeats",
+    "data.erase_rate",
+    "data.hard_links",
+    "data.mixup_alpha",
+    "data.cutmix_alpha",
+    "train.epochs",
+    "train.budget",
+    "train.amp_dtype",
+    "evaluate.min_top1",
+    "evaluate.promote_margin",
+    "infer.engine",
+    "infer.engine_threads",
+    "infer.precision",
+    "infer.decoders",
+    "infer.readers",
+    "infer.fast_decode",
+    "infer.recursive",
+    "infer.probabilities",
+    "infer.features",
+    "infer.batch_size",
+    "infer.top_k",
+    "infer.shard_images",
+    "infer.max_error_share",
+    "infer.format",
+    "storage.root",
+    "storage.name",
+    "storage.endpoint_url",
+    "storage.profile",
+    "storage.region",
+    "storage.checksums",
+    "storage.credentials_block",
+    "runtime.world_size",
+    "runtime.kernels",
+    "runtime.hosts",
+    "runtime.host_index",
+    "runtime.pin_cores",
+    "runtime.master_port",
+    "runtime.startup_timeout_s",
+    "runtime.timeout_s",
+    "runtime.stop_grace_s",
+    "runtime.mindspore_log",
+)
+"""Proved without MindSpore."""
+
+CELLS = (
+    "model.num_classes",
+    "model.drop_rate",
+    "model.drop_path_rate",
+    "model.bn_momentum",
+    "model.bn_eps",
+    "model.padding",
+    "model.weights",
+    "model.new_head",
+    "data.train_split",
+    "data.eval_split",
+    "data.crop_scale",
+    "data.crop_ratio",
+    "data.flip_rate",
+    "data.policy",
+    "data.policy_ops",
+    "data.policy_magnitude",
+    "data.progressive_sizes",
+    "data.check_share",
+    "data.workers",
+    "data.sink",
+    "optim.name",
+    "optim.momentum",
+    "optim.decay",
+    "optim.epsilon",
+    "optim.beta2",
+    "optim.clip_norm",
+    "optim.accumulate_steps",
+    "optim.layer_decay",
+    "optim.weight_decay",
+    "optim.backbone_lr_scale",
+    "train.label_smoothing",
+    "train.class_weights",
+    "train.amp_level",
+    "train.trackers",
+    "train.loss_scale",
+    "train.ema_decay",
+    "train.early_stop_evaluations",
+    "train.final_model",
+    "train.seed",
+    "train.freeze_epochs",
+    "train.resume_from",
+    "runtime.exact_resume",
+    "evaluate.per_device_batch_size",
+)
+"""Proved with MindSpore in the test's process."""
+
+JOBS = (
+    "data.format",
+    "train.log_every_steps",
+    "train.evaluate_every_epochs",
+    "train.checkpoint_every_epochs",
+    "train.checkpoint_every_steps",
+    "train.checkpoint_every_minutes",
+    "train.keep_checkpoints",
+    "runtime.device",
+    "storage.onnx",
+)
+"""Proved by running a job."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is seen of a setting's effect."""
+
+    value: str
+    """Another value than the default."""
+    observe: Callable[[RunConfig, Path], Any]
+    """Something real that follows from a configuration; gets an empty folder to work in."""
+    given: tuple[str, ...] = ()
+    """Other settings without which this one has no effect."""
+
+    def check(self, key: str, folder: Path) -> None:
+        """Fail unless the other value changes what is seen, and the same value does not."""
+        seen = []
+        for name, overrides in (("a", ()), ("b", ()), ("c", (f"{key}={self.value}",))):
+            (folder / name).mkdir()
+            seen.append(self.observe(load_config(None, [*self.given, *overrides]), folder / name))
+        assert seen[0] == seen[1], f"{key}: what is observed changes by itself"
+        assert seen[0] != seen[2], f"{key}={self.value} changes nothing"

@@ -1,0 +1,390 @@
+"""Every setting does something: those whose effect shows without MindSpore."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from prefect.blocks.system import Secret
+
+from effnet_core import api, worker
+from effnet_core.config.load import leaf_keys
+from effnet_core.config.schema import RunConfig
+from effnet_core.data.order import epoch_order, train_indices
+from effnet_core.data.preprocess import PreprocessSpec, preprocess
+from effnet_core.data.staging import stage_dataset
+from effnet_core.errors import DataError, JobTimeout
+from effnet_core.export.onnx_model import write_onnx
+from effnet_core.family.scaling import cost
+from effnet_core.family.variants import variant
+from effnet_core.files import write_json
+from effnet_core.infer import engines, pipeline
+from effnet_core.infer.inputs import list_inputs
+from effnet_core.infer.output import finish, read_parts, write_part
+from effnet_core.infer.plan import Plan, plan
+from effnet_core.infer.shards import predict_shards
+from effnet_core.jobs import launch
+from effnet_core.jobs.job import EVENTS_NAME, Job
+from effnet_core.jobs.launch import run_job
+from effnet_core.kernels import choice
+from effnet_core.model_store.publication import publish_model
+from effnet_core.results import ShardResult
+from effnet_core.storage import s3_client
+from effnet_core.storage.client import in_use
+from effnet_core.train.mixing import change_batch
+from effnet_core.train.schedule import lr_schedule
+from effnet_core.weights.checkpoint import read_sidecar
+from tasks.credentials import credentials_of
+from tests.support import every_setting
+from tests.support.every_setting import Proof
+from tests.support.fakes import BrightnessPredictor
+from tests.support.images import draw, encode, source_with_splits
+from tests.support.weights import make_checkpoint
+from tests.unit.model_store.test_publication import make_run
+
+
+def pixels(config: RunConfig, _: Path) -> bytes:
+    """An image as the network would see it."""
+    return preprocess(draw(90, 60), PreprocessSpec.from_config(config)).tobytes()
+
+
+def pixels_of_a_transparent_image(config: RunConfig, _: Path) -> bytes:
+    image = draw(90, 60).convert("RGBA")
+    image.putalpha(100)
+    return preprocess(image, PreprocessSpec.from_config(config)).tobytes()
+
+
+def rates(config: RunConfig, _: Path) -> bytes:
+    """The learning rate of every step."""
+    steps = config.train.length.steps(steps_per_epoch=10, batch_size=1)
+    return lr_schedule(
+        config.schedule, config.peak_lr, steps_per_epoch=10, total_steps=steps or 0
+    ).tobytes()
+
+
+def links_of_a_staged_file(config: RunConfig, folder: Path) -> int:
+    """How many names a staged file has."""
+    source = source_with_splits(folder / "source", train=1, val=1)
+    dataset, _ = stage_dataset(source, folder / "out", hard_links=config.data.hard_links)
+    return (dataset.root / dataset.split("train").paths[0]).stat().st_nlink
+
+
+def order_of_an_epoch(config: RunConfig, _: Path) -> list[int]:
+    return epoch_order(10, seed=0, epoch=1, repeats=config.data.repeats).tolist()
+
+
+def changed_batch(config: RunConfig, _: Path) -> bytes:
+    """Four images of noise as training sees them."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((4, 3, 16, 16)).astype(np.float32)
+    labels = np.arange(4, dtype=np.int32)
+    changed, _labels = change_batch(rng, images, labels, config.data, num_classes=4)
+    return changed.tobytes()
+
+
+def network_size(config: RunConfig, _: Path) -> tuple[Any, int, float]:
+    return cost(variant(config.model.variant)), config.image_size, config.drop_rate
+
+
+def batch_of_rank_1(config: RunConfig, _: Path) -> list[int]:
+    return train_indices(
+        np.arange(1000),
+        rank=1,
+        world_size=config.runtime.world_size,
+        per_device_batch_size=config.per_device_batch_size,
+    ).tolist()
+
+
+def planned(config: RunConfig, folder: Path) -> Plan:
+    (folder / "in").mkdir()
+    for index in range(6):
+        picture = draw(1200, 900, seed=index)
+        (folder / "in" / f"{index}.jpg").write_bytes(encode(picture, "JPEG"))
+    listed = list_inputs([folder / "in"], folder / "out")
+    return plan(listed, folder / "out", model_sha256="m", infer=config.infer)
+
+
+def parts(config: RunConfig, folder: Path) -> list[str]:
+    return [shard.part.partition(".")[2] for shard in planned(config, folder).shards]
+
+
+def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
+    """The rows that come out."""
+    result = planned(config, folder)
+    inputs = {
+        "output": str(result.output),
+        "input_root": result.root,
+        "model_sha256": "m",
+        "shards": [vars(shard) for shard in result.shards],
+        "allowed_errors": 0,
+    }
+    predict_shards(BrightnessPredictor(), inputs, config)
+    return read_parts(result.output)
+
+
+def answers_or_not(config: RunConfig, folder: Path) -> list[str]:
+    """The pictures, JPEGs of 1.1 million pixels each, that are labelled."""
+    return [row["path"] for row in answers(config, folder)]
+
+
+def threads_that(kind: str, config: RunConfig, folder: Path) -> list[int]:
+    with mock.patch.object(pipeline, "_pool", wraps=pipeline._pool) as pool:
+        answers(config, folder)
+    return [call.args[0] for call in pool.call_args_list if call.args[1] == kind]
+
+
+def images_found(config: RunConfig, folder: Path) -> int:
+    for path in ("in/a.jpg", "in/deep/b.jpg"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"")
+    checkpoint = make_checkpoint(folder / "a.ckpt")
+    return api.plan_inference(checkpoint, [folder / "in"], folder / "out", config=config).images
+
+
+def engine_of(config: RunConfig, folder: Path) -> Any:
+    checkpoint = make_checkpoint(folder / "a.ckpt")
+    engine_file = folder / "a.onnx"
+    write_onnx(checkpoint, read_sidecar(checkpoint), engine_file, features=True, pixels=True)
+    inputs = {
+        "checkpoint": checkpoint,
+        "engine": engines.choose(config),
+        "engine_file": engine_file,
+        "shards": [{"start": 0, "stop": 9}],
+    }
+    return engines.load(inputs, config.infer)
+
+
+def asked_precision(config: RunConfig, folder: Path) -> str:
+    """What OpenVINO is asked for; whether it differs is the processor's matter."""
+    with mock.patch("openvino.Core") as core:
+        core.return_value.get_property.return_value = ["FP32", "BF16"]
+        engine_of(config, folder)
+    _, _, settings = core.return_value.compile_model.call_args.args
+    return str(list(settings.values()))
+
+
+def end_with_one_error_in_six(config: RunConfig, folder: Path) -> str:
+    result = planned(config, folder)
+    [shard] = result.shards
+    write_part(result.part_path(shard), [], model_sha256="m")
+    bad = [{"path": "0.png", "reason": "empty file"}]
+    write_json(result.shard_path(shard), ShardResult(shard.part, 0, 6, 5, bad).to_dict())
+    try:
+        finish(result, infer=config.infer, model_sha256="m")
+    except DataError:
+        return "refused"
+    return "accepted"
+
+
+def published(config: RunConfig, folder: Path) -> list[tuple[str, bool]]:
+    """Where two models land, the second a little worse than the first, and which are promoted."""
+    storage = config.storage.model_copy(update={"root": str(folder / config.storage.root)})
+    seen = []
+    for name, correct in (("good", 80), ("worse", 75)):
+        evaluation = make_run(folder / name, name, correct=correct)
+        result = publish_model(
+            folder / name,
+            evaluation=evaluation,
+            storage=storage,
+            gate=config.evaluate,
+            version=name,
+        )
+        place = Path(result.uri.removeprefix("file://")).relative_to(folder)
+        seen.append((str(place), result.promoted))
+    return seen
+
+
+def object_store_client(config: RunConfig, folder: Path) -> tuple[Any, ...]:
+    """What a client was made of."""
+    (folder / "config").write_text("[profile lab]\n")
+    (folder / "credentials").write_text(
+        "[default]\naws_access_key_id=a\naws_secret_access_key=b\n"
+        "[lab]\naws_access_key_id=c\naws_secret_access_key=d\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    files = {
+        "AWS_CONFIG_FILE": str(folder / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
+    }
+    with mock.patch.dict(os.environ, {**kept, **files}, clear=True):
+        client = s3_client(config.storage.access)
+        signed = client.generate_presigned_url("get_object", Params={"Bucket": "bbb", "Key": "k"})
+    key_id = signed.partition("X-Amz-Credential=")[2].partition("%2F")[0]
+    meta = client.meta
+    return meta.endpoint_url, meta.region_name, meta.config.request_checksum_calculation, key_id
+
+
+def credentials_in_a_task(config: RunConfig, _: Path) -> str:
+    """The variables that a task's child process would get."""
+    block = mock.Mock()
+    block.get.return_value = {"aws_access_key_id": "id", "aws_secret_access_key": "s"}
+    with (
+        mock.patch.object(Secret, "load", lambda name: block),
+        credentials_of(config.storage),
+    ):
+        given = in_use()
+    return ",".join(given.environment()) if given else "boto3's own chain"
+
+
+def command(config: RunConfig, folder: Path) -> list[str]:
+    """The command line of a job's ranks, without the port that was free and the folder."""
+    line = launch._command(config.runtime, folder)
+    return [
+        item.replace(str(folder), "RUN_DIR")
+        for item in line
+        if config.runtime.master_port or not item.startswith("--master_port")
+    ]
+
+
+def chosen_operators(config: RunConfig, folder: Path) -> str:
+    return str(choice.describe(config.runtime.kernels, config.runtime.device))
+
+
+def cores_of_rank_0(config: RunConfig, _: Path) -> list[Any]:
+    with (
+        mock.patch("os.sched_setaffinity") as pin,
+        mock.patch("effnet_core.machine.available_cores", return_value=[0, 1, 2, 3]),
+    ):
+        worker._take_cores(config, rank=0)
+    return [call.args for call in pin.call_args_list]
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def end_of_a_job_of_two_seconds(config: RunConfig, folder: Path) -> str:
+    clock = Clock()
+    process = mock.Mock(poll=lambda: None if clock.now < 2 else 0)
+    with mock.patch.object(launch, "time", clock):
+        try:
+            events = launch._EventTail(folder / EVENTS_NAME)
+            launch._wait(process, config.runtime, folder, events)
+        except JobTimeout:
+            return "stopped"
+    return "ended"
+
+
+def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | None]:
+    """The supervisor's command line, and the environment of a job."""
+    process = mock.Mock(stdin=mock.Mock(), **{"poll.return_value": 0})
+    with (
+        mock.patch.object(launch.subprocess, "Popen", return_value=process) as popen,
+        mock.patch.dict(os.environ),
+        pytest.raises(launch.WorkerLost),
+    ):
+        os.environ.pop("GLOG_v", None)
+        run_job(Job("train"), config, folder)
+    argv = [item.replace(str(folder), "RUN_DIR") for item in popen.call_args.args[0]]
+    return argv, popen.call_args.kwargs["env"].get("GLOG_v")
+
+
+def sixteen_bits(config: RunConfig, _: Path) -> str:
+    return config.amp_dtype
+
+
+EXPONENTIAL = ("schedule.name=exponential",)
+POLYNOMIAL = ("schedule.name=polynomial", "schedule.decay_epochs=100")
+PIECES = ("schedule.name=piecewise_constant", "schedule.warmup_epochs=0")
+PORT = "runtime.master_port=23456"
+TWO_RANKS = ("runtime.world_size=2",)
+ON_ASCEND = ("runtime.device=Ascend", "train.amp_level=O2")
+
+PROOFS = {
+    "model.variant": Proof("efficientnet_b4", network_size),
+    "data.image_size": Proof("192", pixels),
+    "data.crop_pct": Proof("0.6", pixels),
+    "data.interpolation": Proof("bilinear", pixels),
+    "data.mean": Proof("[0.5, 0.5, 0.5]", pixels),
+    "data.std": Proof("[0.5, 0.5, 0.5]", pixels),
+    "data.background": Proof("black", pixels_of_a_transparent_image),
+    "data.max_pixels": Proof("60000", answers_or_not),
+    "data.global_batch_size": Proof("128", batch_of_rank_1, TWO_RANKS),
+    "optim.base_lr": Proof("0.1", rates),
+    "schedule.name": Proof("exponential", rates),
+    "schedule.warmup_epochs": Proof("1", rates),
+    "schedule.min_lr": Proof("0.001", rates),
+    "schedule.decay_factor": Proof("0.5", rates, EXPONENTIAL),
+    "schedule.decay_epochs": Proof("1", rates, EXPONENTIAL),
+    "schedule.stair": Proof("false", rates, EXPONENTIAL),
+    "schedule.by_epoch": Proof("true", rates),
+    "schedule.power": Proof("2", rates, POLYNOMIAL),
+    "schedule.cycle": Proof("true", rates, POLYNOMIAL),
+    "schedule.milestones": Proof(
+        "[20, 30]",
+        rates,
+        (*PIECES, "schedule.milestones=[10, 30]", "schedule.rates=[0.2, 0.1]"),
+    ),
+    "schedule.rates": Proof(
+        "[0.3, 0.1]",
+        rates,
+        (*PIECES, "schedule.milestones=[10, 30]", "schedule.rates=[0.2, 0.1]"),
+    ),
+    "data.repeats": Proof("2", order_of_an_epoch),
+    "data.erase_rate": Proof("1", changed_batch),
+    "data.hard_links": Proof("true", links_of_a_staged_file),
+    "data.mixup_alpha": Proof("1", changed_batch),
+    "data.cutmix_alpha": Proof("1", changed_batch),
+    "train.epochs": Proof("10", rates),
+    "train.budget": Proof("100 steps", rates),
+    "train.amp_dtype": Proof("fp16", sixteen_bits, ON_ASCEND),
+    "evaluate.min_top1": Proof("0.9", published),
+    "evaluate.promote_margin": Proof("0.1", published),
+    "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
+    "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).lanes),
+    "infer.precision": Proof("bf16", asked_precision, ("infer.engine=openvino",)),
+    "infer.batch_size": Proof("4", lambda config, folder: engine_of(config, folder).piece),
+    "infer.readers": Proof("7", partial(threads_that, "reader")),
+    "infer.decoders": Proof("7", partial(threads_that, "decoder")),
+    "infer.fast_decode": Proof("false", answers, ("infer.features=true",)),
+    "infer.recursive": Proof("false", images_found),
+    "infer.probabilities": Proof("true", answers),
+    "infer.features": Proof("true", answers),
+    "infer.top_k": Proof("1", answers),
+    "infer.shard_images": Proof("2", parts),
+    "infer.max_error_share": Proof("0.5", end_with_one_error_in_six),
+    "infer.format": Proof("csv", parts),
+    "storage.root": Proof("elsewhere", published),
+    "storage.name": Proof("animals", published),
+    "storage.endpoint_url": Proof("http://127.0.0.1:9", object_store_client),
+    "storage.profile": Proof("lab", object_store_client),
+    "storage.region": Proof("eu-west-1", object_store_client),
+    "storage.checksums": Proof("when_required", object_store_client),
+    "storage.credentials_block": Proof("bucket-key", credentials_in_a_task),
+    "runtime.world_size": Proof("4", command),
+    "runtime.kernels": Proof("builtin", chosen_operators),
+    "runtime.hosts": Proof("[127.0.0.1, 192.0.2.1]", command, (*TWO_RANKS, PORT)),
+    "runtime.host_index": Proof(
+        "1", command, (*TWO_RANKS, PORT, "runtime.hosts=[127.0.0.1, 192.0.2.1]")
+    ),
+    "runtime.pin_cores": Proof("false", cores_of_rank_0, TWO_RANKS),
+    "runtime.master_port": Proof("23456", command, TWO_RANKS),
+    "runtime.startup_timeout_s": Proof("77", command, TWO_RANKS),
+    "runtime.timeout_s": Proof("1", end_of_a_job_of_two_seconds),
+    "runtime.stop_grace_s": Proof("3", started_process),
+    "runtime.mindspore_log": Proof("info", started_process),
+}
+
+
+def test_every_setting_has_a_proof() -> None:
+    named = [*every_setting.UNIT, *every_setting.CELLS, *every_setting.JOBS]
+    assert sorted(named) == sorted(leaf_keys())
+    assert sorted(PROOFS) == sorted(every_setting.UNIT)
+
+
+@pytest.mark.parametrize("key", PROOFS)
+def test_another_value_changes_something(key: str, tmp_path: Path) -> None:
+    PROOFS[key].check(key, tmp_path)

@@ -1,0 +1,154 @@
+"""``effnet up`` and its keeper on bad days: given twice at once, and on a full disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effnet_core import files
+from effnet_core.errors import DataError
+from flows.service import doctor, lifecycle
+from flows.service.api import Api, ApiError
+from flows.service.daemon import Kept
+from flows.service.environments import ROOT
+from flows.service.server import STATE_DIR_VARIABLE
+
+FOUND = lifecycle.Service("http://127.0.0.1:9/api", pid=1, pool="local", worker="w", port=9)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(STATE_DIR_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def test_up_twice_at_once_starts_one_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[lifecycle.Service] = []
+
+    def start(*_: object) -> lifecycle.Service:
+        time.sleep(0.3)  # the keeper's record comes a moment after its process
+        started.append(FOUND)
+        return FOUND
+
+    def nothing(*_: object, **__: object) -> None:
+        pass
+
+    monkeypatch.setattr(lifecycle, "running", lambda: started[0] if started else None)
+    monkeypatch.setattr(lifecycle, "_start", start)
+    for name in ("_wait_for_server", "deploy", "_wait_for_worker", "_print_next_steps"):
+        monkeypatch.setattr(lifecycle, name, nothing)
+
+    def up() -> None:
+        lifecycle.up(port=9, environment="local")
+
+    both = [threading.Thread(target=up) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert started == [FOUND]
+
+
+def test_up_on_a_full_disk_says_so_before_it_starts_anything(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> Any:
+        raise AssertionError("started a process")
+
+    usage = files.shutil.disk_usage(state)._replace(free=12_000_000)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(subprocess, "Popen", never)
+    with pytest.raises(DataError, match=r"database .* needs .* has 12\.0 MB free"):
+        lifecycle.up(port=None, environment="local")
+
+
+def test_doctor_sees_that_the_servers_disk_is_full(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (before,) = doctor.state_folder()
+    usage = doctor.shutil.disk_usage(state)._replace(free=12_000_000)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    (full,) = doctor.state_folder()
+    assert (before.level, full.level) == ("ok", "problem")
+    assert "12.0 MB free" in full.found
+
+
+def test_a_server_that_fails_is_told_from_one_that_refuses() -> None:
+    class Broken(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(b'{"exception_message": "Internal Server Error"}')
+
+        def log_message(self, *arguments: object) -> None:
+            """Silent."""
+
+    server = HTTPServer(("127.0.0.1", 0), Broken)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    try:
+        with pytest.raises(ApiError, match=r"failed \(HTTP 500\); its log says why, .* full disk"):
+            Api(f"http://127.0.0.1:{server.server_port}/api").runs()
+    finally:
+        thread.join()
+        server.server_close()
+
+
+def test_a_keeper_whose_log_has_no_room_goes_on() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from flows.service.daemon import say; say('a line'); say('another')",
+            ],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "later" / "server.log"
+    kept = Kept("server", [sys.executable, "-c", "pass"], log)
+    kept.look()
+    assert "server could not be started" in capfd.readouterr().out
+    log.parent.mkdir()
+    kept.look()
+    assert kept.process is not None
+    assert kept.process.wait(30) == 0
+
+
+def test_down_waits_for_the_supervisor_too(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shell stands for a supervisor that lives a moment longer than its keeper."""
+    script = "sh -c 'echo $$; exec sleep 60' flows.service.daemon & wait; sleep 1; exit 0"
+    supervisor = subprocess.Popen(
+        ["sh", "-c", script, "flows.service.daemon"], stdout=subprocess.PIPE, text=True
+    )
+    assert supervisor.stdout is not None
+    keeper = int(supervisor.stdout.readline())
+    found = lifecycle.Service("http://127.0.0.1:9/api", pid=keeper, pool="p", worker="w", port=9)
+    monkeypatch.setattr(lifecycle, "running", lambda: found)
+    reaper = threading.Thread(target=supervisor.wait)
+    reaper.start()
+    lifecycle.down()
+    assert not lifecycle._is_keeper(supervisor.pid)
+    reaper.join(10)
+    supervisor.stdout.close()
+    assert "stopped" in capsys.readouterr().out

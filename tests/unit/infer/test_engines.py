@@ -1,0 +1,329 @@
+"""Choosing an engine, making its file once, and ONNX Runtime itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from effnet_core.config.load import load_config
+from effnet_core.config.schema import RunConfig
+from effnet_core.errors import ConfigError, DataError, ExportError
+from effnet_core.events import Event
+from effnet_core.export import export
+from effnet_core.export.onnx_model import write_onnx
+from effnet_core.files import CACHE_VARIABLE, cache_dir, read_json, write_json
+from effnet_core.infer import engines
+from effnet_core.infer.engines import tuning
+from effnet_core.weights import checkpoint as checkpoints
+from tests.support.weights import make_checkpoint
+
+ONNX = load_config(None, ["infer.engine=onnxruntime"])
+FILE_ENGINES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / tuning.CACHE_NAME
+
+
+@pytest.fixture
+def agreement() -> Iterator[mock.Mock]:
+    """In place of the comparison with MindSpore."""
+    with mock.patch.object(export, "require_agreement") as stub:
+        yield stub
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "model.ckpt")
+
+
+@pytest.fixture
+def file(checkpoint: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "engine.onnx"
+    write_onnx(checkpoint, checkpoints.read_sidecar(checkpoint), path, features=True, pixels=True)
+    return path
+
+
+def loaded(engine: str, checkpoint: Path, file: Path, *, piece: int = 4, lanes: int = 2) -> Any:
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    return engines.load_file(engine, file, sidecar, RunConfig().infer, lanes=lanes, piece=piece)
+
+
+def squares(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def test_auto_is_onnxruntime_on_a_cpu_that_has_it() -> None:
+    assert engines.choose(RunConfig()) == "onnxruntime"
+    assert engines.choose(load_config(None, ["runtime.device=Ascend"])) == "mindspore"
+    with mock.patch.object(engines, "find_spec", return_value=None):
+        assert engines.choose(RunConfig()) == "mindspore"
+
+
+def test_what_was_asked_for_is_used_or_refused() -> None:
+    assert engines.choose(load_config(None, ["infer.engine=mindspore"])) == "mindspore"
+    with pytest.raises(ConfigError, match=r"runtime\.device=GPU"):
+        engines.choose(load_config(None, ["infer.engine=onnxruntime", "runtime.device=GPU"]))
+    with (
+        mock.patch.object(engines, "find_spec", return_value=None),
+        pytest.raises(ConfigError, match="pip install onnx onnxruntime"),
+    ):
+        engines.choose(ONNX)
+    with pytest.raises(ConfigError, match=r"infer\.precision=bf16 needs infer\.engine=openvino"):
+        engines.choose(load_config(None, ["infer.precision=bf16"]))
+    with pytest.raises(ConfigError, match=r"infer\.engine='tensorrt' is not allowed"):
+        load_config(None, ["infer.engine=tensorrt"])
+
+
+def test_an_engine_is_made_once(checkpoint: Path, cache: Path, agreement: mock.Mock) -> None:
+    first = engines.prepare(checkpoint, ONNX)
+    made = Path(first["engine_file"])
+    assert made.parent == cache
+    assert engines.prepare(checkpoint, ONNX) == first
+    assert agreement.call_count == 1
+    assert [path.name for path in cache.glob("[!.]*")] == [made.name]
+    assert engines.prepare(checkpoint, load_config(None, ["infer.engine=mindspore"])) == {
+        "engine": "mindspore"
+    }
+
+
+def test_another_model_or_sidecar_is_another_engine(
+    checkpoint: Path, cache: Path, agreement: mock.Mock, tmp_path: Path
+) -> None:
+    paths = {engines.engine_file(checkpoint, ONNX)}
+    paths.add(engines.engine_file(make_checkpoint(tmp_path / "other.ckpt", seed=1), ONNX))
+    sidecar = checkpoints.sidecar_path(checkpoint)
+    for change in ({"bn_eps": 1e-5}, {"padding": "same"}, {"class_names": ["x", "y", "z"]}):
+        write_json(sidecar, {**read_json(sidecar), **change})
+        paths.add(engines.engine_file(checkpoint, ONNX))
+    paths.add(engines.engine_file(checkpoint, ONNX, "openvino"))
+    assert len(paths) == 6
+
+
+def test_a_damaged_engine_is_made_again(
+    checkpoint: Path, cache: Path, agreement: mock.Mock
+) -> None:
+    path = engines.engine_file(checkpoint, ONNX)
+    whole = path.read_bytes()
+    for damage in (b"", b"nonsense", whole[: len(whole) // 2]):
+        path.write_bytes(damage)
+        assert engines.engine_file(checkpoint, ONNX) == path
+        assert path.read_bytes() == whole
+
+
+def test_an_engine_that_disagrees_is_not_kept(
+    checkpoint: Path, cache: Path, agreement: mock.Mock
+) -> None:
+    agreement.side_effect = ExportError("differ by up to 3")
+    with pytest.raises(ExportError, match="differ by up to 3"):
+        engines.engine_file(checkpoint, ONNX)
+    assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_two_processes_make_an_engine_once(checkpoint: Path, cache: Path, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    code = f"""
+import time
+from pathlib import Path
+from effnet_core.infer import engines
+from effnet_core.config.schema import RunConfig
+from effnet_core.export import export
+def agree(*arguments, **options):
+    with open({str(count)!r}, "a") as stream:
+        stream.write("x")
+    time.sleep(0.5)
+export.require_agreement = agree
+print(engines.engine_file(Path({str(checkpoint)!r}), RunConfig()))
+"""
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    printed = {process.communicate()[0] for process in started}
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert len(printed) == 1
+    assert count.read_text() == "x"
+
+
+def test_the_cache_lies_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir("engines") == tmp_path / "xdg" / "effnet" / "engines"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir("engines") == tmp_path / ".cache" / "effnet" / "engines"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(DataError, match=CACHE_VARIABLE):
+        cache_dir("engines")
+
+
+@pytest.mark.parametrize("engine", FILE_ENGINES)
+def test_answers_do_not_depend_on_piece_or_lane(engine: str, checkpoint: Path, file: Path) -> None:
+    batch = squares(7)
+    one = loaded(engine, checkpoint, file, piece=1, lanes=1)
+    alone = [one.forward(square[None]) for square in batch]
+    other = loaded(engine, checkpoint, file, piece=7)
+    with ThreadPoolExecutor(2) as lanes:
+        together = [future.result() for future in [lanes.submit(other.forward, batch)] * 3]
+    for answer in (*together, other.forward(batch[:5])):
+        count = len(answer.logits)
+        wanted = np.concatenate([outputs.logits for outputs in alone[:count]])
+        features = np.concatenate([outputs.features for outputs in alone[:count]])
+        assert answer.logits.dtype == np.float32
+        if engine == "onnxruntime":
+            np.testing.assert_array_equal(answer.logits, wanted)
+        np.testing.assert_allclose(answer.logits, wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(answer.features, features, rtol=0, atol=1e-5)
+
+
+def test_openvino_has_computed_once_before_lanes_call_it(checkpoint: Path, file: Path) -> None:
+    """Two first calls at the same time hung in OpenVINO 2026.4, now and then on a busy machine."""
+    with mock.patch(
+        "openvino.InferRequest.infer", autospec=True, side_effect=[mock.MagicMock()]
+    ) as call:
+        loaded("openvino", checkpoint, file, piece=3)
+    [(_, inputs)] = [made.args for made in call.call_args_list]
+    assert inputs["pixels"].shape == (3, 32, 32, 3)
+
+
+def test_a_precision_that_the_processor_lacks_is_refused(checkpoint: Path, file: Path) -> None:
+    sidecar = checkpoints.read_sidecar(checkpoint)
+    infer = RunConfig().infer.model_copy(update={"precision": "bf16"})
+    with mock.patch("openvino.Core") as core:
+        core.return_value.get_property.return_value = ["FP32", "INT8"]
+        with pytest.raises(
+            ConfigError, match=r"infer\.precision=bf16 .* use infer\.precision=fp32"
+        ):
+            engines.load_file("openvino", file, sidecar, infer, lanes=1, piece=1)
+
+
+def test_the_fastest_piece_is_measured_once_for_each_machine(
+    checkpoint: Path, file: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event]
+) -> None:
+    inputs = {
+        "checkpoint": str(checkpoint),
+        "engine": "onnxruntime",
+        "engine_file": str(file),
+        "shards": [{"start": 0, "stop": 1000}],
+    }
+    rates = {1: 100.0, 2: 150.0, 4: 140.0, 8: 90.0, 16: 500.0}
+    measured: list[int] = []
+
+    def rate(predictor: Any) -> float:
+        measured.append(predictor.piece)
+        return rates[predictor.piece]
+
+    monkeypatch.setattr(tuning, "_rate", rate)
+    monkeypatch.setattr(engines, "available_cores", lambda: [0])
+    load = partial(engines.load, inputs, RunConfig().infer)
+    rates[4] = 146.0  # hardly below the best, and hands over less often
+    assert load().piece == 4  # type: ignore[attr-defined]
+    (file.parent / tuning.TUNING_NAME).unlink()
+    measured.clear()
+    rates[4] = 140.0
+    assert load().piece == 2  # type: ignore[attr-defined]
+    assert measured == [1, 2, 4, 8]  # 8 is so much worse that 16 is not tried
+    assert "1x1: 100.0, 1x2: 150.0, 1x4: 140.0, 1x8: 90.0" in events[-1].message
+    assert load().piece == 2  # type: ignore[attr-defined]
+    assert len(measured) == 4
+    monkeypatch.setattr(tuning, "processor", lambda: "another")
+    load()
+    assert len(measured) == 8
+    (file.parent / tuning.TUNING_NAME).write_text("nonsense")
+    assert load().piece == 2  # type: ignore[attr-defined]
+    inputs["shards"] = [{"start": 0, "stop": engines.FEW}]
+    assert load().piece == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("few_lanes", "settings", "wanted"),
+    [
+        (195.0, (), "4x2"),  # may be chance: no reason to leave cores idle
+        (230.0, (), "2x2"),
+        (230.0, ("infer.engine_threads=3",), "3x2"),
+        (230.0, ("infer.batch_size=4",), "2x4"),
+        (230.0, ("infer.batch_size=4", "infer.engine_threads=1"), "1x4"),
+    ],
+)
+def test_threads_are_measured_too_unless_they_are_given(
+    few_lanes: float,
+    settings: tuple[str, ...],
+    wanted: str,
+    checkpoint: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine whose four cores are two with two faces each."""
+    rates = {1: 100.0, 2: 180.0, 4: 150.0}
+
+    def rate(predictor: Any) -> float:
+        return few_lanes if predictor.lanes == 2 else rates[predictor.piece]
+
+    monkeypatch.setattr(tuning, "_rate", rate)
+    monkeypatch.setattr(engines, "available_cores", lambda: [0, 1, 2, 3])
+    inputs = {
+        "checkpoint": str(checkpoint),
+        "engine": "onnxruntime",
+        "engine_file": str(file),
+        "shards": [{"start": 0, "stop": 1000}],
+    }
+    found: Any = engines.load(inputs, load_config(None, list(settings)).infer)
+    assert f"{found.lanes}x{found.piece}" == wanted
+
+
+@pytest.mark.parametrize("engine", FILE_ENGINES)
+def test_a_rate_is_a_rate(engine: str, checkpoint: Path, file: Path) -> None:
+    assert tuning._rate(loaded(engine, checkpoint, file)) > 0
+
+
+def test_lanes_are_those_asked_for(checkpoint: Path, file: Path) -> None:
+    inputs = {
+        "checkpoint": str(checkpoint),
+        "engine": "onnxruntime",
+        "engine_file": str(file),
+        "shards": [{"start": 0, "stop": 9}],
+    }
+    for setting, lanes in ((0, len(os.sched_getaffinity(0))), (5, 5)):
+        infer = load_config(None, [f"infer.engine_threads={setting}"]).infer
+        assert engines.load(inputs, infer).lanes == lanes
+
+
+@pytest.mark.parametrize("engine", FILE_ENGINES)
+@pytest.mark.parametrize("content", [None, b"", b"nonsense"])
+def test_a_bad_engine_file_is_one_sentence(
+    content: bytes | None, engine: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"engine file .*bad\.onnx cannot be loaded") as caught:
+        loaded(engine, checkpoint, path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_parent_loads_no_mindspore(checkpoint: Path, cache: Path, agreement: mock.Mock) -> None:
+    engines.prepare(checkpoint, ONNX)
+    code = (
+        "import sys, json; from pathlib import Path; from effnet_core.infer import engines; "
+        "from effnet_core.config.schema import RunConfig; "
+        f"engines.prepare(Path({str(checkpoint)!r}), RunConfig()); "
+        "print(json.dumps(sorted({'mindspore', 'onnxruntime', 'openvino'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []

