@@ -79,7 +79,7 @@ bench-gpu: $(STAMP) ## training speed on one GPU against torch (docs/gpu.md; EFF
 up: $(STAMP) ## the service: Prefect server, dashboard, worker, all deployments (effnet up)
 	@$(BIN)/effnet up
 
-down: $(STAMP) ## stop the service; its runs save and go on after the next make up
+down: $(STAMP) ## stop the service; its runs save and continue after the next make up
 	@$(BIN)/effnet down
 
 status: $(STAMP) ## whether the service is well, and what runs

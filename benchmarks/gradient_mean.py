@@ -19,7 +19,7 @@ from effnet_core import machine
 
 RANKS = 2
 ROUNDS = 15
-SHARED_MEMORY = "one vector, through shared memory (one machine, own operators)"
+SHARED_MEMORY = "one vector, through shared memory (one machine, native kernels)"
 COLLECTIVE = "one vector, by MindSpore's collective"
 THEIRS = "nn.DistributedGradReducer, a collective a gradient"
 

@@ -115,13 +115,15 @@ def pure(name: str, photographs: Path, checkpoint: Path) -> dict[str, float]:
     predictor: Any = engines.load({**inputs, **engines.prepare(checkpoint, config)}, config.infer)
     paths = sorted(photographs.iterdir())
     spec = predictor.preprocess
-    noise = np.random.default_rng(0).integers(0, 256, (predictor.piece, 224, 224, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(
+        0, 256, (predictor.micro_batch, 224, 224, 3), np.uint8
+    )
     assert RunConfig().image_size == spec.image_size
 
-    def decode(lane: int) -> int:
+    def decode(worker: int) -> int:
         done, deadline = 0, time.perf_counter() + PURE_S
         while time.perf_counter() < deadline:
-            decode_square(paths[(lane + 2 * done) % len(paths)].read_bytes(), spec, fast=True)
+            decode_square(paths[(worker + 2 * done) % len(paths)].read_bytes(), spec, fast=True)
             done += 1
         return done
 
@@ -132,12 +134,12 @@ def pure(name: str, photographs: Path, checkpoint: Path) -> dict[str, float]:
             done += len(noise)
         return done
 
-    found = {"piece": float(predictor.piece)}
-    with ThreadPoolExecutor(predictor.lanes) as lanes:
-        list(lanes.map(lambda _: predictor.forward(noise), range(predictor.lanes)))
+    found = {"micro_batch": float(predictor.micro_batch)}
+    with ThreadPoolExecutor(predictor.workers) as workers:
+        list(workers.map(lambda _: predictor.forward(noise), range(predictor.workers)))
         for name, work in (("decode", decode), ("engine", compute)):
             started = time.perf_counter()
-            done = sum(lanes.map(work, range(predictor.lanes)))
+            done = sum(workers.map(work, range(predictor.workers)))
             found[name] = done / (time.perf_counter() - started)
     return found
 
@@ -264,7 +266,9 @@ def main() -> None:
         photographs, checkpoint = folder / "photographs", folder / "b0.ckpt"
         write_photographs(photographs, options.images)
         child(sys.executable, "checkpoint", checkpoint)
-        for name in names:  # makes the engine and measures its piece size, as a first run does
+        for (
+            name
+        ) in names:  # makes the engine and measures its micro-batch size, as a first run does
             ours(name, photographs, checkpoint, folder / f"{name}-first")
         trials = {
             setting: child(
@@ -312,7 +316,7 @@ def _report(
         rates[f"effnet, {name}"] = rate
         limits[f"effnet, {name}"] = median(bounds)
         parts.append(
-            f"{name}: engine alone {median([a['engine'] for a in alone]):.1f} images/s in pieces of "
+            f"{name}: engine alone {median([a['engine'] for a in alone]):.1f} images/s in micro-batches of "
             f"{alone[-1]['piece']:.0f}, decoding alone {median([a['decode'] for a in alone]):.1f}, "
             f"together at most {median(bounds):.1f}"
         )

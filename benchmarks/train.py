@@ -1,4 +1,4 @@
-"""Training speed and memory of EfficientNet-B0: with own CPU operators and with MindSpore's, against
+"""Training speed and memory of EfficientNet-B0: with native CPU kernels and with MindSpore's, against
 mindcv's network, torch, and itself on two processes.
 
 Each contender runs in a process of its own, in turns, so that all meet the machine's moods. torch and

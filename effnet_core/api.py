@@ -27,13 +27,14 @@ from effnet_core.reports.predictions import PredictionsReport, write_predictions
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.resolve import resolve
+from effnet_core.weights.web import redacted
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
 
 
 def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
-    """Train a model, or go on with the run that lies in ``run_dir``.
+    """Train a model, or continue with the run that lies in ``run_dir``.
 
     A finished run of the same settings and data is not repeated; its result is returned.
 
@@ -62,7 +63,7 @@ def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainRes
 
 
 def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult | None:
-    """Make a run folder ready for its ranks, anew or to go on.
+    """Make a run folder ready for its ranks, anew or to continue.
 
     Returns:
         The result, where the run is finished already.
@@ -310,7 +311,7 @@ def finish_inference(
         if planned.images == 1:
             return summary, None
         report = write_predictions_report(
-            planned, summary, weights=str(weights), storage=config.storage
+            planned, summary, weights=redacted(str(weights)), storage=config.storage
         )
     except OSError as cause:
         raise plan.output_lost(planned.output, cause) from cause
@@ -379,7 +380,7 @@ def _require_same_run(config: RunConfig, inputs: dict[str, Any], run_dir: Path) 
     if changed:
         raise OutputExists(
             f"run folder {run_dir} holds another run (differs in {', '.join(changed)}); "
-            "choose another folder, or give the settings of that run to go on with it"
+            "choose another folder, or give the settings of that run to continue with it"
         )
 
 

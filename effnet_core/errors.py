@@ -17,14 +17,28 @@
     |-- TrainingDiverged       the loss stopped being a number
     `-- JobError               a child process failed
         |-- WorkerLost         a rank died without an answer (retryable)
+        |   `-- WorkerStalled  nothing happens any more (retryable)
         |-- JobTimeout         a job ran out of its time (retryable)
         `-- Interrupted        a job was asked to stop; it can be resumed (retryable)
 
 A message says what is wrong, the values, what is allowed and what to change, in one sentence or
 two, because it is shown to people as it is.
+
+Exit codes, the same for ``effnet``, a rank and the supervisor of a job:
+
+    0    done
+    1    failed
+    2    wrong usage or setting: nothing was done
+    75   stopped on request (SIGTERM); the same command resumes. EX_TEMPFAIL of sysexits.h
+    130  interrupted (Ctrl-C) at a terminal; the same command resumes
 """
 
 from __future__ import annotations
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_STOPPED = 75
+EXIT_INTERRUPTED = 130
 
 
 class EffnetError(Exception):
@@ -106,6 +120,10 @@ class WorkerLost(JobError):
     """A rank died without leaving an answer."""
 
     retryable = True
+
+
+class WorkerStalled(WorkerLost):
+    """The processes of a job are there but do nothing; they were ended."""
 
 
 class JobTimeout(JobError):

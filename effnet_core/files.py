@@ -10,16 +10,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from effnet_core.errors import DataError, EffnetError, OutputExists
+from effnet_core.ownership import make_own_folder, require_own
 from effnet_core.text import human_bytes, os_reason
 
 CHUNK_BYTES = 1 << 20
 LOCK_NAME = ".effnet.lock"
 """File inside a folder while a command writes there; see ``locks.py``."""
+
+SHORT_BYTES = 200
+"""Bytes of a file name that something is added to; file systems take 255."""
 
 FICLONE = 0x40049409
 """Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
@@ -57,7 +61,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     one, never a part. After an error nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{short_name(path.name)}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -66,6 +70,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def short_name(name: str) -> str:
+    """The beginning of a file name that leaves room for what a temporary file's name adds."""
+    return os.fsdecode(os.fsencode(name)[:SHORT_BYTES])
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -78,7 +87,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
-    # Names of files that are no valid UTF-8 hold surrogates; as escapes they stay the same in JSON.
+    # Names of files that are not valid UTF-8 hold surrogates; as escapes they stay the same in JSON.
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -194,14 +203,14 @@ def no_longer_writable(
     *,
     step: int | None = None,
     kind: str = "run folder",
-    goes_on: str = "from the last checkpoint",
+    resumes: str = "from the last checkpoint",
 ) -> DataError:
     """The sentence about a folder that could be written to before."""
     what = "make room" if error.errno in NO_ROOM else "bring it back"
     at = "" if step is None else f" at step {step}"
     return DataError(
         f"{kind} {run_dir} can no longer be written to ({os_reason(error)}){at}; {what}, and the "
-        f"same command goes on {goes_on}"
+        f"same command continues {resumes}"
     )
 
 
@@ -225,9 +234,22 @@ def cache_dir(name: str) -> Path:
         name: what is kept there, such as ``engines``.
 
     Raises:
-        DataError: it cannot be written to.
+        DataError: it cannot be written to, or others may have put something there.
     """
-    return make_folder(cache_path(name), what=f"cache folder (set {CACHE_VARIABLE} for another)")
+    path = cached(cache_path(name))
+    with suppress(OSError):  # make_folder says why
+        make_own_folder(path)
+    return make_folder(path, what=f"cache folder (set {CACHE_VARIABLE} for another)")
+
+
+def cached(path: Path) -> Path:
+    """A file or folder of the cache that is about to be used; it need not exist.
+
+    Raises:
+        DataError: somebody else may have put or changed it.
+    """
+    require_own(path, what="cache", remedy=f"set {CACHE_VARIABLE} to a folder of your own")
+    return path
 
 
 def cache_path(name: str) -> Path:

@@ -198,7 +198,7 @@ class ShardResult:
     """Seconds since 1970."""
     seconds: float = 0.0
     latency_ms: list[float] = field(default_factory=list)
-    """Of an image in each call of the engine, decoding included."""
+    """Milliseconds an image in each call of the engine, decoding included."""
 
     __pydantic_config__ = CHECKED
 

@@ -40,6 +40,12 @@ def in_one_line(error: BaseException) -> str:
     return said[0]
 
 
+def shown(value: object, limit: int = 200) -> str:
+    """A value as Python writes it, cut where it is long; for messages."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text):,} characters)"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'digits'?``, or an empty string when nothing is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

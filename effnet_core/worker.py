@@ -17,7 +17,7 @@ from typing import Any
 from effnet_core import machine
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
-from effnet_core.errors import EffnetError, Interrupted
+from effnet_core.errors import EXIT_STOPPED, EffnetError, Interrupted
 from effnet_core.events import Event, listen
 from effnet_core.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
 from effnet_core.infer.plan import output_lost
@@ -31,7 +31,7 @@ from effnet_core.jobs.job import (
     release_room,
     write_error,
 )
-from effnet_core.jobs.signals import EXIT_INTERRUPTED, listen_as_first, listen_as_other
+from effnet_core.jobs.signals import listen_as_first, listen_as_other
 
 SCHEDULER_ROLE = "MS_SCHED"
 
@@ -70,7 +70,7 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
         return _run(job, config, run_dir)
     except Interrupted as stopped:
         write_error(run_dir, stopped, rank=rank)
-        return EXIT_INTERRUPTED
+        return EXIT_STOPPED
     except EffnetError as error:
         write_error(run_dir, error, rank=rank)
         print(error, file=sys.stderr)
@@ -155,7 +155,7 @@ def _load_engine(engine: str, file: Path, sidecar: Any, images: int) -> Callable
     from effnet_core.config.schema import InferConfig
     from effnet_core.infer.engines import load_file
 
-    predictor = load_file(engine, file, sidecar, InferConfig(), lanes=1, piece=images)
+    predictor = load_file(engine, file, sidecar, InferConfig(), workers=1, micro_batch=images)
     return lambda pixels: predictor.forward(pixels).logits
 
 

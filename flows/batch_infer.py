@@ -18,6 +18,7 @@ from effnet_core.infer.plan import read_plan
 from effnet_core.locks import sole_user
 from effnet_core.machine import available_cores
 from effnet_core.results import ShardCounts
+from flows.logs import leave_out_tracebacks
 from flows.names import named
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -42,7 +43,12 @@ SHARDS_AHEAD = 1000
 """Shards that wait for a worker: enough for any cluster, and few enough for this process's memory."""
 
 
-@flow(name="label-shards", flow_run_name=named("label", "output"), persist_result=False)
+@flow(
+    name="label-shards",
+    flow_run_name=named("label", "output"),
+    persist_result=False,
+    on_running=[leave_out_tracebacks],
+)
 def label_shards(config: RunConfig, output: str, weights: str) -> None:
     """Label every shard that is missing, each in a task run of its own, retried by itself.
 
@@ -79,6 +85,7 @@ def label_shards(config: RunConfig, output: str, weights: str) -> None:
     name="batch-infer",
     flow_run_name=named("batch-infer", "folder"),
     persist_result=False,
+    on_running=[leave_out_tracebacks],
 )
 def batch_infer_flow(
     folder: FolderPath,
@@ -95,7 +102,7 @@ def batch_infer_flow(
     recipe: Recipe | None = None,
     overrides: Overrides = None,
 ) -> dict[str, Any]:
-    """Label every image of a folder, exactly once; a run that was cut goes on where it stopped.
+    """Label every image of a folder, exactly once; a run that was cut continues where it stopped.
 
     Args:
         folder: Folder of images, image file, pattern, list of paths or s3://bucket/prefix; only read.

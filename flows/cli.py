@@ -12,18 +12,20 @@ from typing import Annotated
 import typer
 
 from effnet_core.cli.app import app
-from effnet_core.cli.doctor import CHECKS, Finding
+from effnet_core.cli.doctor import Finding
 from effnet_core.cli.guard import guarded
 from effnet_core.cli.guard import run as run_program
 
 
-def _server() -> Iterable[Finding]:
+def _service() -> Iterable[Finding]:
     from flows.service import doctor
 
     return [*doctor.server(), *doctor.state_folder()]
 
 
-CHECKS.append(_server)
+CHECKS = (_service,)
+"""What ``effnet doctor`` looks at besides the library's own checks."""
+
 
 Overrides = Annotated[
     list[str] | None,
@@ -78,7 +80,7 @@ def up(
 @app.command()
 @guarded
 def down() -> None:
-    """Stop the service; runs save, and go on after the next effnet up."""
+    """Stop the service; runs save, and continue after the next effnet up."""
     from flows.service import lifecycle
 
     lifecycle.down()
@@ -143,7 +145,7 @@ def run(
 
 def main() -> None:
     """Run the ``effnet`` command."""
-    run_program(app)
+    run_program(app, checks=CHECKS)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""A flow as a command: its parameters become options, its docstring the help."""
+"""A flow as a command: its parameters become options, with the names and helps of the dashboard's form."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Iterator
+from typing import Any
 
-import typer
+import click
 
 from effnet_core.cli.guard import guarded
 from effnet_core.errors import ConfigError
@@ -24,20 +24,23 @@ def run_as_command(entrypoint: str) -> None:
     module, _, name = entrypoint.partition(":")
     flow = getattr(importlib.import_module(module), name)
 
-    def command(**values: Any) -> None:
-        _require_allowed(flow, values)
+    def call(**values: Any) -> None:
+        # An option that was not given keeps the flow's own default.
+        given = {key: value for key, value in values.items() if value not in (None, ())}
+        _require_allowed(flow, given)
         with prefect_api() as url:
             from prefect.settings import PREFECT_API_URL, temporary_settings
 
             with temporary_settings({PREFECT_API_URL: url}):
-                result = flow(**values)
-        typer.echo(result)
+                result = flow(**given)
+        click.echo(result)
 
-    command.__doc__ = inspect.getdoc(flow.fn).split("\n\nArgs:")[0]  # type: ignore[union-attr]
-    command.__signature__ = _signature(flow.fn)  # type: ignore[attr-defined]
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(guarded(command))
-    app()
+    text = inspect.getdoc(flow.fn) or ""
+    options = [*_options(flow.parameters)]
+    command = click.Command(
+        flow.name, params=options, callback=guarded(call), help=text.split("\n\nArgs:")[0]
+    )
+    command(prog_name=f"python -m {module}")
 
 
 def _require_allowed(flow: Any, values: dict[str, Any]) -> None:
@@ -57,24 +60,31 @@ def _require_allowed(flow: Any, values: dict[str, Any]) -> None:
         logger.disabled = False
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """The function's signature with its documented arguments as typer options."""
-    hints = get_type_hints(function)
-    helps = _argument_helps(inspect.getdoc(function) or "")
-    parameters = []
-    for parameter in inspect.signature(function).parameters.values():
-        option = typer.Option(help=helps.get(parameter.name, ""), show_default=True)
-        parameters.append(
-            parameter.replace(
-                annotation=Annotated[hints[parameter.name], option],
-                kind=inspect.Parameter.KEYWORD_ONLY,
-            )
+def _options(schema: Any) -> Iterator[click.Parameter]:
+    """An option for each parameter in the JSON schema of a flow."""
+    for name, entry in schema.properties.items():
+        flag = f"--{name.replace('_', '-')}"
+        kinds = {part.get("type") for part in (entry, *entry.get("anyOf", ()))}
+        choices = entry.get("enum")
+        # A flag is always given a value; other options only where a person gives one.
+        default: dict[str, Any] = {"default": entry["default"]} if "boolean" in kinds else {}
+        names = [f"{flag}/--no-{flag[2:]}" if "boolean" in kinds else flag]
+        yield click.Option(
+            names,
+            type=click.Choice(choices) if choices else _type(kinds),
+            multiple="array" in kinds,
+            required=name in schema.required,
+            **default,
+            help=" ".join([entry.get("description", ""), *_default(entry)]),
         )
-    return inspect.Signature(parameters)
 
 
-def _argument_helps(doc: str) -> dict[str, str]:
-    """The lines of a docstring's ``Args`` section."""
-    section = doc.partition("Args:\n")[2]
-    found = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", section, flags=re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+def _type(kinds: set[str | None]) -> click.types.ParamType[Any] | None:
+    if "integer" in kinds:
+        return click.INT
+    return click.FLOAT if "number" in kinds else None
+
+
+def _default(entry: dict[str, Any]) -> list[str]:
+    default = entry.get("default")
+    return [] if default in (None, False) else [f"[default: {default}]"]

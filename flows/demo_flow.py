@@ -10,13 +10,19 @@ from prefect.runtime import flow_run
 
 from effnet_core.data.digits import write_digits
 from effnet_core.locks import sole_user
+from flows.logs import leave_out_tracebacks
 from flows.parameters import AS_IN_RECIPE, Device, Engine, Epochs, Overrides, Processes
 from flows.pipeline import pipeline_flow
 
 RECIPE = "digits"
 
 
-@flow(name="demo", flow_run_name="demo-digits", persist_result=False)
+@flow(
+    name="demo",
+    flow_run_name="demo-digits",
+    persist_result=False,
+    on_running=[leave_out_tracebacks],
+)
 def demo_flow(
     out: str = "runs/demo",
     epochs: Epochs = None,

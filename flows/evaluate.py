@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from effnet_core.results import Measured
+from flows.logs import leave_out_tracebacks
 from flows.names import data_name, evaluation_name, tag_run, weights_name
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -26,6 +27,7 @@ from tasks.slots import device_slot
     name="evaluate",
     flow_run_name=evaluation_name,
     persist_result=False,
+    on_running=[leave_out_tracebacks],
 )
 def evaluate_flow(
     weights: FolderPath,

@@ -1,4 +1,4 @@
-"""Keeps the tracebacks of foreseen errors out of Prefect's logs: their sentence says all there is to do."""
+"""Keeps the tracebacks of expected errors out of Prefect's logs: their sentence says all there is to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def leave_out_tracebacks() -> None:
-    """From now on, in this process; errors that nobody foresaw keep theirs."""
+def leave_out_tracebacks(flow: object, flow_run: object, state: object) -> None:
+    """From now on, in this process; unexpected errors keep theirs. A hook of every flow (``on_running``)."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_without_traceback)

@@ -16,6 +16,7 @@ from effnet_core.errors import DataError, EffnetError
 from effnet_core.family.variants import VARIANTS
 from effnet_core.files import read_json
 from effnet_core.weights.checkpoint import MODEL_NAME, sidecar_path
+from effnet_core.weights.web import redacted
 from flows.parameters import NO_WEIGHTS, as_overrides
 from flows.service.environments import flow_config
 
@@ -105,7 +106,7 @@ def weights_name(weights: object) -> str:
     try:
         variant = str(read_json(sidecar_path(path))["variant"])
     except (DataError, OSError, KeyError, TypeError):
-        return last_name(weights)
+        return last_name(redacted(str(weights)).removesuffix("?***"))
     return variant.removeprefix(PREFIX)
 
 

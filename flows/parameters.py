@@ -78,7 +78,7 @@ def as_overrides(overrides: Sequence[str] | None, **short: object) -> list[str]:
 
 
 def own_folder(kind: str) -> str:
-    """A folder of this very flow run, the same in each of its starts, so that a retry goes on.
+    """A folder of this very flow run, the same in each of its starts, so that a retry continues.
 
     Args:
         kind: name of the folder above it.

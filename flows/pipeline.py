@@ -14,6 +14,7 @@ from prefect.context import FlowRunContext
 from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
 from flows.evaluate import evaluate_flow
+from flows.logs import leave_out_tracebacks
 from flows.names import last_name, tag_run, training_name, training_overrides
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -39,6 +40,7 @@ from tasks.report import write_report
     name="pipeline",
     flow_run_name=training_name("pipeline"),
     persist_result=False,
+    on_running=[leave_out_tracebacks],
 )
 def pipeline_flow(
     source: FolderPath,
@@ -59,7 +61,7 @@ def pipeline_flow(
     Args:
         source: Labelled images: folder of class folders, archive, or s3://bucket/prefix.
         folder: Folder of images to label with the new model.
-        out: Folder of the run, one of its own by default; a run that was cut goes on in it.
+        out: Folder of the run, one of its own by default; a run that was cut continues in it.
         data: Folder of the staged data set; OUT/data by default.
         recipe: Name of a recipe, or path of a YAML file.
         variant: Member of the family.

@@ -8,6 +8,7 @@ from prefect import flow
 
 from effnet_core.config.load import CONFIG_NAME
 from effnet_core.model_store.publication import Published
+from flows.logs import leave_out_tracebacks
 from flows.names import publication_name
 from flows.parameters import FolderPath, Overrides, Version
 from flows.service.environments import flow_config
@@ -19,6 +20,7 @@ from tasks.publish import publish
     name="publish",
     flow_run_name=publication_name,
     persist_result=False,
+    on_running=[leave_out_tracebacks],
 )
 def publish_flow(
     run_dir: FolderPath,

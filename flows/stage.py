@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.logs import leave_out_tracebacks
 from flows.names import staging_name
 from flows.parameters import FolderPath, Overrides, Recipe, Seed, Share, ValidationShare
 from flows.service.environments import flow_config
@@ -16,6 +17,7 @@ from tasks.stage_data import Staged, stage
     name="stage",
     flow_run_name=staging_name,
     persist_result=False,
+    on_running=[leave_out_tracebacks],
 )
 def stage_flow(
     source: FolderPath,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from effnet_core.results import TrainResult
+from flows.logs import leave_out_tracebacks
 from flows.names import data_name, tag_run, training_name, training_overrides
 from flows.parameters import (
     AS_IN_RECIPE,
@@ -29,6 +30,7 @@ from tasks.train import train_model
     name="train",
     flow_run_name=training_name("train"),
     persist_result=False,
+    on_running=[leave_out_tracebacks],
 )
 def train_flow(
     data: FolderPath,
@@ -47,7 +49,7 @@ def train_flow(
 
     Args:
         data: Folder of the staged data set.
-        run_dir: Folder of the run, one of its own by default; a run that was cut goes on in it.
+        run_dir: Folder of the run, one of its own by default; a run that was cut continues in it.
         recipe: Name of a recipe, or path of a YAML file.
         variant: Member of the family.
         epochs: Full passes over the training images.

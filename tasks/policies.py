@@ -61,7 +61,7 @@ def policy(*, retries: int, timeout_s: float | None, first_delay_s: float = 2.0)
 
 STAGE = policy(retries=2, timeout_s=12 * HOUR_S)
 TRAIN = policy(retries=5, timeout_s=None, first_delay_s=5.0)
-"""Training is limited by ``runtime.timeout_s``; a retry goes on from the last checkpoint, so a run of
+"""Training is limited by ``runtime.timeout_s``; a retry continues from the last checkpoint, so a run of
 many days may lose a rank now and then."""
 EVALUATE = policy(retries=2, timeout_s=6 * HOUR_S)
 PUBLISH = policy(retries=3, timeout_s=HOUR_S)

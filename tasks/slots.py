@@ -36,7 +36,7 @@ def device_slot(what: str) -> Iterator[None]:
     logger = get_run_logger()
     logger.info(f"{what} waits for its turn at the devices (slot {name})")
     since = time.monotonic()
-    # A server that is being restarted cannot renew; the work goes on, since it has the devices.
+    # A server that is being restarted cannot renew; the work continues, since it has the devices.
     with concurrency(
         name, occupy=1, strict=True, lease_duration=LEASE_S, raise_on_lease_renewal_failure=False
     ):

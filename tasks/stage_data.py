@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.card import read_card
+from effnet_core.data.formats import Rules
 from effnet_core.data.staging import STAGE, stage_dataset
 from tasks import policies
 from tasks.credentials import credentials_of
@@ -54,6 +55,7 @@ def stage(
             max_rejected_share=max_rejected_share,
             max_pixels=config.data.max_pixels,
             background=config.background,
+            rules=Rules.of(config.data),
             access=config.storage.access,
             hard_links=config.data.hard_links,
         )

@@ -17,7 +17,7 @@ STAGE = "train"
 
 @task(name="train-model", task_run_name="train-{config.model.variant}", **policies.TRAIN)
 def train_model(config: RunConfig, data: str, run_dir: str) -> TrainResult:
-    """Train in child processes; a retry goes on from the last checkpoint.
+    """Train in child processes; a retry continues from the last checkpoint.
 
     The result lies in the run folder; its headline is returned.
 

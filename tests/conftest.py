@@ -12,6 +12,7 @@ from effnet_core.data.staging import stage_dataset
 from effnet_core.events import Event, listen
 from effnet_core.files import CACHE_VARIABLE
 from effnet_core.kernels import build as operators
+from effnet_core.weights.web import PRIVATE_VARIABLE
 from tests.support.images import source_with_splits
 from tests.support.s3 import (
     aws_environment,
@@ -36,6 +37,7 @@ def cache_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("cache")
     (folder / operators.CACHE_NAME).symlink_to(pytestconfig.cache.mkdir("cpu-operators"))
     os.environ[CACHE_VARIABLE] = str(folder)
+    os.environ[PRIVATE_VARIABLE] = "1"  # servers of tests are on the loopback address
 
 
 @pytest.fixture

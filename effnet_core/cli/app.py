@@ -110,6 +110,7 @@ def settings(
 @app.command()
 @guarded
 def doctor(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Check this machine: versions, devices, memory, disk, services; 1 if something is wrong."""
@@ -118,7 +119,7 @@ def doctor(
     from effnet_core.cli import doctor as checks
     from effnet_core.cli.terminal import console
 
-    findings = checks.examine()
+    findings = checks.examine(context.obj or ())
     if as_json:
         typer.echo(json.dumps(checks.as_json(findings), indent=2))
     else:
@@ -150,6 +151,7 @@ def stage(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
+    from effnet_core.data.formats import Rules
     from effnet_core.data.staging import stage_dataset
 
     config = load_config(None, override or [])
@@ -162,6 +164,7 @@ def stage(
             max_rejected_share=max_rejected_share,
             max_pixels=config.data.max_pixels,
             background=config.background,
+            rules=Rules.of(config.data),
             access=config.storage.access,
             hard_links=config.data.hard_links,
         )
@@ -178,7 +181,9 @@ def stage(
 @guarded
 def train(
     data: Data,
-    run_dir: Annotated[Path, typer.Option("--run-dir", help="Folder of the run; goes on if cut.")],
+    run_dir: Annotated[
+        Path, typer.Option("--run-dir", help="Folder of the run; continues if cut.")
+    ],
     recipe: Recipe = None,
     override: Overrides = None,
     processes: Processes = None,
@@ -319,7 +324,7 @@ def copy(
     target: Annotated[str, typer.Argument(help="The other of the two.")],
     override: Overrides = None,
 ) -> None:
-    """Copy a folder of files to a bucket or back, many at once; goes on where it was cut."""
+    """Copy a folder of files to a bucket or back, many at once; continues where it was cut."""
     from effnet_core.cli.copy import copy as copy_files
     from effnet_core.storage.client import DEFAULT_ACCESS
 

@@ -1,7 +1,7 @@
 """``effnet doctor``: whether this machine has what the project needs, and what to do where it has not.
 
-``CHECKS`` is the list of all checks, in the order of the screen; ``flows`` adds the server. A check is a
-function that returns findings; it must be quick, and it must not raise.
+``CHECKS`` are the library's checks, in the order of the screen; a caller may give more. A check is a function
+that returns findings; it must be quick, and it must not raise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from packaging.requirements import Requirement
 from rich.table import Table
@@ -185,14 +185,14 @@ def caches() -> Iterator[Finding]:
 
 
 def operators() -> Iterator[Finding]:
-    """Which CPU operators training computes with, and why (docs/kernels.md)."""
+    """Which CPU kernels training computes with, and why (docs/kernels.md)."""
     choice = describe("auto", "CPU")
-    if choice.own:
-        yield Finding("CPU operators", str(choice))
+    if choice.native:
+        yield Finding("CPU kernels", str(choice))
     else:
         yield Finding(
-            *("CPU operators", str(choice), "note"),
-            "Own operators make training on a CPU several times faster: see docs/kernels.md.",
+            *("CPU kernels", str(choice), "note"),
+            "Native kernels make training on a CPU several times faster: see docs/kernels.md.",
         )
 
 
@@ -216,7 +216,9 @@ def programs() -> Iterator[Finding]:
             yield Finding(name, "not found", "note", advice[name])
 
 
-CHECKS: list[Callable[[], Iterable[Finding]]] = [
+Check: TypeAlias = Callable[[], Iterable[Finding]]
+
+CHECKS: tuple[Check, ...] = (
     python_version,
     packages,
     vector_setting,
@@ -227,16 +229,16 @@ CHECKS: list[Callable[[], Iterable[Finding]]] = [
     caches,
     operators,
     programs,
-]
+)
 
 
-def examine() -> list[Finding]:
-    """Every finding, in the order of ``CHECKS``."""
-    return [finding for check in CHECKS for finding in check()]
+def examine(more: Iterable[Check] = ()) -> list[Finding]:
+    """Every finding, in the order of ``CHECKS``, and then those of ``more``."""
+    return [finding for check in (*CHECKS, *more) for finding in check()]
 
 
 def is_well(findings: Iterable[Finding]) -> bool:
-    """Whether there is no problem; notes are none."""
+    """Whether there is no problem; a note is not one."""
     return all(finding.level != "problem" for finding in findings)
 
 

@@ -1,8 +1,6 @@
 """What every command does alike: errors as sentences, the right exit codes, no tracebacks.
 
-0 done, 1 failed, 2 wrong usage or setting, 75 told to stop (SIGTERM), 130 interrupted.
-``EFFNET_TRACEBACK=1`` shows tracebacks to
-those who look for a fault in the program.
+``EFFNET_TRACEBACK=1`` shows tracebacks to those who look for a fault in the program.
 """
 
 from __future__ import annotations
@@ -17,17 +15,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from effnet_core.errors import ConfigError, EffnetError, OutputExists
+from effnet_core.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    ConfigError,
+    EffnetError,
+    OutputExists,
+)
 from effnet_core.text import os_reason
 
 GC_THRESHOLD = 50_000
 """Objects made before the collector looks through the young ones; Python's own is 700."""
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_STOPPED = 75
-"""``EX_TEMPFAIL`` of sysexits.h: try again later."""
-EXIT_INTERRUPTED = 130
 TRACEBACK_VARIABLE = "EFFNET_TRACEBACK"
 
 P = ParamSpec("P")
@@ -67,9 +68,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             with _heeding_sigterm():
                 return command(*args, **kwargs)
         except Stopped:
-            _end("stopped by SIGTERM; run the same command again to go on", EXIT_STOPPED)
+            _end("stopped by SIGTERM; run the same command again to continue", EXIT_STOPPED)
         except KeyboardInterrupt as stop:
-            _end(str(stop) or "interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+            _end(
+                str(stop) or "interrupted; run the same command again to continue", EXIT_INTERRUPTED
+            )
         except (ConfigError, OutputExists) as error:
             _end(str(error), EXIT_USAGE)
         except EffnetError as error:
@@ -82,15 +85,19 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def run(app: Callable[..., object]) -> None:
+def run(app: Callable[..., object], *, checks: tuple[Callable[[], object], ...] = ()) -> None:
     """Run the program, with a collector of reference cycles that does not keep people waiting.
 
     Imports and boto3's descriptions of its services are 300,000 objects that live until the end. Looking
     through them again and again, and once more when the process ends, takes up to half a second.
+
+    Args:
+        app: the commands.
+        checks: what ``effnet doctor`` looks at besides the library's own.
     """
     gc.set_threshold(GC_THRESHOLD)
     try:
-        app(prog_name="effnet")
+        app(prog_name="effnet", obj=checks)
     finally:
         gc.freeze()
 

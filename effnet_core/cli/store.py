@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from effnet_core.cli.guard import EXIT_FAILED, guarded
+from effnet_core.cli.guard import guarded
+from effnet_core.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
     from effnet_core.config.schema import RunConfig
@@ -90,7 +91,7 @@ def fetch(
     name: Name = None,
     override: Overrides = None,
 ) -> None:
-    """Copy a version to a folder, every digest verified; goes on where it was cut."""
+    """Copy a version to a folder, every digest verified; continues where it was cut."""
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.model_store.versions import fetch_model

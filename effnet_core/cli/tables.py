@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.table import Table
 
 from effnet_core.config.recipes import RECIPES_DIR, recipe_names
 from effnet_core.config.schema import RunConfig
+from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.family.scaling import cost
 from effnet_core.family.variants import VARIANTS
 
@@ -54,7 +54,7 @@ def recipe_table() -> Table:
     table.add_column("recipe", no_wrap=True)
     table.add_column("settings that differ from the defaults")
     for name in recipe_names():
-        content = yaml.safe_load((RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
+        content = parse_yaml((RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
         table.add_row(name, "  ".join(_flatten(content)))
     return table
 

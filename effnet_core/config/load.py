@@ -12,11 +12,14 @@ from pydantic import ValidationError
 
 from effnet_core.config.recipes import RECIPES_DIR, recipe_names
 from effnet_core.config.schema import RunConfig
+from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError
 from effnet_core.files import write_text
-from effnet_core.text import nearest, os_reason
+from effnet_core.text import nearest, os_reason, shown
 
 CONFIG_NAME = "config.yaml"
+MOST_ERRORS = 10
+"""Problems of a configuration that one message names at most."""
 
 
 def leaf_keys() -> dict[str, Any]:
@@ -85,7 +88,7 @@ def _read_recipe(recipe: str | Path) -> Mapping[str, Any]:
                 f"(known: {', '.join(names)}; or give a path that ends in .yaml)"
             )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise ConfigError(f"recipe file {path} does not exist") from cause
     except OSError as cause:
@@ -94,7 +97,7 @@ def _read_recipe(recipe: str | Path) -> Mapping[str, Any]:
         raise ConfigError(f"recipe file {path} is not valid YAML: {_one_line(cause)}") from cause
     if not isinstance(content, Mapping):
         raise ConfigError(
-            f"recipe file {path} must hold sections such as 'train:', not {content!r}"
+            f"recipe file {path} must hold sections such as 'train:', not {shown(content)}"
         )
     return content
 
@@ -104,13 +107,13 @@ def _parse_override(text: str) -> dict[str, Any]:
     section, dot, leaf = key.strip().partition(".")
     if not equals or not dot or not leaf:
         raise ConfigError(
-            f"override {text!r} is not of the form section.key=value, such as train.epochs=20"
+            f"override {shown(text)} is not of the form section.key=value, such as train.epochs=20"
         )
     try:
-        value = yaml.safe_load(raw) if raw.strip() else None
+        value = parse_yaml(raw)
     except yaml.YAMLError as cause:
         raise ConfigError(
-            f"override {text!r} has an unreadable value: {_one_line(cause)}"
+            f"override {shown(text)} has an unreadable value: {_one_line(cause)}"
         ) from cause
     if isinstance(value, str):
         value = _number(value)
@@ -135,7 +138,9 @@ def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> None:
 
 def _explain(error: ValidationError) -> str:
     """One sentence a problem, in the words of this project."""
-    return "; ".join(_explain_one(dict(item)) for item in error.errors())
+    errors = error.errors()
+    more = f"; and {len(errors) - MOST_ERRORS} more" if len(errors) > MOST_ERRORS else ""
+    return "; ".join(_explain_one(dict(item)) for item in errors[:MOST_ERRORS]) + more
 
 
 def _explain_one(item: dict[str, Any]) -> str:
@@ -147,9 +152,9 @@ def _explain_one(item: dict[str, Any]) -> str:
         message = str(item["ctx"]["error"])
         return f"{key}: {message}" if key and not message.startswith(key) else message
     if item["type"] == "model_type":
-        return f"{key} must be a section with keys of its own, not {value!r}"
+        return f"{key} must be a section with keys of its own, not {shown(value)}"
     allowed = item["msg"][0].lower() + item["msg"][1:]
-    return f"{key}={value!r} is not allowed: {allowed.replace('input should', 'it should')}"
+    return f"{key}={shown(value)} is not allowed: {allowed.replace('input should', 'it should')}"
 
 
 def _nearest_key(location: Iterable[str]) -> str:

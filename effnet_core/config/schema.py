@@ -6,6 +6,7 @@ a form on the dashboard all take the path through ``load_config``.
 
 from __future__ import annotations
 
+import codecs
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,16 @@ class DataConfig(Section):
     """Deviation of R, G, B in 0-1 units, divided by; as interpolation when absent."""
     background: str | None = "white"
     """Colour that transparent images are laid on, by name or as '#rrggbb'; null drops transparency."""
+    layout: Literal["auto", "classes", "splits"] = "auto"
+    """What the folders of a source are, where it does not tell: classes, or splits that hold classes."""
+    path_column: str | None = None
+    """Column of a table that names the images; one of the usual names when absent."""
+    label_column: str | None = None
+    """Column of a table that names the class; one of the usual names when absent."""
+    table_root: str | None = None
+    """Folder that the paths in a table are relative to; the table's own when absent."""
+    names_encoding: str | None = None
+    """Encoding of the names in a zip that does not say, such as gbk; guessed when absent."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Larger images are set aside; JPEGs shrink while they are decoded and may have 16 times as many."""
     global_batch_size: int = Field(256, ge=1)
@@ -123,9 +134,9 @@ class DataConfig(Section):
     erase_rate: float = Field(0, ge=0, le=1)
     """Probability that a rectangle of a training image is filled with noise (random erasing)."""
     mixup_alpha: float = Field(0, ge=0)
-    """Of the Beta distribution by which two training images are blended; 0 means never."""
+    """Parameter of the Beta distribution by which two training images are blended; 0 means never."""
     cutmix_alpha: float = Field(0, ge=0)
-    """Of the Beta distribution by which a rectangle comes from another image; 0 means never."""
+    """Parameter of the Beta distribution by which a rectangle comes from another image; 0 means never."""
     repeats: int = Field(1, ge=1)
     """Passes over the training split in one epoch."""
     progressive_sizes: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = ()
@@ -147,6 +158,15 @@ class DataConfig(Section):
     def _known_colour(cls, value: str | None) -> str | None:
         if value is not None:
             rgb_of(value)
+        return value
+
+    @field_validator("names_encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        try:
+            codecs.lookup(value or "utf-8")
+        except LookupError as cause:
+            raise ValueError(f"must be an encoding such as gbk or cp866; got {value!r}") from cause
         return value
 
     @field_validator("std")
@@ -220,7 +240,7 @@ class ScheduleConfig(Section):
     by_epoch: bool = False
     """Hold the rate constant within an epoch, as MindSpore's own functions do."""
     power: float = Field(1.0, gt=0)
-    """Of the polynomial."""
+    """Exponent of the polynomial."""
     cycle: bool = False
     """polynomial: begin again after decay_epochs, with a longer fall each time."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -316,7 +336,7 @@ class TrainConfig(Section):
     final_model: Literal["last", "best"] = "last"
     """Which weights the finished model has: the last ones or those of the best evaluation."""
     seed: int = Field(0, ge=0)
-    """Of initial weights, image order, augmentation and masks."""
+    """Seed of initial weights, image order, augmentation and masks."""
     log_every_steps: int = Field(50, ge=1)
     """Steps between lines of the log and of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
@@ -368,7 +388,7 @@ class InferConfig(Section):
     """Threads of onnxruntime and openvino; 0 means one for each core, or for every second one where
     that is measured to be faster."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the arithmetic; bf16 (openvino only) is faster where the processor has it, and less exact."""
+    """Precision; bf16 (openvino only) is faster where the processor has it, and less exact."""
     batch_size: int = Field(0, ge=0)
     """Images in one call of the engine; 0 means the fastest of some, measured once on this machine."""
     decoders: int | None = Field(None, ge=0)
@@ -442,10 +462,13 @@ class RuntimeConfig(Section):
     """Seconds that ranks wait for each other at the start."""
     timeout_s: int = Field(0, ge=0)
     """Seconds after which a job is stopped; 0 means never."""
+    stall_timeout_s: int = Field(900, ge=0)
+    """Seconds without a sign of life, such as computing, after which a job is ended so that it can be
+    tried again; 0 means never."""
     stop_grace_s: int = Field(30, ge=1)
     """Seconds that a job has to save its state once it is asked to stop."""
     exact_resume: bool = True
-    """Practise some steps before a cut run goes on, so that CPU kernels round as they did before."""
+    """Practise some steps before a cut run continues, so that CPU kernels round as they did before."""
     mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
     """Least severe message of MindSpore's own log that is written."""
 
@@ -535,7 +558,7 @@ class RunConfig(Section):
         if device != "Ascend":
             slow = " (slower there than train.amp_level=O0)" if device == "CPU" else ""
             raise ValueError(
-                f"train.amp_dtype=bf16 is nothing that MindSpore computes on runtime.device={device}; use "
+                f"train.amp_dtype=bf16 cannot be computed by MindSpore on runtime.device={device}; use "
                 f"fp16{slow}, or an Ascend"
             )
         if not self._has_bf16:
@@ -614,7 +637,7 @@ class RunConfig(Section):
 
     @property
     def padding(self) -> Padding:
-        """Of convolutions."""
+        """How convolutions pad."""
         return self.model.padding or DEFAULT_PADDING
 
     @property
@@ -634,7 +657,7 @@ class RunConfig(Section):
 
         Raises:
             ConfigError: the batch does not divide by the number of ranks. Evaluation and inference have
-                batches of their own, so this is no rule of the tree as a whole.
+                batches of their own, so this is not a rule of the tree as a whole.
         """
         batch, world = self.data.global_batch_size, self.runtime.world_size
         parts = world * self.optim.accumulate_steps

@@ -6,8 +6,13 @@ which obeys the archive, is never called.
 
 from __future__ import annotations
 
+import lzma
+import os
+import posixpath
+import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -17,16 +22,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from effnet_core.data.tar_stream import read_tar
+from effnet_core.data.zip_names import names_of
 from effnet_core.errors import DataError
-from effnet_core.files import CHUNK_BYTES, require_space
-from effnet_core.storage.addresses import require_name
+from effnet_core.files import CHUNK_BYTES, require_space, sha256_of_text, short_name
+from effnet_core.storage.addresses import SEGMENT_BYTES, require_name
 from effnet_core.text import human_bytes, os_reason
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (*TAR_SUFFIXES, ".zip")
 
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
-"""What the libraries raise for an archive that is cut or none."""
+DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError),
+    *(NotImplementedError, struct.error, OverflowError, RecursionError),
+)
+"""What the libraries raise for an archive that is damaged or none."""
+MAX_TARGET_BYTES = 4096
+"""Bytes of a link in a zip, whose content is what it leads to."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,11 @@ class Limits:
     always_bytes: int = 50_000_000
     """Up to this size the ratio does not count."""
 
+    def unpacked(self, archive: Path) -> int:
+        """Bytes that an archive of this size may unpack to."""
+        packed = archive.stat().st_size
+        return min(self.total_bytes, max(self.always_bytes, int(packed * self.ratio)))
+
 
 DEFAULT_LIMITS = Limits()
 
@@ -52,7 +70,9 @@ class Member:
     name: str
     size_bytes: int
     kind: str
-    """``file``, ``folder``, or what else it is."""
+    """``file``, ``folder``, ``link``, or what else it is."""
+    target: str = ""
+    """Where it is a link: the member whose content it has."""
 
 
 def is_archive(name: str) -> bool:
@@ -66,13 +86,16 @@ def stem(name: str) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def unpack(archive: Path, out: Path, *, limits: Limits = DEFAULT_LIMITS) -> Path:
+def unpack(
+    archive: Path, out: Path, *, limits: Limits = DEFAULT_LIMITS, encoding: str | None = None
+) -> Path:
     """Unpack an archive into a folder that appears only when all of it is there.
 
     Args:
         archive: ``.tar``, ``.tar.gz``, ``.tar.bz2``, ``.tar.xz`` or ``.zip``.
         out: the folder; one that exists is taken as done.
         limits: what it may unpack to.
+        encoding: of the names in a zip that does not say; guessed when None.
 
     Returns:
         ``out``.
@@ -89,7 +112,7 @@ def unpack(archive: Path, out: Path, *, limits: Limits = DEFAULT_LIMITS) -> Path
         partial.mkdir(parents=True)
         require_space(partial, _declared_bytes(archive), what=f"unpacking {archive.name}")
         with _refusing(archive):
-            _unpack_all(archive, partial, limits)
+            _unpack_all(archive, partial, limits, encoding)
         partial.rename(out)
     except OSError as cause:
         raise DataError(
@@ -101,44 +124,57 @@ def unpack(archive: Path, out: Path, *, limits: Limits = DEFAULT_LIMITS) -> Path
     return out
 
 
-def members(archive: Path) -> Iterator[tuple[Member, IO[bytes] | None]]:
+def members(
+    archive: Path, encoding: str | None = None
+) -> Iterator[tuple[Member, IO[bytes] | None]]:
     """Every entry in the archive's order, and for files a stream that is valid until the next one."""
     if archive.name.lower().endswith(".zip"):
-        yield from _zip_members(archive)
+        yield from _zip_members(archive, encoding)
     else:
         with archive.open("rb") as stream:
-            yield from tar_members(stream)
+            yield from tar_members(stream, largest=DEFAULT_LIMITS.unpacked(archive))
 
 
-def tar_members(stream: IO[bytes]) -> Iterator[tuple[Member, IO[bytes] | None]]:
-    """As ``members``, for a tar file that is read from a stream, compressed or not."""
-    with tarfile.open(fileobj=stream, mode="r:*") as tar:
-        for info in tar:
-            kind = _tar_kind(info)
-            content = tar.extractfile(info) if kind == "file" else None
-            yield Member(info.name, info.size, kind), content
-            tar.members = []  # type: ignore[attr-defined]  # else a million of them are kept in memory
+def tar_members(
+    stream: IO[bytes], *, largest: int | None = None
+) -> Iterator[tuple[Member, IO[bytes] | None]]:
+    """As ``members``, for a tar file that is read from a stream, compressed or not.
+
+    Args:
+        stream: the file.
+        largest: bytes of the unpacked stream beyond which nothing is read or skipped.
+    """
+    for info, content in read_tar(stream, largest=largest):
+        target = info.linkname
+        if info.issym():
+            target = posixpath.join(posixpath.dirname(info.name), target)
+        yield Member(info.name, info.size, _tar_kind(info), posixpath.normpath(target)), content
 
 
-def _zip_members(archive: Path) -> Iterator[tuple[Member, IO[bytes] | None]]:
+def _zip_members(archive: Path, encoding: str | None) -> Iterator[tuple[Member, IO[bytes] | None]]:
     with zipfile.ZipFile(archive) as container:
-        for info in container.infolist():
+        entries = container.infolist()
+        # orig_filename, which is read here, keeps what zipfile would mend silently.
+        for info, name in zip(entries, names_of(entries, encoding), strict=True):
             mode = info.external_attr >> 16
             if info.flag_bits & 1:
                 kind = "an encrypted file"
             elif stat.S_ISLNK(mode):
-                kind = "a link"
+                kind = "link"
             elif stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 kind = "a device or pipe"
             else:
-                kind = "folder" if info.is_dir() else "file"
-            # orig_filename keeps what zipfile would mend silently.
-            member = Member(info.orig_filename, info.file_size, kind)
-            if kind == "file":
+                kind = "folder" if name.endswith("/") else "file"
+            if kind == "link":
                 with container.open(info) as stream:
-                    yield member, stream
+                    said = os.fsdecode(stream.read(MAX_TARGET_BYTES))
+                target = posixpath.normpath(posixpath.join(posixpath.dirname(name), said))
+                yield Member(name, info.file_size, kind, target), None
+            elif kind == "file":
+                with container.open(info) as stream:
+                    yield Member(name, info.file_size, kind), stream
             else:
-                yield member, None
+                yield Member(name, info.file_size, kind), None
 
 
 def _tar_kind(info: tarfile.TarInfo) -> str:
@@ -146,14 +182,15 @@ def _tar_kind(info: tarfile.TarInfo) -> str:
         return "file"
     if info.isdir():
         return "folder"
-    return "a link" if info.issym() or info.islnk() else "a device or pipe"
+    return "link" if info.issym() or info.islnk() else "a device or pipe"
 
 
-def _unpack_all(archive: Path, out: Path, limits: Limits) -> None:
+def _unpack_all(archive: Path, out: Path, limits: Limits, encoding: str | None) -> None:
     packed = max(1, archive.stat().st_size)
-    largest = min(limits.total_bytes, max(limits.always_bytes, int(packed * limits.ratio)))
+    largest = limits.unpacked(archive)
     total = count = 0
-    for member, stream in members(archive):
+    links: list[tuple[Member, Path]] = []
+    for member, stream in members(archive, encoding):
         count += 1
         if count > limits.members:
             raise _refusal(archive, f"more than {limits.members:,} members")
@@ -161,21 +198,66 @@ def _unpack_all(archive: Path, out: Path, limits: Limits) -> None:
         if member.kind == "folder":
             _make_folder(archive, member, path)
             continue
+        if member.kind == "link":
+            links.append((member, path))
+            continue
         if member.kind != "file" or stream is None:
             raise _refusal(archive, f"{member.kind} ({member.name!r})")
         if member.size_bytes > limits.member_bytes or total + member.size_bytes > largest:
             raise _too_large(archive, packed, total + member.size_bytes)
         _make_folder(archive, member, path.parent)
         total += _copy(archive, member, stream, path, room=largest - total)
+    for member, path in links:
+        _resolve(archive, member, out, path)
+
+
+def _resolve(archive: Path, member: Member, out: Path, path: Path) -> None:
+    """Give a link the content of the file that it names; one to a folder or to nothing is left out.
+
+    No link is made, so that whatever is found below ``out`` was written by ``_copy``.
+    """
+    try:
+        target = out / _safe_name(member.target)
+    except ValueError:
+        raise _refusal(archive, f"a link ({member.name!r}) that leads out of it") from None
+    if not target.is_file():
+        return
+    _make_folder(archive, member, path.parent)
+    try:
+        os.link(target, path)
+    except FileExistsError:
+        raise _refusal(archive, f"two members of one name ({member.name!r})") from None
+    except OSError:  # a file system without hard links
+        shutil.copyfile(target, path)
 
 
 def _allowed_name(archive: Path, member: Member) -> str:
     if member.kind == "folder" and member.name.strip("./") == "":
         return ""
     try:
-        return require_name(member.name)
+        return _safe_name(member.name)
     except ValueError as reason:
         raise _refusal(archive, f"a member with {reason} ({member.name[:100]!r})") from None
+
+
+def _safe_name(name: str) -> str:
+    """A member's name below the folder; parts that no file system takes are spelled otherwise.
+
+    Raises:
+        ValueError: it leads out of the folder.
+    """
+    plain = re.sub(r"(?<=/)(\./|/)+|^(\./)+", "", name)
+    parts = [_safe_part(part) for part in plain.rstrip("/").split("/")]
+    return require_name("/".join(parts))
+
+
+def _safe_part(part: str) -> str:
+    safe = CONTROL.sub(lambda found: f"%{ord(found[0]):02X}", part)
+    if len(os.fsencode(safe)) <= SEGMENT_BYTES:
+        return safe
+    _, dot, suffix = safe.rpartition(".")
+    suffix = f"{dot}{suffix}" if dot and len(suffix) < 8 else ""
+    return f"{short_name(safe)}~{sha256_of_text(part)[:16]}{suffix}"
 
 
 def _make_folder(archive: Path, member: Member, folder: Path) -> None:
@@ -205,7 +287,7 @@ def _copy(archive: Path, member: Member, stream: IO[bytes], path: Path, *, room:
 
 def _declared_bytes(archive: Path) -> int:
     """The size that an archive says it unpacks to; its own size where that takes unpacking."""
-    with suppress(*DAMAGE):
+    with suppress(Exception):  # unpacking says what is wrong
         if archive.name.lower().endswith(".zip"):
             with zipfile.ZipFile(archive) as container:
                 return sum(info.file_size for info in container.infolist())
@@ -217,10 +299,14 @@ def _refusing(archive: Path) -> Iterator[None]:
     """Turn what the libraries raise into a sentence."""
     try:
         yield
-    except DAMAGE as cause:
-        raise _damaged(archive, " ".join(str(cause).split()) or type(cause).__name__) from cause
+    except DataError:
+        raise
     except UnicodeError as cause:
         raise _damaged(archive, "a name that cannot be read") from cause
+    except Exception as cause:  # a damaged archive can raise nearly anything inside the libraries
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise
+        raise _damaged(archive, " ".join(str(cause).split()) or type(cause).__name__) from cause
 
 
 def _refusal(archive: Path, what: str) -> DataError:

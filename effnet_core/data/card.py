@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_core.data.formats import TRAIN
 from effnet_core.data.images import (
     WHITE,
     Colour,
@@ -20,6 +19,7 @@ from effnet_core.data.images import (
     read_bytes,
     to_rgb,
 )
+from effnet_core.data.splits import TRAIN
 from effnet_core.data.verification import VERIFICATION_NAME, Verification
 from effnet_core.files import read_json, write_text
 from effnet_core.render.pages import write_page
@@ -43,7 +43,7 @@ class Bar:
     label: str
     counts: dict[str, int]
     share: float
-    """Of the longest bar, 0-1."""
+    """Share of the longest bar, 0-1."""
 
     @property
     def total(self) -> int:
@@ -161,6 +161,7 @@ def _markdown(rows: Sequence[dict[str, Any]], bars: list[Bar], facts: Verificati
         f"**{facts.images:,} images**, {human_bytes(facts.total_bytes)}, {len(bars)} classes",
         "",
         *(f"- **Look into this:** {markdown_text(text)}" for text in facts.warnings()),
+        *(f"- {markdown_text(text)}" for text in facts.notes),
         f"- width {_range(facts.width)}, height {_range(facts.height)}",
         f"- formats: {_list(facts.formats)}; modes: {_list(facts.modes)}",
         f"- set aside: {_list(facts.rejected) or 'none'}",

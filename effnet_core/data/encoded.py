@@ -90,7 +90,7 @@ def is_whole_png(content: bytes) -> bool:
 
 
 def without_notes(content: bytes) -> bytes:
-    """A PNG without what is no part of its picture: texts, colour profiles, other frames."""
+    """A PNG without what is not part of its picture: texts, colour profiles, other frames."""
     parts = [PNG_SIGNATURE]
     for kind, start, end in png_chunks(content):
         if kind[:1].isupper() or kind in _KEPT_NOTES:

@@ -1,257 +1,359 @@
-"""Which image of a folder belongs to which class and split: the forms that data sets come in.
+"""Which picture of a folder belongs to which class and split: the forms that data sets come in.
 
-- class folders: ``CLASS/*``, or ``train/CLASS/*`` and ``val/CLASS/*``
+- class folders: ``CLASS/*``, or ``train/CLASS/*`` and ``val/CLASS/*``, whatever the splits are called
 - Hugging Face's imagefolder: the same, or ``train/metadata.csv`` with ``file_name`` and a label
-- a CSV file with the columns ``path`` and ``label``, and ``split`` where there is one
+- a table of paths and labels (``labelled.py``), alone or beside the pictures
 - tar shards in WebDataset's naming: ``KEY.jpg`` and ``KEY.cls`` or ``KEY.json``, unpacked before
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from effnet_core.data.images import IMAGE_SUFFIXES
+from effnet_core.config.schema import DataConfig
+from effnet_core.data.finding import Found, find_files
+from effnet_core.data.labelled import TableRules, from_table, usable_tables
+from effnet_core.data.labelling import Candidate
+from effnet_core.data.splits import TEST, TRAIN, VAL, is_split, split_in
+from effnet_core.data.tables import is_table
 from effnet_core.errors import DataError
-from effnet_core.storage.addresses import require_name
-from effnet_core.text import nearest, os_reason
-
-TRAIN, VAL = "train", "val"
-SPLITS = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "val": VAL,
-    "valid": VAL,
-    "validation": VAL,
-    "dev": VAL,
-    "test": "test",
-}
-"""What splits are called, and what they are called here."""
+from effnet_core.text import os_reason
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category")
-PATH_COLUMNS = ("path", "file_name", "file", "image", "filename")
+Layout = Literal["auto", "classes", "splits"]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A file found in the source, not yet looked into."""
+class Rules:
+    """What people say about a source where it does not tell by itself."""
 
-    path: Path
-    split: str
-    """Empty where the source does not say; then a rule decides."""
-    class_name: str
-    inner: str
-    """Path inside the class folder."""
-    shown: str = ""
-    """What people know the file by; its path where empty."""
+    layout: Layout = "auto"
+    """Whether its folders are classes or splits."""
+    table: TableRules = field(default_factory=TableRules)
+    names_encoding: str | None = None
+    """Encoding of the names in a zip that does not say."""
+
+    @classmethod
+    def of(cls, data: DataConfig) -> Rules:
+        """What the settings say."""
+        table = TableRules(data.path_column, data.label_column, data.table_root)
+        return cls(data.layout, table, data.names_encoding)
 
 
-def find_images(source: Path) -> list[Candidate]:
-    """Every labelled file of a folder or CSV file, in a fixed order; hidden names are left out.
+DEFAULT_RULES = Rules()
+
+
+@dataclass
+class Labelled:
+    """The files of a source, told apart."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    other: list[tuple[str, str]] = field(default_factory=list)
+    """Paths of files that are not pictures of a class, and why."""
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a person should know, one sentence each."""
+
+
+class Tree:
+    """The pictures of a folder by the folders they lie in."""
+
+    def __init__(self, root: Path, pictures: list[str]) -> None:
+        self.root = root
+        self.direct: dict[str, list[str]] = defaultdict(list)
+        self.inner: dict[str, dict[str, None]] = defaultdict(dict)
+        """Names of the folders inside a folder that hold pictures at any depth."""
+        for path in pictures:
+            folder = path.rpartition("/")[0]
+            self.direct[folder].append(path)
+            while folder:
+                above, _, name = folder.rpartition("/")
+                if name in self.inner[above]:
+                    break
+                self.inner[above][name] = None
+                folder = above
+
+    def folders(self, folder: str) -> list[str]:
+        """Paths of the folders inside that hold pictures, sorted."""
+        return [f"{folder}/{name}" if folder else name for name in sorted(self.inner[folder])]
+
+    def below(self, folder: str) -> list[str]:
+        """Every picture of a folder, at any depth, sorted."""
+        found = list(self.direct[folder])
+        for inner in self.folders(folder):
+            found += self.below(inner)
+        return sorted(found)
+
+
+def find_images(source: Path, rules: Rules = DEFAULT_RULES) -> Labelled:
+    """Every labelled picture of a folder or table, in a fixed order, and what else there is.
 
     Raises:
-        DataError: it is missing, has no classes, or one of them has no files.
+        DataError: it is missing, has no classes, or does not say whether its folders are splits.
     """
-    if source.is_file() and source.suffix.lower() == ".csv":
-        return from_table(source, list(_rows(source)), source.parent)
-    if not source.is_dir():
-        raise DataError(f"data folder {source} does not exist")
-    roots = _split_folders(source)
-    if roots:
-        if not any(split == TRAIN for split, _ in roots) or len(roots) == 1:
-            name = roots[0][1].name
-            raise DataError(
-                f"{source} has {name}/ but no {'val' if name.startswith('train') else 'train'}/ beside "
-                f"it; add one, or give {source}/{name}"
-            )
+    if source.is_file() and is_table(source.name):
+        table = usable_tables(source.parent, [source.name], rules.table, strict=True)[0]
+        root = Path(rules.table.root) if rules.table.root else source.parent
+        result = Labelled()
+        result.candidates = _carve(from_table(table, root, rules.table), result.notes)
+        return result
+    try:
+        found = find_files(source)
+    except FileNotFoundError as cause:
+        raise DataError(f"data folder {source} does not exist") from cause
+    except OSError as cause:
+        raise DataError(f"folder {source} cannot be read ({os_reason(cause)})") from cause
+    return label_files(source, found, rules)
+
+
+def label_files(source: Path, found: Found, rules: Rules) -> Labelled:
+    """As ``find_images``, of files that are found already."""
+    result = Labelled(other=list(found.other), left_out=list(found.left_out))
+    tree = Tree(source, found.pictures)
+    top = _unwrapped(tree)
+    tables = [path for path, _ in found.other if is_table(path)]
+    if (table := _metadata(tree.root, top, tables)) and not _has_splits(tree, top, rules):
+        result.candidates = _of_table(tree, top, table, "", result, rules)
+    elif _is_flat_beside_table(tree, top, tables, rules):
+        result.candidates = _of_tables(tree, top, tables, result, rules)
+    elif splits := _splits_of(tree, top, tables, result, rules):
+        for split, folder in splits:
+            table = _metadata(tree.root, folder, tables)
+            if table:
+                result.candidates += _of_table(tree, folder, table, split, result, rules)
+            else:
+                result.candidates += _of_classes(tree, folder, split, result)
+    elif tree.folders(top):
+        result.candidates = _of_classes(tree, top, "", result)
     else:
-        roots = [("", source)]
-    return [found for split, root in roots for found in _find_below(root, split)]
+        result.candidates = _of_tables(tree, top, tables, result, rules)
+    _note_pictures_without_class(found, result, source)
+    result.candidates = _carve(_same_classes(result.candidates), result.notes)
+    return result
 
 
-def visible(folder: Path) -> list[Path]:
-    """What a folder shows, sorted.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as cause:
-        raise DataError(f"folder {folder} cannot be read ({os_reason(cause)})") from cause
-
-
-def from_table(
-    table: Path, rows: list[dict[str, Any]], root: Path, split: str = ""
-) -> list[Candidate]:
-    """The files that a table lists.
-
-    Args:
-        table: for messages.
-        rows: each with a path and a label.
-        root: folder that paths are relative to.
-        split: of all rows; that of the column where empty.
-
-    Raises:
-        DataError: a column is missing, or a path leads out of ``root``.
-    """
-    if not rows:
-        raise DataError(f"{table} lists no images; add rows under the columns path and label")
-    columns = list(rows[0])
-    path_column = _column(table, columns, PATH_COLUMNS, "path")
-    label_column = _column(table, columns, LABEL_COLUMNS, "label")
-    found, seen = [], set()
-    for number, row in enumerate(rows, start=2 if table.suffix == ".csv" else 1):
-        path, label = str(row.get(path_column) or ""), _label(row.get(label_column))
-        try:
-            name = require_name(path)
-            if not label or require_name(label) != label or "/" in label or label.startswith("."):
-                raise ValueError(f"the label {label!r}, which cannot be a folder's name")
-        except ValueError as reason:
-            raise DataError(
-                f"{table} is refused: line {number} has {reason} ({path!r}); paths are relative to {root} "
-                "and stay below it"
-            ) from None
-        if name in seen:
-            raise DataError(f"{table} is refused: line {number} lists {path!r} a second time")
-        seen.add(name)
-        place = split or _split_name(str(row.get("split") or ""), table, number)
-        found.append(Candidate(root / name, place, label, name))
-    return sorted(
-        found, key=lambda item: (item.split != TRAIN, item.split, item.class_name, item.inner)
-    )
+def _unwrapped(tree: Tree, top: str = "") -> str:
+    """The folder of the classes or splits: a single folder around everything is packing."""
+    while len(inner := tree.folders(top)) == 1:
+        [folder] = inner
+        deeper = tree.folders(folder)
+        if not deeper or is_split(folder.rpartition("/")[2]):
+            return top
+        if tree.direct[folder] and len(deeper) < 2:
+            return top
+        top = folder
+    return top
 
 
-def from_shards(folders: list[tuple[str, Path]]) -> list[Candidate]:
-    """The samples of unpacked tar shards.
+def _has_splits(tree: Tree, top: str, rules: Rules) -> bool:
+    names = [path for path in tree.folders(top) if is_split(path.rpartition("/")[2])]
+    return rules.layout != "classes" and any(tree.folders(path) for path in names)
 
-    Args:
-        folders: name and folder of each shard; a name that begins with a split's gives its images to it.
+
+def _splits_of(
+    tree: Tree, top: str, tables: list[str], result: Labelled, rules: Rules
+) -> list[tuple[str, str]]:
+    """Split and folder of each split; empty where the folders are classes.
 
     Raises:
-        DataError: an image has no label.
+        DataError: the folders could be either, or the splits have no training split.
     """
-    samples: list[tuple[str, Path, str, str]] = []
-    for shard, folder in folders:
-        split = next((SPLITS[name] for name in SPLITS if shard.lower().startswith(name)), "")
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                label = _shard_label(path, shard)
-                inner = f"{shard}/{path.relative_to(folder).as_posix()}"
-                samples.append((split, path, label, inner))
-    if not samples:
-        raise DataError("the shards hold no images (KEY.jpg beside KEY.cls or KEY.json)")
-    names = {label for _, _, label, _ in samples}
-    # Numbers are filled up with zeros, so that the order of names is the order of numbers.
-    width = max(map(len, names)) if all(name.isdigit() for name in names) else 0
-    return [
-        Candidate(path, split, label.zfill(width), inner, inner)
-        for split, path, label, inner in samples
-    ]
-
-
-def _split_folders(source: Path) -> list[tuple[str, Path]]:
-    """Split and folder of each split that a source has; empty where its folders are classes."""
-    names = {path.name.lower(): path for path in visible(source) if path.is_dir()}
-    if not any(SPLITS.get(name) == TRAIN for name in names):
+    if rules.layout == "classes":
         return []
-    found = [(SPLITS[name], path) for name, path in names.items() if name in SPLITS]
-    return sorted(found, key=lambda item: (item[0] != TRAIN, item[0] != VAL, item[1].name))
-
-
-def _find_below(root: Path, split: str) -> Iterator[Candidate]:
-    table = next((root / name for name in METADATA_NAMES if (root / name).is_file()), None)
-    if table is not None and _names_labels(table):
-        yield from from_table(table, list(_rows(table)), root, split)
-        return
-    folders = [path for path in visible(root) if path.is_dir()]
-    if not folders:
-        raise DataError(f"{root} has no class folders; expected {root}/CLASS/image files")
-    for folder in folders:
-        files = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        )
-        if not files:
-            raise DataError(f"class folder {folder} has no images; fill it or remove it")
-        for path in files:
-            yield Candidate(path, split, folder.name, str(path.relative_to(folder)))
-
-
-def _names_labels(table: Path) -> bool:
-    first = next(_rows(table), {})
-    return any(column in first for column in LABEL_COLUMNS)
-
-
-def _rows(table: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            if table.suffix.lower() == ".csv":
-                yield from csv.DictReader(stream)
-                return
-            for line in filter(str.strip, stream):
-                yield dict(json.loads(line))
-    except OSError as cause:
-        raise DataError(f"{table} cannot be read ({os_reason(cause)})") from cause
-    except (ValueError, TypeError, csv.Error) as cause:
-        raise DataError(f"{table} is no table ({' '.join(str(cause).split())})") from cause
-
-
-def _column(table: Path, columns: list[str], known: tuple[str, ...], what: str) -> str:
-    for name in known:
-        if name in columns:
-            return name
-    raise DataError(
-        f"{table} has no column {what!r}{nearest(what, [c for c in columns if c])} (it has: "
-        f"{', '.join(str(c) for c in columns)}); name one so"
+    folders = tree.folders(top)
+    named = {path: _split_of_folder(path, rules) for path in folders}
+    nested = {path for path in folders if tree.folders(path) or _metadata(tree.root, path, tables)}
+    splits = [path for path in folders if named[path]]
+    rest = [path for path in folders if not named[path]]
+    if not splits or (rules.layout == "auto" and _are_classes(splits, rest, nested, named)):
+        return []
+    if rules.layout == "auto" and rest and not _is_clear(splits, rest, nested, named):
+        raise _ambiguous(tree.root, splits, rest)
+    found = [(named[path], path) for path in splits if path in nested]
+    if not any(split == TRAIN for split, _ in found):
+        raise _no_training(tree, splits, found)
+    for path in splits:
+        if path not in nested:
+            count = len(tree.direct[path])
+            result.notes.append(
+                f"left out: {path}/ with {count:,} picture(s), which have no classes"
+            )
+    for path in rest:
+        count = len(tree.below(path))
+        result.notes.append(f"left out: {path}/ with {count:,} picture(s), beside the splits")
+    return sorted(
+        ((split, _unwrapped_split(tree, path)) for split, path in found),
+        key=lambda item: (item[0] != TRAIN, item[0] != VAL, item[1]),
     )
 
 
-def _label(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _split_name(name: str, table: Path, number: int) -> str:
-    if not name:
+def _split_of_folder(path: str, rules: Rules) -> str:
+    name = path.rpartition("/")[2]
+    try:
+        return split_in(name)
+    except DataError:
+        if rules.layout == "splits":
+            raise
         return ""
-    found = SPLITS.get(name.strip().lower())
-    if found is None:
-        raise DataError(
-            f"{table} is refused: line {number} has the split {name!r}{nearest(name, SPLITS)} (known: "
-            f"{', '.join(SPLITS)})"
+
+
+def _are_classes(
+    splits: list[str], rest: list[str], nested: set[str], named: dict[str, str]
+) -> bool:
+    """Whether folders of which some are named as splits are classes: a data set may have a class train."""
+    inside = [path for path in splits if path in nested]
+    if not inside:
+        return bool(rest) or not all(is_split(path.rpartition("/")[2]) for path in splits)
+    if rest:
+        return len({named[path] for path in inside}) == 1 and nested >= {*splits, *rest}
+    return not any(is_split(path.rpartition("/")[2]) for path in splits) and (
+        len({named[path] for path in splits}) == 1 and len(splits) > 1
+    )
+
+
+def _is_clear(splits: list[str], rest: list[str], nested: set[str], named: dict[str, str]) -> bool:
+    """Whether folders beside splits are something else: the splits hold classes, and they do not."""
+    roles = {named[path] for path in splits if path in nested}
+    return len(roles) > 1 and TRAIN in roles and not nested.intersection(rest)
+
+
+def _ambiguous(root: Path, splits: list[str], rest: list[str]) -> DataError:
+    return DataError(
+        f"{root} has {splits[0]}/, which is called like a split, beside {rest[0]}/, which is not; if all "
+        "folders are classes, say data.layout=classes; if they are splits and something else, say "
+        "data.layout=splits"
+    )
+
+
+def _no_training(tree: Tree, splits: list[str], found: list[tuple[str, str]]) -> DataError:
+    names = ", ".join(f"{path}/" for path in splits)
+    if found:
+        return DataError(
+            f"{tree.root} has {names} but no training split with class folders; add train/, or give the "
+            f"folder {tree.root / found[0][1]} itself"
         )
+    return DataError(
+        f"{tree.root} has no class folders: {names} hold pictures themselves; put them into class folders, "
+        "put a table of paths and labels beside them, or, if these folders are the classes, say "
+        "data.layout=classes"
+    )
+
+
+def _unwrapped_split(tree: Tree, folder: str) -> str:
+    """``seg_train/seg_train/CLASS``: a folder of the split's name inside it is packing."""
+    inner = tree.folders(folder)
+    if len(inner) == 1 and not tree.direct[folder] and tree.folders(inner[0]):
+        same = inner[0].rpartition("/")[2].lower() == folder.rpartition("/")[2].lower()
+        if same or is_split(inner[0].rpartition("/")[2]):
+            return _unwrapped_split(tree, inner[0])
+    return folder
+
+
+def _of_classes(tree: Tree, top: str, split: str, result: Labelled) -> list[Candidate]:
+    found = []
+    for folder in tree.folders(top):
+        name = unicodedata.normalize("NFC", folder.rpartition("/")[2])
+        for path in tree.below(folder):
+            found.append(Candidate(tree.root / path, split, name, path[len(folder) + 1 :]))
     return found
 
 
-def _shard_label(path: Path, shard: str) -> str:
-    """A sample's label: from the file of its name that ends in ``.cls`` or ``.json``."""
-    # WebDataset's key ends at the first dot of the file name.
-    key = path.with_name(path.name.partition(".")[0])
-    try:
-        if (found := Path(f"{key}.cls")).is_file():
-            label = found.read_text(encoding="utf-8").strip()
-        elif (found := Path(f"{key}.json")).is_file():
-            values = json.loads(found.read_text(encoding="utf-8"))
-            label = _label(next((values[c] for c in LABEL_COLUMNS if c in values), None))
-        else:
-            label = ""
-        if (
-            label
-            and "/" not in label
-            and not label.startswith(".")
-            and require_name(label) == label
-        ):
-            return label
-    except (ValueError, TypeError, OSError):
-        pass
-    raise DataError(
-        f"image {path.name!r} of shard {shard!r} has no label: put {key.name}.cls with the class, or "
-        f"{key.name}.json with a field label, beside it in the shard"
+def _metadata(root: Path, folder: str, tables: list[str]) -> str:
+    """Path of the table that Hugging Face puts into a folder, if it names labels."""
+    prefix = f"{folder}/" if folder else ""
+    here = [f"{prefix}{name}" for name in METADATA_NAMES if f"{prefix}{name}" in tables]
+    return next((path for path in here if usable_tables(root, [path], TableRules())), "")
+
+
+def _is_flat_beside_table(tree: Tree, top: str, tables: list[str], rules: Rules) -> bool:
+    """Whether the folders are called like splits and hold pictures themselves, which a table labels."""
+    folders = tree.folders(top)
+    flat = all(not tree.folders(path) for path in folders)
+    named = all(is_split(path.rpartition("/")[2]) or path == "images" for path in folders)
+    return (
+        rules.layout != "classes"
+        and flat
+        and named
+        and bool(folders)
+        and bool(usable_tables(tree.root, _here(top, tables), rules.table))
     )
+
+
+def _of_tables(
+    tree: Tree, top: str, tables: list[str], result: Labelled, rules: Rules
+) -> list[Candidate]:
+    """The pictures that the tables beside them list.
+
+    Raises:
+        DataError: none of them lists pictures and labels, or several do and it is not clear which counts.
+    """
+    usable = usable_tables(tree.root, _here(top, tables), rules.table)
+    folder = tree.root / top
+    if not usable:
+        raise DataError(
+            f"{folder} has no class folders; expected {folder}/CLASS/image files, or a table of paths "
+            "and labels such as labels.csv"
+        )
+    if len(usable) == 1:
+        result.notes.append(f"labels are those of {usable[0].path}")
+        return from_table(usable[0], folder, rules.table)
+    by_split = {split_in(table.path.stem): table for table in usable}
+    if len(by_split) < len(usable) or "" in by_split:
+        names = ", ".join(table.path.name for table in usable)
+        raise DataError(f"{folder} has several tables ({names}); give the one that counts")
+    result.notes.append(f"labels are those of {', '.join(str(t.path) for t in usable)}")
+    return [
+        item
+        for split in (TRAIN, VAL, TEST)
+        if split in by_split
+        for item in from_table(by_split[split], folder, rules.table, split)
+    ]
+
+
+def _here(top: str, tables: list[str]) -> list[str]:
+    """Tables that lie in a folder; Kaggle's samples of an answer hold no true labels."""
+    here = [path for path in tables if path.rpartition("/")[0] == top]
+    return [path for path in here if "submission" not in path.rpartition("/")[2].lower()]
+
+
+def _of_table(
+    tree: Tree, folder: str, table: str, split: str, result: Labelled, rules: Rules
+) -> list[Candidate]:
+    read = usable_tables(tree.root, [table], rules.table, strict=True)[0]
+    return from_table(read, tree.root / folder, rules.table, split)
+
+
+def _note_pictures_without_class(found: Found, result: Labelled, source: Path) -> None:
+    """Pictures that nobody labels are other files too: none is lost without a word."""
+    labelled = {item.path for item in result.candidates}
+    lost = [path for path in found.pictures if source / path not in labelled]
+    result.other += [(path, "a picture without a class") for path in lost]
+    if lost and not result.notes:
+        result.notes.append(
+            f"left out: {len(lost):,} picture(s) without a class; the first: {lost[0]}"
+        )
+
+
+def _same_classes(candidates: list[Candidate]) -> list[Candidate]:
+    """Candidates with paths of their own, also where two spellings of one class came together."""
+    seen: dict[tuple[str, str, str], int] = {}
+    result = []
+    for item in candidates:
+        key = (item.split, item.class_name, item.inner)
+        seen[key] = count = seen.get(key, 0) + 1
+        folder, slash, name = item.inner.rpartition("/")
+        result.append(item if count == 1 else replace(item, inner=f"{folder}{slash}{count}~{name}"))
+    return result
+
+
+def _carve(candidates: list[Candidate], notes: list[str]) -> list[Candidate]:
+    """Where there is a training split and no validation split, some of the first become the second."""
+    splits = {item.split for item in candidates}
+    if VAL in splits or TRAIN not in splits:
+        return candidates
+    notes.append("there is no validation split; a share of the training pictures becomes it")
+    return [replace(item, split="") if item.split == TRAIN else item for item in candidates]

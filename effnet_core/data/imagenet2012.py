@@ -56,7 +56,7 @@ def is_imagenet2012(root: Path) -> bool:
 def unpack_imagenet2012(root: Path, out: Path) -> Path:
     """Bring ILSVRC2012 into ``out/train/SYNSET/*`` and ``out/val/SYNSET/*``.
 
-    Files that are there already with the right size are kept, so a cut run goes on.
+    Files that are there already with the right size are kept, so a cut run continues.
 
     Args:
         root: holds ``ILSVRC2012_img_train.tar`` (or ``train/SYNSET.tar``, or ``train/SYNSET/*``),
@@ -150,7 +150,7 @@ def _read_meta(content: bytes) -> tuple[dict[int, str], dict[str, str]]:
     words = {str(row["WNID"]): str(row["words"]) for row in leaves}
     bad = [name for name in words if not SYNSET.fullmatch(name)]
     if bad:
-        raise ValueError(f"{bad[0]!r} is no synset")
+        raise ValueError(f"{bad[0]!r} is not a synset")
     return numbers, words
 
 
@@ -221,8 +221,8 @@ def _true_synset(name: str, devkit: Devkit) -> str:
 def _synset(name: str, known: frozenset[str]) -> str:
     if name not in known:
         raise DataError(
-            f"training folder or archive {name!r} is no synset of the devkit; remove it, or put the devkit "
-            "there that belongs to it"
+            f"training folder or archive {name!r} is not a synset of the devkit; remove it, or put the "
+            "devkit there that belongs to it"
         )
     return name
 

@@ -8,6 +8,7 @@ it throughout. Training hands over what MindSpore would decode to other pixels (
 from __future__ import annotations
 
 import io
+import stat
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -90,9 +91,12 @@ def read_bytes(path: Path) -> bytes:
     """The content of an image file.
 
     Raises:
-        ImageProblem: it is unreadable.
+        ImageProblem: it is unreadable, or a pipe or device, which would be waited for.
     """
     try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise ImageProblem("not a regular file")
         return path.read_bytes()
     except OSError as cause:
         raise ImageProblem(os_reason(cause)) from cause
@@ -122,7 +126,7 @@ def decode_image(
         raise
     except Exception as cause:  # a damaged file can raise nearly anything inside a decoder
         if content.startswith(PNG_SIGNATURE):
-            with suppress(Exception):  # a long text or a bad profile is no damage
+            with suppress(Exception):  # a long text or a bad profile is not damage
                 return _upright(_decode(without_notes(content), at_least_px, max_pixels))
         raise _problem(content, cause) from cause
 

@@ -170,7 +170,7 @@ def _through_device(dataset: Any, steps: int) -> Iterator[tuple[Tensor, Tensor]]
     """Batches that lie on the device already, in the same order.
 
     Only images and labels go through the queue. Masks, rates and what rank 0 wants still come from the
-    host with each step, so that a run can stop after any step and go on exactly.
+    host with each step, so that a run can stop after any step and continue exactly.
     """
     take = ms.data_sink(lambda images, labels: (images, labels), dataset)
 
@@ -206,7 +206,7 @@ def batches_in_blocks(
     """Batches ``first`` to ``steps`` of an epoch that is read in blocks, each with a seed of its own.
 
     The state of MindSpore's random operations cannot be saved. It can be made anew: a block always
-    starts with the same state, so to go on inside one, its first batches are made again and dropped.
+    starts with the same state, so to continue inside one, its first batches are made again and dropped.
 
     Args:
         start: opens the pipeline of the batches from one position to another.
@@ -260,7 +260,9 @@ def _first_damaged(source: FileSource, start: int) -> DataError | None:
 
 
 def _no_longer_good(path: Path, problem: ImageProblem) -> DataError:
-    return DataError(f"image {path} is no longer good ({problem}); stage the data set again")
+    return DataError(
+        f"image {path} cannot be decoded any more ({problem}); stage the data set again"
+    )
 
 
 def _pipeline_reason(error: RuntimeError, split: Split) -> str:

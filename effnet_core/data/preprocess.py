@@ -37,9 +37,9 @@ class PreprocessSpec:
     interpolation: str
     """``bicubic`` or ``bilinear``."""
     mean: tuple[float, float, float]
-    """Of R, G, B in 0-1 units."""
+    """For R, G, B, in 0-1 units."""
     std: tuple[float, float, float]
-    """Of R, G, B in 0-1 units."""
+    """For R, G, B, in 0-1 units."""
     background: Colour | None = None
     """Colour that transparent images are laid on, 0-255; None drops transparency, as for sidecars that
     were written before there was a choice."""

@@ -1,22 +1,26 @@
 """Where a data set comes from: a folder, a CSV file, archives, tar shards, ILSVRC2012, or a bucket of those.
 
 What is not a plain folder is brought into one first, in a work folder beside the staged data set, each
-step whole or absent, so that a cut run goes on; then ``formats.py`` says what its files are.
+step whole or absent, so that a cut run continues; then ``formats.py`` says what its files are.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from effnet_core.data.archives import is_archive, members, stem, unpack
-from effnet_core.data.formats import Candidate, find_images, from_shards, visible
+from effnet_core.data.finding import find_files
+from effnet_core.data.formats import DEFAULT_RULES, Labelled, Rules, find_images
 from effnet_core.data.imagenet2012 import is_imagenet2012, unpack_imagenet2012
 from effnet_core.data.images import IMAGE_SUFFIXES
+from effnet_core.data.shards import LABEL_SUFFIXES, from_shards
+from effnet_core.data.tables import is_table
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import sha256_of_text
@@ -25,9 +29,8 @@ from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
 from effnet_core.text import os_reason
 
 STAGE = "stage"
-SAMPLE_LABELS = (".cls", ".json")
 MEMBERS_LOOKED_AT = 64
-"""Of an archive, to see whether it is a shard of samples."""
+"""Members of an archive that are looked at, to see whether it is a shard of samples."""
 
 
 class Source(Protocol):
@@ -42,17 +45,20 @@ class Source(Protocol):
         """A digest of names, sizes and times or etags: equal means that nothing has changed."""
         ...
 
-    def candidates(self, work: Path) -> list[Candidate]:
-        """Every labelled file; what is not on this machine is brought to ``work`` first."""
+    def labelled(self, work: Path) -> Labelled:
+        """Every file, told apart; what is not on this machine is brought to ``work`` first."""
         ...
 
 
-def open_source(source: str | Path, access: S3Access = DEFAULT_ACCESS) -> Source:
+def open_source(
+    source: str | Path, access: S3Access = DEFAULT_ACCESS, rules: Rules = DEFAULT_RULES
+) -> Source:
     """The source at a path or an ``s3://`` address.
 
     Args:
-        source: a folder, an archive, a CSV file, or ``s3://bucket/prefix``.
+        source: a folder, an archive, a table, or ``s3://bucket/prefix``.
         access: how to reach an object store.
+        rules: what people say about it.
 
     Raises:
         ConfigError: the address is of no known kind.
@@ -60,16 +66,25 @@ def open_source(source: str | Path, access: S3Access = DEFAULT_ACCESS) -> Source
     """
     text = str(source)
     if is_s3(text):
-        return BucketSource(parse_s3(text), access)
+        return BucketSource(parse_s3(text), access, rules)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise DataError(
             f"source {without_userinfo(text)!r} is of an unknown kind; give a folder, an archive "
             "(.tar, .tar.gz, .zip), a .csv file, or s3://bucket/prefix"
         )
     path = Path(source)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as cause:
+        raise DataError(f"{path} cannot be read ({os_reason(cause)})") from cause
+    if not there:
         raise DataError(f"data folder {path} does not exist")
-    return LocalSource(path)
+    if path.is_file() and not (is_table(path.name) or is_archive(path.name)):
+        raise DataError(
+            f"{path} is neither a folder nor an archive nor a table; give a folder, a .tar, .tar.gz, "
+            ".tar.bz2, .tar.xz or .zip file, or a .csv, .tsv, .jsonl or .parquet file"
+        )
+    return LocalSource(path, rules)
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,7 @@ class LocalSource:
     """Files on this machine."""
 
     path: Path
+    rules: Rules = DEFAULT_RULES
 
     @property
     def shown(self) -> str:
@@ -85,32 +101,27 @@ class LocalSource:
 
     def listing(self) -> str:
         """Digest of every file's path, size and time."""
-        if self._is_packed() or self.path.is_file():
+        if self._is_packed:
             files = [self.path] if self.path.is_file() else _files(self.path)
-        else:
-            files = []
-        if self.path.suffix.lower() == ".csv" or not files:
-            found = [(str(item.path), item.split, item.path) for item in self._found]
-        else:
-            found = [(str(path), "", path) for path in files]
-        return sha256_of_text(*_facts(found))
+            return sha256_of_text(*_facts((str(path), path) for path in files))
+        labelled = self._labelled
+        found = [
+            (f"{item.path}\t{item.split}\t{item.class_name}", item.path)
+            for item in labelled.candidates
+        ]
+        rest = [f"{path}\t{reason}" for path, reason in (*labelled.other, *labelled.left_out)]
+        return sha256_of_text(*_facts(found), *rest)
 
-    def candidates(self, work: Path) -> list[Candidate]:
-        """Every labelled file; archives are unpacked into ``work``."""
-        if (
-            self.path.is_file()
-            and self.path.suffix.lower() != ".csv"
-            and not is_archive(self.path.name)
-        ):
-            raise DataError(
-                f"{self.path} is neither a folder nor an archive nor a .csv file; give one of these"
-            )
-        return find_in(self.path, work) if self._is_packed() else self._found
+    def labelled(self, work: Path) -> Labelled:
+        """Every file, told apart; archives are unpacked into ``work``."""
+        return find_in(self.path, work, self.rules) if self._is_packed else self._labelled
 
     @cached_property
-    def _found(self) -> list[Candidate]:
-        return find_images(self.path)
+    def _labelled(self) -> Labelled:
+        labelled = find_images(self.path, self.rules)
+        return with_prefix(labelled, f"{self.path}/") if self.path.is_dir() else labelled
 
+    @cached_property
     def _is_packed(self) -> bool:
         if self.path.is_file():
             return is_archive(self.path.name)
@@ -123,6 +134,7 @@ class BucketSource:
 
     place: S3Url
     access: S3Access
+    rules: Rules = DEFAULT_RULES
 
     @property
     def shown(self) -> str:
@@ -136,121 +148,128 @@ class BucketSource:
         found = list_tree(self._folder(), self.access)
         return sha256_of_text(*(f"{item.key}\t{item.size_bytes}\t{item.etag}" for item in found))
 
-    def candidates(self, work: Path) -> list[Candidate]:
-        """Every labelled file, after all of them were fetched to ``work``."""
+    def labelled(self, work: Path) -> Labelled:
+        """Every file, told apart, after all of them were fetched to ``work``."""
         from effnet_core.storage.trees import download_tree, folder_key, list_tree
 
         place = self._folder()
         found = list_tree(place, self.access)
-        if self._is_one_archive():
+        if is_archive(self.place.key):
             found = [item for item in found if item.key == self.place.key]
         if not found:
             raise DataError(f"{self.place} does not exist; correct the address")
         emit(Event(STAGE, f"fetching {self.place}: {len(found):,} object(s)"))
         fetched = work / "fetched"
         download_tree(place, fetched, self.access, objects=found)
-        root = fetched / self.place.key.rpartition("/")[2] if self._is_one_archive() else fetched
+        root = fetched / self.place.key.rpartition("/")[2] if self._is_one_file() else fetched
+        if not root.exists():
+            raise DataError(f"{self.place} does not exist; correct the address")
         prefix = str(S3Url(place.bucket, folder_key(place)))
-        return [
-            _renamed(item, f"{prefix}{item.path.relative_to(fetched).as_posix()}")
+        packed = is_archive(self.place.key) or bool(archives_of(root))
+        labelled = with_prefix(find_in(root, work, self.rules), "" if packed else prefix)
+        labelled.candidates = [
+            replace(
+                item, shown=item.shown or f"{prefix}{item.path.relative_to(fetched).as_posix()}"
+            )
             if item.path.is_relative_to(fetched)
             else item
-            for item in find_in(root, work)
+            for item in labelled.candidates
         ]
+        return labelled
 
-    def _is_one_archive(self) -> bool:
-        return is_archive(self.place.key)
+    def _is_one_file(self) -> bool:
+        return is_archive(self.place.key) or is_table(self.place.key)
 
     def _folder(self) -> S3Url:
-        """The prefix that is listed: of an archive, the folder that it is in."""
-        if not self._is_one_archive():
+        """The prefix that is listed: of an archive or table, the folder that it is in."""
+        if not self._is_one_file():
             return self.place
         return S3Url(self.place.bucket, self.place.key.rpartition("/")[0])
 
 
-def find_in(root: Path, work: Path) -> list[Candidate]:
-    """Every labelled file of a folder or archive; what is packed is unpacked into ``work``.
+def find_in(root: Path, work: Path, rules: Rules = DEFAULT_RULES) -> Labelled:
+    """Every file of a folder or archive, told apart; what is packed is unpacked into ``work``.
 
     Raises:
         DataError: an archive is refused, or the files are in no known form.
     """
     if root.is_dir() and is_imagenet2012(root):
-        return find_images(unpack_imagenet2012(root, work / "imagenet2012"))
-    archives = [root] if root.is_file() and is_archive(root.name) else archives_of(root)
+        return find_images(unpack_imagenet2012(root, work / "imagenet2012"), rules)
+    alone = root.is_file() and is_archive(root.name)
+    archives = [root.name] if alone else archives_of(root)
     if not archives:
-        return find_images(root)
-    names = [stem(path.name) for path in archives]
+        return find_images(root, rules)
+    base = root.parent if alone else root
+    names = [stem(path) for path in archives]
     if len(set(names)) < len(names):
         raise DataError(f"{root} has two archives that differ only in their suffix; rename one")
     unpacked = work / "unpacked"
-    shards = all(_is_shard(path) for path in archives)
+    shards = all(_is_shard(base / path) for path in archives)
     folders = []
     for done, (name, path) in enumerate(zip(names, archives, strict=True)):
-        emit(Event(STAGE, f"unpacking {path.name}", done, len(archives)))
-        folders.append((name, unpack(path, unpacked / require_name(name))))
+        emit(Event(STAGE, f"unpacking {path}", done, len(archives)))
+        folders.append(
+            (
+                name,
+                unpack(base / path, unpacked / require_name(name), encoding=rules.names_encoding),
+            )
+        )
     if shards:
-        return from_shards(folders)
-    return _named(find_images(_root_of(unpacked, folders)), unpacked)
+        samples = from_shards(folders)
+        if any(not item.problem for item in samples.candidates):
+            return samples
+    labelled = find_images(unpacked if len(folders) > 1 else folders[0][1], rules)
+    labelled.candidates = [
+        replace(item, shown=item.shown or item.path.relative_to(unpacked).as_posix())
+        for item in labelled.candidates
+    ]
+    return labelled
 
 
-def archives_of(folder: Path) -> list[Path]:
-    """The archives of a folder that holds nothing else to be labelled."""
+def with_prefix(labelled: Labelled, prefix: str) -> Labelled:
+    """The same, with other files called by their whole paths."""
+    labelled.other = [(prefix + path, reason) for path, reason in labelled.other]
+    labelled.left_out = [(prefix + path, reason) for path, reason in labelled.left_out]
+    return labelled
+
+
+def archives_of(folder: Path) -> list[str]:
+    """The archives at any depth of a folder that holds no pictures besides, relative to it."""
     if not folder.is_dir():
         return []
-    found = visible(folder)
-    if any(path.is_dir() for path in found):
+    try:
+        found = find_files(folder)
+    except OSError as cause:
+        raise DataError(f"folder {folder} cannot be read ({os_reason(cause)})") from cause
+    if found.pictures:
         return []
-    return [path for path in found if is_archive(path.name)]
+    return [path for path, _ in found.other if is_archive(path)]
 
 
 def _is_shard(archive: Path) -> bool:
-    """Whether an archive holds samples: images, and beside them files that name their class."""
-    suffixes = set()
+    """Whether an archive holds samples: a picture and a file of the same key that names its class."""
+    keys: dict[str, set[str]] = defaultdict(set)
     try:
         for number, (member, _) in enumerate(members(archive)):
-            suffixes.add("." + member.name.rpartition(".")[2].lower())
+            folder, slash, name = member.name.rpartition("/")
+            key, _, extension = name.partition(".")
+            keys[f"{folder}{slash}{key}"].add(f".{extension.lower()}")
             if number >= MEMBERS_LOOKED_AT:
                 break
     except Exception:  # unpacking says what is wrong
         return False
-    return bool(suffixes & IMAGE_SUFFIXES) and bool(suffixes & set(SAMPLE_LABELS))
-
-
-def _root_of(unpacked: Path, folders: list[tuple[str, Path]]) -> Path:
-    """The folder of the classes: ``train.tar`` and ``val.tar`` lie side by side, one archive alone."""
-    if len(folders) > 1:
-        return unpacked
-    root = folders[0][1]
-    while True:  # a single folder around everything is packing, not a class
-        inner = visible(root)
-        if (
-            len(inner) != 1
-            or not inner[0].is_dir()
-            or not any(p.is_dir() for p in visible(inner[0]))
-        ):
-            return root
-        root = inner[0]
-
-
-def _named(found: list[Candidate], base: Path) -> list[Candidate]:
-    return [_renamed(item, item.path.relative_to(base).as_posix()) for item in found]
-
-
-def _renamed(item: Candidate, shown: str) -> Candidate:
-    return Candidate(item.path, item.split, item.class_name, item.inner, shown)
+    return any(found & IMAGE_SUFFIXES and found & set(LABEL_SUFFIXES) for found in keys.values())
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _facts(found: list[tuple[str, str, Path]]) -> Iterator[str]:
-    for name, split, path in found:
+def _facts(found: Iterable[tuple[str, Path]]) -> Iterator[str]:
+    for name, path in found:
         try:
             facts = path.stat()
-        except FileNotFoundError:
-            yield f"{name}\t{split}\tmissing"  # a table may list what is not there
-        except OSError as cause:
-            raise DataError(f"{path} cannot be read ({os_reason(cause)})") from cause
+        except OSError:
+            yield f"{name}\tmissing"  # staging tells the reason
         else:
-            yield f"{name}\t{split}\t{facts.st_size}\t{facts.st_mtime_ns}"
+            yield f"{name}\t{facts.st_size}\t{facts.st_mtime_ns}"

@@ -6,34 +6,24 @@ what could not be is set aside in ``rejected.jsonl`` with its reason.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import shutil
 import warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from effnet_core.data.card import write_card
-from effnet_core.data.encoded import is_whole_png
-from effnet_core.data.formats import TRAIN, VAL, Candidate
+from effnet_core.data.finding import in_a_line
+from effnet_core.data.formats import DEFAULT_RULES, Labelled, Rules
 from effnet_core.data.imagenet2012 import SYNSETS_NAME
-from effnet_core.data.images import (
-    IMAGE_SUFFIXES,
-    MAX_PIXELS,
-    TRAINABLE_FORMATS,
-    WHITE,
-    Colour,
-    ImageProblem,
-    decode_image,
-    is_one_colour,
-    to_rgba,
-)
+from effnet_core.data.images import MAX_PIXELS, WHITE, Colour
+from effnet_core.data.labelling import Candidate
 from effnet_core.data.manifest import (
     CLASSES_NAME,
     DATASET_NAME,
@@ -45,36 +35,33 @@ from effnet_core.data.manifest import (
     rows_digest,
     write_manifest,
 )
+from effnet_core.data.placing import WORK_NAME, Place, look_into
 from effnet_core.data.sources import Source, open_source
+from effnet_core.data.splits import Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.errors import DataError
-from effnet_core.events import Event, emit
+from effnet_core.events import Event, Threads, emit
 from effnet_core.files import (
     append_jsonl,
-    atomic_path,
-    clone,
-    link_or_copy,
     read_json,
     read_jsonl,
     refuse_os_errors,
     require_empty_or_own,
     require_space,
-    sha256_of_file,
     sha256_of_text,
     write_json,
+    write_text,
 )
 from effnet_core.locks import sole_user
 from effnet_core.machine import available_cores
 from effnet_core.storage.addresses import is_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
-from effnet_core.text import is_unicode, os_reason
+from effnet_core.text import is_unicode
 
 STAGE = "stage"
 EVENT_EVERY = 200
-WORK_NAME = ".source"
-"""Folder inside the output for what is fetched and unpacked; gone once all of it is staged."""
-CONVERTED_SUFFIX = ".converted.png"
-"""Added to the names of images that are re-encoded; ``.png`` alone could be another file's name."""
+OTHER_NAME = "other_files.jsonl"
+"""Files that are not pictures of a class, and what was left out, with the reason."""
 
 
 def stage_dataset(
@@ -86,10 +73,11 @@ def stage_dataset(
     max_rejected_share: float = 0.1,
     max_pixels: int = MAX_PIXELS,
     background: Colour | None = WHITE,
+    rules: Rules = DEFAULT_RULES,
     access: S3Access = DEFAULT_ACCESS,
     hard_links: bool = False,
 ) -> tuple[Dataset, bool]:
-    """Stage a data set, wherever it lives; a call that was cut goes on, and one too many does nothing.
+    """Stage a data set, wherever it lives; a call that was cut continues, and one too many does nothing.
 
     Args:
         source: a folder of ``train/CLASS/*`` and ``val/CLASS/*`` or of ``CLASS/*``, Hugging Face's
@@ -103,6 +91,7 @@ def stage_dataset(
         max_pixels: of an image; larger ones are set aside.
         background: colour that transparent images are laid on where the data card looks at them; the files
             keep their transparency.
+        rules: what people say about a source that does not tell by itself what is what.
         access: how to reach an object store.
         hard_links: make hard links instead of copies, for a source whose files nobody changes.
 
@@ -116,58 +105,50 @@ def stage_dataset(
         StoreError: the object store refuses.
         OutputExists: ``out`` holds something else, or is in use.
     """
-    origin = open_source(source, access)
+    origin = open_source(source, access, rules)
     if not is_s3(str(source)) and out.resolve().is_relative_to(Path(source).resolve()):
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
     with sole_user(out, what="output folder"):
-        how = _How(val_share, seed, max_pixels, background, hard_links)
-        return _stage(origin, out, how, max_rejected_share=max_rejected_share)
-
-
-@dataclass(frozen=True)
-class _How:
-    """What ``stage_dataset`` was told about each image."""
-
-    val_share: float
-    seed: int
-    max_pixels: int
-    background: Colour | None
-    hard_links: bool
-
-    def __str__(self) -> str:
-        """What decides about the result."""
-        return f"{self.val_share}\t{self.seed}\t{self.max_pixels}\t{self.background}"
+        rule = {"val_share": val_share, "seed": seed}
+        sides = Sides(val_share, seed, _sides_before(out, rule))
+        place = Place(out, sides, max_pixels, background, hard_links)
+        listing = sha256_of_text(*map(str, (rule, max_pixels, background, rules)), origin.listing())
+        return _stage(origin, place, listing, max_rejected_share=max_rejected_share)
 
 
 def _stage(
-    origin: Source, out: Path, how: _How, *, max_rejected_share: float
+    origin: Source, place: Place, listing: str, *, max_rejected_share: float
 ) -> tuple[Dataset, bool]:
     """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
-    listing = sha256_of_text(str(how), origin.listing())
+    out, sides = place.out, place.sides
     require_empty_or_own(out, DATASET_NAME, what="output folder")
     if (reused := _already_staged(out, listing)) is not None:
         count = sum(reused.counts.values()) + reused.rejected
         _refuse_if_too_many(read_jsonl(out / REJECTED_NAME), count, max_rejected_share)
         emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}", count, count))
         return reused, True
-    write_json(out / DATASET_NAME, {"complete": False})
-    work = out / WORK_NAME
-    candidates = origin.candidates(work)
+    rule = {"val_share": sides.val_share, "seed": sides.seed}
+    kept = {"rule": rule} if sides.before else {}
+    write_json(out / DATASET_NAME, {"complete": False, **kept})
+    found = origin.labelled(out / WORK_NAME)
+    if found.left_out:
+        emit(Event(STAGE, f"left out: {in_a_line(found.left_out)}"))
     try:
-        if not how.hard_links:
-            require_space(out, _bytes_to_copy(candidates, out), what=f"copying {origin.shown}")
-        rows, rejected = _verify_all(candidates, out, how)
-    except OSError as cause:
-        raise refuse_os_errors(f"staging into {out}")(cause) from cause
-    _refuse_if_too_many(rejected, len(candidates), max_rejected_share)
-    class_names = _class_names(candidates, rows)
-    verification = verify_rows(rows, rejected, class_names)
-    labels = {name: label for label, name in enumerate(class_names)}
-    for row in rows:
-        row["label"] = labels[row["class_name"]]
-    try:
+        if not place.hard_links:
+            size = _bytes_to_copy(found.candidates, out)
+            require_space(out, size, what=f"copying {origin.shown}")
+        rows, rejected = _verify_all(found.candidates, place)
+        _refuse_if_too_many(rejected, len(found.candidates), max_rejected_share)
+        _stratify(rows, out, sides)
+        class_names = _class_names(found.candidates, rows)
+        labels = {name: label for label, name in enumerate(class_names)}
+        for row in rows:
+            row["label"] = labels[row["class_name"]]
+        notes = [*found.notes, *_notes_on(found, rows, class_names, sides)]
+        verification = verify_rows(rows, rejected, class_names, notes=notes)
         _remove_strays(out, rows)
-        _write_all(out, rows, rejected, class_names, verification, how.background)
+        _write_all(out, rows, rejected, class_names, verification, place.background)
+        _write_other(out / OTHER_NAME, found)
         write_json(
             out / DATASET_NAME,
             {
@@ -176,17 +157,70 @@ def _stage(
                 "listing": listing,
                 "counts": dict(sorted(Counter(row["split"] for row in rows).items())),
                 "rejected": len(rejected),
+                "other_files": len(found.other),
                 "source": origin.shown,
+                "rule": rule,
             },
         )
     except OSError as cause:
         raise refuse_os_errors(f"staging into {out}")(cause) from cause
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(out / WORK_NAME, ignore_errors=True)
     dataset = open_dataset(out)
+    for note in notes:
+        emit(Event(STAGE, note))
     for warning in verification.warnings():
-        emit(Event(STAGE, f"look into this: {warning}"))
-    emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", len(candidates), len(candidates)))
+        emit(Event(STAGE, f"warning: {warning}"))
+    total = len(found.candidates)
+    emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", total, total))
     return dataset, False
+
+
+def _sides_before(out: Path, rule: dict[str, Any]) -> dict[str, str]:
+    """What an earlier staging by the same rule decided, by digest."""
+    try:
+        if read_json(out / DATASET_NAME).get("rule") != rule:
+            return {}
+        table = pq.read_table(out / MANIFEST_NAME, columns=["sha256", "split"])
+    except (DataError, OSError, AttributeError, pa.ArrowException):
+        return {}
+    return dict(zip(table["sha256"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+
+def _stratify(rows: list[dict[str, Any]], out: Path, sides: Sides) -> None:
+    """Move images so that every class with two or more is in both splits."""
+    free = [row for row in rows if row["free"]]
+    moved = sides.stratified((row["class_name"], row["sha256"], row["split"]) for row in free)
+    for row in free:
+        if (side := moved.get(row["sha256"])) is None or side == row["split"]:
+            continue
+        path = f"images/{side}/{row['path'].split('/', 2)[2]}"
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / row["path"]).replace(out / path)
+        row.update(split=side, path=path, image_id=image_id(path))
+
+
+def _notes_on(
+    found: Labelled, rows: list[dict[str, Any]], class_names: list[str], sides: Sides
+) -> list[str]:
+    """What a person should know of a staging."""
+    notes = []
+    if any(row["free"] for row in rows) and sides.val_share:
+        notes.append(
+            f"validation is {sides.val_share:.0%} of the pictures, chosen by their content, and at least one "
+            "of every class that has two or more; a picture never changes sides when others are added"
+        )
+    if found.other:
+        path, reason = found.other[0]
+        notes.append(
+            f"{len(found.other):,} other file(s), see {OTHER_NAME}; the first: {path} ({reason})"
+        )
+    numbers = [name for name in class_names if name.isdigit()]
+    if len(numbers) == len(class_names) and numbers != sorted(numbers, key=int):
+        notes.append(
+            "all class names are numbers, and their order is that of text as everywhere: "
+            f"{', '.join(class_names[:4])}, ...; label and number are not the same"
+        )
+    return notes
 
 
 def _write_all(
@@ -236,13 +270,13 @@ def _is_whole(out: Path) -> bool:
 
 
 def _verify_all(
-    candidates: list[Candidate], out: Path, how: _How
+    candidates: list[Candidate], place: Place
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Look into every file; give the rows of usable ones and the reasons of the others."""
     rows, rejected = [], []
-    with warnings.catch_warnings(), ThreadPoolExecutor(len(available_cores())) as pool:
+    with warnings.catch_warnings(), Threads(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-        results = pool.map(lambda item: _verify(item, out, how), candidates)
+        results = pool.map(lambda item: look_into(item, place), candidates)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
             if isinstance(result, str):
                 rejected.append({"path": item.shown or str(item.path), "reason": result})
@@ -253,82 +287,15 @@ def _verify_all(
     return rows, rejected
 
 
-def _is_trainable(content: bytes, image: Image.Image) -> bool:
-    """Whether MindSpore reads a file too, and to the same pixels or through ``for_mindspore``."""
-    if image.format == "PNG":
-        return is_whole_png(content)
-    return image.format in TRAINABLE_FORMATS
-
-
-def _verify(item: Candidate, out: Path, how: _How) -> dict[str, Any] | str:
-    """The manifest row of a usable image, which is then in place, or the reason against it."""
-    if not is_unicode(f"{item.class_name}/{item.inner}"):
-        return "file name is not valid UTF-8"
-    try:
-        content = item.path.read_bytes()
-        image = decode_image(content, max_pixels=how.max_pixels)
-        converted = None if _is_trainable(content, image) else to_rgba(image)
-        one_colour = is_one_colour(image, how.background)
-    except ImageProblem as problem:
-        if item.path.suffix.lower() not in IMAGE_SUFFIXES and str(problem) == "not an image":
-            return "not an image (by name and by content)"
-        return str(problem)
-    except OSError as cause:
-        return os_reason(cause)
-    digest = hashlib.sha256(content).hexdigest()
-    split = item.split or split_of(digest, how.val_share, how.seed)
-    relative = f"images/{split}/{item.class_name}/{item.inner}"
-    target = out / relative
-    if converted is None:
-        _place(content, digest, item.path, target, hard_links=how.hard_links)
-    else:
-        target = target.with_name(target.name + CONVERTED_SUFFIX)
-        relative += CONVERTED_SUFFIX
-        with atomic_path(target) as temporary:
-            converted.save(temporary, format="PNG")
-        digest = sha256_of_file(target)
-    return {
-        "image_id": image_id(relative),
-        "path": relative,
-        "split": split,
-        "class_name": item.class_name,
-        "size_bytes": target.stat().st_size,
-        "sha256": digest,
-        "width": image.width,
-        "height": image.height,
-        "mode": image.mode,
-        "format": image.format or "turned by its EXIF orientation",
-        "one_colour": one_colour,
-    }
-
-
-def _place(content: bytes, digest: str, source: Path, target: Path, *, hard_links: bool) -> None:
-    """Put the bytes that were looked at in place; the source may be changing at this moment."""
-    own = source.stat().st_nlink == 1 and WORK_NAME in source.parts  # fetched or unpacked by us
-    if target.exists():
-        is_source = target.samefile(source)
-        if (hard_links or not is_source) and sha256_of_file(target) == digest:
-            return
-        target.unlink()
-    if hard_links or own:
-        link_or_copy(source, target)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        if not (clone(source, part) and sha256_of_file(part) == digest):
-            part.write_bytes(content)
-        part.replace(target)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-
-
 def _bytes_to_copy(candidates: list[Candidate], out: Path) -> int:
     """Size of the files that are copied, less what an earlier staging has left."""
-    sizes = [item.path.stat().st_size for item in candidates if WORK_NAME not in item.path.parts]
+    total = 0
+    for item in candidates:
+        if WORK_NAME not in item.path.parts:
+            with suppress(OSError):  # looking into it will tell the reason
+                total += item.path.stat().st_size
     before = (path for path in (out / "images").rglob("*") if path.is_file())
-    return sum(sizes) - sum(path.stat().st_size for path in before)
+    return total - sum(path.stat().st_size for path in before)
 
 
 def _refuse_if_too_many(rejected: list[dict[str, str]], total: int, limit: float) -> None:
@@ -344,7 +311,8 @@ def _refuse_if_too_many(rejected: list[dict[str, str]], total: int, limit: float
 def _class_names(candidates: list[Candidate], rows: list[dict[str, Any]]) -> list[str]:
     """Class names of the training split, sorted; every class found must have images there."""
     names = sorted({row["class_name"] for row in rows if row["split"] == "train"})
-    missing = sorted({item.class_name for item in candidates} - set(names))
+    asked = {item.class_name for item in candidates if item.class_name}
+    missing = sorted(name for name in asked - set(names) if is_unicode(name))
     if missing:
         raise DataError(
             f"{len(missing)} class(es) have no usable training image: {', '.join(missing[:10])}; "
@@ -373,17 +341,12 @@ def _write_rejected(path: Path, rejected: list[dict[str, str]]) -> None:
         append_jsonl(path, row)
 
 
+def _write_other(path: Path, found: Labelled) -> None:
+    rows = [*found.other, *((name, f"left out: {reason}") for name, reason in found.left_out)]
+    lines = [json.dumps({"path": name, "reason": why}, ensure_ascii=False) for name, why in rows]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
 def _describe(dataset: Dataset) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in dataset.counts.items())
     return f"{dataset.num_classes} classes, {counts}, {dataset.rejected} set aside"
-
-
-def split_of(sha256: str, val_share: float, seed: int) -> str:
-    """``val`` for about ``val_share`` of the images of each class, ``train`` for the others.
-
-    The image's digest and the seed alone decide. Adding, removing, renaming or relabelling images moves no
-    other to the other side, two copies of one image are on the same side, and every class gives the same
-    share, up to chance: with 100 images and a share of 0.2, 12 to 28 in 95 % of the cases.
-    """
-    position = int(sha256_of_text(str(seed), sha256)[:12], 16) / 16**12
-    return VAL if position < val_share else TRAIN

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from effnet_core.data.formats import TRAIN
+from effnet_core.data.splits import TRAIN
 
 VERIFICATION_NAME = "verification.json"
 EXAMPLES = 20
@@ -58,6 +58,8 @@ class Verification:
     classes_without_val: list[str]
     one_colour: PathList
     """Images that are of one colour after decoding."""
+    notes: list[str]
+    """What was chosen and left out, one sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -97,7 +99,11 @@ class Verification:
 
 
 def verify_rows(
-    rows: Sequence[dict[str, Any]], rejected: Iterable[dict[str, str]], class_names: Sequence[str]
+    rows: Sequence[dict[str, Any]],
+    rejected: Iterable[dict[str, str]],
+    class_names: Sequence[str],
+    *,
+    notes: Sequence[str] = (),
 ) -> Verification:
     """The facts of staged images.
 
@@ -105,6 +111,7 @@ def verify_rows(
         rows: of the manifest, and ``class_name``, ``mode`` and ``format`` besides.
         rejected: path and reason of each file that was set aside.
         class_names: in the order of their labels.
+        notes: what a person should know of the staging.
     """
     same: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -129,6 +136,7 @@ def verify_rows(
         if len(splits) > 1
         else [],
         one_colour=_paths([row["path"] for row in rows if row["one_colour"]]),
+        notes=list(notes),
     )
 
 

@@ -61,20 +61,20 @@ def compare(
         ``images``, how many were compared. Every image is computed alone and among the others.
     """
     sidecar = checkpoints.read_sidecar(checkpoint)
-    squares = sample_squares(sidecar.preprocess, pictures)
+    pixels = sample_pixels(sidecar.preprocess, pictures)
     # Without a graph to compile, a few images are done in a fraction of the time.
     ms.set_context(mode=ms.PYNATIVE_MODE)
     network = load_network(checkpoint, sidecar)
-    wanted: FloatArray = network(Tensor(normalise(squares, sidecar.preprocess))).asnumpy()
-    found = _exported_logits(file, format, sidecar, squares, load_engine)
+    wanted: FloatArray = network(Tensor(normalise(pixels, sidecar.preprocess))).asnumpy()
+    found = _exported_logits(file, format, sidecar, pixels, load_engine)
     return {
         "difference": max(float(np.abs(answer - wanted).max()) for answer in found),
         "spread": float(wanted.std()),
-        "images": len(squares),
+        "images": len(pixels),
     }
 
 
-def sample_squares(spec: PreprocessSpec, pictures: list[Path]) -> PixelArray:
+def sample_pixels(spec: PreprocessSpec, pictures: list[Path]) -> PixelArray:
     """Noise and pictures, (N, S, S, 3) uint8."""
     side = spec.image_size
     noise = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, side, side, 3), np.uint8)
@@ -85,13 +85,13 @@ def _exported_logits(
     file: Path,
     format: str,
     sidecar: Sidecar,
-    squares: PixelArray,
+    pixels: PixelArray,
     load_engine: LoadEngine,
 ) -> list[FloatArray]:
     """Answers of a file for a whole batch, and image by image."""
     try:
-        run = _runner(file, format, sidecar) or load_engine(format, file, sidecar, len(squares))
-        return [run(squares), np.concatenate([run(square[None]) for square in squares])]
+        run = _runner(file, format, sidecar) or load_engine(format, file, sidecar, len(pixels))
+        return [run(pixels), np.concatenate([run(square[None]) for square in pixels])]
     except EffnetError:
         raise
     except Exception as cause:
@@ -104,16 +104,16 @@ def _runner(file: Path, format: str, sidecar: Sidecar) -> Run | None:
     if format == "onnx":
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
-        def run(squares: PixelArray) -> FloatArray:
-            answer: FloatArray = session.run(["logits"], {"images": normalise(squares, spec)})[0]
+        def run(pixels: PixelArray) -> FloatArray:
+            answer: FloatArray = session.run(["logits"], {"images": normalise(pixels, spec)})[0]
             return answer
 
         return run
     if format == "mindir":
         cell = nn.GraphCell(ms.load(str(file)))
 
-        def compute(squares: PixelArray) -> FloatArray:
-            answer: FloatArray = cell(Tensor(normalise(squares, spec))).asnumpy()
+        def compute(pixels: PixelArray) -> FloatArray:
+            answer: FloatArray = cell(Tensor(normalise(pixels, spec))).asnumpy()
             return answer
 
         return compute

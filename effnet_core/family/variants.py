@@ -68,9 +68,9 @@ class Variant:
     """Side of the input in training where it is another than in evaluation, px."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Of R, G, B in 0-1 units."""
+    """For R, G, B, in 0-1 units."""
     std: tuple[float, float, float] = IMAGENET_STD
-    """Of R, G, B in 0-1 units."""
+    """For R, G, B, in 0-1 units."""
     hidden: bool = False
     """Left out of lists for people: exists for tests."""
 
@@ -130,7 +130,7 @@ DROP_PATH_RATE = 0.2
 """Probability of dropping the deepest block's residual branch, for every variant."""
 
 Padding = Literal["symmetric", "same"]
-"""Of convolutions: (kernel - 1) // 2 on each side, or TensorFlow's SAME, which depends on the input."""
+"""Padding: (kernel - 1) // 2 on each side, or TensorFlow's SAME, which depends on the input."""
 
 DEFAULT_PADDING: Padding = "symmetric"
 DEFAULT_BN_EPS = 1e-3

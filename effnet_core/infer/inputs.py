@@ -28,7 +28,7 @@ class InputList:
     """Absolute folder or ``s3://`` address that the paths are relative to."""
     paths: tuple[str, ...]
     stamps: tuple[str, ...]
-    """Of each file something that changes with its content: size and time, or the etag."""
+    """For each file something that changes with its content: size and time, or the etag."""
 
 
 def list_inputs(
@@ -231,7 +231,7 @@ def read_list(file: Path) -> list[str]:
         raise DataError(f"list {file} names no files")
     for number, path in enumerate(paths, 1):
         if not isinstance(path, str) or not path or "\0" in path:
-            raise DataError(f"entry {number} of list {file} is no path: {path!r}")
+            raise DataError(f"entry {number} of list {file} is not a path: {path!r}")
     return paths
 
 
@@ -241,7 +241,7 @@ def _rows(file: Path, form: str) -> Iterator[Any]:
 
         yield from pq.read_table(file, columns=[PATH_COLUMN])[PATH_COLUMN].to_pylist()
         return
-    # Editors of Windows put a mark before the first line, which is no part of its path.
+    # Editors of Windows put a mark before the first line, which is not part of its path.
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         if form == ".txt":
             yield from (line.rstrip("\r\n") for line in stream if line.strip())

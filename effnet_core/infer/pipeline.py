@@ -1,9 +1,9 @@
 """From image files to class probabilities, with any engine, in constant memory and in order.
 
-Files are read ahead by threads of their own. An engine that may be called side by side gets lanes, one
-a core: a lane decodes a few images, computes their answers and starts over, so no core waits for a
+Files are read ahead by threads of their own. An engine that may be called side by side gets workers, one
+a core: a worker decodes a few images, computes their answers and starts over, so no core waits for a
 stage and what was decoded is still in its cache. Where decoders of their own are asked for, or were
-measured to be faster, they hand squares to the lanes. Other engines are called from one thread, with
+measured to be faster, they hand pixels to the workers. Other engines are called from one thread, with
 decoders beside them.
 """
 
@@ -13,7 +13,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from effnet_core.data.images import MAX_PIXELS, ImageProblem
 from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square
+from effnet_core.events import Threads
 from effnet_core.infer.readers import Source
 from effnet_core.machine import available_cores
 from effnet_core.text import is_unicode
@@ -35,8 +36,8 @@ Item = PixelArray | str
 Decoded = tuple[Item, float]
 """An item and the seconds that it took."""
 
-PIECES_AHEAD = 3
-"""Pieces a lane that are being read or wait to be written: what bounds the memory."""
+MICRO_BATCHES_AHEAD = 3
+"""Micro-batches a worker that are being read or wait to be written: what bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,15 @@ class Predictor(Protocol):
     """An engine that holds one model."""
 
     preprocess: PreprocessSpec
-    """How its squares must be made; it normalises them itself."""
+    """How its pixels must be made; it normalises them itself."""
     class_names: tuple[str, ...]
-    lanes: int
+    workers: int
     """Threads that may call it side by side; 0 means one, and that it uses all cores by itself."""
-    piece: int
+    micro_batch: int
     """Images in a call, at most."""
 
     def forward(self, pixels: PixelArray) -> Outputs:
-        """Answers to squares, (N, S, S, 3) uint8; N is from 1 to ``piece``."""
+        """Answers to pixels, (N, S, S, 3) uint8; N is from 1 to ``micro_batch``."""
         ...
 
 
@@ -78,7 +79,7 @@ class Wanted:
     fast_decode: bool = True
     """Whether large JPEGs may be reduced while they are decoded."""
     max_pixels: int = MAX_PIXELS
-    """Of an image; larger ones are set aside."""
+    """Pixels of an image at most; larger ones are set aside."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Prediction:
     class_names: list[str]
     probs: list[float]
     probabilities: FloatArray | None = None
-    """Of every class, (num_classes,)."""
+    """Probability of every class, (num_classes,)."""
     features: FloatArray | None = None
     """(channels,)."""
 
@@ -112,7 +113,7 @@ class Piece:
     answers: tuple[Prediction | Rejection, ...]
     """One for each path, in order."""
     seconds: float
-    """Of decoding and computing, without waiting for the files."""
+    """Seconds of decoding and computing, without waiting for the files."""
 
 
 def iter_predictions(
@@ -132,8 +133,8 @@ def iter_predictions(
         paths: files as the source calls them.
         wanted: what an answer holds.
         readers: threads that read files.
-        decoders: threads that only decode; 0 lets the lanes decode what they compute. An engine without
-            lanes has one a core then.
+        decoders: threads that only decode; 0 lets the workers decode what they compute. An engine without
+            workers has one a core then.
 
     Yields:
         Pieces of answers: a prediction for each path, or why there is none.
@@ -141,19 +142,19 @@ def iter_predictions(
     Raises:
         StoreError: the source is lost.
     """
-    chunks = _chunks(paths, predictor.piece)
-    if not predictor.lanes:
+    chunks = _chunks(paths, predictor.micro_batch)
+    if not predictor.workers:
         decoders = decoders or len(available_cores())
     with (
         _pool(readers, "reader") as reading,
         _pool(max(1, decoders), "decoder") as decoding,
-        _pool(max(1, predictor.lanes), "lane") as working,
+        _pool(max(1, predictor.workers), "worker") as working,
     ):
 
         def contents(chunk: Sequence[str]) -> list[Future[bytes]]:
             return [reading.submit(source.read, path) for path in chunk]
 
-        def squares(chunk: Sequence[str]) -> list[Future[Decoded]]:
+        def pixels(chunk: Sequence[str]) -> list[Future[Decoded]]:
             return [
                 decoding.submit(_decode, path, content, predictor.preprocess, wanted)
                 for path, content in zip(chunk, contents(chunk), strict=True)
@@ -162,10 +163,10 @@ def iter_predictions(
         def start(chunk: Sequence[str]) -> Callable[[], Piece]:
             if not decoders:
                 return working.submit(_label, predictor, chunk, contents(chunk), wanted).result
-            call = partial(_compute, predictor, chunk, squares(chunk), wanted)
-            return working.submit(call).result if predictor.lanes else call
+            call = partial(_compute, predictor, chunk, pixels(chunk), wanted)
+            return working.submit(call).result if predictor.workers else call
 
-        ahead = PIECES_AHEAD * predictor.lanes or 2
+        ahead = MICRO_BATCHES_AHEAD * predictor.workers or 2
         waiting: deque[Callable[[], Piece]] = deque()
         for chunk in chunks:
             waiting.append(start(chunk))
@@ -188,9 +189,9 @@ def _chunks(paths: Sequence[str], size: int) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+def _pool(threads: int, name: str) -> Iterator[Threads]:
     """Threads; work that has not begun is dropped when the block ends."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    pool = Threads(threads, thread_name_prefix=name)
     try:
         yield pool
     finally:
@@ -203,7 +204,7 @@ def _label(
     contents: Sequence[Future[bytes]],
     wanted: Wanted,
 ) -> Piece:
-    """A lane's work: decode a piece and compute its answers."""
+    """A worker's work: decode a micro-batch and compute its answers."""
     for content in contents:  # wait here, so that the time below is work
         content.exception()
     started = time.perf_counter()
@@ -233,10 +234,10 @@ def _decode(path: str, content: Future[bytes], spec: PreprocessSpec, wanted: Wan
 
 
 def _compute(
-    predictor: Predictor, paths: Sequence[str], squares: Sequence[Future[Decoded]], wanted: Wanted
+    predictor: Predictor, paths: Sequence[str], pixels: Sequence[Future[Decoded]], wanted: Wanted
 ) -> Piece:
-    """The answers to a piece that decoders prepare."""
-    decoded = [square.result() for square in squares]
+    """The answers to a micro-batch that decoders prepare."""
+    decoded = [square.result() for square in pixels]
     started = time.perf_counter()
     answers = _answers(predictor, paths, [item for item, _ in decoded], wanted)
     return Piece(answers, time.perf_counter() - started + sum(seconds for _, seconds in decoded))
@@ -245,14 +246,14 @@ def _compute(
 def _answers(
     predictor: Predictor, paths: Sequence[str], items: Sequence[Item], wanted: Wanted
 ) -> tuple[Prediction | Rejection, ...]:
-    """The answers to a piece of which every item is a square or a reason."""
-    squares = [item for item in items if not isinstance(item, str)]
+    """The answers to a micro-batch of which every item is a square or a reason."""
+    pixels = [item for item in items if not isinstance(item, str)]
     answers: Iterator[Prediction] = iter(())
-    if squares:
+    if pixels:
         readable = [
             path for path, item in zip(paths, items, strict=True) if not isinstance(item, str)
         ]
-        outputs = predictor.forward(np.stack(squares))
+        outputs = predictor.forward(np.stack(pixels))
         answers = _predictions(readable, outputs, predictor.class_names, wanted)
     return tuple(
         Rejection(path, item) if isinstance(item, str) else next(answers)

@@ -38,12 +38,12 @@ PARTS_NAME = "predictions"
 SHARDS_NAME = "shards"
 
 Lists = list[tuple[int, str]]
-"""Of each run into an output, how many files it added and the digest of the model that labels them."""
+"""For each run into an output, how many files it added and the digest of the model that labels them."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A contiguous piece of the input list and the part file that holds its answers."""
+    """A contiguous part of the input list and the part file that holds its answers."""
 
     index: int
     start: int
@@ -200,7 +200,7 @@ def _handed_over(
 def _require_same_list(
     output: Path, before: Sequence[tuple[str, str]], now: Sequence[tuple[str, str]]
 ) -> None:
-    """Refuse to go on with a run whose files are others now, or have other content."""
+    """Refuse to continue with a run whose files are others now, or have other content."""
     how = "choose another folder, or --only-new to add the new files to it"
     if [path for path, _ in before] != [path for path, _ in now]:
         raise OutputExists(
@@ -281,7 +281,7 @@ def _claim(output: Path, identity: dict[str, Any], *, any_model: bool) -> dict[s
 def output_lost(output: Path, error: OSError) -> DataError:
     """The sentence about an output folder that could be written to before."""
     how = "with the shards that are missing"
-    return no_longer_writable(output, error, kind="output folder", goes_on=how)
+    return no_longer_writable(output, error, kind="output folder", resumes=how)
 
 
 def _is_of_a_beginning(name: str) -> bool:

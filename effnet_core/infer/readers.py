@@ -83,7 +83,7 @@ class FolderSource:
             reason = os_reason(cause)
         raise InputLost(
             f"input folder {self.root} has gone while it was read ({reason}); bring it back, and the same "
-            "command goes on with the shards that are missing"
+            "command continues with the shards that are missing"
         )
 
 

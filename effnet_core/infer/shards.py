@@ -10,7 +10,7 @@ from typing import Any
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
-from effnet_core.files import cache_dir, write_json
+from effnet_core.files import cache_dir, cached, write_json
 from effnet_core.infer.engines.tuning import CACHE_NAME, SAMPLE_IMAGES, TUNING_NAME, best_decoders
 from effnet_core.infer.output import write_part
 from effnet_core.infer.pipeline import Prediction, Predictor, Rejection, Wanted, iter_predictions
@@ -72,12 +72,12 @@ def _with_decoders(
     infer = config.infer
     first = inputs["shards"][0]
     paths = read_inputs(Path(inputs["output"]), first["start"], first["stop"])[:SAMPLE_IMAGES]
-    if infer.decoders is not None or not predictor.lanes or len(paths) < SAMPLE_IMAGES:
+    if infer.decoders is not None or not predictor.workers or len(paths) < SAMPLE_IMAGES:
         return config
-    key = f"{inputs['engine']} {infer.precision} {inputs['model_sha256']} {predictor.lanes}"
+    key = f"{inputs['engine']} {infer.precision} {inputs['model_sha256']} {predictor.workers}"
     readers = infer.readers or source.readers
     wanted = Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels)
-    notes = cache_dir(CACHE_NAME) / TUNING_NAME
+    notes = cached(cache_dir(CACHE_NAME) / TUNING_NAME)
     decoders = best_decoders(key, notes, predictor, source, paths, wanted, readers=readers)
     return config.model_copy(update={"infer": infer.model_copy(update={"decoders": decoders})})
 
@@ -104,7 +104,7 @@ def _predict_shard(
     rejected: list[dict[str, str]] = []
     latency_ms: list[float] = []
     began, started = time.time(), time.perf_counter()
-    pieces = iter_predictions(
+    micro_batches = iter_predictions(
         predictor,
         source,
         read_inputs(output, shard["start"], shard["stop"]),
@@ -112,19 +112,19 @@ def _predict_shard(
         readers=infer.readers or source.readers,
         decoders=infer.decoders or 0,
     )
-    for piece in pieces:
+    for micro_batch in micro_batches:
         if stop_requested():
             raise Interrupted(
                 f"batch inference was stopped after {done} of {total} images; the same command "
-                "goes on with the shards that are missing"
+                "continues with the shards that are missing"
             )
-        for answer in piece.answers:
+        for answer in micro_batch.answers:
             if isinstance(answer, Rejection):
                 rejected.append({"path": answer.path, "reason": answer.reason})
             else:
                 rows.append(answer)
-        done += len(piece.answers)
-        latency_ms.append(round(1000 * piece.seconds / len(piece.answers), 3))
+        done += len(micro_batch.answers)
+        latency_ms.append(round(1000 * micro_batch.seconds / len(micro_batch.answers), 3))
         emit_sometimes(STAGE, done, total)
     part = output / PARTS_NAME / shard["part"]
     try:

@@ -24,13 +24,30 @@ IntArray = NDArray[np.int64]
 
 DIGIT_BITS = 12
 
-LARGEST_DRIFT = 1e-2
-"""How far ranks may be apart at the end of an epoch, relative to the largest value."""
+ROUNDING = 4.0
+"""Last bits by which ranks may come apart in an update: its sums and products round a few times."""
 
 
 def is_statistic(name: str) -> bool:
     """Whether a parameter is one of BatchNorm's running statistics."""
     return name.endswith(("moving_mean", "moving_variance"))
+
+
+def rounding(dtype: object) -> float:
+    """How far rounding may take a value of a type in one update, relative to its tensor's largest."""
+    bits = {"Float16": 10, "BFloat16": 7}.get(str(dtype), 23)
+    return ROUNDING * 2.0**-bits
+
+
+def _apart(mine: FloatArray, first: FloatArray) -> float:
+    """The largest difference, relative to the largest value; infinite where only one is a number."""
+    same = (mine == first) | (np.isnan(mine) & np.isnan(first))
+    if same.all():
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        difference = float(np.abs(mine - first)[~same].max())
+    scale = float(np.abs(first).max())
+    return difference / scale if np.isfinite(difference) and scale > 0 else float("inf")
 
 
 @dataclass(frozen=True)
@@ -90,36 +107,44 @@ class Group:
             parameter.set_data(Tensor(piece.astype(np.float32)))
             start += parameter.size
 
-    def keep_equal(self, parameters: Iterable[Parameter]) -> float:
+    def keep_equal(self, parameters: Iterable[Parameter], *, steps: int) -> float:
         """Make sure that all ranks hold the same parameters to the last bit.
 
         All ranks apply the same updates, but with several threads a rank MindSpore may split a loop in
         another place than its neighbour does and round the last bit differently. Then every rank takes
         over rank 0's values.
 
+        Args:
+            parameters: weights, statistics and the optimizer's state.
+            steps: updates since the ranks were equal.
+
         Returns:
-            The largest difference to rank 0 that was found here, 0.0 where all were equal.
+            The largest difference of any rank to rank 0, relative to its tensor's largest value; every
+            rank gets it. 0.0 where all were equal.
 
         Raises:
-            JobError: the difference is more than rounding.
+            JobError: a difference is more than ``steps`` times rounding; on every rank.
         """
         parameters = list(parameters)
         if self.world_size == 1 or self._all_equal(parameters_digest(parameters)):
             return 0.0
         mine = np.concatenate([p.asnumpy().astype(np.float32).reshape(-1) for p in parameters])
         first = self.sum_floats(mine if self.is_first else np.zeros_like(mine))
-        drift = float(np.abs(mine - first).max())
-        if drift > LARGEST_DRIFT * max(1.0, float(np.abs(first).max())):
+        ends = np.cumsum([p.size for p in parameters])[:-1]
+        pieces = list(zip(np.split(mine, ends), np.split(first, ends), strict=True))
+        apart = np.array([_apart(*piece) for piece in pieces], dtype=np.float32)
+        allowed = np.array([rounding(p.dtype) for p in parameters]) * max(1, steps)
+        found = self.gather_floats(apart)  # (ranks, parameters)
+        rank, worst = np.unravel_index(int((found / allowed).argmax()), found.shape)
+        if not found[rank, worst] <= allowed[worst]:
             raise JobError(
-                f"rank {self.rank} differs from rank 0 by {drift:.2g}, more than rounding can explain; "
-                "please report this"
+                f"rank {rank} differs from rank 0 by {found[rank, worst]:.2g} of the largest value of "
+                f"{parameters[worst].name} after {steps} steps, and rounding explains "
+                f"{allowed[worst]:.2g}; please report this"
             )
-        start = 0
-        for parameter in parameters:
-            piece = first[start : start + parameter.size].reshape(parameter.shape)
-            parameter.set_data(Tensor(piece, parameter.dtype))
-            start += parameter.size
-        return drift
+        for parameter, (_, values) in zip(parameters, pieces, strict=True):
+            parameter.set_data(Tensor(values.reshape(parameter.shape), parameter.dtype))
+        return float(found.max())
 
     def _all_equal(self, digest: str) -> bool:
         """Whether all ranks gave the same digest."""

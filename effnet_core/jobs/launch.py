@@ -20,7 +20,7 @@ from typing import Any
 from effnet_core import machine
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig, RuntimeConfig
-from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost
+from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost, WorkerStalled
 from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json
 from effnet_core.jobs import environment, hosts, supervise
@@ -34,6 +34,7 @@ from effnet_core.jobs.job import (
     reserve_room,
     write_error,
 )
+from effnet_core.jobs.stall import StallWatch, read_processes
 from effnet_core.locks import inherited
 from effnet_core.storage.client import in_use
 from effnet_core.text import os_reason
@@ -274,6 +275,10 @@ def _wait(
     deadline = time.monotonic() + runtime.timeout_s if runtime.timeout_s else None
     lost: tuple[list[int], float] | None = None  # the first ranks seen dead, and when
     mine = hosts.local_ranks(runtime)
+    watch = StallWatch(
+        runtime.stall_timeout_s,
+        lambda: read_processes(supervise.descendants(process.pid)),
+    )
     while process.poll() is None:
         events.repeat()
         if _answered(run_dir):
@@ -282,10 +287,15 @@ def _wait(
             lost = dead, time.monotonic()
         if lost is not None and time.monotonic() - lost[1] > ANSWER_GRACE_S:
             break
+        if problem := watch.problem(events.offset):
+            raise WorkerStalled(
+                f"nothing has happened in {run_dir} for runtime.stall_timeout_s={runtime.stall_timeout_s} s: "
+                f"{problem}; the job was ended, and the same command continues from what was saved"
+            )
         if deadline is not None and time.monotonic() > deadline:
             raise JobTimeout(
                 f"the job in {run_dir} was stopped after runtime.timeout_s={runtime.timeout_s} s; "
-                "raise it, or run again to go on from the last checkpoint"
+                "raise it, or run again to continue from the last checkpoint"
             )
         time.sleep(POLL_S)
     events.repeat()

@@ -13,8 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-EXIT_INTERRUPTED = 75
-"""``EX_TEMPFAIL`` of sysexits.h: try again later."""
+from effnet_core.errors import EXIT_STOPPED
 
 _stop = threading.Event()
 
@@ -46,4 +45,4 @@ def _leave_after(reader: int, answers: list[Path]) -> None:
     os.read(reader, 1)
     while not any(path.exists() for path in answers):
         time.sleep(0.1)
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(EXIT_STOPPED)

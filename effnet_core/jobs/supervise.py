@@ -27,7 +27,8 @@ from pathlib import Path
 PR_SET_CHILD_SUBREAPER = 36
 POLL_S = 0.1
 EOF_GRACE_S = 2.0
-EXIT_STOPPED = 128 + signal.SIGTERM
+EXIT_STOPPED = 75
+"""As in ``effnet_core.errors``; this file imports nothing of the library."""
 
 
 def become_reaper() -> None:
@@ -108,7 +109,7 @@ def run(command: list[str], *, grace_s: float) -> int:
     """Run ``command`` under supervision.
 
     Returns:
-        Its exit code, 128 + n where signal n ended it, or 143 where it was stopped.
+        Its exit code, 128 + n where signal n ended it, or 75 where it was asked to stop.
     """
     become_reaper()
     stops: list[int] = []

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, cache_dir, cache_path, write_json
+from effnet_core.files import atomic_path, cache_dir, cache_path, cached, write_json
 from effnet_core.locks import alone
 from effnet_core.text import os_reason
 
@@ -41,7 +41,7 @@ _TEST = "import ctypes, sys; sys.exit(min(ctypes.CDLL(sys.argv[1]).effnet_self_t
 
 
 class Unavailable(Exception):
-    """Own operators cannot be had; the message says why, and what would help."""
+    """Native kernels cannot be had; the message says why, and what would help."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def plan() -> Plan:
     """How the library would be made here, and where it lies once it is.
 
     Raises:
-        Unavailable: no compiler, or a processor that they are too slow on.
+        Unavailable: no compiler, a processor that they are too slow on, or a cache that others write to.
     """
     flags = processor_flags(platform.machine(), _processor_features())
     compiler = find_compiler()
@@ -80,8 +80,11 @@ def plan() -> Plan:
     digest = hashlib.sha256(json.dumps([compiler, version, FLAGS, flags]).encode())
     for path in sources(".h", ".cpp"):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    name = f"operators-{digest.hexdigest()[:20]}.so"
-    return Plan(compiler, version, flags, cache_path(CACHE_NAME) / name)
+    path = cache_path(CACHE_NAME) / f"operators-{digest.hexdigest()[:20]}.so"
+    try:
+        return Plan(compiler, version, flags, cached(path))
+    except DataError as cause:
+        raise Unavailable(str(cause)) from cause
 
 
 def sources(*endings: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Which operators a run computes with on this machine, and why. MindSpore is not needed here."""
+"""Which CPU kernels a run computes with on this machine, and why. MindSpore is not needed here."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Device: TypeAlias = Literal["CPU", "GPU", "Ascend"]
 class Choice:
     """What training computes with on this machine."""
 
-    own: bool
+    native: bool
     reason: str
-    """Why, in words that can stand after ``own operators:`` or ``built-in operators:``."""
+    """Why, in words that can stand after ``native kernels:`` or ``built-in kernels:``."""
     library: Path | None = None
-    """Where the own operators are, or will be once they are built."""
+    """Where the native kernels are, or will be once they are built."""
 
     def __str__(self) -> str:
-        return f"{'own' if self.own else 'built-in'} operators: {self.reason}"
+        return f"{'native' if self.native else 'built-in'} kernels: {self.reason}"
 
 
 def describe(mode: Mode, device: Device) -> Choice:
@@ -49,7 +49,7 @@ def describe(mode: Mode, device: Device) -> Choice:
 
 
 def library(mode: Mode, device: Device, tell: Callable[[str], None]) -> Path | None:
-    """The library of own operators, built where it has to be, or None for the built-in ones.
+    """The library of native kernels, built where it has to be, or None for the built-in ones.
 
     Args:
         mode: as ``runtime.kernels``.
@@ -67,17 +67,17 @@ def library(mode: Mode, device: Device, tell: Callable[[str], None]) -> Path | N
     except Unavailable as cause:
         if mode == "native":
             raise ConfigError(
-                f"runtime.kernels=native, but own CPU operators cannot be used: {cause}; mend that, or set "
+                f"runtime.kernels=native, but native CPU kernels cannot be used: {cause}; mend that, or set "
                 "runtime.kernels=auto"
             ) from cause
-        tell(f"CPU operators: built-in, several times slower than own ones: {cause}")
+        tell(f"CPU kernels: built-in, several times slower than native ones: {cause}")
         return None
-    tell(f"CPU operators: own ({plan})")
+    tell(f"CPU kernels: native ({plan})")
     return path
 
 
 def _refusal(mode: Mode, device: Device) -> str | None:
-    """Why the settings ask for the built-in operators, if they do."""
+    """Why the settings ask for the built-in kernels, if they do."""
     if device != "CPU":
         if mode == "native":
             raise ConfigError(

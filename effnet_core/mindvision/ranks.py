@@ -150,7 +150,7 @@ def _take_places(launch: Launch, run_dir: Path, *, port: int) -> subprocess.Pope
     if launch.rank != 0:
         return None
     scheduler = {**os.environ, "MS_ROLE": "MS_SCHED"}
-    del scheduler["MS_NODE_ID"]  # it is no rank
+    del scheduler["MS_NODE_ID"]  # it is not a rank
     return subprocess.Popen(
         [sys.executable, "-m", "effnet_core.worker", str(run_dir.resolve())],
         env=scheduler,

@@ -3,7 +3,7 @@
 Handled here once: ``Conv2d`` pads "same" unless told otherwise; BatchNorm's ``momentum`` is the share
 of the old value (0.99 here is 0.01 in PyTorch); ``x += y`` and adaptive pooling cannot be exported.
 
-Each layer computes with MindSpore's built-in operators or with this project's own (``kernels/``); its
+Each layer computes with MindSpore's built-in kernels or with this project's own (``kernels/``); its
 parameters are the same, so checkpoints fit both.
 """
 
@@ -41,7 +41,7 @@ class LayerSettings:
     as much as makes the output ceil(input / stride) wide, the odd pixel right and below."""
     activation: Activation = "silu"
     library: Path | None = None
-    """Of own operators; None takes the built-in ones."""
+    """The library of native kernels; None takes the built-in ones."""
 
 
 def activation(name: Activation) -> nn.Cell:

@@ -122,11 +122,11 @@ class EfficientNet(nn.Cell):
         """As MindSpore's, which is how a graph with a free dimension is asked for.
 
         Raises:
-            ValueError: this network has own operators, whose shapes MindSpore asks for as numbers.
+            ValueError: this network has native kernels, whose shapes MindSpore asks for as numbers.
         """
         if self.own_operators:
             raise ValueError(
-                "own CPU operators need a fixed batch size; make the network without a library"
+                "native CPU kernels need a fixed batch size; make the network without a library"
             )
         super().set_inputs(*inputs, **named)
 
@@ -199,7 +199,7 @@ def create_model(
         bn_eps: added to the variance inside BatchNorm.
         padding: of convolutions; ``same`` is TensorFlow's, for weights that came from there.
         seed: of the initial weights.
-        library: of own operators (``kernels.library``); for export leave it out.
+        library: of native kernels (``kernels.library``); for export leave it out.
 
     Raises:
         ConfigError: no such variant.

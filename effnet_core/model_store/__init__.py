@@ -1,1 +1,1 @@
-"""The model store: versions that never change, and which of them is in production; ``shelf.py`` draws it."""
+"""The model store: versions that never change, and which of them is in production (``registry.py``)."""

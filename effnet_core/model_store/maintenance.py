@@ -16,7 +16,7 @@ from effnet_core.model_store.registry import (
     PRODUCTION,
     Claim,
     Manifest,
-    Shelf,
+    Registry,
     moment_of,
     now,
 )
@@ -46,23 +46,23 @@ def verify(storage: StorageConfig, version: str | None = None) -> list[str]:
     Raises:
         StoreError: there is no such model or version, or the store cannot be reached.
     """
-    shelf = Shelf.open(storage)
-    names = [version] if version else [v for v, complete in shelf.uploads().items() if complete]
+    registry = Registry.open(storage)
+    names = [version] if version else [v for v, complete in registry.uploads().items() if complete]
     if not names:
-        raise shelf.unknown_name()
-    problems = [] if version else _pointer_problems(shelf)
+        raise registry.unknown_name()
+    problems = [] if version else _pointer_problems(registry)
     for done, name in enumerate(names):
         emit(Event(STAGE, f"verifying {name}", done, len(names)))
         try:
-            manifest, _ = shelf.require(name)
-            shelf.require_whole(manifest)
-            _verify_files(shelf, manifest)
+            manifest, _ = registry.require(name)
+            registry.require_whole(manifest)
+            _verify_files(registry, manifest)
         except StoreBusy:
             raise  # says nothing about the version
         except StoreDamaged as damage:
             problems.append(str(damage))
         except StoreError as error:
-            if version and shelf.manifest(version) is None:
+            if version and registry.manifest(version) is None:
                 raise
             problems.append(str(error))
     emit(Event(STAGE, f"{len(names)} version(s) verified", len(names), len(names)))
@@ -83,58 +83,58 @@ def collect_garbage(
     Raises:
         StoreError: the store cannot be reached, or refuses.
     """
-    shelf = Shelf.open(storage)
+    registry = Registry.open(storage)
     limit = now() - timedelta(seconds=older_than_s)
     dead = []
-    for version, complete in sorted(shelf.uploads().items()):
-        claim = None if complete else _claim(shelf, version)
+    for version, complete in sorted(registry.uploads().items()):
+        claim = None if complete else _claim(registry, version)
         if claim and moment_of(claim.at) <= limit:
             dead.append(version)
     if dry_run:
         return Garbage(tuple(dead), 0)
     for version in dead:
-        _delete(shelf, version)
-        emit(Event(STAGE, f"deleted the unfinished upload {shelf.uri(version)}"))
-    return Garbage(tuple(dead), shelf.store.sweep(older_than_s))
+        _delete(registry, version)
+        emit(Event(STAGE, f"deleted the unfinished upload {registry.uri(version)}"))
+    return Garbage(tuple(dead), registry.store.sweep(older_than_s))
 
 
-def _pointer_problems(shelf: Shelf) -> list[str]:
+def _pointer_problems(registry: Registry) -> list[str]:
     """What is wrong with the pointer or with the version that it names."""
     try:
-        if shelf.pointer():
-            shelf.require(PRODUCTION)
+        if registry.pointer():
+            registry.require(PRODUCTION)
     except StoreDamaged as damage:
         return [str(damage)]
     return []
 
 
-def _claim(shelf: Shelf, version: str) -> Claim | None:
+def _claim(registry: Registry, version: str) -> Claim | None:
     """Whose unfinished upload a version is; one whose age cannot be read is told and left alone."""
     try:
-        return shelf.claim(version)
+        return registry.claim(version)
     except StoreDamaged as damage:
         emit(Event(STAGE, str(damage)))
         return None
 
 
-def _verify_files(shelf: Shelf, manifest: Manifest) -> None:
+def _verify_files(registry: Registry, manifest: Manifest) -> None:
     with tempfile.TemporaryDirectory(prefix="effnet-verify-") as folder:
         for file in manifest.files:
             path = Path(folder) / "file"
-            shelf.store.get_file(shelf.key(manifest.version, file.path), path)
+            registry.store.get_file(registry.key(manifest.version, file.path), path)
             found = sha256_of_file(path)
             if found != file.sha256:
                 what = f"not what was published (SHA-256 {found[:12]}, not {file.sha256[:12]})"
-                raise shelf.damaged(manifest, file, what)
+                raise registry.damaged(manifest, file, what)
             text = f"{manifest.version}/{file.path}: {human_bytes(file.size_bytes)}, as published"
             emit(Event(STAGE, text))
 
 
-def _delete(shelf: Shelf, version: str) -> None:
+def _delete(registry: Registry, version: str) -> None:
     """Delete an upload, its claim last, so that a cut deletion is found again."""
-    prefix = shelf.key(version, "")
-    keys = [entry.key for entry in shelf.store.list(prefix)]
-    if shelf.manifest(version) is not None:
+    prefix = registry.key(version, "")
+    keys = [entry.key for entry in registry.store.list(prefix)]
+    if registry.manifest(version) is not None:
         return  # completed a moment ago
     for key in sorted(keys, key=lambda key: key.endswith(f"/{CLAIM_NAME}")):
-        shelf.store.delete(key)
+        registry.store.delete(key)

@@ -13,7 +13,7 @@ from typing import Any
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import Conflict, GateRefused, StoreBusy, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.model_store.registry import Manifest, Pointer, Shelf, known, sha256_of_bytes
+from effnet_core.model_store.registry import Manifest, Pointer, Registry, known, sha256_of_bytes
 
 STAGE = "publish"
 ROUNDING = 1e-9
@@ -46,7 +46,7 @@ def promote(
     """
     if force_reason is not None and not force_reason.strip():
         raise StoreError("a forced promotion needs a reason in words; give one, or leave it out")
-    return move_pointer(Shelf.open(storage), version, gate, force_reason).model_dump()
+    return move_pointer(Registry.open(storage), version, gate, force_reason).model_dump()
 
 
 def rollback(storage: StorageConfig) -> dict[str, Any]:
@@ -62,55 +62,55 @@ def rollback(storage: StorageConfig) -> dict[str, Any]:
         Conflict: somebody moved production meanwhile; nothing was changed.
         StoreError: there is nothing to return to, or files of it are missing.
     """
-    shelf = Shelf.open(storage)
-    pointer, etag = shelf.require_pointer()
+    registry = Registry.open(storage)
+    pointer, etag = registry.require_pointer()
     if pointer.previous is None:
         raise StoreError(
-            f"no version before {pointer.version!r} is recorded for production of {shelf.name!r}; "
-            f"promote one by its name ({known(shelf.versions())})"
+            f"no version before {pointer.version!r} is recorded for production of {registry.name!r}; "
+            f"promote one by its name ({known(registry.versions())})"
         )
-    manifest, data = shelf.require(pointer.previous)
-    shelf.require_whole(manifest)
+    manifest, data = registry.require(pointer.previous)
+    registry.require_whole(manifest)
     reason = f"rolled back from {pointer.version}"
     moved = Pointer.to(manifest, data, previous=None, reason=reason)
     try:
-        shelf.store.put_bytes(shelf.pointer_key, moved.to_bytes(), if_match=etag)
+        registry.store.put_bytes(registry.pointer_key, moved.to_bytes(), if_match=etag)
     except Conflict as cause:
         raise Conflict(
-            f"production of {shelf.name!r} was moved by somebody else during the rollback from "
+            f"production of {registry.name!r} was moved by somebody else during the rollback from "
             f"{pointer.version!r}; look where it is now and decide anew"
         ) from cause
-    emit(Event(STAGE, f"production of {shelf.name} is {manifest.version} again ({reason})"))
+    emit(Event(STAGE, f"production of {registry.name} is {manifest.version} again ({reason})"))
     return moved.model_dump()
 
 
 def move_pointer(
-    shelf: Shelf, version: str, gate: EvaluateConfig, force_reason: str | None = None
+    registry: Registry, version: str, gate: EvaluateConfig, force_reason: str | None = None
 ) -> Pointer:
-    """As ``promote``, on a shelf that is open."""
-    manifest, data = shelf.require(version)
-    shelf.require_whole(manifest)
+    """As ``promote``, on a registry that is open."""
+    manifest, data = registry.require(version)
+    registry.require_whole(manifest)
     overtaken = False
     for _ in range(POINTER_TRIES):
-        standing = _look(shelf, manifest)
+        standing = _look(registry, manifest)
         pointer, production = standing.pointer, standing.production
         if pointer and pointer.manifest_sha256 == sha256_of_bytes(data):
             emit(Event(STAGE, f"{manifest.version} is the production version already"))
             return pointer
         refusal = _refusal(manifest, production, gate)
         if standing.lost:
-            how = shelf.how_to_force(manifest.version)
+            how = registry.how_to_force(manifest.version)
             refusal = f"{CLOSED}: {standing.lost}. To promote it all the same: {how}"
         if refusal and force_reason is None:
-            raise GateRefused(f"version {manifest.version!r} of {shelf.name!r} {refusal}")
+            raise GateRefused(f"version {manifest.version!r} of {registry.name!r} {refusal}")
         if overtaken and (force_reason is not None or not _is_better(manifest, production)):
-            raise _overtaken(shelf, manifest, pointer)
+            raise _overtaken(registry, manifest, pointer)
         reason = _reason(manifest, standing, gate, force_reason=force_reason, refusal=refusal)
         previous = _version_to_return_to(manifest, standing)
         moved = Pointer.to(manifest, data, previous=previous, reason=reason)
         try:
-            shelf.store.put_bytes(
-                shelf.pointer_key,
+            registry.store.put_bytes(
+                registry.pointer_key,
                 moved.to_bytes(),
                 if_match=standing.etag,
                 if_none_match=standing.etag is None,
@@ -119,9 +119,11 @@ def move_pointer(
             overtaken = True  # look again; only a better model is still promoted by itself
             continue
         was = f", before it was {previous}" if previous else ""
-        emit(Event(STAGE, f"production of {shelf.name} is {manifest.version} now{was} ({reason})"))
+        emit(
+            Event(STAGE, f"production of {registry.name} is {manifest.version} now{was} ({reason})")
+        )
         return moved
-    raise _overtaken(shelf, manifest, None)
+    raise _overtaken(registry, manifest, None)
 
 
 @dataclass(frozen=True)
@@ -139,26 +141,26 @@ class Standing:
     """Why production cannot be read; the gate stays closed then."""
 
 
-def _look(shelf: Shelf, manifest: Manifest) -> Standing:
+def _look(registry: Registry, manifest: Manifest) -> Standing:
     """What is in production now.
 
     Raises:
         StoreBusy: the store does not answer, so nobody knows.
     """
     try:
-        return _standing(shelf, manifest)
+        return _standing(registry, manifest)
     except StoreBusy as busy:
         raise StoreBusy(
-            f"version {manifest.version!r} of {shelf.name!r} is not promoted, because production "
+            f"version {manifest.version!r} of {registry.name!r} is not promoted, because production "
             f"cannot be read to compare it with: {busy}"
         ) from busy
 
 
-def _standing(shelf: Shelf, manifest: Manifest) -> Standing:
+def _standing(registry: Registry, manifest: Manifest) -> Standing:
     try:
-        found = shelf.pointer()
+        found = registry.pointer()
     except StoreDamaged as damage:
-        return Standing(None, shelf.store.get_bytes(shelf.pointer_key)[1], lost=str(damage))
+        return Standing(None, registry.store.get_bytes(registry.pointer_key)[1], lost=str(damage))
     if found is None:
         return Standing(None, None, incomparable="there was no production version")
     pointer, etag = found
@@ -166,7 +168,7 @@ def _standing(shelf: Shelf, manifest: Manifest) -> Standing:
     if same_name and pointer.checkpoint_sha256 == manifest.checkpoint_sha256:
         return Standing(pointer, etag, incomparable="it was the production version before")
     try:
-        production = _require_production(shelf, pointer)
+        production = _require_production(registry, pointer)
     except StoreBusy:
         raise
     except StoreError as damage:
@@ -180,17 +182,17 @@ def _standing(shelf: Shelf, manifest: Manifest) -> Standing:
     return Standing(pointer, etag, production)
 
 
-def _require_production(shelf: Shelf, pointer: Pointer) -> Manifest:
+def _require_production(registry: Registry, pointer: Pointer) -> Manifest:
     """The manifest of the production version.
 
     Raises:
         StoreError: it is missing, damaged or not the one that was promoted.
     """
-    found = shelf.manifest(pointer.version)
+    found = registry.manifest(pointer.version)
     if found is None:
-        raise shelf.production_lost(pointer.version)
+        raise registry.production_lost(pointer.version)
     if sha256_of_bytes(found[1]) != pointer.manifest_sha256:
-        raise shelf.changed_since(pointer.version, pointer)
+        raise registry.changed_since(pointer.version, pointer)
     return found[0]
 
 
@@ -226,11 +228,11 @@ def _is_better(manifest: Manifest, production: Manifest | None) -> bool:
     return production is not None and manifest.metrics.top1 > production.metrics.top1 + ROUNDING
 
 
-def _overtaken(shelf: Shelf, manifest: Manifest, pointer: Pointer | None) -> Conflict:
+def _overtaken(registry: Registry, manifest: Manifest, pointer: Pointer | None) -> Conflict:
     """The error for a promotion that lost to another at the same moment."""
     moved = f" to {pointer.version!r} by {pointer.by} at {pointer.at}" if pointer else " by others"
     return Conflict(
-        f"production of {shelf.name!r} was moved{moved} while {manifest.version!r} was to be "
+        f"production of {registry.name!r} was moved{moved} while {manifest.version!r} was to be "
         "promoted, so it was not; promote it again if it is to replace that one"
     )
 

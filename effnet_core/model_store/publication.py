@@ -1,6 +1,6 @@
 """Publication: a run's model becomes a version that never changes.
 
-``shelf.py`` draws the layout. Files are stored first and the manifest last, so a reader never sees
+``registry.py`` draws the layout. Files are stored first and the manifest last, so a reader never sees
 half a version.
 """
 
@@ -31,7 +31,7 @@ from effnet_core.model_store.registry import (
     FileEntry,
     Manifest,
     Metrics,
-    Shelf,
+    Registry,
     now,
     timestamp,
     who,
@@ -101,20 +101,20 @@ def publish_model(
     sidecar = read_sidecar(run_dir / MODEL_NAME)
     _require_evaluation_of(sidecar, evaluation, run_dir)
     _require_version_name(version)
-    shelf = Shelf.open(storage)
-    manifest, reused = _published_already(shelf, sidecar.sha256, version), True
+    registry = Registry.open(storage)
+    manifest, reused = _published_already(registry, sidecar.sha256, version), True
     if manifest is None:
-        chosen = version or _unfinished(shelf, sidecar.sha256) or _version_name(sidecar.sha256)
+        chosen = version or _unfinished(registry, sidecar.sha256) or _version_name(sidecar.sha256)
         with _onnx_of(run_dir, wanted=storage.onnx) as onnx:
-            manifest, reused = _upload(shelf, chosen, run_dir, sidecar, evaluation, onnx)
-    uri = shelf.uri(manifest.version)
+            manifest, reused = _upload(registry, chosen, run_dir, sidecar, evaluation, onnx)
+    uri = registry.uri(manifest.version)
     if reused:
         emit(Event(STAGE, f"this checkpoint is published already, as {uri}", 1, 1))
     reason, decision = (
-        _try_to_promote(shelf, manifest.version, gate) if promote else (NOT_ASKED, "")
+        _try_to_promote(registry, manifest.version, gate) if promote else (NOT_ASKED, "")
     )
     return Published(
-        name=shelf.name,
+        name=registry.name,
         version=manifest.version,
         uri=uri,
         promoted=not reason,
@@ -144,16 +144,16 @@ def _require_version_name(version: str | None) -> None:
         )
 
 
-def _published_already(shelf: Shelf, sha256: str, version: str | None) -> Manifest | None:
+def _published_already(registry: Registry, sha256: str, version: str | None) -> Manifest | None:
     """The version that holds this checkpoint, the asked-for one first.
 
     Raises:
         StoreError: ``version`` exists with other content.
     """
-    found = shelf.manifest(version) if version else None
+    found = registry.manifest(version) if version else None
     if found:
-        return _same_or_refuse(shelf, found[0], sha256)
-    manifests, unreadable = shelf.survey()
+        return _same_or_refuse(registry, found[0], sha256)
+    manifests, unreadable = registry.survey()
     same = [m for m in manifests if m.checkpoint_sha256 == sha256]
     if not same:
         for lost in unreadable:
@@ -162,19 +162,19 @@ def _published_already(shelf: Shelf, sha256: str, version: str | None) -> Manife
     return same[-1] if same else None
 
 
-def _same_or_refuse(shelf: Shelf, manifest: Manifest, sha256: str) -> Manifest:
+def _same_or_refuse(registry: Registry, manifest: Manifest, sha256: str) -> Manifest:
     if manifest.checkpoint_sha256 != sha256:
         raise StoreError(
-            f"version {manifest.version!r} of {shelf.name!r} exists with another checkpoint "
+            f"version {manifest.version!r} of {registry.name!r} exists with another checkpoint "
             f"(SHA-256 {manifest.checkpoint_sha256[:12]}, this one has {sha256[:12]}), and "
             "versions never change; choose another version or leave it out"
         )
     return manifest
 
 
-def _unfinished(shelf: Shelf, sha256: str) -> str | None:
+def _unfinished(registry: Registry, sha256: str) -> str | None:
     """A version of this checkpoint, named by us, whose upload did not come to its end."""
-    incomplete = [version for version, complete in shelf.uploads().items() if not complete]
+    incomplete = [version for version, complete in registry.uploads().items() if not complete]
     return next((v for v in sorted(incomplete) if v.endswith(f"Z-{sha256[:8]}")), None)
 
 
@@ -183,7 +183,7 @@ def _version_name(sha256: str) -> str:
 
 
 def _upload(
-    shelf: Shelf,
+    registry: Registry,
     version: str,
     run_dir: Path,
     sidecar: Sidecar,
@@ -196,11 +196,11 @@ def _upload(
         The manifest, and whether somebody else completed the same version first.
     """
     texts = _texts(run_dir)
-    _claim(shelf, version, sidecar.sha256)
+    _claim(registry, version, sidecar.sha256)
     described = describe(
-        shelf.name, version, sidecar, evaluation, read_jsonl(run_dir / METRICS_NAME)
+        registry.name, version, sidecar, evaluation, read_jsonl(run_dir / METRICS_NAME)
     )
-    texts |= {name: _put_first(shelf, version, name, text) for name, text in described.items()}
+    texts |= {name: _put_first(registry, version, name, text) for name, text in described.items()}
     paths = {MODEL_NAME: run_dir / MODEL_NAME, **({ONNX_NAME: onnx} if onnx else {})}
     files = (
         FileEntry(path=MODEL_NAME, size_bytes=sidecar.size_bytes, sha256=sidecar.sha256),
@@ -208,7 +208,7 @@ def _upload(
         *([_onnx_entry(onnx)] if onnx else []),
     )
     manifest = Manifest(
-        name=shelf.name,
+        name=registry.name,
         version=version,
         created_at=timestamp(),
         checkpoint=MODEL_NAME,
@@ -228,15 +228,15 @@ def _upload(
         files=files,
         config=read_config(run_dir / CONFIG_NAME).model_dump(mode="json"),
     )
-    completed = shelf.manifest(version)
+    completed = registry.manifest(version)
     if completed is None:
-        _put_files(shelf, manifest, paths, texts)
-        completed = _put_manifest(shelf, manifest)
-    shelf.store.delete(shelf.key(version, CLAIM_NAME))
+        _put_files(registry, manifest, paths, texts)
+        completed = _put_manifest(registry, manifest)
+    registry.store.delete(registry.key(version, CLAIM_NAME))
     if completed is not None:
-        return _same_or_refuse(shelf, completed[0], sidecar.sha256), True
+        return _same_or_refuse(registry, completed[0], sidecar.sha256), True
     text = (
-        f"published {shelf.uri(version)}, top-1 {evaluation.top1:.2%} on {evaluation.seen} images "
+        f"published {registry.uri(version)}, top-1 {evaluation.top1:.2%} on {evaluation.seen} images "
         f"of {evaluation.split}"
     )
     emit(Event(STAGE, text, len(files), len(files)))
@@ -259,36 +259,36 @@ def _texts(run_dir: Path) -> dict[str, bytes]:
     return found
 
 
-def _claim(shelf: Shelf, version: str, sha256: str) -> None:
-    """Keep another checkpoint's upload out of the version's folder while this one goes on."""
+def _claim(registry: Registry, version: str, sha256: str) -> None:
+    """Keep another checkpoint's upload out of the version's folder while this one continues."""
     claim = Claim(checkpoint_sha256=sha256, by=who(), at=timestamp())
-    key = shelf.key(version, CLAIM_NAME)
+    key = registry.key(version, CLAIM_NAME)
     try:
-        shelf.store.put_bytes(key, claim.to_bytes(), if_none_match=True)
+        registry.store.put_bytes(key, claim.to_bytes(), if_none_match=True)
     except Conflict as cause:
-        other = shelf.claim(version)
+        other = registry.claim(version)
         if other and other.checkpoint_sha256 != sha256:
             raise StoreError(
-                f"version {version!r} of {shelf.name!r} holds the unfinished upload of another "
+                f"version {version!r} of {registry.name!r} holds the unfinished upload of another "
                 f"checkpoint (SHA-256 {other.checkpoint_sha256[:12]}, begun {other.at} by "
-                f"{other.by}); choose another version, or delete {shelf.uri(version)} if that "
+                f"{other.by}); choose another version, or delete {registry.uri(version)} if that "
                 "upload is dead"
             ) from cause
         if other:  # our own, taken up again: its age counts from now
-            shelf.store.put_bytes(key, claim.to_bytes())
+            registry.store.put_bytes(key, claim.to_bytes())
 
 
-def _put_first(shelf: Shelf, version: str, name: str, text: bytes) -> bytes:
+def _put_first(registry: Registry, version: str, name: str, text: bytes) -> bytes:
     """Store a file that was made here, unless another publisher of this checkpoint was faster.
 
     Returns:
         What is in the store now, which the manifest must describe.
     """
-    key = shelf.key(version, name)
+    key = registry.key(version, name)
     try:
-        shelf.store.put_bytes(key, text, if_none_match=True)
+        registry.store.put_bytes(key, text, if_none_match=True)
     except Conflict:
-        return shelf.store.get_bytes(key)[0]
+        return registry.store.get_bytes(key)[0]
     return text
 
 
@@ -308,7 +308,7 @@ def _onnx_of(run_dir: Path, *, wanted: bool) -> Iterator[Path | None]:
 
 
 def _put_files(
-    shelf: Shelf,
+    registry: Registry,
     manifest: Manifest,
     paths: dict[str, Path],
     texts: dict[str, bytes],
@@ -318,13 +318,13 @@ def _put_files(
     for done, file in enumerate(manifest.files):
         size = human_bytes(file.size_bytes)
         emit(Event(STAGE, "", done, total, {"file": file.path, "size": size}))
-        key = shelf.key(manifest.version, file.path)
+        key = registry.key(manifest.version, file.path)
         if file.path in texts:
-            shelf.store.put_bytes(key, texts[file.path])
+            registry.store.put_bytes(key, texts[file.path])
             continue
         path = paths[file.path]
         begun = time.monotonic()
-        shelf.store.put_file(path, key)
+        registry.store.put_file(path, key)
         speed = file.size_bytes / 1e6 / max(time.monotonic() - begun, 1e-6)
         emit(Event(STAGE, f"stored {file.path}, {size} at {speed:.1f} MB/s"))
         if sha256_of_file(path) != file.sha256:
@@ -334,20 +334,20 @@ def _put_files(
             )
 
 
-def _put_manifest(shelf: Shelf, manifest: Manifest) -> tuple[Manifest, bytes] | None:
+def _put_manifest(registry: Registry, manifest: Manifest) -> tuple[Manifest, bytes] | None:
     """Complete a version; returns the manifest of somebody who was faster."""
     try:
-        key = shelf.key(manifest.version, MANIFEST_NAME)
-        shelf.store.put_bytes(key, manifest.to_bytes(), if_none_match=True)
+        key = registry.key(manifest.version, MANIFEST_NAME)
+        registry.store.put_bytes(key, manifest.to_bytes(), if_none_match=True)
     except Conflict:
-        return shelf.require(manifest.version)
+        return registry.require(manifest.version)
     return None
 
 
-def _try_to_promote(shelf: Shelf, version: str, gate: EvaluateConfig) -> tuple[str, str]:
+def _try_to_promote(registry: Registry, version: str, gate: EvaluateConfig) -> tuple[str, str]:
     """Promote; returns why not, or an empty text and how it was decided."""
     try:
-        return "", move_pointer(shelf, version, gate).reason
+        return "", move_pointer(registry, version, gate).reason
     except (GateRefused, Conflict) as refusal:
         emit(Event(STAGE, str(refusal)))
         return str(refusal), ""

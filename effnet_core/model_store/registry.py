@@ -127,11 +127,11 @@ class Manifest(Record):
     num_classes: int = Field(ge=1)
     metrics: Metrics
     data_digest: str
-    """Of the data set that ``metrics`` were measured on."""
+    """Digest of the data set that ``metrics`` were measured on."""
     train_data_digest: str
-    """Of the data set that it was trained on."""
+    """Digest of the data set that it was trained on."""
     code_version: str
-    """Of this project, at publication."""
+    """Version of this project, at publication."""
     libraries: dict[str, str]
     """Versions that the checkpoint was made with."""
     files: tuple[FileEntry, ...]
@@ -195,15 +195,15 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Registry:
     """The versions of one model in a store."""
 
     store: Store
     name: str
 
     @classmethod
-    def open(cls, storage: StorageConfig) -> Shelf:
-        """The place that the settings name; it may be empty."""
+    def open(cls, storage: StorageConfig) -> Registry:
+        """The place that the settings name; it need not exist yet."""
         return cls(open_store(storage.root, storage.access), storage.name)
 
     def key(self, version: str, file: str) -> str:

@@ -15,7 +15,7 @@ from effnet_core.model_store.registry import (
     PRODUCTION,
     FileEntry,
     Manifest,
-    Shelf,
+    Registry,
     sha256_of_bytes,
 )
 from effnet_core.storage import require_key
@@ -35,15 +35,15 @@ def list_versions(storage: StorageConfig) -> list[dict[str, Any]]:
         StoreBusy: the store does not answer.
         StoreError: the store has other models, but none of this name.
     """
-    shelf = Shelf.open(storage)
-    manifests, unreadable = shelf.survey()
-    if not manifests and not unreadable and shelf.names():
-        raise shelf.unknown_name()
-    in_use = _version_in_use(shelf)
+    registry = Registry.open(storage)
+    manifests, unreadable = registry.survey()
+    if not manifests and not unreadable and registry.names():
+        raise registry.unknown_name()
+    in_use = _version_in_use(registry)
 
     def facts(version: str, reason: str = "") -> dict[str, Any]:
         production = version == in_use
-        return {"production": production, "uri": shelf.uri(version), "unreadable": reason}
+        return {"production": production, "uri": registry.uri(version), "unreadable": reason}
 
     return [
         *({**m.model_dump(), **facts(m.version)} for m in manifests),
@@ -51,10 +51,10 @@ def list_versions(storage: StorageConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _version_in_use(shelf: Shelf) -> str | None:
+def _version_in_use(registry: Registry) -> str | None:
     """The production version; a damaged pointer is told, and must not hide the versions."""
     try:
-        found = shelf.pointer()
+        found = registry.pointer()
     except StoreDamaged as damage:
         emit(Event("store", str(damage)))
         return None
@@ -67,14 +67,14 @@ def resolve_version(storage: StorageConfig, version: str) -> dict[str, Any]:
     Raises:
         StoreError: there is no such model or version; the message names the nearest.
     """
-    return Shelf.open(storage).require(version)[0].model_dump()
+    return Registry.open(storage).require(version)[0].model_dump()
 
 
 def fetch_model(storage: StorageConfig, version: str, out: Path) -> Path:
     """Copy a version's files to a folder, every digest verified.
 
     Files that are there already are kept if they are the right ones, so that an interrupted fetch
-    goes on where it was.
+    continues where it was.
 
     Returns:
         The checkpoint's path, its sidecar beside it.
@@ -84,17 +84,17 @@ def fetch_model(storage: StorageConfig, version: str, out: Path) -> Path:
         OutputExists: ``out`` holds another file under one of the names.
         DataError: ``out`` cannot be written to.
     """
-    shelf = Shelf.open(storage)
-    manifest, data = shelf.require(version)
-    shelf.require_whole(manifest)
+    registry = Registry.open(storage)
+    manifest, data = registry.require(version)
+    registry.require_whole(manifest)
     make_folder(out, what="output folder")
     files = (*manifest.files, FileEntry.of_bytes(MANIFEST_NAME, data))
     missing = [file for file in files if not _is_there(out, file, manifest)]
     for done, file in enumerate(missing, start=len(files) - len(missing)):
         text = f"fetching {file.path} ({human_bytes(file.size_bytes)}) of {manifest.version}"
         emit(Event(STAGE, text, done, len(files)))
-        _fetch_file(shelf, manifest, file, out)
-    text = f"{shelf.uri(manifest.version)} is in {out}, every digest verified"
+        _fetch_file(registry, manifest, file, out)
+    text = f"{registry.uri(manifest.version)} is in {out}, every digest verified"
     emit(Event(STAGE, text, len(files), len(files)))
     return out / manifest.checkpoint
 
@@ -116,14 +116,14 @@ def _is_there(out: Path, file: FileEntry, manifest: Manifest) -> bool:
     )
 
 
-def _fetch_file(shelf: Shelf, manifest: Manifest, file: FileEntry, out: Path) -> None:
+def _fetch_file(registry: Registry, manifest: Manifest, file: FileEntry, out: Path) -> None:
     try:
         with atomic_path(out / file.path) as temporary:
-            shelf.store.get_file(shelf.key(manifest.version, file.path), temporary)
+            registry.store.get_file(registry.key(manifest.version, file.path), temporary)
             found = sha256_of_file(temporary)
             if found != file.sha256:
                 what = f"not what was published (SHA-256 {found[:12]}, not {file.sha256[:12]})"
-                raise shelf.damaged(manifest, file, what)
+                raise registry.damaged(manifest, file, what)
     except OSError as cause:
         raise StoreError(f"{out / file.path} cannot be written ({os_reason(cause)})") from cause
 
@@ -140,8 +140,8 @@ def cached_model(storage: StorageConfig, version: str = PRODUCTION) -> Path:
     Raises:
         StoreError: there is no such version, it is damaged, or the store cannot be reached.
     """
-    shelf = Shelf.open(storage)
-    manifest, data = shelf.require(version)
+    registry = Registry.open(storage)
+    manifest, data = registry.require(version)
     folder = cache_dir("models") / f"{manifest.version}-{sha256_of_bytes(data)[:16]}"
     with alone(folder):
         return fetch_model(storage, manifest.version, folder)

@@ -42,7 +42,7 @@ MAX_BARS = 10
 """A chart of more classes shows the most frequent ones."""
 MAX_LABEL_CHARACTERS = 20
 INCHES_PER_CHARACTER = 0.08
-"""Of a label's font, roughly."""
+"""Height of a label's font, roughly."""
 
 FALLBACK_FONTS = (
     "Noto Sans CJK SC",

@@ -20,7 +20,7 @@ LONGEST_SIDE_PX = 1024
 SHORTEST_WIDTH_PX = 320
 """Narrower ones are shown larger, so that the names fit."""
 MAX_NAME_BYTES = 200
-"""Of a picture's name, so that the copy's and its temporary name are still allowed."""
+"""Bytes of a picture's name, so that the copy's and its temporary name are still allowed."""
 ROW_PX, TEXT_PX, MARGIN_PX = 28, 17, 10
 INK, PAPER, BAR, BEST_BAR = "#1c2733", "#ffffff", "#d3e3f1", "#9cc7ea"
 

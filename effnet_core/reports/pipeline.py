@@ -77,7 +77,7 @@ class Confused:
     answer: str
     images: int
     share: float
-    """Of the images of the class."""
+    """Share of the images of the class."""
 
 
 def write_report(path: Path, inputs: ReportInputs) -> Path:

@@ -51,7 +51,7 @@ def open_store(uri: str, access: S3Access = DEFAULT_ACCESS) -> Store:
         ConfigError: the address is empty or of a kind that this version does not know.
     """
     if not uri.strip() or "\0" in uri:
-        raise ConfigError(f"storage.root={uri!r} is no place; give a folder such as store")
+        raise ConfigError(f"storage.root={uri!r} is not a place; give a folder such as store")
     if is_s3(uri):
         from effnet_core.storage.s3 import S3Store
 
@@ -83,6 +83,6 @@ def _path_of(rest: str, shown: str) -> Path:
         )
     if not path.strip("/"):
         raise ConfigError(
-            f"storage.root={shown!r} is no absolute path; give one such as file:///srv/models"
+            f"storage.root={shown!r} is not an absolute path; give one such as file:///srv/models"
         )
     return Path("/" + unquote(path))

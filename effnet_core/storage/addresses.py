@@ -43,7 +43,9 @@ def parse_s3(text: str) -> S3Url:
         ConfigError: it has no bucket, or holds credentials, which do not belong into addresses.
     """
     if not is_s3(text) or not text[len(S3_SCHEME) - 1 :].startswith("/"):
-        raise ConfigError(f"{without_userinfo(text)!r} is no address of the form s3://bucket/key")
+        raise ConfigError(
+            f"{without_userinfo(text)!r} is not an address of the form s3://bucket/key"
+        )
     bucket, _, key = text[len(S3_SCHEME) :].partition("/")
     if "@" in bucket:
         raise ConfigError(
@@ -65,6 +67,8 @@ def without_userinfo(text: str) -> str:
 
 SEGMENT_BYTES = 255
 PATH_BYTES = 2000
+MAX_DEPTH = 100
+"""Folders in one another at most; deeper ones exist to break programs."""
 
 
 def require_name(name: str) -> str:
@@ -83,6 +87,7 @@ def require_name(name: str) -> str:
         (any(ord(c) < 32 or ord(c) == 127 for c in plain), "a control character in its name"),
         (".." in segments, "'..' in its name, which leads out of the folder"),
         (any(s in ("", ".") for s in segments), "an empty part in its name"),
+        (len(segments) > MAX_DEPTH, f"more than {MAX_DEPTH} folders in its name"),
         (len(os.fsencode(plain)) > PATH_BYTES, f"a name of more than {PATH_BYTES} bytes"),
         (
             max(len(os.fsencode(s)) for s in segments) > SEGMENT_BYTES,

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -62,7 +63,7 @@ def s3_client(access: S3Access = DEFAULT_ACCESS) -> S3Client:
     """A client for all threads of this process; the same one for the same settings.
 
     Raises:
-        ConfigError: the endpoint is no address, or the profile is unknown.
+        ConfigError: the endpoint is not an address, or the profile is unknown.
         StoreError: there are no credentials.
     """
     key = (access, in_use(), os.getpid(), _environment_digest())
@@ -150,7 +151,7 @@ def _require_endpoint(url: str | None) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
-            f"storage.endpoint_url={shown!r} is no address of a server; give one that starts with "
+            f"storage.endpoint_url={shown!r} is not an address of a server; give one that starts with "
             "http:// or https://, such as https://s3.example.org"
         )
     if parts.username is not None:
@@ -212,7 +213,7 @@ def reach(access: S3Access) -> Reach | None:
     """How to reach the server, or None where there are no credentials.
 
     Raises:
-        ConfigError: the endpoint is no address, or the profile is unknown.
+        ConfigError: the endpoint is not an address, or the profile is unknown.
         StoreError: the credentials are incomplete.
     """
     return reach_by_environment(access) or _reach_by_boto3(access)
@@ -273,9 +274,6 @@ def _reach_by_boto3(access: S3Access) -> Reach | None:
     return Reach(client.meta.endpoint_url, client.meta.region_name, credentials)
 
 
-_in_use: list[Credentials] = []
-
-
 @dataclass(frozen=True)
 class Credentials:
     """One key pair of an object store; its text form shows none of it."""
@@ -294,19 +292,22 @@ class Credentials:
         }
 
 
+_in_use: ContextVar[Credentials | None] = ContextVar("effnet_core.credentials", default=None)
+
+
 @contextmanager
 def using(credentials: Credentials | None) -> Iterator[None]:
-    """Use these instead of boto3's chain inside the block, in all threads; None changes nothing."""
+    """Use these instead of boto3's chain inside the block and in its ``Threads``; None changes nothing."""
     if credentials is None:
         yield
         return
-    _in_use.append(credentials)
+    token = _in_use.set(credentials)
     try:
         yield
     finally:
-        _in_use.remove(credentials)
+        _in_use.reset(token)
 
 
 def in_use() -> Credentials | None:
-    """What ``using`` handed over last, or None where boto3's own chain decides."""
-    return _in_use[-1] if _in_use else None
+    """What the innermost ``using`` handed over, or None where boto3's own chain decides."""
+    return _in_use.get()

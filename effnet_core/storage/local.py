@@ -147,7 +147,7 @@ class LocalStore:
         return patiently(look)
 
     def delete(self, key: str) -> None:
-        """Remove an object; a missing one is no error."""
+        """Remove an object; a missing one is not an error."""
         path = self._path(key)
         with self._writing(key):
             if path.is_file():

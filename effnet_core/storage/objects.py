@@ -55,7 +55,7 @@ def list_objects(url: str | S3Url, access: S3Access = DEFAULT_ACCESS) -> Iterato
     Pages of a thousand are fetched as they are needed, so the list need not fit into memory.
 
     Raises:
-        ConfigError: ``url`` is no address.
+        ConfigError: ``url`` is not an address.
         StoreError: the bucket does not exist or cannot be listed.
     """
     place = url if isinstance(url, S3Url) else parse_s3(url)
@@ -163,7 +163,7 @@ def require_object(place: S3Url, access: S3Access) -> StoredObject:
 PAGE = 1000
 """Keys of one answer; servers give no more."""
 TIMEOUT_S = 10
-"""Of a page; then boto3 tries with its own patience."""
+"""Seconds a page may take; then boto3 tries with its own patience."""
 EMPTY_SHA256 = hashlib.sha256().hexdigest()
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNRESERVED = "-_.~"

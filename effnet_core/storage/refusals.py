@@ -93,7 +93,7 @@ def explained(what: str, where: str = "") -> Iterator[None]:
     except ValueError as cause:
         if "Invalid endpoint" in str(cause):
             raise ConfigError(
-                f"{what}: the endpoint {where!r} is no address of a server; give one that starts "
+                f"{what}: the endpoint {where!r} is not an address of a server; give one that starts "
                 "with http:// or https:// (storage.endpoint_url, AWS_ENDPOINT_URL)"
             ) from cause
         raise

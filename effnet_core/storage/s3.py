@@ -157,13 +157,13 @@ class S3Store:
         return Entry(key, found.size_bytes) if found else None
 
     def delete(self, key: str) -> None:
-        """Remove an object; a missing one is no error."""
+        """Remove an object; a missing one is not an error."""
         place = self._place(key)
         with explained(f"{place} cannot be deleted", self.client.meta.endpoint_url):
             self.client.delete_object(Bucket=place.bucket, Key=place.key)
 
     def sweep(self, older_than_s: float = ABANDONED_S) -> int:
-        """Abort uploads in parts that nobody goes on with, delete lost probes, and count both.
+        """Abort uploads in parts that nobody continues with, delete lost probes, and count both.
 
         Args:
             older_than_s: younger ones may still be at work.

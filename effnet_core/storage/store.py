@@ -80,7 +80,7 @@ class Store(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Remove an object; a missing one is no error."""
+        """Remove an object; a missing one is not an error."""
         ...
 
     def sweep(self, older_than_s: float) -> int:

@@ -1,4 +1,4 @@
-"""Whole folders to and from a bucket: many objects at once, each once, going on after a cut."""
+"""Whole folders to and from a bucket: many objects at once, each once, continuing after a cut."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from effnet_core.errors import DataError
+from effnet_core.events import Threads
 from effnet_core.files import LOCK_NAME, digest_of_file, put_in_place, require_space
 from effnet_core.storage.addresses import S3Url, require_name
 from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
@@ -59,7 +59,7 @@ def download_tree(
 ) -> int:
     """Bring every object below a prefix to a folder, and count those that had to be fetched.
 
-    What is there with the etag of the listing is kept; a large object goes on in the middle.
+    What is there with the etag of the listing is kept; a large object continues in the middle.
 
     Args:
         objects: as ``list_tree`` gave them; listed when absent.
@@ -211,7 +211,7 @@ def _fetch_large(
 
 
 def _require_names(place: S3Url, names: list[str]) -> None:
-    """Refuse keys that are no files of one folder: before the first byte, not in the middle."""
+    """Refuse keys that cannot be files of one folder: before the first byte, not in the middle."""
     seen: dict[str, str] = {}
     for name in names:
         try:
@@ -257,7 +257,7 @@ def _in_threads(one: Callable[[T], None], items: Sequence[T]) -> None:
                 stop.set()
                 raise
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with Threads(THREADS) as pool:
         workers = [pool.submit(work) for _ in range(min(THREADS, len(items)))]
         try:
             for worker in workers:

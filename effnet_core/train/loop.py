@@ -226,8 +226,20 @@ def _stop(run: Run) -> None:
 def _stopped(run: Run) -> Interrupted:
     return Interrupted(
         f"training was stopped at step {run.step} of {run.total_steps} and saved; "
-        "the same command goes on from there"
+        "the same command continues from there"
     )
+
+
+def _keep_equal(run: Run) -> None:
+    """Let all ranks continue with the same bits, and say how far they were apart."""
+    steps = run.step - max(run.equal_since, run.resumed_from)
+    apart = run.group.keep_equal(run.parameters(), steps=steps)
+    run.equal_since = run.step
+    if apart:
+        run.tell(
+            f"the ranks were apart by {apart:.1e} of a tensor's largest value after {steps} steps, which is "
+            "rounding; all continue with rank 0's values"
+        )
 
 
 def _finish_epoch(run: Run) -> None:
@@ -238,12 +250,7 @@ def _finish_epoch(run: Run) -> None:
     saves = saves or _counted_out(run)
     if evaluates or saves:
         run.group.average_statistics(run.statistics())
-        drift = run.group.keep_equal(run.parameters())
-        if drift:
-            print(
-                f"rank {run.group.rank}: took over rank 0's values, apart by {drift:.1e}",
-                flush=True,
-            )
+        _keep_equal(run)
     if evaluates:
         try:
             with _published_weights(run):
@@ -275,7 +282,7 @@ def _note_best(run: Run) -> None:
     patience = run.config.train.early_stop_evaluations
     if run.best.missed == patience:
         run.tell(
-            f"stopping early: top-1 {run.best.top1:.2%} of step {run.best.step} was not bettered in "
+            f"stopping early: top-1 {run.best.top1:.2%} of step {run.best.step} was not improved in "
             f"{patience} evaluations (train.early_stop_evaluations)"
         )
 

@@ -52,7 +52,7 @@ class LossScale(nn.Cell):
     """The factor of the loss, taken out of the gradients again before they are used.
 
     In 16 bits small gradients would become zero and large ones infinite. A dynamic factor is halved
-    when a gradient is no number, and doubled after ``GOOD_STEPS`` updates without one.
+    when a gradient is not a number, and doubled after ``GOOD_STEPS`` updates without one.
     """
 
     def __init__(self, first: float, *, dynamic: bool) -> None:

@@ -30,7 +30,7 @@ def resume(run: Run) -> TrainStep:
     Order: the last whole checkpoint in its folder > ``train.resume_from`` > ``model.weights`` > scratch.
 
     Returns:
-        The compiled step to go on with.
+        The compiled step to continue with.
 
     Raises:
         CheckpointError: the checkpoint or the weights do not fit.
@@ -50,7 +50,7 @@ def _go_on(run: Run, source: Path) -> TrainStep:
     _require_same_model(run, source, sidecar)
     if not sidecar.training_state:
         raise CheckpointError(
-            f"checkpoint {source} holds weights only, so training cannot go on from it; "
+            f"checkpoint {source} holds weights only, so training cannot continue from it; "
             "use it as model.weights, or give a checkpoints/step-*.ckpt"
         )
     if run.rates is not None and sidecar.step > len(run.rates):

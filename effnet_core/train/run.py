@@ -48,7 +48,7 @@ class Run:
     network: EfficientNet
     optimizer: nn.Optimizer
     rates: NDArray[np.float32] | None
-    """Of every step; None where the run's length is known to the clock only."""
+    """Learning rate of every step; None where the run's length is known to the clock only."""
     steps_per_epoch: int
     lr_scales: dict[str, float]
     step: int = 0
@@ -64,6 +64,8 @@ class Run:
     """Side of the training input, px."""
     same_since: int = 0
     """The update with which the compiled step took its present form."""
+    equal_since: int = 0
+    """The update after which all ranks were made equal."""
     spent_s: float = 0.0
     """Seconds since the first step, those of processes that were cut included; as rank 0 counts."""
     begun: float | None = None
@@ -81,7 +83,7 @@ class Run:
     saver: Saver | None = None
     """Writes checkpoints; only rank 0 has one."""
     shared_by: Path | None = None
-    """The library of own operators, where gradients are averaged through shared memory."""
+    """The library of native kernels, where gradients are averaged through shared memory."""
     has_job: bool = False
     """Whether a job lay in the run folder when the run began."""
 
@@ -146,7 +148,7 @@ class Run:
 
 
 def _operators(config: RunConfig, group: Group) -> Path | None:
-    """The library of own CPU operators, which compute in float32 only."""
+    """The library of native CPU kernels, which compute in float32 only."""
     if config.train.amp_level == "O0":
         runtime = config.runtime
         return library(runtime.kernels, runtime.device, lambda line: _tell_first(group, line))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from effnet_core.events import Threads
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import Sidecar
 
@@ -19,7 +20,7 @@ class Saver:
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder, self.keep = folder, keep
         self.saved_at = time.monotonic()
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._threads = Threads(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
 
     def save(self, path: Path, arrays: dict[str, NDArray[Any]], sidecar: Sidecar) -> None:
@@ -33,7 +34,7 @@ class Saver:
         self._pending = self._threads.submit(self._write, path, arrays, sidecar)
 
     def raise_if_failed(self) -> None:
-        """Tell of a write that has failed, without waiting for one that goes on.
+        """Tell of a write that has failed, without waiting for one that continues.
 
         Raises:
             CheckpointError: it could not be written; earlier checkpoints are untouched.

@@ -1,4 +1,4 @@
-"""Checkpoints of a running training: written beside the steps, a few kept, and enough in them to go on."""
+"""Checkpoints of a running training: written beside the steps, a few kept, and enough in them to continue."""
 
 from __future__ import annotations
 

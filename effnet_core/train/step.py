@@ -222,7 +222,7 @@ class TrainStep(nn.Cell):
         """Make a step for the parameters of ``optimizer``.
 
         Args:
-            shared_by: the library of own operators, where the ranks share memory (``kernels.sharing``).
+            shared_by: the library of native kernels, where the ranks share memory (``kernels.sharing``).
         """
         super().__init__(auto_prefix=False)
         parameters = list(optimizer.parameters)

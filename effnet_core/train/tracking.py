@@ -24,7 +24,7 @@ MLFLOW_NAME = "mlflow.json"
 """Folder and file of a run folder: event files, and which MLflow run it is."""
 
 LEFT_OUT = ("kind", "epoch", "step", "time")
-"""Of a row: what says where a figure belongs, and is none."""
+"""Fields of a row that say where a figure belongs, not figures themselves."""
 
 Row = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ class Tracker(Protocol):
         """Keep figures such as ``train/loss`` of a step."""
 
     def close(self, *, finished: bool) -> None:
-        """The process ends; the run may go on in another one unless it is ``finished``."""
+        """The process ends; the run may continue in another one unless it is ``finished``."""
 
 
 class Trackers:
@@ -104,7 +104,7 @@ class TensorBoard:
 class MLflow:
     """A run at ``MLFLOW_TRACKING_URI``, or in the folder ``mlruns`` beside the run folder.
 
-    Its id lies in the run folder, so that a resumed run goes on in the same one.
+    Its id lies in the run folder, so that a resumed run continues in the same one.
     """
 
     def __init__(self, config: RunConfig, run_dir: Path) -> None:
@@ -143,7 +143,7 @@ def open_trackers(config: RunConfig, run_dir: Path, *, from_step: int) -> Tracke
     """The trackers that ``train.trackers`` names.
 
     Args:
-        from_step: the step from which the run goes on.
+        from_step: the step from which the run continues.
 
     Raises:
         ConfigError: one of them is not installed, or MLflow cannot be reached.

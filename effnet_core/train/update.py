@@ -82,7 +82,7 @@ def practise(run: Run, cell: TrainStep, steps: int) -> None:
     """Do ``steps`` updates with noise; what they do to the run must be overwritten by its checkpoint.
 
     MindSpore's CPU kernels try several ways to cut a loop into pieces, one after the other in their
-    first launches, and other pieces round other last bits. A run that goes on in a new process takes
+    first launches, and other pieces round other last bits. A run that continues in a new process takes
     the bits of the run that was cut only where its kernels have been launched as often.
     """
     size, pixels = run.config.per_device_batch_size, run.train_size

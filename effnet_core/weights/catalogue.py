@@ -29,7 +29,7 @@ class Published:
     inside: str = ""
     """Path of the file in that package."""
     sha256: str = ""
-    """Of the file, where the publisher's is known."""
+    """SHA-256 of the file, where the publisher's is known."""
     size_bytes: int = 0
 
     @property

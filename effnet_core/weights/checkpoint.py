@@ -48,16 +48,16 @@ class Sidecar:
     step: int
     """Finished updates since scratch."""
     training_state: bool
-    """Whether optimizer state is inside, so that training can go on."""
+    """Whether optimizer state is inside, so that training can continue."""
     padding: Padding = DEFAULT_PADDING
-    """Of convolutions: ``symmetric`` or TensorFlow's ``same``."""
+    """Padding of convolutions: ``symmetric`` or TensorFlow's ``same``."""
     source: str = ""
     """Where imported weights came from, in words."""
     data_digest: str = ""
     """Digest of the data set that it was trained on."""
     metrics: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
-    """Of a training checkpoint: what else a run must know to go on as if it had not been cut."""
+    """In a training checkpoint: what else a run must know to continue as if it had not been cut."""
     sha256: str = ""
     size_bytes: int = 0
     libraries: dict[str, str] = field(default_factory=dict)

@@ -58,7 +58,7 @@ _VARINT, _LENGTH = 0, 2
 
 
 class _Malformed(Exception):
-    """Why the bytes are no such message."""
+    """Why the bytes are not such a message."""
 
 
 def read_ckpt(path: Path) -> dict[str, Array]:
@@ -68,7 +68,7 @@ def read_ckpt(path: Path) -> dict[str, Array]:
         Arrays of their own type (bfloat16 as float32); texts as arrays of shape ().
 
     Raises:
-        CheckpointError: the file is missing, cut, of another kind or holds what is no tensor.
+        CheckpointError: the file is missing, cut, of another kind or holds what is not a tensor.
     """
     try:
         content = path.read_bytes()
@@ -174,7 +174,7 @@ def _array(tag: str, shape: tuple[int, ...], kind: str, pieces: list[memoryview]
         try:
             return np.array(bytes(data).decode("utf-32-le"))
         except UnicodeDecodeError as cause:
-            raise _Malformed(f"{tag!r} is no text") from cause
+            raise _Malformed(f"{tag!r} is not text") from cause
     if kind not in DTYPES:
         raise _Malformed(f"{tag!r} has the unknown type {kind[:40]!r}")
     dtype = np.dtype(DTYPES[kind])
@@ -232,7 +232,7 @@ def _text(value: memoryview) -> str:
     try:
         return bytes(value).decode("utf-8")
     except UnicodeDecodeError as cause:
-        raise _Malformed("a name is no text") from cause
+        raise _Malformed("a name is not text") from cause
 
 
 def _value(tag: str, shape: tuple[int, ...], kind: str, data: memoryview) -> bytes:

@@ -308,7 +308,7 @@ def _refusal(path: Path, match: Match, count: int) -> CheckpointError:
         if names
     ]
     return CheckpointError(
-        f"weights {path} hold {count} tensors that are no variant of the family; nearest is "
+        f"weights {path} hold {count} tensors that are not a variant of the family; nearest is "
         f"{match.row.name} in {match.layout.name}'s layout: {'; '.join(lists)}"
     )
 

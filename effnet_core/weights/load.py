@@ -25,7 +25,7 @@ def load_network(
     Args:
         checkpoint: its bytes were checked by ``read_sidecar`` before.
         sidecar: what belongs to it.
-        library: of own operators; not for a network that is exported.
+        library: of native kernels; not for a network that is exported.
 
     Raises:
         CheckpointError: the checkpoint does not hold exactly the network's parameters.

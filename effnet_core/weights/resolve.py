@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from effnet_core.errors import CheckpointError
 from effnet_core.events import Event, emit
-from effnet_core.files import cache_dir, sha256_of_file, sha256_of_text
+from effnet_core.files import cache_dir, cached, sha256_of_file, sha256_of_text
 from effnet_core.locks import alone
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
@@ -15,6 +15,7 @@ from effnet_core.weights.catalogue import PUBLISHED, Published, installed_file
 from effnet_core.weights.checkpoint import MODEL_NAME, SUFFIX, read_sidecar, sidecar_path
 from effnet_core.weights.fetch import download
 from effnet_core.weights.importing import import_weights
+from effnet_core.weights.web import redacted, urlsplit_or_none
 
 IMPORT_VERSION = 1
 """Raised when the same file would be imported otherwise; older imports are then made anew."""
@@ -35,8 +36,8 @@ def resolve(weights: str | Path) -> Path:
         DownloadFailed: it cannot be fetched.
     """
     text = str(weights)
-    if urlsplit(text).scheme in ("http", "https"):
-        return _imported(_fetched(text), hint=urlsplit(text).path)
+    if address := urlsplit_or_none(text):
+        return _imported(_fetched(text), hint=address.path)
     path = Path(weights)
     if path.exists():
         return checkpoints.find(path) if path.is_dir() else _of_file(path)
@@ -44,9 +45,9 @@ def resolve(weights: str | Path) -> Path:
         entry = PUBLISHED[text]
         return _imported(_file_of(entry), layout=entry.layout, variant=entry.variant)
     if "/" in text or path.suffix:
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise CheckpointError(f"checkpoint {redacted(text)} does not exist")
     raise CheckpointError(
-        f"weights {text!r} are neither a file, a run folder, an address nor a known name"
+        f"weights {redacted(text)!r} are neither a file, a run folder, an address nor a known name"
         f"{nearest(text, PUBLISHED)} (effnet weights list)"
     )
 
@@ -58,8 +59,8 @@ def locate(weights: str) -> tuple[Path, str, str | None]:
         CheckpointError: it is missing.
         DownloadFailed: it cannot be fetched.
     """
-    if urlsplit(weights).scheme in ("http", "https"):
-        return _fetched(weights), urlsplit(weights).path, None
+    if address := urlsplit_or_none(weights):
+        return _fetched(weights), address.path, None
     if not Path(weights).exists() and weights in PUBLISHED:
         entry = PUBLISHED[weights]
         return _file_of(entry), entry.file_name, entry.layout
@@ -83,7 +84,7 @@ def _imported(
     beside = path.with_name("config.json")
     also = sha256_of_file(beside) if beside.is_file() else ""
     key = sha256_of_text(str(IMPORT_VERSION), sha256_of_file(path), name, also, layout or "")[:16]
-    out = cache_dir("weights") / f"imported-{key}.ckpt"
+    out = cached(cache_dir("weights") / f"imported-{key}.ckpt")
     with alone(out):
         if not sidecar_path(out).is_file():
             result = import_weights(
@@ -94,10 +95,10 @@ def _imported(
 
 
 def _fetched(url: str, entry: Published | None = None) -> Path:
-    name = urlsplit(url).path.rpartition("/")[2] or "weights"
+    name = urlsplit(url).path.rpartition("/")[2][-100:] or "weights"
     # The address is part of the name: two servers may call different files the same.
     own = entry.file_name if entry else f"{sha256_of_text(url)[:8]}-{name}"
-    path = cache_dir("weights") / own
+    path = cached(cache_dir("weights") / own)
     with alone(path):
         if entry is None:
             return download(url, path)
@@ -106,7 +107,7 @@ def _fetched(url: str, entry: Published | None = None) -> Path:
 
 def _file_of(entry: Published) -> Path:
     """The file of a published name: from its package, the cache or the network."""
-    placed = cache_dir("weights") / entry.file_name
+    placed = cached(cache_dir("weights") / entry.file_name)
     path = installed_file(entry) or (placed if placed.is_file() else None)
     if path is None and entry.url:
         path = _fetched(entry.url, entry)

@@ -50,7 +50,7 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     except (ValueError, RecursionError) as cause:
         raise Malformed("its header is no JSON") from cause
     if not isinstance(header, dict):
-        raise Malformed("its header is no mapping")
+        raise Malformed("its header is not a mapping")
     header.pop("__metadata__", None)
     data, end = content[8 + length :], 0
     result = {}
@@ -72,12 +72,12 @@ def _begin(entry: Any) -> int:
 def _tensor(name: str, entry: Any, data: memoryview, previous_end: int) -> tuple[Array, int]:
     try:
         kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        sizes = [int(size) for size in shape]
+        sizes = list(shape)
     except (TypeError, KeyError, ValueError) as cause:
         raise Malformed(f"{name[:80]!r} is described wrongly") from cause
     if not isinstance(kind, str) or kind not in DTYPES:
         raise Malformed(f"{name[:80]!r} has the unknown type {str(kind)[:40]!r}")
-    if not (isinstance(begin, int) and isinstance(end, int)) or len(sizes) > MAX_DIMS:
+    if not all(map(_is_number, (begin, end, *sizes))) or len(sizes) > MAX_DIMS:
         raise Malformed(f"{name[:80]!r} is described wrongly")
     if min(sizes, default=0) < 0 or begin != previous_end or not begin <= end <= len(data):
         raise Malformed(
@@ -92,6 +92,10 @@ def _tensor(name: str, entry: Any, data: memoryview, previous_end: int) -> tuple
     if kind == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32), end
     return array.copy(), end
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, Array]) -> None:

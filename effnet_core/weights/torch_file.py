@@ -2,9 +2,8 @@
 
 A pickle is a program for a stack machine. The machine here knows only the instructions that a file of
 tensors needs, and turns the few known functions of torch into plain values itself; no name in a file is
-ever looked up, called or imported. Whatever else a file asks for is refused by its name. Every
-instruction costs no more memory than its own bytes, and a tensor is made only where the bytes for it are
-in the file.
+ever looked up, called or imported. Whatever else a file asks for is refused by its name. What a program
+makes is charged before it is made (``MAX_STEPS``), and a tensor only where the bytes for it are in the file.
 
 Source of the format: torch/serialization.py (zip files since 1.6, and the older sequence of pickles).
 """
@@ -50,6 +49,9 @@ FUNCTIONS = frozenset(
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE_BYTES = 64 << 20
+MAX_STEPS = 1_000_000
+"""Instructions, and entries of dictionaries that one of them makes, of a pickle: each takes some hundred
+bytes at most besides its own. A state with optimizer of the largest network has 100,000."""
 MAX_DIMS = 16
 MAX_ALIASING = 2
 """How many times the file's size all tensors together may have, where several share a storage."""
@@ -266,6 +268,7 @@ class _Machine:
         self.position = position
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.steps = 0
 
     def run(self) -> tuple[Any, int]:
         """The value of the program at the current position, and where it ends."""
@@ -318,6 +321,7 @@ class _Machine:
 
     def step(self, code: bytes) -> None:
         """Do one instruction."""
+        self.charge(1)
         if code in _PUSHES:
             self.stack.append(_PUSHES[code](self))
         elif code in _ACTIONS:
@@ -327,13 +331,19 @@ class _Machine:
                 f"its pickle has the instruction {code!r}, which no file of tensors needs"
             )
 
+    def charge(self, steps: int) -> None:
+        """Count what is going to be made."""
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise Malformed(f"its pickle makes more than {MAX_STEPS:,} objects")
+
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
             raise Malformed("its pickle is damaged")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, (str, int)):
-                raise Malformed("it has a key that is no text")
+                raise Malformed("it has a key that is not text")
             target[key] = value
 
     def append(self, items: list[Any]) -> None:
@@ -352,7 +362,7 @@ class _Machine:
         module, _, last = name.rpartition(".")
         if name in FUNCTIONS or (module == "torch" and last in STORAGES):
             return Global(name)
-        raise Malformed(f"it asks for {name[:80]!r}, which is no tensor; nothing of it was run")
+        raise Malformed(f"it asks for {name[:80]!r}, which is not a tensor; nothing of it was run")
 
     def stack_global(self) -> Global:
         module, name = self.pop(2)
@@ -366,31 +376,32 @@ class _Machine:
         what, kind, key, _location, count, *view = self.pop(1)[0]
         known = isinstance(kind, Global) and kind.name.removeprefix("torch.") in STORAGES
         if what != "storage" or not known or view not in ([], [None]):
-            raise Malformed("it refers to something that is no storage")
+            raise Malformed("it refers to something that is not a storage")
         if not isinstance(key, str) or not _is_count(count):
             raise Malformed("a storage is described wrongly")
         return Storage(kind.name.removeprefix("torch."), key, count)
+
+    def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
+        """A dictionary of pairs; the same pairs may be asked for again and again."""
+        self.charge(len(pairs))
+        if not all(isinstance(pair, (list, tuple)) and isinstance(pair[0], str) for pair in pairs):
+            raise Malformed("it has a key that is not text")
+        return {pair[0]: pair[1] for pair in pairs}
 
     def reduce(self) -> Any:
         """What torch's function would make of its arguments."""
         function, arguments = self.pop(2)
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
-            raise Malformed("it calls something that is no function of torch")
+            raise Malformed("it calls something that is not a function of torch")
         if function.name == "collections.OrderedDict":
-            return _ordered(*arguments)
+            return self.ordered(*arguments)
         if function.name.endswith("_rebuild_parameter"):
             if not isinstance(arguments[0], Tensor):
-                raise Malformed("a parameter is no tensor")
+                raise Malformed("a parameter is not a tensor")
             return arguments[0]
         if function.name.endswith("_rebuild_tensor_v2"):
             return _tensor(*arguments[:4])
         raise Malformed(f"it calls {function.name!r}")
-
-
-def _ordered(pairs: Any = ()) -> dict[Any, Any]:
-    if not all(isinstance(pair, (list, tuple)) and isinstance(pair[0], str) for pair in pairs):
-        raise Malformed("it has a key that is no text")
-    return {pair[0]: pair[1] for pair in pairs}
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """The few questions that operation asks a Prefect server, over plain HTTP.
 
 Imports nothing of Prefect, whose client takes two seconds and 100 MB to import: commands answer at once,
-and the keeper, which lives as long as the service, stays small.
+and the daemon, which lives as long as the service, stays small.
 """
 
 from __future__ import annotations

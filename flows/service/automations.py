@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError
 from flows.service.api import JSON, Api
 
@@ -39,7 +40,7 @@ def bring_automations(api: Api, path: Path) -> list[str]:
 
 def _read(path: Path) -> list[JSON]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
         found: list[JSON] = content["automations"]
     except (OSError, yaml.YAMLError, TypeError, KeyError) as cause:
         text = " ".join(str(cause).split())

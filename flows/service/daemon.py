@@ -4,7 +4,7 @@ What it adds to Prefect, for one machine:
 
 - a server or worker that dies is started again;
 - a run whose process died with its worker becomes Crashed and is tried again, instead of being
-  Running for ever; a run that lost its worker goes on, and can still be cancelled;
+  Running for ever; a run that lost its worker continues, and can still be cancelled;
 - SIGTERM ends it in an order that lets runs save and report: worker, runs, server.
 
 It runs under ``supervise.py``, so that nothing is left when it is killed itself. Standard library and
@@ -103,7 +103,7 @@ class Kept:
 
 
 def say(text: str) -> None:
-    """A line of the keeper's own log; lost where the disk is full, since the keeper must go on."""
+    """A line of the daemon's own log; lost where the disk is full, since the daemon must continue."""
     with contextlib.suppress(OSError):
         os.write(1, f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n".encode())
 
@@ -160,7 +160,7 @@ class Watch:
             flow_run_id, pid = run["id"], processes.get(run["id"])
             if pid is not None:
                 if run["state_type"] == "CANCELLING" and self._is_orphan(pid, flow_run_id):
-                    say(f"run {run['name']} is cancelled and has no worker: ended by the keeper")
+                    say(f"run {run['name']} is cancelled and has no worker: ended by the daemon")
                     stop_run(pid)
                 continue
             if run["state_type"] == "PENDING" and age_s(run) < PENDING_AFTER_S:
@@ -234,7 +234,7 @@ def _pause(seconds: float, stops: list[int]) -> None:
 
 
 def _stop_runs(recovery: Recovery) -> None:
-    """Let every run save and report; each goes on when the service is up again."""
+    """Let every run save and report; each continues when the service is up again."""
     try:
         unfinished = recovery.api.runs("RUNNING", "CANCELLING", "PENDING", work_pools=recovery.pool)
         ours = {run["id"] for run in unfinished}

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from effnet_core.config.load import load_config
 from effnet_core.config.schema import RunConfig, RuntimeConfig, StorageConfig
+from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError
 from effnet_core.text import nearest
 
@@ -74,7 +75,7 @@ def read_environment(name: str) -> Environment:
             f"in {FOLDER})"
         )
     try:
-        found = Environment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        found = Environment.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as cause:
         text = " ".join(str(cause).split())
         raise ConfigError(f"environment file {path} is not valid: {text}") from None

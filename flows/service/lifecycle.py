@@ -1,7 +1,7 @@
 """``effnet up``, ``down`` and ``status``: the flows as a service on this machine.
 
 ``up`` starts the daemon (``flows/service/daemon.py``) in the background and brings work pool, device slots
-and deployments to what the repository says. Doing it again is harmless: what runs goes on, and what people
+and deployments to what the repository says. Doing it again is harmless: what runs continues, and what people
 changed on the dashboard (a schedule that was switched on, a number of slots) stays.
 """
 
@@ -50,7 +50,7 @@ class Service:
 
     url: str
     pid: int
-    """Of the keeper."""
+    """Process id of the daemon."""
     pool: str
     worker: str
     port: int
@@ -67,7 +67,7 @@ def folder() -> Path:
 
 
 def running() -> Service | None:
-    """The service of this state folder, if its keeper lives."""
+    """The service of this state folder, if its daemon lives."""
     path = folder() / RECORD_NAME
     if not path.exists():
         return None
@@ -135,7 +135,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def down() -> None:
-    """Stop worker, runs and server, in this order; runs save and go on at the next start.
+    """Stop worker, runs and server, in this order; runs save and continue at the next start.
 
     Raises:
         ServiceError: the service did not stop in time.
@@ -146,8 +146,8 @@ def down() -> None:
         return
     busy = len(service.api.runs("RUNNING")) if service.api.healthy() else 0
     if busy:
-        console.print(f"{busy} run(s) are asked to save; they go on after the next effnet up")
-    processes = [service.pid, _parent(service.pid)]  # the supervisor ends a moment after the keeper
+        console.print(f"{busy} run(s) are asked to save; they continue after the next effnet up")
+    processes = [service.pid, _parent(service.pid)]  # the supervisor ends a moment after the daemon
     os.kill(service.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while any(map(_is_keeper, processes)):
@@ -161,7 +161,7 @@ def down() -> None:
 
 
 def _start(port: int, place: Environment) -> Service:
-    """Start the keeper below a supervisor that outlives this command."""
+    """Start the daemon below a supervisor that outlives this command."""
     home = make_folder(state_dir() / "prefect", what="state folder")
     if (other := running_server(home)) is not None:
         raise ConfigError(
@@ -174,14 +174,14 @@ def _start(port: int, place: Environment) -> Service:
     environment = {**SERVICE_SETTINGS, **os.environ, API_URL: url}
     environment.setdefault("PREFECT_HOME", str(home))
     (folder() / RECORD_NAME).unlink(missing_ok=True)
-    keeper = [sys.executable, "-m", "flows.service.daemon", str(folder()), "--port", str(port)]
-    keeper += ["--pool", place.pool, "--worker", worker, "--runs", str(place.runs)]
+    daemon = [sys.executable, "-m", "flows.service.daemon", str(folder()), "--port", str(port)]
+    daemon += ["--pool", place.pool, "--worker", worker, "--runs", str(place.runs)]
     reader, writer = os.pipe()  # the supervisor holds both ends, so its input never closes
-    with open_log(folder() / "keeper.log") as stream:
+    with open_log(folder() / "daemon.log") as stream:
         process = subprocess.Popen(
             [
                 *(sys.executable, supervise.__file__, "--grace", str(STOP_TIMEOUT_S), "--"),
-                *keeper,
+                *daemon,
             ],
             stdin=reader,
             stdout=stream,
@@ -210,7 +210,7 @@ def _parent(pid: int) -> int:
 
 
 def _is_keeper(pid: int) -> bool:
-    """Whether a process is a keeper or its supervisor, since ids are used again."""
+    """Whether a process is a daemon or its supervisor, since ids are used again."""
     try:
         return b"flows.service.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -242,7 +242,7 @@ def _wait_for_worker(service: Service) -> None:
 
 
 def _busy_with(service: Service, word: str) -> bool:
-    """Whether the keeper has a child process of that kind; the server remembers dead ones a while."""
+    """Whether the daemon has a child process of that kind; the server remembers dead ones a while."""
     for pid in descendants(service.pid):
         try:
             if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):

@@ -1,7 +1,7 @@
 """What becomes of runs that lost their process: cancelled ones end, others are tried again.
 
 A worker reports a crash twice, some seconds apart, so this waits a little before it decides. A run that
-is tried again keeps its id, so it finds its folder and goes on from its last checkpoint.
+is tried again keeps its id, so it finds its folder and continues from its last checkpoint.
 """
 
 from __future__ import annotations

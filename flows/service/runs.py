@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from effnet_core.cli.terminal import console
+from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError, EffnetError
 from effnet_core.text import nearest
 from flows.service.api import JSON, PAGE, Api, ApiError
@@ -87,7 +88,7 @@ def _parse(deployment: JSON, text: str) -> tuple[str, Any]:
     if kinds == {"string"}:
         return key, raw
     try:
-        value = yaml.safe_load(raw)
+        value = parse_yaml(raw)
     except yaml.YAMLError:
         value = raw
     if "string" in kinds and isinstance(value, (int, float)) and not kinds & {"integer", "number"}:
@@ -113,7 +114,7 @@ def _watch(api: Api, flow_run_id: str) -> None:
         except ApiError as error:
             if time.monotonic() - answered > AWAY_S:
                 raise
-            console.print(f"{error}; the run goes on meanwhile", soft_wrap=True, markup=False)
+            console.print(f"{error}; the run continues meanwhile", soft_wrap=True, markup=False)
             time.sleep(POLL_S)
     time.sleep(POLL_S)  # the last lines are sent after the state
     log.show()

@@ -59,7 +59,7 @@ def status() -> None:
 
 
 def watch(api: Api, *, environment: str) -> None:
-    """Try crashed runs again, until interrupted; the keeper does it on one machine.
+    """Try crashed runs again, until interrupted; the daemon does it on one machine.
 
     Args:
         api: server to watch.

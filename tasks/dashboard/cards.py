@@ -6,6 +6,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from effnet_core.model_store.publication import Published
 from effnet_core.results import EvalResult
+from effnet_core.weights.web import redacted
 from tasks.dashboard.progress import never_in_the_way
 
 MOST_ROWS = 40
@@ -39,7 +40,7 @@ def show_evaluation(result: EvalResult, weights: str) -> None:
     facts = [
         ["images", f"{result.seen:,} of split {result.split}, every one counted once"],
         ["loss", f"{result.loss:.4f}"],
-        ["weights", f"`{weights}`"],
+        ["weights", f"`{redacted(str(weights))}`"],
         ["took", f"{result.seconds:.0f} s on {result.world_size} process(es)"],
     ]
     parts = [

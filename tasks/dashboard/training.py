@@ -1,4 +1,4 @@
-"""A training on the dashboard while it goes on: numbers, curves and a table of epochs, kept up to date."""
+"""A training on the dashboard while it continues: numbers, curves and a table of epochs, kept up to date."""
 
 from __future__ import annotations
 

@@ -33,14 +33,14 @@ TOLERANCE = 1e-4
 
 
 def mindspore_engine(checkpoint: Path) -> Predictor:
-    return MindSporePredictor(checkpoint, piece=7)
+    return MindSporePredictor(checkpoint, micro_batch=7)
 
 
 def file_engine(name: str, checkpoint: Path) -> Predictor:
     file = checkpoint.with_suffix(".onnx")
     sidecar = checkpoints.read_sidecar(checkpoint)
     write_onnx(checkpoint, sidecar, file, features=True, pixels=True)
-    return load_file(name, file, sidecar, InferConfig(), lanes=1, piece=7)
+    return load_file(name, file, sidecar, InferConfig(), workers=1, micro_batch=7)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ FILE_ENGINES = [partial(file_engine, name) for name in ("onnxruntime", "openvino
 ENGINES = [mindspore_engine, *FILE_ENGINES]
 
 
-def squares(count: int, side: int = 32) -> np.ndarray:
+def pixels(count: int, side: int = 32) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
@@ -65,10 +65,10 @@ def test_an_engine_keeps_the_protocol(engine: Callable[[Path], Predictor], tmp_p
     predictor = engine(checkpoint)
     assert predictor.preprocess == checkpoints.read_sidecar(checkpoint).preprocess
     assert predictor.class_names == ("tiger cat", "espresso")
-    whole = predictor.forward(squares(4))
+    whole = predictor.forward(pixels(4))
     assert whole.logits.shape == (4, 2) and whole.logits.dtype == np.float32
     assert whole.features is not None and whole.features.shape == (4, 32)
-    one = predictor.forward(squares(4)[:1])
+    one = predictor.forward(pixels(4)[:1])
     np.testing.assert_allclose(one.logits, whole.logits[:1], atol=1e-6)
     np.testing.assert_allclose(one.features, whole.features[:1], atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_two_checkpoints_give_two_answers(
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
         checkpoint = make_checkpoint(tmp_path / str(seed) / "a.ckpt", seed=seed)
-        answers.append(engine(checkpoint).forward(squares(2)).logits)
+        answers.append(engine(checkpoint).forward(pixels(2)).logits)
     assert np.abs(answers[0] - answers[1]).max() > 0.1
 
 
@@ -89,7 +89,7 @@ def test_two_checkpoints_give_two_answers(
 def test_an_answer_does_not_depend_on_its_neighbours(
     engine: Callable[[Path], Predictor], tmp_path: Path, eagerly: None
 ) -> None:
-    predictor, batch = engine(make_checkpoint(tmp_path / "a.ckpt")), squares(7)
+    predictor, batch = engine(make_checkpoint(tmp_path / "a.ckpt")), pixels(7)
     whole = predictor.forward(batch)
     assert whole.logits.std(axis=0).min() > 1e-3  # images differ
     for start, stop in ((0, 1), (0, 3), (2, 7), (6, 7)):
@@ -107,8 +107,8 @@ def test_pixels_are_normalised_inside(
     sidecar = checkpoints.read_sidecar(checkpoint)
     write_onnx(checkpoint, sidecar, tmp_path / "plain.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "plain.onnx"))
-    [wanted] = session.run(["logits"], {"images": normalise(squares(4), sidecar.preprocess)})
-    found = engine(checkpoint).forward(squares(4)).logits
+    [wanted] = session.run(["logits"], {"images": normalise(pixels(4), sidecar.preprocess)})
+    found = engine(checkpoint).forward(pixels(4)).logits
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
@@ -141,7 +141,7 @@ def calibrated_checkpoint(path: Path, variant: str, side: int, padding: Padding)
         parameter.set_data(ms.Tensor(drawn[parameter.name]))
     sidecar = make_sidecar(variant, 10, image_size=side, padding=padding)
     network.set_train(True)
-    network(ms.Tensor(normalise(squares(16, side), sidecar.preprocess)))
+    network(ms.Tensor(normalise(pixels(16, side), sidecar.preprocess)))
     network.set_train(False)
     for parameter in network.get_parameters():
         if parameter.name.endswith(
@@ -167,7 +167,7 @@ def test_engines_agree_with_mindspore(
     checkpoint = calibrated_checkpoint(tmp_path / "a.ckpt", variant, side, padding)
     theirs, ours = mindspore_engine(checkpoint), engine(checkpoint)
     for count in (1, 7):
-        batch = squares(count, side)
+        batch = pixels(count, side)
         wanted, found = theirs.forward(batch), ours.forward(batch)
         np.testing.assert_allclose(found.logits, wanted.logits, rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(found.features, wanted.features, rtol=0, atol=TOLERANCE)

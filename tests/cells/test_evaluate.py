@@ -153,15 +153,15 @@ def test_engine_and_evaluation_agree_and_short_batches_do_not_matter(
     )
     assert result.checkpoint_sha256 == checkpoint.read_sidecar(model).sha256
     assert result.data_digest == open_dataset(data_dir).digest
-    engine = MindSporePredictor(model, piece=8)
+    engine = MindSporePredictor(model, micro_batch=8)
     assert engine.class_names == NAMES
     assert engine.preprocess == SPEC
-    squares = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-    logits = engine.forward(squares).logits
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    logits = engine.forward(pixels).logits
     assert logits.shape == (8, 3)
     assert logits.dtype == np.float32
     for count in (1, 3, 7):
-        assert engine.forward(squares[:count]).logits == pytest.approx(logits[:count], abs=1e-6)
+        assert engine.forward(pixels[:count]).logits == pytest.approx(logits[:count], abs=1e-6)
 
 
 def test_a_checkpoint_of_other_classes_is_refused_with_both_sides(
@@ -183,4 +183,4 @@ def test_a_checkpoint_of_other_classes_is_refused_with_both_sides(
 def test_a_damaged_checkpoint_is_no_engine(model: Path) -> None:
     model.write_bytes(model.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="is damaged"):
-        MindSporePredictor(model, piece=1)
+        MindSporePredictor(model, micro_batch=1)

@@ -122,7 +122,7 @@ def start_from_other_classes(config: RunConfig, folder: Path) -> str:
 
 
 def practised(config: RunConfig, folder: Path) -> int:
-    """How many steps a run practises that goes on from step 2."""
+    """How many steps a run practises that continues from step 2."""
     run = prepared(config, folder)
     run.step = 2
     path = folder / "other.ckpt"

@@ -120,7 +120,7 @@ def test_a_file_that_went_bad_is_named(damaged: Split, content: bytes) -> None:
     bad.write_bytes(content)
     with pytest.raises(DataError) as caught:
         load(damaged, list(range(8)))
-    assert str(caught.value).startswith(f"image {bad} is no longer good (")
+    assert str(caught.value).startswith(f"image {bad} cannot be decoded any more (")
 
 
 def test_a_png_that_mindspore_refuses_and_pillow_reads_is_named(damaged: Split) -> None:
@@ -131,7 +131,7 @@ def test_a_png_that_mindspore_refuses_and_pillow_reads_is_named(damaged: Split) 
     assert decode_image(bad.read_bytes()).size == (40, 32)
     with pytest.raises(DataError) as caught:
         load(damaged, list(range(8)))
-    assert str(caught.value).startswith(f"image {bad} is no longer good (")
+    assert str(caught.value).startswith(f"image {bad} cannot be decoded any more (")
 
 
 def see_through(seed: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Parts of the training loop: what a run starts from, and when it refuses to go on."""
+"""Parts of the training loop: what a run starts from, and when it refuses to continue."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_a_run_folder_that_disappears_is_named(data_dir: Path, tmp_path: Path) -
         metrics.log_step(run, steps=1, seconds=1.0)
     assert str(caught.value) == (
         f"run folder {tmp_path / 'run'} can no longer be written to (no such file or directory) at step "
-        "3; bring it back, and the same command goes on from the last checkpoint"
+        "3; bring it back, and the same command continues from the last checkpoint"
     )
 
 
@@ -283,7 +283,7 @@ def test_a_save_that_fails_is_told_by_the_next_and_spoils_nothing(
 def test_a_checkpoint_holds_what_the_parameters_were_when_it_was_asked_for(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    """Steps go on while it is written."""
+    """Steps continue while it is written."""
     run = prepared(data_dir, tmp_path / "run")
     run.saver = saver.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
     fill(run, 1.0)

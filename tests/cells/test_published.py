@@ -96,7 +96,7 @@ def test_the_moving_average_is_delivered_and_saved_beside_the_weights(
     with_average: Trained,
 ) -> None:
     assert same(averages(with_average.last), weights(with_average.model))
-    # Training would go on with its own weights.
+    # Training would continue with its own weights.
     assert not same(weights(with_average.last), weights(with_average.model))
 
 

@@ -161,7 +161,7 @@ class TestedService:
         return int(self._started("server").rsplit(" ", 1)[1])
 
     def _started(self, name: str) -> str:
-        text = (self.folder / "state" / "service" / "keeper.log").read_text()
+        text = (self.folder / "state" / "service" / "daemon.log").read_text()
         lines = [line for line in text.splitlines() if f"{name} started as process" in line]
         return lines[-1] if lines and Path(f"/proc/{lines[-1].rsplit(' ', 1)[1]}").exists() else ""
 

@@ -45,7 +45,7 @@ def test_a_full_disk_is_told_and_forgotten(small_disk: Path, source_dir: Path) -
     options = ["-p", f"source={source_dir}", "-p", f"out={out}"]
     try:
         service.up()
-        keeper = service.server(), service.worker()
+        daemon = service.server(), service.worker()
         fill(small_disk / "filler")
         refused = None
         for _ in range(20):  # until the last page of the database is written
@@ -67,7 +67,7 @@ def test_a_full_disk_is_told_and_forgotten(small_disk: Path, source_dir: Path) -
         assert service.effnet("run", "stage", *options, "--watch").returncode == 0
         wait_for("the runs that waited", all_ended, seconds=300)
         assert {run["state_name"] for run in service.api.runs()} == {"Completed"}
-        assert (service.server(), service.worker()) == keeper  # nothing was started again
+        assert (service.server(), service.worker()) == daemon  # nothing was started again
     finally:
         done = service.effnet("down")
     assert done.returncode == 0, done.stderr

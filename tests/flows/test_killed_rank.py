@@ -1,4 +1,4 @@
-"""A training flow that loses a rank goes on by itself."""
+"""A training flow that loses a rank continues by itself."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ def main() -> None:
     group = join_group(RuntimeConfig(world_size=2))
     counts = np.array([0, 1, 4095, 4096, 2**31 + 1, 2**35 + 7], dtype=np.int64) + group.rank
     close = parameter("w", [1.0, 2.0], group, offset=1e-6)
+    apart = parameter("w", [1.0, 2.0], group, offset=0.01)
     far = parameter("w", [1.0, 2.0], group, offset=1.0)
     step = Parameter(Tensor(np.int32(7)), name="global_step")
     moving = parameter("norm.moving_mean", [1.0, 3.0], group, offset=2.0)
@@ -67,8 +69,8 @@ def main() -> None:
         "counts": group.sum_counts(counts).tolist(),
         "floats": group.sum_floats(np.array([0.5 + group.rank], dtype=np.float32)).tolist(),
         "average": moving.asnumpy().tolist(),
-        "no_drift": group.keep_equal([step]),
-        "drift": group.keep_equal([close, step]),
+        "no_drift": group.keep_equal([step], steps=1),
+        "drift": group.keep_equal([close, step], steps=3),
         "after": [close.asnumpy().tolist(), int(step.asnumpy())],
         "equal_after": not refuses(
             lambda: group.require_equal(parameters_digest([close]), what="weights")
@@ -78,10 +80,11 @@ def main() -> None:
         ),
         "shared": mean_through_shared_memory(group),
         "not_shared": str(sharing.join(library_of_rank_0(group), group)),
-        "far": refuses(lambda: group.keep_equal([far])) if group.rank else None,
+        "far": [
+            refuses(partial(group.keep_equal, [close, values], steps=1000))
+            for values in (far, apart)
+        ],
     }
-    if not group.rank:
-        group.keep_equal([far])  # rank 0 never differs from itself; the other rank refuses
     (Path(sys.argv[1]) / f"rank-{os.environ['MS_NODE_ID']}.json").write_text(json.dumps(answer))
 
 

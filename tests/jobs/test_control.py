@@ -69,8 +69,8 @@ def steps_done(run_dir: Path) -> int:
 
 
 STOPS = {
-    signal.SIGINT: (130, "effnet: interrupted; run the same command again to go on"),
-    signal.SIGTERM: (75, "effnet: stopped by SIGTERM; run the same command again to go on"),
+    signal.SIGINT: (130, "effnet: interrupted; run the same command again to continue"),
+    signal.SIGTERM: (75, "effnet: stopped by SIGTERM; run the same command again to continue"),
 }
 
 

@@ -127,7 +127,7 @@ def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
     run_dir = tmp_path / "run"
     error = cut(images, run_dir, rank=0, step=step, number=signal.SIGTERM)
     assert isinstance(error, Interrupted)
-    assert "and saved; the same command goes on from there" in str(error)
+    assert "and saved; the same command continues from there" in str(error)
     result = api.train(tiny_config(*SETTINGS), images, run_dir)
     assert result.resumed_from_step >= step
     require_same(run_dir, result, straight)
@@ -141,7 +141,7 @@ def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
 def test_records_give_the_same_course_as_files_and_resume_exactly(
     images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
 ) -> None:
-    """The files are gone when the run goes on, so that it is records that are read."""
+    """The files are gone when the run continues, so that it is records that are read."""
     data, run_dir = Path(shutil.copytree(images, tmp_path / "data")), tmp_path / "run"
     settings = (*SETTINGS, "data.format=mindrecord")
     cut(data, run_dir, rank=1, step=7, number=signal.SIGKILL, settings=settings)

@@ -87,7 +87,7 @@ def test_a_full_disk_is_named_and_room_finishes_the_run(
         api.infer(checkpoint, [folder], output, config=config)
     message = str(caught.value)
     assert message.startswith(f"output folder {output} can no longer be written to (no space left")
-    assert message.endswith("the same command goes on with the shards that are missing")
+    assert message.endswith("the same command continues with the shards that are missing")
     kept = parts(output)
     assert 0 < kept < IMAGES // 20
     subprocess.run(["mount", "-o", "remount,size=20m", str(output.parent)], check=True)

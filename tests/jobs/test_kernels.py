@@ -1,4 +1,4 @@
-"""What a run says of its CPU operators, and that it goes on without own ones."""
+"""What a run says of its CPU operators, and that it continues without own ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.mindspore
 def test_a_run_uses_own_operators_and_says_so(one_rank: tuple[Path, TrainResult]) -> None:
     built()  # or there is nothing to see
     said = [row.get("message", "") for row in read_jsonl(one_rank[0] / EVENTS_NAME)]
-    assert sum(line.startswith("CPU operators: own (") for line in said) == 1
+    assert sum(line.startswith("CPU kernels: native (") for line in said) == 1
 
 
 def test_a_run_without_a_compiler_trains_with_the_built_in_ones(
@@ -36,7 +36,7 @@ def test_a_run_without_a_compiler_trains_with_the_built_in_ones(
     assert result.epochs == 1
     said = [event.message for event in events if event.message.startswith("CPU operators")]
     assert said == [
-        "CPU operators: built-in, several times slower than own ones: the C++ compiler "
+        "CPU kernels: built-in, several times slower than native ones: the C++ compiler "
         "CXX=no-such-compiler was not found; unset CXX or mend it"
     ]
     with pytest.raises(ConfigError, match=r"set runtime\.kernels=auto"):
@@ -70,7 +70,7 @@ def test_a_run_whose_cache_cannot_be_written_to_trains_with_the_built_in_ones(
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
     assert train_shortly(data_dir, tmp_path / "run").epochs == 1
     (line,) = operators_of(tmp_path / "run")
-    assert line.startswith("CPU operators: built-in, several times slower than own ones: ")
+    assert line.startswith("CPU kernels: built-in, several times slower than native ones: ")
     assert "cannot be written to" in line
 
 
@@ -86,7 +86,7 @@ def test_a_run_with_flags_for_another_processor_trains_with_the_built_in_ones(
     compiler_of(tmp_path, line, monkeypatch)
     assert train_shortly(data_dir, tmp_path / "run").epochs == 1
     *_, line = operators_of(tmp_path / "run")
-    assert line.startswith("CPU operators: built-in, several times slower than own ones: ")
+    assert line.startswith("CPU kernels: built-in, several times slower than native ones: ")
     assert "this processor cannot run it" in line
 
 
@@ -105,12 +105,12 @@ def test_runs_that_start_at_once_build_once_and_a_damaged_library_is_built_anew(
     assert [result.epochs for result in both] == [1, 1]
     assert count.read_text() == "once\n"
     for name in ("one", "other"):
-        assert operators_of(tmp_path / name)[-1].startswith("CPU operators: own (")
+        assert operators_of(tmp_path / name)[-1].startswith("CPU kernels: native (")
 
     (path,) = (tmp_path / "cache" / build.CACHE_NAME).glob("*.so")
     path.write_bytes(path.read_bytes()[:5000])
     train_shortly(data_dir, tmp_path / "third")
     anew, *_, used = operators_of(tmp_path / "third")
     assert anew.endswith("are built anew: the file is damaged")
-    assert used.startswith("CPU operators: own (")
+    assert used.startswith("CPU kernels: native (")
     assert count.read_text() == "once\nonce\n"

@@ -37,7 +37,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_is_good(
     assert newest is not None
     before = checkpoint.read_sidecar(newest).step
     assert 0 < before < 30
-    # With room it goes on from there.
+    # With room it continues from there.
     subprocess.run(["mount", "-o", "remount,size=20m", str(run_dir.parent)], check=True)
     result = api.train(config, data_dir, run_dir)
     assert (result.steps, result.resumed_from_step) == (30, before)

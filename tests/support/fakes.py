@@ -16,8 +16,8 @@ class BrightnessPredictor:
     preprocess = SPEC
     class_names = ("red", "green", "blue")
 
-    def __init__(self, *, piece: int = 4, lanes: int = 1) -> None:
-        self.piece, self.lanes = piece, lanes
+    def __init__(self, *, micro_batch: int = 4, workers: int = 1) -> None:
+        self.micro_batch, self.workers = micro_batch, workers
         self.batches: list[tuple[int, ...]] = []
 
     def forward(self, pixels: np.ndarray) -> Outputs:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from effnet_core.config.schema import InferConfig, RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
-from effnet_core.files import cache_dir, put_in_place, sha256_of_text
+from effnet_core.files import cache_dir, cached, put_in_place, sha256_of_text
 from effnet_core.infer.engines.tuning import CACHE_NAME, TUNING_NAME, Layout, best_layout
 from effnet_core.locks import alone
 from effnet_core.machine import available_cores
@@ -27,7 +27,7 @@ PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvi
 """What each engine that runs an engine file needs."""
 FEW = 64
 """So many images are done before a measurement would be."""
-MINDSPORE_PIECE = 32
+MINDSPORE_MICRO_BATCH = 32
 """Images in a call of MindSpore, which computes a batch on all cores."""
 
 
@@ -89,7 +89,7 @@ def engine_file(checkpoint: Path, config: RunConfig, engine: str = "onnxruntime"
     what = metadata(sidecar)
     settings = (engine, str(GRAPH_VERSION), str(sidecar.bn_eps), sidecar.padding)
     digest = sha256_of_text(*settings, *what.values())
-    path = cache_dir(CACHE_NAME) / f"{sidecar.variant}-{digest[:32]}.onnx"
+    path = cached(cache_dir(CACHE_NAME) / f"{sidecar.variant}-{digest[:32]}.onnx")
     with alone(path):
         if not _is_usable(path, what):
             _make(checkpoint, sidecar, path, engine, config)
@@ -109,26 +109,31 @@ def load(inputs: dict[str, Any], infer: InferConfig) -> Predictor:
         from effnet_core.infer.engines.mindspore import MindSporePredictor
 
         # Short batches are filled up, so a few images should not pay for a large one.
-        piece = infer.batch_size or MINDSPORE_PIECE
-        return MindSporePredictor(checkpoint, piece=min(piece, images))
+        micro_batch = infer.batch_size or MINDSPORE_MICRO_BATCH
+        return MindSporePredictor(checkpoint, micro_batch=min(micro_batch, images))
     file = Path(inputs["engine_file"])
     sidecar = checkpoints.read_sidecar(checkpoint)
     cores = len(available_cores())
 
     def make(layout: Layout) -> Predictor:
         return load_file(
-            inputs["engine"], file, sidecar, infer, lanes=layout.lanes, piece=layout.piece
+            inputs["engine"],
+            file,
+            sidecar,
+            infer,
+            workers=layout.workers,
+            micro_batch=layout.micro_batch,
         )
 
     asked = Layout(infer.engine_threads, infer.batch_size)
-    if images <= FEW or (asked.lanes and asked.piece):
-        return make(Layout(asked.lanes or cores, asked.piece or 1))
+    if images <= FEW or (asked.workers and asked.micro_batch):
+        return make(Layout(asked.workers or cores, asked.micro_batch or 1))
     key = f"{inputs['engine']} {infer.precision} {file.stem}"
     return make(best_layout(key, file.parent / TUNING_NAME, make, asked=asked, cores=cores))
 
 
 def load_file(
-    engine: str, file: Path, sidecar: Sidecar, infer: InferConfig, *, lanes: int, piece: int
+    engine: str, file: Path, sidecar: Sidecar, infer: InferConfig, *, workers: int, micro_batch: int
 ) -> Predictor:
     """An engine that runs an engine file.
 
@@ -138,10 +143,12 @@ def load_file(
     if engine == "openvino":
         from effnet_core.infer.engines.openvino import OpenVinoPredictor
 
-        return OpenVinoPredictor(file, sidecar, lanes=lanes, piece=piece, precision=infer.precision)
+        return OpenVinoPredictor(
+            file, sidecar, workers=workers, micro_batch=micro_batch, precision=infer.precision
+        )
     from effnet_core.infer.engines.onnxruntime import OnnxRuntimePredictor
 
-    return OnnxRuntimePredictor(file, sidecar, lanes=lanes, piece=piece)
+    return OnnxRuntimePredictor(file, sidecar, workers=workers, micro_batch=micro_batch)
 
 
 def _is_usable(path: Path, wanted: dict[str, str]) -> bool:

@@ -30,9 +30,9 @@ class _WithFeatures(nn.Cell):
 class MindSporePredictor:
     """The network in MindSpore, compiled once for one batch size; it uses all cores by itself."""
 
-    lanes = 0
+    workers = 0
 
-    def __init__(self, checkpoint: Path, *, piece: int) -> None:
+    def __init__(self, checkpoint: Path, *, micro_batch: int) -> None:
         """Load a checkpoint.
 
         Raises:
@@ -41,19 +41,19 @@ class MindSporePredictor:
         sidecar = checkpoints.read_sidecar(checkpoint)
         self.preprocess = sidecar.preprocess
         self.class_names = readable(sidecar.class_names)
-        self.piece = piece
+        self.micro_batch = micro_batch
         self.network = _WithFeatures(load_network(checkpoint, sidecar))
         self.network.set_train(False)
 
     def forward(self, pixels: PixelArray) -> Outputs:
-        """Answers to squares, (N, S, S, 3) uint8.
+        """Answers to pixels, (N, S, S, 3) uint8.
 
         A short batch is filled up with zeros, because another shape would compile another graph.
         """
         count = len(pixels)
         images = normalise(pixels, self.preprocess)
-        if count < self.piece:
-            filler = np.zeros((self.piece - count, *images.shape[1:]), dtype=np.float32)
+        if count < self.micro_batch:
+            filler = np.zeros((self.micro_batch - count, *images.shape[1:]), dtype=np.float32)
             images = np.concatenate([images, filler])
         logits, features = self.network(Tensor(images))
         return Outputs(logits.asnumpy()[:count], features.asnumpy()[:count])

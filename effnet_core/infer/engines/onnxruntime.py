@@ -25,21 +25,21 @@ ERRORS_ONLY = 3
 class OnnxRuntimePredictor:
     """A checkpoint's engine file in ONNX Runtime."""
 
-    def __init__(self, file: Path, sidecar: Sidecar, *, lanes: int, piece: int) -> None:
+    def __init__(self, file: Path, sidecar: Sidecar, *, workers: int, micro_batch: int) -> None:
         """Load an engine file.
 
         Args:
             file: made by ``export.onnx_model`` with ``pixels`` and ``features``.
             sidecar: of the checkpoint that it was made from.
-            lanes: threads that call it side by side.
-            piece: images in a call.
+            workers: threads that call it side by side.
+            micro_batch: images in a call.
 
         Raises:
             ExportError: the file is missing or damaged.
         """
         self.preprocess = sidecar.preprocess
         self.class_names = readable(sidecar.class_names)
-        self.lanes, self.piece = lanes, piece
+        self.workers, self.micro_batch = workers, micro_batch
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
@@ -52,6 +52,6 @@ class OnnxRuntimePredictor:
             raise ExportError(f"engine file {file} cannot be loaded ({reason})") from cause
 
     def forward(self, pixels: PixelArray) -> Outputs:
-        """Answers to squares, (N, S, S, 3) uint8."""
+        """Answers to pixels, (N, S, S, 3) uint8."""
         logits, features = self.session.run(["logits", "features"], {"pixels": pixels})
         return Outputs(logits, features)

@@ -22,15 +22,15 @@ CAPABILITIES, BF16 = "OPTIMIZATION_CAPABILITIES", "BF16"
 
 
 class OpenVinoPredictor:
-    """A checkpoint's engine file in OpenVINO, one stream a lane, compiled for one piece size."""
+    """A checkpoint's engine file in OpenVINO, one stream a worker, compiled for one micro-batch size."""
 
     def __init__(
         self,
         file: Path,
         sidecar: Sidecar,
         *,
-        lanes: int,
-        piece: int,
+        workers: int,
+        micro_batch: int,
         precision: Precision = "fp32",
     ) -> None:
         """Load and compile an engine file.
@@ -38,8 +38,8 @@ class OpenVinoPredictor:
         Args:
             file: made by ``export.onnx_model`` with ``pixels`` and ``features``.
             sidecar: of the checkpoint that it was made from.
-            lanes: threads that call it side by side.
-            piece: images in a call; a shorter one is filled up.
+            workers: threads that call it side by side.
+            micro_batch: images in a call; a shorter one is filled up.
             precision: ``bf16`` is faster on processors that have it, and rounds to 8 bits.
 
         Raises:
@@ -54,35 +54,35 @@ class OpenVinoPredictor:
             )
         self.preprocess = sidecar.preprocess
         self.class_names = readable(sidecar.class_names)
-        self.lanes, self.piece = lanes, piece
+        self.workers, self.micro_batch = workers, micro_batch
         kind = openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32
         settings: dict[Any, Any] = {
-            properties.inference_num_threads: lanes,
-            properties.num_streams: lanes,
+            properties.inference_num_threads: workers,
+            properties.num_streams: workers,
             properties.hint.inference_precision: kind,
         }
         side = sidecar.preprocess.image_size
         try:
             model = core.read_model(str(file))
-            model.reshape([piece, side, side, 3])
+            model.reshape([micro_batch, side, side, 3])
             self.model = core.compile_model(model, "CPU", settings)
         except Exception as cause:
             reason = " ".join(str(cause).split())
             raise ExportError(f"engine file {file} cannot be loaded ({reason})") from cause
         self.own = threading.local()
-        """Each lane's request: it holds the buffers of one call."""
+        """Each worker's request: it holds the buffers of one call."""
         # Alone, because OpenVINO prepares things at its first call, and two threads that make it
         # at the same time can wait for each other for ever.
-        self.forward(np.zeros((piece, side, side, 3), dtype=np.uint8))
+        self.forward(np.zeros((micro_batch, side, side, 3), dtype=np.uint8))
         del self.own.request
 
     def forward(self, pixels: PixelArray) -> Outputs:
-        """Answers to squares, (N, S, S, 3) uint8."""
+        """Answers to pixels, (N, S, S, 3) uint8."""
         if not hasattr(self.own, "request"):
             self.own.request = self.model.create_infer_request()
         count = len(pixels)
-        if count < self.piece:
-            filler = np.zeros((self.piece - count, *pixels.shape[1:]), dtype=np.uint8)
+        if count < self.micro_batch:
+            filler = np.zeros((self.micro_batch - count, *pixels.shape[1:]), dtype=np.uint8)
             pixels = np.concatenate([pixels, filler])
         found = self.own.request.infer({"pixels": pixels}, share_inputs=True)
         return Outputs(np.array(found["logits"][:count]), np.array(found["features"][:count]))

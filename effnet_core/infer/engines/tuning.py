@@ -1,7 +1,7 @@
 """The fastest use of this machine's cores by an engine, measured once and remembered.
 
-A small piece stays in a core's cache, a large one saves calls: which wins depends on the network, the
-image size and the processor. Where two cores are one with two faces, half as many lanes may be faster.
+A small micro-batch stays in a core's cache, a large one saves calls: which wins depends on the network, the
+image size and the processor. Where two cores are one with two faces, half as many workers may be faster.
 Whether decoders of their own help depends on the pictures, so that is measured over some of them.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from effnet_core.data.images import ImageProblem
 from effnet_core.errors import EffnetError
-from effnet_core.events import Event, emit
+from effnet_core.events import Event, Threads, emit
 from effnet_core.files import read_json, write_json
 from effnet_core.infer.pipeline import Predictor, Wanted, iter_predictions
 from effnet_core.infer.readers import Source
@@ -30,13 +29,13 @@ CANDIDATES = (1, 2, 4, 8, 16)
 BUDGET_S = 6.0
 """No further size is tried after so many seconds."""
 SAMPLE_S = 0.4
-"""How long a layout is measured; a call a lane before that warms up."""
+"""How long a layout is measured; a call a worker before that warms up."""
 WORSE = 0.9
 """A size below this share of the best rate ends the search: larger ones fall further."""
 NEAR = 0.97
-"""Of sizes that reach this share of the best rate, the largest: it hands over less often."""
+"""The largest size that reaches this share of the best rate is taken: it hands over less often."""
 CLEARLY = 0.9
-"""Fewer lanes, or decoders of their own, must leave the usual way below this share of their rate: on a
+"""Fewer workers, or decoders of their own, must leave the usual way below this share of their rate: on a
 busy machine smaller differences say nothing."""
 TURNS = 2
 """How often each number of decoders is measured, in turn; the best counts."""
@@ -53,23 +52,23 @@ Rates = dict[str, float]
 class Layout:
     """How an engine uses the cores; in what a user asks for, 0 leaves a number open."""
 
-    lanes: int
-    piece: int
+    workers: int
+    micro_batch: int
 
     def __str__(self) -> str:
-        return f"{self.lanes}x{self.piece}"
+        return f"{self.workers}x{self.micro_batch}"
 
     @classmethod
     def read(cls, text: str) -> Layout:
         """The layout that ``str`` wrote."""
-        lanes, _, piece = text.partition("x")
-        return cls(int(lanes), int(piece))
+        workers, _, micro_batch = text.partition("x")
+        return cls(int(workers), int(micro_batch))
 
 
 def best_layout(
     key: str, notes: Path, make: Callable[[Layout], Predictor], *, asked: Layout, cores: int
 ) -> Layout:
-    """The layout with the highest rate, or hardly below: rather large pieces, and a lane a core.
+    """The layout with the highest rate, or hardly below: rather large micro-batches, and a worker a core.
 
     Args:
         key: of engine and model; what was asked for and the processor's name are added.
@@ -86,13 +85,13 @@ def best_layout(
         "the engine, images/s by threads x images in a call",
     )
     measured = {Layout.read(text): rate for text, rate in rates.items()}
-    lanes = asked.lanes or cores
-    whole = {layout: rate for layout, rate in measured.items() if layout.lanes == lanes}
+    workers = asked.workers or cores
+    whole = {layout: rate for layout, rate in measured.items() if layout.workers == workers}
     best = max(measured, key=lambda layout: measured[layout])
     if CLEARLY * measured[best] > max(whole.values()):
         return best
     enough = NEAR * max(whole.values())
-    return max((c for c, rate in whole.items() if rate >= enough), key=lambda c: c.piece)
+    return max((c for c, rate in whole.items() if rate >= enough), key=lambda c: c.micro_batch)
 
 
 def best_decoders(
@@ -108,9 +107,9 @@ def best_decoders(
     """How many threads should only decode: none, unless some are measured to be faster.
 
     Args:
-        key: of engine, model and lanes; the processor's name is added.
+        key: of engine, model and workers; the processor's name is added.
         notes: JSON file of earlier measurements.
-        predictor: with lanes.
+        predictor: with workers.
         source: where ``paths`` are read from.
         paths: some of the run's files.
         wanted: whether large JPEGs are reduced.
@@ -119,7 +118,7 @@ def best_decoders(
 
     def measure() -> Rates:
         memory = _Memory(source, paths)
-        rates = {str(count): 0.0 for count in sorted({0, 1, predictor.lanes})}
+        rates = {str(count): 0.0 for count in sorted({0, 1, predictor.workers})}
         for turn in range(1 + TURNS):
             for count, before in rates.items():
                 rate = _rate_of_files(predictor, memory, paths, wanted, readers, int(count))
@@ -155,28 +154,30 @@ def _read(notes: Path) -> dict[str, Rates]:
 
 
 def _measure_layouts(make: Callable[[Layout], Predictor], asked: Layout, cores: int) -> Rates:
-    """Sizes with all lanes first, then fewer lanes with the best size."""
+    """Sizes with all workers first, then fewer workers with the best size."""
     rates: Rates = {}
     deadline = time.perf_counter() + BUDGET_S
-    lanes = asked.lanes or cores
-    for layout in _sizes(asked.piece, lanes):
+    workers = asked.workers or cores
+    for layout in _sizes(asked.micro_batch, workers):
         rates[str(layout)] = round(_rate(make(layout)), 2)
         if time.perf_counter() > deadline or rates[str(layout)] < WORSE * max(rates.values()):
             break
-    if not asked.lanes and cores > 1:
+    if not asked.workers and cores > 1:
         best = Layout.read(max(rates, key=lambda text: rates[text]))
-        fewer = Layout(cores // 2, best.piece)
+        fewer = Layout(cores // 2, best.micro_batch)
         rates[str(fewer)] = round(_rate(make(fewer)), 2)
     return rates
 
 
-def _sizes(asked: int, lanes: int) -> Iterator[Layout]:
-    return (Layout(lanes, piece) for piece in ((asked,) if asked else CANDIDATES))
+def _sizes(asked: int, workers: int) -> Iterator[Layout]:
+    return (Layout(workers, micro_batch) for micro_batch in ((asked,) if asked else CANDIDATES))
 
 
 def _rate(predictor: Predictor) -> float:
     side = predictor.preprocess.image_size
-    noise = np.random.default_rng(0).integers(0, 256, (predictor.piece, side, side, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(
+        0, 256, (predictor.micro_batch, side, side, 3), np.uint8
+    )
 
     def call(_: int) -> int:
         calls, deadline = 0, time.perf_counter() + SAMPLE_S
@@ -185,12 +186,12 @@ def _rate(predictor: Predictor) -> float:
             calls += 1
         return calls
 
-    with ThreadPoolExecutor(predictor.lanes) as lanes:
-        list(lanes.map(lambda _: predictor.forward(noise), range(predictor.lanes)))
+    with Threads(predictor.workers) as workers:
+        list(workers.map(lambda _: predictor.forward(noise), range(predictor.workers)))
         started = time.perf_counter()
-        calls = sum(lanes.map(call, range(predictor.lanes)))
+        calls = sum(workers.map(call, range(predictor.workers)))
         seconds = time.perf_counter() - started
-    return calls * predictor.piece / seconds
+    return calls * predictor.micro_batch / seconds
 
 
 class _Memory:
@@ -224,7 +225,7 @@ def _rate_of_files(
     """Images/s of the whole way from files to answers."""
     started = time.perf_counter()
     done = 0
-    pieces = iter_predictions(
+    micro_batches = iter_predictions(
         predictor,
         source,
         list(paths) * ROUNDS,
@@ -232,9 +233,9 @@ def _rate_of_files(
         readers=readers,
         decoders=decoders,
     )
-    for piece in pieces:
-        done += len(piece.answers)
+    for micro_batch in micro_batches:
+        done += len(micro_batch.answers)
         if time.perf_counter() - started > SAMPLE_S:
             break
-    pieces.close()  # type: ignore[attr-defined]  # a generator
+    micro_batches.close()  # type: ignore[attr-defined]  # a generator
     return done / (time.perf_counter() - started)

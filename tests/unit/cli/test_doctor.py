@@ -16,7 +16,7 @@ from effnet_core.cli import doctor
 from effnet_core.cli.doctor import Finding
 from effnet_core.jobs.environment import ONEDNN_ISA
 from effnet_core.kernels import build
-from flows.cli import app
+from flows.cli import CHECKS, app
 
 
 def one(findings: Iterator[Finding], what: str) -> Finding:
@@ -28,13 +28,13 @@ def test_this_machine_can_run_the_project(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv(ONEDNN_ISA, raising=False)
-    result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["doctor"], obj=CHECKS, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     for words in ("Python", "mindspore", "prefect", "vector instructions", "cores", "memory"):
         assert words in result.output
     assert f"free in {tmp_path}" in result.output
     assert "effnet up starts one on this machine." in result.output
-    document = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)
+    document = json.loads(CliRunner().invoke(app, ["doctor", "--json"], obj=CHECKS).output)
     assert document["well"] is True
     assert {row["what"] for row in document["findings"]} >= {"Python", "cache", "server"}
     for row in document["findings"]:
@@ -63,7 +63,7 @@ def test_a_device_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_server_that_does_not_answer_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["doctor"], obj=CHECKS, env={"COLUMNS": "200"})
     assert result.exit_code == 1
     assert "http://127.0.0.1:9/api does not answer" in result.output
     assert "correct PREFECT_API_URL" in result.output
@@ -117,9 +117,9 @@ def test_little_memory_and_a_full_disk_are_problems(
 def test_what_only_some_need_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    found = one(doctor.operators(), "CPU operators")
+    found = one(doctor.operators(), "CPU kernels")
     assert found.level == "note"
-    assert "built-in operators: no C++ compiler was found" in found.found
+    assert "built-in kernels: no C++ compiler was found" in found.found
     findings = list(doctor.programs())
     assert one(iter(findings), "Chromium").level == "note"
     assert doctor.is_well(findings)
@@ -128,9 +128,9 @@ def test_what_only_some_need_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_own_operators_are_shown_with_how_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = build.Plan("/usr/bin/c++", "c++ 12", ("-mavx2", "-mfma"), Path("no-such-library.so"))
     monkeypatch.setattr(build, "plan", lambda: plan)
-    found = one(doctor.operators(), "CPU operators")
+    found = one(doctor.operators(), "CPU kernels")
     assert found.level == "ok"
-    assert found.found == "own operators: built at first use, avx2 fma; c++: c++ 12"
+    assert found.found == "native kernels: built at first use, avx2 fma; c++: c++ 12"
 
 
 def test_a_folder_that_is_only_readable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -362,7 +362,7 @@ def test_the_sixteen_bits_suit_device_and_layers(settings: list[str], dtype: str
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["train.amp_level=O2"], "bf16 is nothing that MindSpore computes on runtime.device=CPU"),
+        (["train.amp_level=O2"], "bf16 cannot be computed by MindSpore on runtime.device=CPU"),
         (
             ["runtime.device=GPU", "train.amp_level=O2"],
             "runtime.device=GPU; use fp16, or an Ascend",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from prefect.blocks.system import Secret
 from effnet_core import api, worker
 from effnet_core.config.load import leaf_keys
 from effnet_core.config.schema import RunConfig
+from effnet_core.data.formats import Rules, find_images
 from effnet_core.data.order import epoch_order, train_indices
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
+from effnet_core.data.sources import find_in
 from effnet_core.data.staging import stage_dataset
-from effnet_core.errors import DataError, JobTimeout
+from effnet_core.errors import DataError, JobTimeout, WorkerStalled
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.family.scaling import cost
 from effnet_core.family.variants import variant
@@ -28,9 +31,10 @@ from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import finish, read_parts, write_part
 from effnet_core.infer.plan import Plan, plan
 from effnet_core.infer.shards import predict_shards
-from effnet_core.jobs import launch
+from effnet_core.jobs import launch, stall
 from effnet_core.jobs.job import EVENTS_NAME, Job
 from effnet_core.jobs.launch import run_job
+from effnet_core.jobs.stall import Process, StallWatch
 from effnet_core.kernels import choice
 from effnet_core.model_store.publication import publish_model
 from effnet_core.results import ShardResult
@@ -43,7 +47,7 @@ from tasks.credentials import credentials_of
 from tests.support import every_setting
 from tests.support.every_setting import Proof
 from tests.support.fakes import BrightnessPredictor
-from tests.support.images import draw, encode, source_with_splits
+from tests.support.images import class_folders, draw, encode, source_with_splits
 from tests.support.weights import make_checkpoint
 from tests.unit.model_store.test_publication import make_run
 
@@ -130,6 +134,35 @@ def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
 def answers_or_not(config: RunConfig, folder: Path) -> list[str]:
     """The pictures, JPEGs of 1.1 million pixels each, that are labelled."""
     return [row["path"] for row in answers(config, folder)]
+
+
+def staged_labels(config: RunConfig, folder: Path) -> set[str]:
+    """Classes of folders that could be splits."""
+    class_folders(folder / "train", {"a": 1, "b": 1})
+    class_folders(folder / "test", {"a": 1, "b": 1})
+    return {item.class_name for item in find_images(folder, Rules.of(config.data)).candidates}
+
+
+def table_labels(config: RunConfig, folder: Path) -> list[tuple[str, str]]:
+    """File and class of the rows of a table."""
+    for name in ("1.png", "2.png", "elsewhere/1.png", "elsewhere/2.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(encode(draw()))
+    (folder / "t.csv").write_text("path,b,label,y\n1.png,2.png,cat,dog\n")
+    root = config.data.table_root
+    rules = Rules.of(config.data.model_copy(update={"table_root": root and str(folder / root)}))
+    found = find_images(folder / "t.csv", rules).candidates
+    return [(str(item.path.relative_to(folder)), item.class_name) for item in found]
+
+
+def names_in_a_zip(config: RunConfig, folder: Path) -> list[str]:
+    """Folders of an archive whose names are in no encoding that is said."""
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr("XXXX/a.png", encode(draw()))
+    content = (folder / "a.zip").read_bytes().replace(b"XXXX", "кошк".encode("cp1251"))
+    (folder / "a.zip").write_bytes(content)
+    found = find_in(folder / "a.zip", folder / "work", Rules.of(config.data))
+    return [item.class_name for item in found.candidates]
 
 
 def threads_that(kind: str, config: RunConfig, folder: Path) -> list[int]:
@@ -278,6 +311,23 @@ def end_of_a_job_of_two_seconds(config: RunConfig, folder: Path) -> str:
     return "ended"
 
 
+def end_of_a_job_that_only_waits(config: RunConfig, folder: Path) -> str:
+    clock = Clock()
+    process = mock.Mock(poll=lambda: None if clock.now < 3600 else 0)
+    with (
+        mock.patch.object(launch, "time", clock),
+        mock.patch.object(launch, "read_processes", return_value={1: Process("S", 0.0)}),
+        mock.patch.object(stall.time, "monotonic", clock.monotonic),
+        mock.patch.object(StallWatch.__init__, "__defaults__", (clock.monotonic,)),
+    ):
+        try:
+            events = launch._EventTail(folder / EVENTS_NAME)
+            launch._wait(process, config.runtime, folder, events)
+        except WorkerStalled:
+            return "stopped"
+    return "ended"
+
+
 def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | None]:
     """The supervisor's command line, and the environment of a job."""
     process = mock.Mock(stdin=mock.Mock(), **{"poll.return_value": 0})
@@ -312,6 +362,11 @@ PROOFS = {
     "data.std": Proof("[0.5, 0.5, 0.5]", pixels),
     "data.background": Proof("black", pixels_of_a_transparent_image),
     "data.max_pixels": Proof("60000", answers_or_not),
+    "data.layout": Proof("classes", staged_labels),
+    "data.path_column": Proof("b", table_labels),
+    "data.label_column": Proof("y", table_labels),
+    "data.table_root": Proof("elsewhere", table_labels),
+    "data.names_encoding": Proof("cp866", names_in_a_zip),
     "data.global_batch_size": Proof("128", batch_of_rank_1, TWO_RANKS),
     "optim.base_lr": Proof("0.1", rates),
     "schedule.name": Proof("exponential", rates),
@@ -344,9 +399,9 @@ PROOFS = {
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
-    "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).lanes),
+    "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).workers),
     "infer.precision": Proof("bf16", asked_precision, ("infer.engine=openvino",)),
-    "infer.batch_size": Proof("4", lambda config, folder: engine_of(config, folder).piece),
+    "infer.batch_size": Proof("4", lambda config, folder: engine_of(config, folder).micro_batch),
     "infer.readers": Proof("7", partial(threads_that, "reader")),
     "infer.decoders": Proof("7", partial(threads_that, "decoder")),
     "infer.fast_decode": Proof("false", answers, ("infer.features=true",)),
@@ -373,6 +428,7 @@ PROOFS = {
     "runtime.pin_cores": Proof("false", cores_of_rank_0, TWO_RANKS),
     "runtime.master_port": Proof("23456", command, TWO_RANKS),
     "runtime.startup_timeout_s": Proof("77", command, TWO_RANKS),
+    "runtime.stall_timeout_s": Proof("0", end_of_a_job_that_only_waits),
     "runtime.timeout_s": Proof("1", end_of_a_job_of_two_seconds),
     "runtime.stop_grace_s": Proof("3", started_process),
     "runtime.mindspore_log": Proof("info", started_process),

@@ -14,7 +14,8 @@ from effnet_core import files
 from effnet_core.data import sources, staging
 from effnet_core.data.card import class_bars, read_card, read_facts, side_bars
 from effnet_core.data.manifest import Dataset, open_dataset
-from effnet_core.data.staging import WORK_NAME, split_of, stage_dataset
+from effnet_core.data.splits import split_of
+from effnet_core.data.staging import WORK_NAME, stage_dataset
 from effnet_core.errors import ConfigError, DataError, StoreError
 from effnet_core.events import Event
 from effnet_core.files import read_json, sha256_of_file, sha256_of_text
@@ -130,7 +131,6 @@ def test_shards_with_numbers_keep_the_order_of_numbers(tmp_path: Path) -> None:
         ([], "image 'b.png' of shard 'train-0' has no label: put b.cls"),
         ([("b.json", b"{}")], "has no label"),
         ([("b.json", b"no json")], "has no label"),
-        ([("b.cls", b"../up")], "has no label"),
     ],
 )
 def test_a_sample_without_a_label(
@@ -208,12 +208,10 @@ def test_a_file_that_a_table_lists_and_that_is_not_there(source: Path, tmp_path:
         ("", "lists no images"),
         ("path,label\n", "lists no images"),
         ("pth,label\na,b\n", r"has no column 'path'; did you mean 'pth'\? \(it has: pth, label\)"),
-        ("path,x\na,b\n", "has no column 'label'"),
-        ("path,label\n../a.jpg,cat\n", r"line 2 has '\.\.' in its name"),
-        ("path,label\n/etc/passwd,cat\n", "line 2 has an absolute name"),
-        ("path,label\na.jpg,../up\n", r"line 2 has '\.\.' in its name"),
-        ("path,label\na.jpg,a/b\n", "line 2 has the label 'a/b', which cannot be"),
-        ("path,label\na.jpg,cat\na.jpg,dog\n", "line 3 lists 'a.jpg' a second time"),
+        ("path,x,y\na,b,c\n", "has no column 'label'.*data.label_column"),
+        ("path,label\n../a.jpg,cat\n", r"line 2 of t.csv has '\.\.' in its name"),
+        ("path,label\n/etc/passwd,cat\n", "line 2 of t.csv has an absolute name that is not below"),
+        ("path,label\na.jpg,\n", "line 2 of t.csv has no label"),
         ("path,label,split\na.jpg,cat,trian\n", "the split 'trian'; did you mean 'train'"),
     ],
 )
@@ -428,7 +426,7 @@ def test_copies_leakage_and_contradictions_are_found(
     assert facts["modes"] == {"RGB": 15, "L": 1}
     assert facts["formats"] == {"JPEG": 15, "PNG": 1}
     assert facts["width"] == {"least": 40, "median": 40, "largest": 300}
-    told = [event.message for event in events if event.message.startswith("look into this")]
+    told = [event.message for event in events if event.message.startswith("warning")]
     assert len(told) == 3 and "(leakage)" in told[0]
 
 
@@ -485,6 +483,6 @@ def test_the_second_staging_of_a_bucket_fetches_nothing(
 ) -> None:
     upload_tree(source, S3Url(bucket, "a"), seaweedfs.access)
     stage_dataset(f"s3://{bucket}/a", tmp_path / "out", access=seaweedfs.access)
-    monkeypatch.setattr(sources.BucketSource, "candidates", None)
-    monkeypatch.setattr(staging, "_verify", None)
+    monkeypatch.setattr(sources.BucketSource, "labelled", None)
+    monkeypatch.setattr(staging, "look_into", None)
     assert stage_dataset(f"s3://{bucket}/a", tmp_path / "out", access=seaweedfs.access)[1]

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from effnet_core import files
 from effnet_core.cli.app import app
-from effnet_core.data import staging
+from effnet_core.data import placing, staging
 from effnet_core.data.encoded import is_whole_png
 from effnet_core.data.images import decode_image, to_rgb
 from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME, REJECTED_NAME, open_dataset
-from effnet_core.data.staging import stage_dataset
+from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.events import Event
 from effnet_core.files import read_jsonl, sha256_of_file
@@ -42,6 +42,10 @@ def put(folder: Path, name: str, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+def other(out: Path) -> dict[str, str]:
+    return {Path(row["path"]).name: row["reason"] for row in read_jsonl(out / OTHER_NAME)}
 
 
 def reasons(out: Path) -> dict[str, str]:
@@ -202,7 +206,7 @@ def test_pictures_of_one_colour_are_told(source: Path, tmp_path: Path, events: l
     stage_dataset(source, tmp_path / "out")
     [told] = [e.message for e in events if "of one colour" in e.message]
     assert "1 image(s) are of one colour after decoding" in told
-    assert "images/train/cat/grey.jpg" in told and told.removeprefix("look into this: ") in (
+    assert "images/train/cat/grey.jpg" in told and told.removeprefix("warning: ") in (
         tmp_path / "out/data_card.html"
     ).read_text().replace("&#39;", "'")
     stage_dataset(source, tmp_path / "black", background=(0, 0, 0))
@@ -225,7 +229,7 @@ def test_bad_files_are_set_aside_with_their_reasons(source: Path, tmp_path: Path
     put(folder, "big.png", png_header(11_000, 9_000))  # Pillow only warns of this one
     put(folder, "strip.png", png_header(1, 90_000))
     dataset, _ = stage_dataset(source, tmp_path / "out", max_rejected_share=0.9)
-    assert dataset.rejected == 8
+    assert dataset.rejected == 7
     assert dataset.counts == {"train": 8, "val": 4}
     found = reasons(tmp_path / "out")
     assert found.pop("bomb.png").startswith("too large: ")
@@ -235,7 +239,6 @@ def test_bad_files_are_set_aside_with_their_reasons(source: Path, tmp_path: Path
         "header-only.jpg": "truncated",
         "empty.jpg": "empty file",
         "text.jpg": "not an image",
-        "notes.txt": "not an image (by name and by content)",
         "strip.png": "too narrow: 1x90000 px, more than 100 to 1",
     }
 
@@ -290,10 +293,12 @@ def test_a_source_without_class_folders(tmp_path: Path) -> None:
         stage_dataset(source, tmp_path / "out")
 
 
-def test_a_class_without_images(source: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_not_a_class(source: Path, tmp_path: Path) -> None:
     (source / "train/emu").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*emu has no images; fill it or remove it"):
-        stage_dataset(source, tmp_path / "out")
+    put(source / "train/annotations", "000.xml", b"<xml/>")
+    dataset, _ = stage_dataset(source, tmp_path / "out")
+    assert dataset.class_names == ("cat", "dog")
+    assert other(tmp_path / "out") == {"000.xml": "not a picture (.xml)"}
 
 
 def test_a_class_whose_images_are_all_bad(source: Path, tmp_path: Path) -> None:
@@ -322,10 +327,13 @@ def test_a_single_class(tmp_path: Path) -> None:
         stage_dataset(tmp_path / "source", tmp_path / "out", val_share=0)
 
 
-def test_train_without_val(source: Path, tmp_path: Path) -> None:
+def test_a_part_of_train_becomes_val_where_there_is_none(
+    source: Path, tmp_path: Path, events: list[Event]
+) -> None:
     shutil.rmtree(source / "val")
-    with pytest.raises(DataError, match="has train/ but no val/ beside it"):
-        stage_dataset(source, tmp_path / "out")
+    dataset, _ = stage_dataset(source, tmp_path / "out")
+    assert sum(dataset.counts.values()) == 8 and dataset.counts["val"] >= 2
+    assert any("there is no validation split" in event.message for event in events)
 
 
 # --- the split of a source without splits --------------------------------------------------------
@@ -383,7 +391,7 @@ def test_a_second_staging_does_nothing_and_says_so(
     source: Path, tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = stage_dataset(source, tmp_path / "out")
-    monkeypatch.setattr(staging, "_verify", None)  # would be called for every file
+    monkeypatch.setattr(staging, "look_into", None)  # would be called for every file
     events.clear()
     second, reused = stage_dataset(source, tmp_path / "out")
     assert reused
@@ -522,7 +530,7 @@ def test_what_was_looked_at_is_what_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that changes after it was read, as while a camera or a sync writes to the folder."""
-    decode = staging.decode_image
+    decode = placing.decode_image
 
     sides = itertools.count(60)
 
@@ -532,7 +540,7 @@ def test_what_was_looked_at_is_what_is_written(
             path.write_bytes(other)
         return decode(content, max_pixels=max_pixels)
 
-    monkeypatch.setattr(staging, "decode_image", decode_and_change)
+    monkeypatch.setattr(placing, "decode_image", decode_and_change)
     monkeypatch.setattr(staging, "available_cores", lambda: [0])
     dataset, _ = stage_dataset(source, tmp_path / "out")
     rows = pq.read_table(dataset.root / MANIFEST_NAME).to_pylist()
@@ -573,7 +581,7 @@ def test_a_clone_with_other_bytes_is_not_kept(
         target.write_bytes(content + b"more" * (len(cloned) % 2))
         return True
 
-    monkeypatch.setattr(staging, "clone", clone)
+    monkeypatch.setattr(placing, "clone", clone)
     dataset, _ = stage_dataset(source, tmp_path / "out")
     assert len(cloned) == 12
     for row in pq.read_table(dataset.root / MANIFEST_NAME).to_pylist():
@@ -582,7 +590,7 @@ def test_a_clone_with_other_bytes_is_not_kept(
 
 def test_what_was_unpacked_is_not_copied_again(source: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "packed"), "tar", source)
-    with mock.patch.object(staging, "link_or_copy", side_effect=staging.link_or_copy) as link:
+    with mock.patch.object(placing, "link_or_copy", side_effect=placing.link_or_copy) as link:
         dataset, _ = stage_dataset(archive, tmp_path / "out")
     assert link.call_count == 12
     staged = dataset.root / dataset.split("train").paths[0]

@@ -43,7 +43,7 @@ def test_a_server_that_is_away_for_a_while_does_not_end_the_watch(
 ) -> None:
     runs._watch(FakeServer("Running", None, None, "Running", "Completed"), "id")
     output = capsys.readouterr().out
-    assert output.count("the run goes on meanwhile") == 2
+    assert output.count("the run continues meanwhile") == 2
     assert output.count("Running a-run") == 1
     assert "Completed a-run" in output
 

@@ -1,4 +1,4 @@
-"""``effnet up`` and its keeper on bad days: given twice at once, and on a full disk."""
+"""``effnet up`` and its daemon on bad days: given twice at once, and on a full disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_up_twice_at_once_starts_one_service(monkeypatch: pytest.MonkeyPatch) ->
     started: list[lifecycle.Service] = []
 
     def start(*_: object) -> lifecycle.Service:
-        time.sleep(0.3)  # the keeper's record comes a moment after its process
+        time.sleep(0.3)  # the daemon's record comes a moment after its process
         started.append(FOUND)
         return FOUND
 
@@ -136,14 +136,14 @@ def test_a_process_that_cannot_be_started_is_tried_again(
 def test_down_waits_for_the_supervisor_too(
     state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The shell stands for a supervisor that lives a moment longer than its keeper."""
+    """The shell stands for a supervisor that lives a moment longer than its daemon."""
     script = "sh -c 'echo $$; exec sleep 60' flows.service.daemon & wait; sleep 1; exit 0"
     supervisor = subprocess.Popen(
         ["sh", "-c", script, "flows.service.daemon"], stdout=subprocess.PIPE, text=True
     )
     assert supervisor.stdout is not None
-    keeper = int(supervisor.stdout.readline())
-    found = lifecycle.Service("http://127.0.0.1:9/api", pid=keeper, pool="p", worker="w", port=9)
+    daemon = int(supervisor.stdout.readline())
+    found = lifecycle.Service("http://127.0.0.1:9/api", pid=daemon, pool="p", worker="w", port=9)
     monkeypatch.setattr(lifecycle, "running", lambda: found)
     reaper = threading.Thread(target=supervisor.wait)
     reaper.start()

@@ -57,12 +57,16 @@ def file(checkpoint: Path, tmp_path: Path) -> Path:
     return path
 
 
-def loaded(engine: str, checkpoint: Path, file: Path, *, piece: int = 4, lanes: int = 2) -> Any:
+def loaded(
+    engine: str, checkpoint: Path, file: Path, *, micro_batch: int = 4, workers: int = 2
+) -> Any:
     sidecar = checkpoints.read_sidecar(checkpoint)
-    return engines.load_file(engine, file, sidecar, RunConfig().infer, lanes=lanes, piece=piece)
+    return engines.load_file(
+        engine, file, sidecar, RunConfig().infer, workers=workers, micro_batch=micro_batch
+    )
 
 
-def squares(count: int) -> np.ndarray:
+def pixels(count: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
@@ -175,12 +179,12 @@ def test_the_cache_lies_where_it_is_asked_for(
 
 @pytest.mark.parametrize("engine", FILE_ENGINES)
 def test_answers_do_not_depend_on_piece_or_lane(engine: str, checkpoint: Path, file: Path) -> None:
-    batch = squares(7)
-    one = loaded(engine, checkpoint, file, piece=1, lanes=1)
+    batch = pixels(7)
+    one = loaded(engine, checkpoint, file, micro_batch=1, workers=1)
     alone = [one.forward(square[None]) for square in batch]
-    other = loaded(engine, checkpoint, file, piece=7)
-    with ThreadPoolExecutor(2) as lanes:
-        together = [future.result() for future in [lanes.submit(other.forward, batch)] * 3]
+    other = loaded(engine, checkpoint, file, micro_batch=7)
+    with ThreadPoolExecutor(2) as workers:
+        together = [future.result() for future in [workers.submit(other.forward, batch)] * 3]
     for answer in (*together, other.forward(batch[:5])):
         count = len(answer.logits)
         wanted = np.concatenate([outputs.logits for outputs in alone[:count]])
@@ -197,7 +201,7 @@ def test_openvino_has_computed_once_before_lanes_call_it(checkpoint: Path, file:
     with mock.patch(
         "openvino.InferRequest.infer", autospec=True, side_effect=[mock.MagicMock()]
     ) as call:
-        loaded("openvino", checkpoint, file, piece=3)
+        loaded("openvino", checkpoint, file, micro_batch=3)
     [(_, inputs)] = [made.args for made in call.call_args_list]
     assert inputs["pixels"].shape == (3, 32, 32, 3)
 
@@ -210,7 +214,7 @@ def test_a_precision_that_the_processor_lacks_is_refused(checkpoint: Path, file:
         with pytest.raises(
             ConfigError, match=r"infer\.precision=bf16 .* use infer\.precision=fp32"
         ):
-            engines.load_file("openvino", file, sidecar, infer, lanes=1, piece=1)
+            engines.load_file("openvino", file, sidecar, infer, workers=1, micro_batch=1)
 
 
 def test_the_fastest_piece_is_measured_once_for_each_machine(
@@ -226,29 +230,29 @@ def test_the_fastest_piece_is_measured_once_for_each_machine(
     measured: list[int] = []
 
     def rate(predictor: Any) -> float:
-        measured.append(predictor.piece)
-        return rates[predictor.piece]
+        measured.append(predictor.micro_batch)
+        return rates[predictor.micro_batch]
 
     monkeypatch.setattr(tuning, "_rate", rate)
     monkeypatch.setattr(engines, "available_cores", lambda: [0])
     load = partial(engines.load, inputs, RunConfig().infer)
     rates[4] = 146.0  # hardly below the best, and hands over less often
-    assert load().piece == 4  # type: ignore[attr-defined]
+    assert load().micro_batch == 4  # type: ignore[attr-defined]
     (file.parent / tuning.TUNING_NAME).unlink()
     measured.clear()
     rates[4] = 140.0
-    assert load().piece == 2  # type: ignore[attr-defined]
+    assert load().micro_batch == 2  # type: ignore[attr-defined]
     assert measured == [1, 2, 4, 8]  # 8 is so much worse that 16 is not tried
     assert "1x1: 100.0, 1x2: 150.0, 1x4: 140.0, 1x8: 90.0" in events[-1].message
-    assert load().piece == 2  # type: ignore[attr-defined]
+    assert load().micro_batch == 2  # type: ignore[attr-defined]
     assert len(measured) == 4
     monkeypatch.setattr(tuning, "processor", lambda: "another")
     load()
     assert len(measured) == 8
     (file.parent / tuning.TUNING_NAME).write_text("nonsense")
-    assert load().piece == 2  # type: ignore[attr-defined]
+    assert load().micro_batch == 2  # type: ignore[attr-defined]
     inputs["shards"] = [{"start": 0, "stop": engines.FEW}]
-    assert load().piece == 1  # type: ignore[attr-defined]
+    assert load().micro_batch == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +277,7 @@ def test_threads_are_measured_too_unless_they_are_given(
     rates = {1: 100.0, 2: 180.0, 4: 150.0}
 
     def rate(predictor: Any) -> float:
-        return few_lanes if predictor.lanes == 2 else rates[predictor.piece]
+        return few_lanes if predictor.workers == 2 else rates[predictor.micro_batch]
 
     monkeypatch.setattr(tuning, "_rate", rate)
     monkeypatch.setattr(engines, "available_cores", lambda: [0, 1, 2, 3])
@@ -284,7 +288,7 @@ def test_threads_are_measured_too_unless_they_are_given(
         "shards": [{"start": 0, "stop": 1000}],
     }
     found: Any = engines.load(inputs, load_config(None, list(settings)).infer)
-    assert f"{found.lanes}x{found.piece}" == wanted
+    assert f"{found.workers}x{found.micro_batch}" == wanted
 
 
 @pytest.mark.parametrize("engine", FILE_ENGINES)
@@ -299,9 +303,9 @@ def test_lanes_are_those_asked_for(checkpoint: Path, file: Path) -> None:
         "engine_file": str(file),
         "shards": [{"start": 0, "stop": 9}],
     }
-    for setting, lanes in ((0, len(os.sched_getaffinity(0))), (5, 5)):
+    for setting, workers in ((0, len(os.sched_getaffinity(0))), (5, 5)):
         infer = load_config(None, [f"infer.engine_threads={setting}"]).infer
-        assert engines.load(inputs, infer).lanes == lanes
+        assert engines.load(inputs, infer).workers == workers
 
 
 @pytest.mark.parametrize("engine", FILE_ENGINES)

@@ -26,7 +26,7 @@ from effnet_core.infer.engines import tuning
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import allowed_errors, read_parts
 from effnet_core.infer.pipeline import (
-    PIECES_AHEAD,
+    MICRO_BATCHES_AHEAD,
     Outputs,
     Prediction,
     Rejection,
@@ -68,7 +68,7 @@ def label(
     **wanted: Any,
 ) -> list[Prediction | Rejection]:
     """The answers to some files."""
-    pieces = iter_predictions(
+    micro_batches = iter_predictions(
         predictor or BrightnessPredictor(),
         FolderSource(folder),
         paths,
@@ -76,7 +76,7 @@ def label(
         readers=2,
         decoders=decoders,
     )
-    return [answer for piece in pieces for answer in piece.answers]
+    return [answer for micro_batch in micro_batches for answer in micro_batch.answers]
 
 
 def predicted(answer: Prediction | Rejection) -> Prediction:
@@ -85,18 +85,18 @@ def predicted(answer: Prediction | Rejection) -> Prediction:
 
 
 @pytest.mark.parametrize("decoders", [0, 1, 2])
-@pytest.mark.parametrize("lanes", [0, 1, 3])
-@pytest.mark.parametrize("piece", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 7, 50])
 def test_answers_come_in_the_order_of_the_questions(
-    folder: Path, piece: int, lanes: int, decoders: int
+    folder: Path, micro_batch: int, workers: int, decoders: int
 ) -> None:
-    predictor = BrightnessPredictor(piece=piece, lanes=lanes)
+    predictor = BrightnessPredictor(micro_batch=micro_batch, workers=workers)
     paths = names(folder)[::-1] * 5
     answers = label(folder, paths, predictor=predictor, decoders=decoders)
     assert [answer.path for answer in answers] == paths
     assert all(f"-{predicted(answer).class_names[0]}." in answer.path for answer in answers)
     sizes = sorted(shape[0] for shape in predictor.batches)
-    assert sum(sizes) == 35 and set(sizes[1:]) <= {piece}
+    assert sum(sizes) == 35 and set(sizes[1:]) <= {micro_batch}
 
 
 def test_an_answer_in_full(folder: Path) -> None:
@@ -112,9 +112,9 @@ def test_an_answer_in_full(folder: Path) -> None:
     assert answer.probabilities is None and answer.features is None
 
 
-@pytest.mark.parametrize("lanes", [0, 2])
-def test_every_probability_and_the_features_where_asked_for(folder: Path, lanes: int) -> None:
-    predictor = BrightnessPredictor(lanes=lanes)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_probability_and_the_features_where_asked_for(folder: Path, workers: int) -> None:
+    predictor = BrightnessPredictor(workers=workers)
     paths = ["1-green.png", "0-red.png"]
     for found in label(
         folder, paths, predictor=predictor, top_k=1, probabilities=True, features=True
@@ -136,16 +136,16 @@ def test_no_paths(folder: Path) -> None:
     assert label(folder, []) == []
 
 
-@pytest.mark.parametrize(("lanes", "decoders"), [(0, 0), (2, 0), (2, 1)])
+@pytest.mark.parametrize(("workers", "decoders"), [(0, 0), (2, 0), (2, 1)])
 def test_bad_files_keep_their_place_and_never_reach_the_engine(
-    folder: Path, lanes: int, decoders: int
+    folder: Path, workers: int, decoders: int
 ) -> None:
     (folder / "1-empty.png").write_bytes(b"")
     (folder / "2-text.jpg").write_bytes(b"hello")
     (folder / "3-cut.jpg").write_bytes(encode(draw(), "JPEG")[:120])
     (folder / "4-lab.tif").write_bytes(encode(draw().convert("LAB"), "TIFF"))
     paths = [*names(folder), "gone.png"]
-    predictor = BrightnessPredictor(lanes=lanes)
+    predictor = BrightnessPredictor(workers=workers)
     answers = label(folder, paths, predictor=predictor, decoders=decoders)
     assert [answer.path for answer in answers] == paths
     assert {answer.path: answer.reason for answer in answers if isinstance(answer, Rejection)} == {
@@ -180,12 +180,12 @@ def test_a_lost_source_is_no_matter_of_one_file(folder: Path) -> None:
         def read(self, path: str) -> bytes:
             raise StoreError("the server is gone")
 
-    for lanes in (0, 2):
-        pieces = iter_predictions(
-            BrightnessPredictor(lanes=lanes), Lost(folder), names(folder), Wanted(), readers=2
+    for workers in (0, 2):
+        micro_batches = iter_predictions(
+            BrightnessPredictor(workers=workers), Lost(folder), names(folder), Wanted(), readers=2
         )
         with pytest.raises(StoreError, match="the server is gone"):
-            list(pieces)
+            list(micro_batches)
 
 
 def test_a_turned_photo_is_seen_upright(folder: Path) -> None:
@@ -214,8 +214,8 @@ def test_softmax_of_large_logits() -> None:
     assert probs.dtype == np.float32
 
 
-@pytest.mark.parametrize(("lanes", "decoders"), [(0, 0), (2, 0), (2, 1)])
-def test_work_runs_ahead_but_not_away(folder: Path, lanes: int, decoders: int) -> None:
+@pytest.mark.parametrize(("workers", "decoders"), [(0, 0), (2, 0), (2, 1)])
+def test_work_runs_ahead_but_not_away(folder: Path, workers: int, decoders: int) -> None:
     """A million images are labelled in constant memory: files are read as answers are taken."""
     read: list[str] = []
 
@@ -224,8 +224,8 @@ def test_work_runs_ahead_but_not_away(folder: Path, lanes: int, decoders: int) -
             read.append(path)
             return super().read(path)
 
-    pieces = iter_predictions(
-        BrightnessPredictor(piece=2, lanes=lanes),
+    micro_batches = iter_predictions(
+        BrightnessPredictor(micro_batch=2, workers=workers),
         Counting(folder),
         ["0-red.png"] * 1000,
         Wanted(),
@@ -233,10 +233,10 @@ def test_work_runs_ahead_but_not_away(folder: Path, lanes: int, decoders: int) -
         decoders=decoders,
     )
     for taken in range(1, 4):
-        next(pieces)
+        next(micro_batches)
         time.sleep(0.1)
-        assert len(read) <= 2 * (taken + PIECES_AHEAD * max(lanes, 1))
-    pieces.close()
+        assert len(read) <= 2 * (taken + MICRO_BATCHES_AHEAD * max(workers, 1))
+    micro_batches.close()
 
 
 # --- preprocessing -------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ def test_decoders_are_measured_over_the_runs_own_files_unless_they_are_given(
             pipeline, "_pool", lambda n, what, p=pools, f=pool: (p.append((what, n)), f(n, what))[1]
         )
         inputs = {**inputs_of(folder, tmp_path / name, config), "engine": "any"}
-        predict_shards(BrightnessPredictor(lanes=3), inputs, config)
+        predict_shards(BrightnessPredictor(workers=3), inputs, config)
         assert dict(pools)["decoder"] == max(1, wanted)
     assert tried == ([] if setting is not None else [0, 1, 3] * (1 + tuning.TURNS))
     said = [event.message for event in events if "decoding, images/s by decoders" in event.message]
@@ -380,7 +380,7 @@ def test_a_rate_of_files_counts_files(folder: Path) -> None:
     paths = list(memory.contents)
     for decoders in (0, 2):
         found = tuning._rate_of_files(
-            BrightnessPredictor(lanes=2), memory, paths, Wanted(), 2, decoders
+            BrightnessPredictor(workers=2), memory, paths, Wanted(), 2, decoders
         )
         assert found > 0
 
@@ -403,5 +403,5 @@ def test_predict_shards_stops_when_asked(
     answers = iter([False, True])
     monkeypatch.setattr("effnet_core.infer.shards.stop_requested", lambda: next(answers))
     with pytest.raises(Interrupted, match="stopped after 2 of 7 images"):
-        predict_shards(BrightnessPredictor(piece=2), inputs, config)
+        predict_shards(BrightnessPredictor(micro_batch=2), inputs, config)
     assert len(read_parts(tmp_path / "out")) == 2

@@ -97,6 +97,7 @@ def test_retryable_flags() -> None:
         "JobTimeout",
         "Interrupted",
         "FolderInUse",
+        "WorkerStalled",
     }
     assert Interrupted("x").retryable
 

@@ -64,20 +64,20 @@ def test_it_is_built_once_and_found_again(
 ) -> None:
     count = counting_compiler(tmp_path, monkeypatch)
     before = choice.describe(*AUTO)
-    assert before.own
+    assert before.native
     assert before.reason.startswith("built at first use, ")
     path, said = ask()
     assert path == before.library
     assert [line.partition(" with")[0].partition(" (")[0] for line in said] == [
         "building the CPU operators",
-        "CPU operators: own",
+        "CPU kernels: native",
     ]
     assert len(said) == 2
     again, said = ask()
     assert again == path
     assert len(said) == 1
     assert count.read_text() == "once\n"
-    assert str(choice.describe(*AUTO)) == f"own operators: {build.plan()}"
+    assert str(choice.describe(*AUTO)) == f"native kernels: {build.plan()}"
 
 
 def test_another_source_compiler_or_processor_is_another_library(
@@ -128,21 +128,52 @@ def test_processors_that_are_left_to_the_built_in_operators(
 
 
 def require_fallback(words: str) -> None:
-    """The run goes on with built-in operators and says why; ``native`` is an error with the same words."""
+    """The run continues with built-in kernels and says why; ``native`` is an error with the same words."""
     path, said = ask()
     assert path is None
-    assert said[-1].startswith("CPU operators: built-in, several times slower than own ones: ")
+    assert said[-1].startswith("CPU kernels: built-in, several times slower than native ones: ")
     assert words in said[-1]
     with pytest.raises(ConfigError, match=r"runtime\.kernels=native, but") as caught:
         ask("native")
     assert words in str(caught.value)
 
 
+LEAVES_A_MARK = """
+#include <cstdio>
+#include <cstdlib>
+__attribute__((constructor)) static void mark() { std::fclose(std::fopen(std::getenv("MARK"), "w")); }
+extern "C" int effnet_self_test(int) { return 0; }
+"""
+
+
+@pytest.mark.parametrize("how", ["foreign file", "foreign folder", "open folder"])
+def test_a_library_that_somebody_else_may_have_put_there_is_never_loaded(
+    how: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0 and how != "open folder":
+        pytest.skip("only root can give a file away")
+    monkeypatch.setenv("MARK", str(tmp_path / "loaded"))
+    source.write_text(LEAVES_A_MARK)
+    library, _ = ask()
+    assert library is not None
+    assert (tmp_path / "loaded").exists()
+    (tmp_path / "loaded").unlink()
+    for folder in (library.parent, library.parent.parent, tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    if how == "open folder":
+        library.parent.chmod(0o777)
+    else:
+        os.chown(library if how == "foreign file" else library.parent, 65534, 65534)
+    assert choice.describe(*AUTO).own is False
+    require_fallback("is not used: ")
+    assert not (tmp_path / "loaded").exists()
+
+
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     require_fallback("no C++ compiler was found; install g++ or clang++, or set CXX")
-    assert choice.describe(*AUTO).own is False
+    assert choice.describe(*AUTO).native is False
 
 
 def test_with_a_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +275,7 @@ def test_processes_that_build_at_once_build_once(
 
 def test_settings_that_ask_for_the_built_in_ones() -> None:
     assert ask("builtin") == (None, [])
-    assert str(choice.describe("builtin", "CPU")) == ("built-in operators: runtime.kernels=builtin")
+    assert str(choice.describe("builtin", "CPU")) == ("built-in kernels: runtime.kernels=builtin")
     assert ask("auto", "GPU") == (None, [])
     with pytest.raises(ConfigError, match=r"runtime\.kernels=native is for"):
         ask("native", "GPU")

@@ -582,13 +582,13 @@ def test_a_rollback_does_not_undo_what_it_has_not_seen(
     put(tmp_path, storage, "v1", correct=50)
     put(tmp_path, storage, "v2", correct=60)
     put(tmp_path, storage, "v3", correct=70, promote=False)
-    plain = registry.Shelf.require_whole
+    plain = registry.Registry.require_whole
 
-    def overtaken(self: registry.Shelf, manifest: Any) -> None:
-        monkeypatch.setattr(registry.Shelf, "require_whole", plain)
+    def overtaken(self: registry.Registry, manifest: Any) -> None:
+        monkeypatch.setattr(registry.Registry, "require_whole", plain)
         promote(storage, "v3", OPEN)
 
-    monkeypatch.setattr(registry.Shelf, "require_whole", overtaken)
+    monkeypatch.setattr(registry.Registry, "require_whole", overtaken)
     with pytest.raises(Conflict, match="moved by somebody else during the rollback from 'v2'"):
         rollback(storage)
     assert resolve_version(storage, "production")["version"] == "v3"

@@ -16,7 +16,7 @@ from effnet_core.errors import Conflict, StoreError
 from effnet_core.model_store import production, publication
 from effnet_core.model_store.maintenance import Garbage, collect_garbage, verify
 from effnet_core.model_store.production import promote, rollback
-from effnet_core.model_store.registry import Shelf
+from effnet_core.model_store.registry import Registry
 from effnet_core.model_store.versions import fetch_model, list_versions, resolve_version
 from tests.support.images import class_folders
 from tests.support.s3 import SeaweedFS
@@ -88,14 +88,14 @@ def test_verify_finds_what_was_changed(tmp_path: Path, either: StorageConfig) ->
     put(tmp_path, either, "v1")
     put(tmp_path, either, "v2", correct=95)
     assert verify(either) == verify(either, "production") == []
-    shelf = Shelf.open(either)
-    key = shelf.key("v1", "model.ckpt")
-    data = shelf.store.get_bytes(key)[0]
-    shelf.store.put_bytes(key, b"X" + data[1:])
+    registry = Registry.open(either)
+    key = registry.key("v1", "model.ckpt")
+    data = registry.store.get_bytes(key)[0]
+    registry.store.put_bytes(key, b"X" + data[1:])
     (problem,) = verify(either)
     assert "version 'v1' of 'animals' is damaged: model.ckpt is not what was published" in problem
     assert verify(either, "v2") == []
-    shelf.store.delete(key)
+    registry.store.delete(key)
     assert "model.ckpt is missing" in verify(either, "v1")[0]
     with pytest.raises(StoreError, match="has no version 'v3'"):
         verify(either, "v3")
@@ -113,13 +113,13 @@ def test_gc_deletes_what_died_and_nothing_else(
         patch.setattr(publication, "_put_manifest", die)
         with pytest.raises(KeyboardInterrupt):
             put(tmp_path, either, "dead")
-    shelf = Shelf.open(either)
-    before = shelf.store.list("")
+    registry = Registry.open(either)
+    before = registry.store.list("")
     assert collect_garbage(either) == Garbage((), 0)  # it is young
     assert collect_garbage(either, older_than_s=0, dry_run=True) == Garbage(("dead",), 0)
-    assert shelf.store.list("") == before
+    assert registry.store.list("") == before
     assert collect_garbage(either, older_than_s=0) == Garbage(("dead",), 0)
-    assert {e.key.split("/")[2] for e in shelf.store.list("animals/versions/")} == {"v1"}
+    assert {e.key.split("/")[2] for e in registry.store.list("animals/versions/")} == {"v1"}
     assert verify(either) == []
     assert put(tmp_path, either, "dead", correct=95).promoted
 
@@ -175,8 +175,8 @@ def test_the_commands(
     assert "production is v1 (rolled back from v2)" in run("rollback", *where)
     assert "every digest is right" in run("verify", *where)
     assert "0 unfinished version(s) and 0 other rest(s) deleted" in run("gc", *where)
-    shelf = Shelf.open(either)
-    shelf.store.put_bytes(shelf.key("v1", "model.ckpt"), b"x" * 200)
+    registry = Registry.open(either)
+    registry.store.put_bytes(registry.key("v1", "model.ckpt"), b"x" * 200)
     assert "'v1' of 'animals' is damaged" in run("verify", *where, code=1)
     assert "has no version 'v9'" in run("show", "v9", *where, code=1)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 from botocore import auth
 
 from effnet_core.errors import ConfigError, Conflict, StoreBusy, StoreError
+from effnet_core.events import Threads
 from effnet_core.storage import (
     S3Access,
     S3Url,
@@ -25,12 +27,9 @@ from effnet_core.storage import (
 )
 from effnet_core.storage import client as client_module
 from effnet_core.storage.bulk import Bulk
-from effnet_core.storage.client import Credentials, using
+from effnet_core.storage.client import Credentials, in_use, reach, using
 from effnet_core.storage.objects import StoredObject, list_all
 from tests.support.s3 import KEY_ID, SECRET, SeaweedFS
-
-if TYPE_CHECKING:
-    pass
 
 AWKWARD = ["a b+c%20?#.jpg", "e\u0301.jpg", "é.jpg", "日本/モデル.jpg", "x/y/z.jpg"]
 
@@ -132,6 +131,48 @@ def test_credentials_of_a_secret_store_are_used_and_not_shown(
         read_object(f"s3://{bucket}/a", seaweedfs.access)
 
 
+def test_two_storages_at_the_same_time_have_their_own_credentials(
+    moto: S3Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients of both are made while both are in use, whichever began first."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    barrier = threading.Barrier(2, timeout=10)
+
+    def key_ids(name: str) -> list[str]:
+        with using(Credentials(name, SECRET)):
+            barrier.wait()
+            here = key_id_of_client(moto)
+            with Threads(1) as pool:
+                there = pool.submit(key_id_of_client, moto).result()
+            server = reach(moto)
+            assert server is not None
+            barrier.wait()
+            return [here, there, server.credentials().access_key_id]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(key_ids, ("first", "second"))) == [["first"] * 3, ["second"] * 3]
+    assert in_use() is None
+
+
+def test_credentials_inside_others_end_with_their_block(moto: S3Access) -> None:
+    outer, inner = Credentials("outer", SECRET), Credentials("inner", SECRET)
+    with using(outer):
+        with using(inner), using(None):
+            assert key_id_of_client(moto) == "inner"
+        assert key_id_of_client(moto) == "outer"
+        with pytest.raises(ValueError), using(outer):
+            raise ValueError
+        assert in_use() is outer
+    assert key_id_of_client(moto) == KEY_ID
+
+
+def key_id_of_client(access: S3Access) -> str:
+    client: Any = s3_client(access)
+    key_id: str = client._get_credentials().access_key
+    return key_id
+
+
 # --- addresses ------------------------------------------------------------------------------------
 
 
@@ -183,8 +224,8 @@ def test_a_wrong_clock(seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("endpoint", "words"),
     [
-        ("127.0.0.1:9", "is no address of a server; give one that starts with http"),
-        ("ftp://127.0.0.1", "is no address of a server"),
+        ("127.0.0.1:9", "is not an address of a server; give one that starts with http"),
+        ("ftp://127.0.0.1", "is not an address of a server"),
         ("http://user:planted@127.0.0.1", r"'http://\*\*\*@127.0.0.1' holds credentials"),
     ],
 )
@@ -198,7 +239,7 @@ def test_an_endpoint_of_the_environment_without_scheme(
     aws_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9")
-    with pytest.raises(ConfigError, match="is no address of a server"):
+    with pytest.raises(ConfigError, match="is not an address of a server"):
         read_object("s3://bucket/a")
 
 

@@ -348,17 +348,17 @@ def test_open_store_takes_paths_and_file_addresses(
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s3:/bucket", "is no address of the form s3://bucket/key"),
+        ("s3:/bucket", "is not an address of the form s3://bucket/key"),
         ("s3://", "has no usable bucket: ''"),
         ("s3:///key", "has no usable bucket: ''"),
         ("s3://b/key", "has no usable bucket: 'b' is not 3-63"),
         ("gs://bucket", "unknown scheme 'gs'; allowed are a path"),
         ("file://server/share", "names the machine 'server'"),
-        ("file://", "is no absolute path"),
-        ("file:///", "is no absolute path"),
-        ("", "is no place; give a folder"),
-        ("  ", "is no place"),
-        ("a\0b", "is no place"),
+        ("file://", "is not an absolute path"),
+        ("file:///", "is not an absolute path"),
+        ("", "is not a place; give a folder"),
+        ("  ", "is not a place"),
+        ("a\0b", "is not a place"),
         ("~no-such-user-here/x", "home folder that is not known"),
     ],
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effnet_core.errors import CheckpointError, DownloadFailed
+from effnet_core.errors import CheckpointError, DataError, DownloadFailed
 from effnet_core.events import Event
-from effnet_core.weights import catalogue, resolve
+from effnet_core.files import RESERVE_BYTES
+from effnet_core.weights import catalogue, fetch, resolve, web
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PUBLISHED, Published
 from effnet_core.weights.fetch import download
@@ -31,6 +35,12 @@ class Server:
     ranges: bool = True
     cut_after: int | None = None
     status: int = 200
+    etag: str | None = '"one"'
+    location: str | None = None
+    shift: int = 0
+    """How far the range that is sent lies behind the one that was asked for."""
+    headers: dict[str, str] = field(default_factory=dict)
+    authorization: list[str | None] = field(default_factory=list)
     seen: list[tuple[str, str | None]] = field(default_factory=list)
     port: int = 0
 
@@ -50,7 +60,17 @@ def server() -> Iterator[Server]:
             if state.status != 200:
                 self.send_error(state.status)
                 return
-            start = int(wanted[6:-1]) if wanted and state.ranges else 0
+            state.authorization.append(self.headers.get("Authorization"))
+            if state.location is not None:
+                self.send_response(302)
+                self.send_header("Location", state.location)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                state.location = None
+                return
+            if self.headers.get("If-Range") != state.etag:
+                wanted = None
+            start = int(wanted[6:-1]) + state.shift if wanted and state.ranges else 0
             if start >= len(state.content):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(state.content)}")
@@ -60,6 +80,13 @@ def server() -> Iterator[Server]:
             body = state.content[start:]
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(body)))
+            if start:
+                size = len(state.content)
+                self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+            if state.etag:
+                self.send_header("ETag", state.etag)
+            for name, value in state.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body[: state.cut_after])
 
@@ -109,6 +136,36 @@ def test_a_cut_download_goes_on_where_it_stopped(server: Server, tmp_path: Path)
     download(server.url, path)
     assert path.read_bytes() == CONTENT
     assert server.seen[1] == ("/models/b0.ckpt", "bytes=2000000-")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("etag", ['"two"', 'W/"weak"', None])
+def test_a_file_that_changed_meanwhile_is_not_mixed(
+    server: Server, etag: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "b0.ckpt"
+    server.cut_after = 2_000_000
+    if etag != '"two"':
+        server.etag = etag  # not enough to tell versions apart
+    with pytest.raises(DownloadFailed):
+        download(server.url, path)
+    server.content, server.etag, server.cut_after = bytes(len(CONTENT)), etag, None
+    download(server.url, path)
+    assert path.read_bytes() == server.content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_range_that_was_not_asked_for_is_not_appended(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "b0.ckpt"
+    server.cut_after = 2_000_000
+    with pytest.raises(DownloadFailed):
+        download(server.url, path)
+    server.cut_after, server.shift = None, 5
+    with pytest.raises(DownloadFailed, match="another part than the one asked for"):
+        download(server.url, path)
+    server.shift = 0
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("have", [1000, len(CONTENT), len(CONTENT) + 5])
@@ -146,6 +203,131 @@ def test_no_network_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed) as caught:
         download("http://127.0.0.1:9/x.ckpt", tmp_path / "x.ckpt")
     assert "cannot be fetched (connection refused); where there is no network" in str(caught.value)
+
+
+def test_a_file_without_end_is_stopped(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_BYTES", 1_000_000)
+    with pytest.raises(CheckpointError, match=r"has 3\.1 MB or more, at most 1\.0 MB are fetched"):
+        download(server.url, tmp_path / "b0.ckpt")
+    assert list(tmp_path.iterdir()) == []
+    server.headers = {"Transfer-Encoding": "identity"}
+    monkeypatch.setattr(fetch, "_total", lambda *_: None)  # it does not say how large it is
+    with pytest.raises(CheckpointError, match=r"or more, at most 1\.0 MB are fetched"):
+        download(server.url, tmp_path / "b0.ckpt")
+    assert not (tmp_path / "b0.ckpt").exists()
+
+
+def test_a_server_that_sends_next_to_nothing_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(fetch, "SLOW_BYTES", len(CONTENT) + 1)
+    with pytest.raises(DownloadFailed, match=r"the server sent .* in 0 s"):
+        download(server.url, tmp_path / "b0.ckpt")
+
+
+def test_a_file_that_takes_too_long_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_SECONDS", 0.0)
+    with pytest.raises(DownloadFailed, match="it was not there after 0 hours"):
+        download(server.url, tmp_path / "b0.ckpt")
+
+
+def test_a_file_that_does_not_fit_is_refused_first(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=RESERVE_BYTES + 1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"fetching http.* needs 3\.1 MB"):
+        download(server.url, tmp_path / "b0.ckpt")
+
+
+def test_a_compressed_answer_is_refused(server: Server, tmp_path: Path) -> None:
+    server.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(CheckpointError, match="gives a compressed answer"):
+        download(server.url, tmp_path / "b0.ckpt")
+
+
+def test_passwords_and_signatures_are_never_shown(
+    server: Server, events: list[Event], tmp_path: Path
+) -> None:
+    secret = f"http://me:PASS%40WORD@127.0.0.1:{server.port}/b0.ckpt?X-Amz-Signature=SIGN&x=1"
+    download(secret, tmp_path / "b0.ckpt")
+    assert base64.b64decode(str(server.authorization[0])[6:]) == b"me:PASS@WORD"
+    server.status = 404
+    with pytest.raises(CheckpointError) as caught:
+        download(secret, tmp_path / "other.ckpt")
+    said = [event.message for event in events] + [str(caught.value)]
+    assert f"fetching http://***@127.0.0.1:{server.port}/b0.ckpt?***" in said
+    assert not any(word in text for text in said for word in ("PASS", "SIGN", "me:"))
+
+
+def test_a_password_does_not_follow_a_redirect(server: Server, tmp_path: Path) -> None:
+    server.location = f"http://localhost:{server.port}/elsewhere"
+    download(f"http://me:pw@127.0.0.1:{server.port}/b0.ckpt", tmp_path / "b0.ckpt")
+    assert [path for path, _ in server.seen] == ["/b0.ckpt", "/elsewhere"]
+    assert server.authorization[0] is not None
+    assert server.authorization[1] is None
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x"])
+def test_redirects_lead_to_the_web_only(server: Server, to: str, tmp_path: Path) -> None:
+    server.location = to
+    with pytest.raises((CheckpointError, DownloadFailed), match=r"http or https|not allowed"):
+        download(server.url, tmp_path / "b0.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1:9/x", "http://localhost:9/x", "http://[::1]:9/x", "http://10.0.0.1/x"),
+        *("http://169.254.169.254/latest", "http://[::ffff:127.0.0.1]:9/x", "http://0.0.0.0:9/x"),
+        *("http://192.168.1.1/x", "https://2130706433/x"),
+    ],
+)
+def test_private_addresses_are_asked_only_where_that_is_meant(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(web.PRIVATE_VARIABLE)
+    with pytest.raises(
+        CheckpointError, match=f"not a public address; set {web.PRIVATE_VARIABLE}=1"
+    ):
+        download(url, tmp_path / "x.ckpt")
+
+
+def test_a_redirect_into_a_private_network(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "_is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.delenv(web.PRIVATE_VARIABLE)
+    server.location = "http://169.254.169.254/latest/meta-data"
+    with pytest.raises(CheckpointError, match=r"leads to http://169\.254.* not a public address"):
+        download(server.url, tmp_path / "x.ckpt")
+
+
+def test_a_name_that_becomes_private_when_it_is_asked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(web.PRIVATE_VARIABLE)
+    public = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("1.1.1.1", 0))]
+    real = socket.getaddrinfo
+    answers = iter([public])
+    monkeypatch.setattr(
+        web.socket, "getaddrinfo", lambda *a, **k: next(answers, None) or real(*a, **k)
+    )
+    with pytest.raises(CheckpointError, match="not a public address"):
+        download(server.url.replace("127.0.0.1", "localhost"), tmp_path / "x.ckpt")
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("url", ["http://", "http:///x", "http://[::1", "http://127.0.0.1:99999/x"])
+def test_addresses_that_are_none(url: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be read|no valid port|with a host"):
+        download(url, tmp_path / "x.ckpt")
 
 
 # --- what --weights means ------------------------------------------------------------------------

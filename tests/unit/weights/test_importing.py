@@ -176,7 +176,7 @@ def test_missing_and_left_over_are_listed(tmp_path: Path) -> None:
 
 def test_something_else_entirely(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors", {"fc.weight": np.zeros((2, 2), np.float32)})
-    assert "hold 1 tensors that are no variant of the family" in refusal(path)
+    assert "hold 1 tensors that are not a variant of the family" in refusal(path)
 
 
 def test_timms_two_kinds_are_told_apart_by_name_or_word(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def refusal(path: Path) -> str:
 
 def test_an_object_is_refused_by_its_name() -> None:
     message = refusal(PEERS / "containers_object.pth")
-    assert "it asks for 'torch.nn.modules.linear.Linear', which is no tensor" in message
+    assert "it asks for 'torch.nn.modules.linear.Linear', which is not a tensor" in message
 
 
 # --- files that somebody made on purpose ---------------------------------------------------------
@@ -167,7 +167,7 @@ def test_nothing_is_executed(
 
 def test_the_call_is_named(tmp_path: Path) -> None:
     message = refusal(zip_file(tmp_path / "evil.pth", dumps(Call(os.system, "true"))))
-    assert "'posix.system', which is no tensor; nothing of it was run" in message
+    assert "'posix.system', which is not a tensor; nothing of it was run" in message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What Prefect's logs say of errors: foreseen ones a sentence, others where they came from."""
+"""What Prefect's logs say of errors: expected ones a sentence, others where they came from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from prefect import flow, task
 
 from effnet_core.errors import ConfigError
-from flows.logs import LOGGERS
+from flows.logs import LOGGERS, leave_out_tracebacks
 from tests.flows.service import TestedService
 
 pytestmark = pytest.mark.prefect
@@ -27,12 +27,12 @@ class Records(logging.Handler):
 
 
 @pytest.mark.parametrize(("error", "tracebacks"), [(ConfigError, False), (KeyError, True)])
-def test_only_unforeseen_errors_have_a_traceback(error: type[Exception], tracebacks: bool) -> None:
+def test_only_unexpected_errors_have_a_traceback(error: type[Exception], tracebacks: bool) -> None:
     @task
     def fails() -> None:
         raise error("data.batch is unknown")
 
-    @flow
+    @flow(on_running=[leave_out_tracebacks])
     def run() -> None:
         fails()
 

@@ -1,4 +1,4 @@
-"""Layers and networks with own CPU operators beside the same ones with MindSpore's."""
+"""Layers and networks with native CPU kernels beside the same ones with MindSpore's."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def require_same_statistics(own: dict[str, Any], builtin: dict[str, Any]) -> Non
 
 
 def require_same_course(library: Path, tmp_path: Path, variant: str, **options: Any) -> None:
-    """20 steps with either, then each goes on from the other's checkpoint."""
+    """20 steps with either, then each continues from the other's checkpoint."""
     own, builtin = (Course(variant, choice, **options) for choice in (library, None))
     assert own.train(20) == pytest.approx(builtin.train(20), rel=1e-4)
     require_same_statistics(own.state(), builtin.state())
@@ -228,8 +228,8 @@ def test_another_batch_size_needs_no_other_network(library: Path) -> None:
 
 
 def test_a_free_batch_dimension_is_refused(library: Path) -> None:
-    """Which is what an export has; exports use the built-in operators."""
+    """Which is what an export has; exports use the built-in kernels."""
     network: EfficientNet = create_model("efficientnet_tiny", num_classes=3, library=library)
     network.set_train(False)
-    with pytest.raises(ValueError, match="own CPU operators need a fixed batch size"):
+    with pytest.raises(ValueError, match="native CPU kernels need a fixed batch size"):
         network.set_inputs(Tensor(shape=[None, 3, 32, 32], dtype=ms.float32))

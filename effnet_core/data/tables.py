@@ -1,0 +1,170 @@
+"""Tables that name pictures and their classes, as people and programs write them.
+
+CSV with commas, semicolons, tabs or bars, in UTF-8, UTF-16 or Windows' own letters; JSON Lines; Parquet.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effnet_core.errors import DataError
+from effnet_core.text import nearest, os_reason
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+DELIMITERS = ",;\t|"
+
+PATH_COLUMNS = (
+    *("path", "file_name", "filename", "filepath", "file_path", "image_path", "img_path", "file"),
+    *("image", "img", "image_name", "img_name", "image_file", "image_id", "img_id", "imageid"),
+    *("uri", "image_uri", "s3_uri", "id", "name"),
+)
+LABEL_COLUMNS = (
+    *("label", "labels", "class", "class_name", "classname", "category", "target", "label_name"),
+    *("choice", "tag", "class_id", "category_id"),
+)
+SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold_name")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    number: int
+    """As an editor counts lines, or from 1."""
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that was read."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[Row]
+
+    def column(self, known: tuple[str, ...], what: str, asked: str | None) -> str:
+        """The column that holds ``what``.
+
+        Args:
+            known: usual names, the most telling one first.
+            what: ``path`` or ``label``, for messages.
+            asked: name that a setting gives.
+
+        Raises:
+            DataError: there is none.
+        """
+        if asked is not None:
+            if asked in self.columns:
+                return asked
+            raise DataError(
+                f"{self.path} has no column {asked!r} (data.{what}_column)"
+                f"{nearest(asked, self.columns)} (it has: {', '.join(self.columns)})"
+            )
+        found = self.find(known)
+        if found is None:
+            raise DataError(
+                f"{self.path} has no column {what!r}{nearest(what, self.columns)} (it has: "
+                f"{', '.join(self.columns)}); say which one it is with data.{what}_column"
+            )
+        return found
+
+    def find(self, known: tuple[str, ...]) -> str | None:
+        """The first of ``known`` that is a column, in any case."""
+        names = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in self.columns}
+        return next((names[name] for name in known if name in names), None)
+
+
+def is_table(name: str) -> bool:
+    """Whether a file is a table by its name."""
+    return name.lower().endswith(TABLE_SUFFIXES)
+
+
+def read_table(path: Path) -> Table:
+    """All rows of a table; empty lines are left out.
+
+    Raises:
+        DataError: it cannot be read, or is not a table.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return _read_parquet(path)
+        text = decode_text(path.read_bytes())
+        if suffix in (".jsonl", ".ndjson"):
+            return _of_rows(path, list(_json_rows(text)))
+        return _read_csv(path, text)
+    except OSError as cause:
+        raise DataError(f"{path} cannot be read ({os_reason(cause)})") from cause
+    except (ValueError, TypeError, csv.Error, MemoryError) as cause:
+        reason = " ".join(str(getattr(cause, "msg", cause)).split())[:200]
+        raise DataError(f"{path} is not a table ({reason})") from cause
+
+
+def decode_text(content: bytes) -> str:
+    """Text of any of the encodings that editors and spreadsheets write."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    start = content[:200]
+    if start[1::2].count(0) > len(start) // 4:
+        return content.decode("utf-16-le")
+    if start[::2].count(0) > len(start) // 4:
+        return content.decode("utf-16-be")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _read_csv(path: Path, text: str) -> Table:
+    said = re.match(r"sep=(.)\r?\n", text)  # Excel's
+    lines_before = 0
+    if said:
+        text, lines_before = text[said.end() :], 1
+    head = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
+    delimiter = said[1] if said else max(DELIMITERS, key=head.count)
+    if path.suffix.lower() == ".tsv" and "\t" in head:
+        delimiter = "\t"
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    columns = tuple((name or "").strip() for name in reader.fieldnames or ())
+    reader.fieldnames = list(columns)
+    rows = [
+        Row(reader.line_num + lines_before, {k: v for k, v in row.items() if k is not None})
+        for row in reader
+        if any(isinstance(value, str) and value.strip() for value in row.values())
+    ]
+    return Table(path, columns, rows)
+
+
+def _json_rows(text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            values = json.loads(line)
+            if not isinstance(values, dict):
+                raise ValueError(f"line {number} is not an object")
+            yield Row(number, values)
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            fields = [f.name for f in file.schema_arrow if not pa.types.is_nested(f.type)]
+            values = file.read(columns=fields).to_pylist()
+    except pa.ArrowException as cause:
+        raise ValueError(str(cause)) from cause
+    rows = [Row(number, row) for number, row in enumerate(values, start=1)]
+    return Table(path, tuple(fields), rows)
+
+
+def _of_rows(path: Path, rows: list[Row]) -> Table:
+    return Table(path, tuple(dict.fromkeys(name for row in rows for name in row.values)), rows)
