@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -52,6 +53,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's control and format characters, halves of characters, ends of lines and paragraphs."""
+JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+"""Format characters that words and emoji are written with."""
 NO_VALUE = "\N{EN DASH}"
 
 
@@ -69,9 +74,28 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def visible(text: str) -> str:
+    """A text of others, such as a file name, in one line, with its control characters as escapes.
+
+    Else it moves the cursor of a terminal, forges a line of a log, or turns the direction of a page.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in UNSEEN and char not in JOINERS
+        else char
+        for char in text
+    )
+
+
 def markdown_text(text: str) -> str:
     """Names of files and classes without what Markdown would read as markup."""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    for mark in "\\|`*_[]()":
+    text = visible(" ".join(text.split()))
+    for mark in "\\|`*_[]()!#~":
         text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.replace("<", "&lt;").split())
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def markdown_code(text: str) -> str:
+    """A path or an address as Markdown's code, for tables as well."""
+    text = visible(text).replace("`", "'").replace("|", "\\|")
+    return f"`{text}`"

@@ -21,7 +21,7 @@ from effnet_core.infer.plan import Plan, Shard, read_plan
 from effnet_core.model_store.versions import from_store
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardCounts
-from effnet_core.text import NO_VALUE, format_seconds
+from effnet_core.text import NO_VALUE, format_seconds, markdown_code, markdown_text, visible
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
@@ -97,7 +97,7 @@ def finish_inference(config: RunConfig, output: str, checkpoint: str) -> dict[st
     create_table_artifact(
         key="batch-infer-classes",
         table=[
-            {"class": name, "images": count, "share": f"{count / summary['labelled']:.2%}"}
+            {"class": visible(name), "images": count, "share": f"{count / summary['labelled']:.2%}"}
             for name, count in classes[:CLASSES_SHOWN]
         ],
         description=f"The {min(CLASSES_SHOWN, len(classes))} most frequent of {len(classes)} classes",
@@ -151,15 +151,17 @@ def _page(plan: Plan, summary: dict[str, Any], report: PredictionsReport | None)
         "rate": f"{summary['images_per_s']:.1f} images/s",
         "time an image takes on a core": latency,
         "set aside": f"{summary['rejected']:,}",
-        "input": f"`{plan.root}`",
-        "output": f"`{plan.output}`",
-        "report": f"`{report.path}`" if report else NO_VALUE,
+        "input": markdown_code(str(plan.root)),
+        "output": markdown_code(str(plan.output)),
+        "report": markdown_code(str(report.path)) if report else NO_VALUE,
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     title = f"# {summary['labelled']:,} of {summary['images']:,} images labelled"
     charts = f"{report.charts}\n\n" if report else ""
     found = list(summary["rejected_by_reason"].items())
-    reasons = "".join(f"- {count:,} files: {reason}\n" for reason, count in found[:REASONS_SHOWN])
+    reasons = "".join(
+        f"- {count:,} files: {markdown_text(reason)}\n" for reason, count in found[:REASONS_SHOWN]
+    )
     if len(found) > REASONS_SHOWN:
         reasons += f"- and {len(found) - REASONS_SHOWN:,} more reasons\n"
     aside = f"\n### Set aside\n\n{reasons}" if reasons else ""

@@ -431,13 +431,24 @@ class StorageConfig(Section):
     """Region of the buckets; by environment or profile, else us-east-1, when absent."""
     checksums: Literal["when_supported", "when_required"] = "when_supported"
     """when_required is for S3 servers that do not know the newer checksums of transfers."""
+    anonymous: bool = False
+    """Read public buckets without credentials."""
+    requester_pays: bool = False
+    """Pay for requests to buckets whose owners let those who read pay."""
     credentials_block: str | None = None
     """Name of the Prefect Secret block that holds S3 credentials as JSON; used by flows only."""
 
     @property
     def access(self) -> S3Access:
         """How object stores are reached."""
-        return S3Access(self.endpoint_url, self.profile, self.region, self.checksums)
+        return S3Access(
+            self.endpoint_url,
+            self.profile,
+            self.region,
+            self.checksums,
+            self.anonymous,
+            self.requester_pays,
+        )
 
 
 class RuntimeConfig(Section):

@@ -4,6 +4,7 @@ OUTPUT/
   run.json              digests of model and input list, settings; refuses another run's parts
   inputs.jsonl          the files, relative to the input's root, and their stamps
   plan.jsonl            the shards: which files each has, and the part file of its answers
+  other_files.jsonl     files of the input that are not pictures, and what they are
   predictions/, shards/  what is done (predictions.py)
 """
 
@@ -35,6 +36,7 @@ RUN_NAME = "run.json"
 INPUTS_NAME = "inputs.jsonl"
 PLAN_NAME = "plan.jsonl"
 PARTS_NAME = "predictions"
+OTHER_NAME = "other_files.jsonl"
 SHARDS_NAME = "shards"
 
 Lists = list[tuple[int, str]]
@@ -153,6 +155,9 @@ def plan(
         "new": len(fresh),
     }
     write_json(output / RUN_NAME, {**identity, **facts})
+    _write_lines(
+        output / OTHER_NAME, ({"path": path, "reason": reason} for path, reason in listed.other)
+    )
     return Plan(output, listed.root, len(entries), shards, len(fresh))
 
 
@@ -286,6 +291,6 @@ def output_lost(output: Path, error: OSError) -> DataError:
 
 def _is_of_a_beginning(name: str) -> bool:
     """Whether a run that was killed before it had its ``run.json`` may have left this file."""
-    names = (INPUTS_NAME, PLAN_NAME)
+    names = (INPUTS_NAME, PLAN_NAME, OTHER_NAME)
     partial = tuple(f".{n}." for n in (*names, RUN_NAME))
     return name in (*names, LOCK_NAME) or name.startswith(partial)

@@ -16,7 +16,7 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.events import Event, emit
 from effnet_core.files import iter_jsonl, read_json, read_jsonl, write_json
-from effnet_core.infer.output import ERRORS_NAME, Reasons, iter_rows
+from effnet_core.infer.output import ERRORS_NAME, Reasons, background_of, iter_rows
 from effnet_core.infer.output import SUMMARY_NAME as PREDICTIONS_SUMMARY
 from effnet_core.infer.plan import RUN_NAME
 from effnet_core.infer.readers import Source, open_source
@@ -27,7 +27,7 @@ from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.render.plots import accuracy_curve, beside, loss_curve, png_data_uri
 from effnet_core.reports.gallery import COLUMNS, Selection
 from effnet_core.results import EvalResult, TrainResult
-from effnet_core.text import NO_VALUE, format_share
+from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 
 TEMPLATE_NAME = "report.html.j2"
 REPORT_NAME = "report.html"
@@ -288,7 +288,7 @@ def write_pipeline_report(
             stages=seconds,
             metrics=metrics,
             evaluation=measured,
-            selection=Selection.of(iter_rows(predictions_dir, COLUMNS)),
+            selection=Selection.of(iter_rows(predictions_dir, COLUMNS), background_of(inference)),
             rejected=Rejected.of(iter_jsonl(predictions_dir / ERRORS_NAME)),
             source=open_source(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
             config_yaml=(run_dir / CONFIG_NAME).read_text(encoding="utf-8"),
@@ -328,9 +328,9 @@ def _card(facts: dict[str, str], summary: dict[str, Any], metrics: list[dict[str
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in facts.items()),
+        *(f"| {name} | {markdown_text(value)} |" for name, value in facts.items()),
         f"| labelled | {summary['labelled']} of {summary['images']} images |",
-        f"| report | `{summary['report']}` |",
+        f"| report | {markdown_code(summary['report'])} |",
         "",
     ]
     return "\n".join(lines)

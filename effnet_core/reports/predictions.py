@@ -13,14 +13,14 @@ import numpy as np
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.files import iter_jsonl
-from effnet_core.infer.output import ERRORS_NAME, iter_rows
+from effnet_core.infer.output import ERRORS_NAME, background_of, iter_rows
 from effnet_core.infer.plan import Plan
 from effnet_core.infer.readers import open_source
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.reports.gallery import CERTAINTY_BINS, COLUMNS, Group, Picture, Selection
 from effnet_core.reports.pipeline import Rejected, describe_rejected
-from effnet_core.text import NO_VALUE, format_share, markdown_text
+from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 
 REPORT_NAME = "report.html"
 TEMPLATE_NAME = "predictions.html.j2"
@@ -53,7 +53,7 @@ def write_predictions_report(
         weights: what the user called the model.
         storage: how a bucket's pictures are read.
     """
-    selection = Selection.of(iter_rows(done.output, COLUMNS))
+    selection = Selection.of(iter_rows(done.output, COLUMNS), background_of(summary))
     source = open_source(done.root, storage)
     groups, note = selection.groups(source)
     uncertain = selection.uncertain(source)
@@ -132,7 +132,7 @@ def _card(groups: list[Group], uncertain: list[Picture], path: Path) -> str:
         lines += ["### One of each frequent class", "", *_strip(samples)]
     if uncertain:
         lines += ["", "### Least certain", "", *_strip(uncertain[:MAX_CARD_PICTURES])]
-    return "\n".join([*lines, "", f"More pictures: `{path}`", ""])
+    return "\n".join([*lines, "", f"More pictures: {markdown_code(str(path))}", ""])
 
 
 def _strip(pictures: list[Picture], columns: int = 6) -> list[str]:

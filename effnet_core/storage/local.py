@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from effnet_core.errors import Conflict, StoreBusy, StoreError
-from effnet_core.files import atomic_path
+from effnet_core.files import atomic_path, usual_mode
 from effnet_core.locks import turn
 from effnet_core.storage.objects import patiently
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
@@ -232,7 +232,7 @@ class LocalStore:
 
     def _place(self, temporary: Path, target: Path, *, create_only: bool = False) -> None:
         """Give flushed content its name; the lock is held."""
-        temporary.chmod(0o644)
+        temporary.chmod(usual_mode())
         target.parent.mkdir(parents=True, exist_ok=True)
         if create_only:
             self._create(temporary, target)

@@ -6,6 +6,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from effnet_core.model_store.publication import Published
 from effnet_core.results import EvalResult
+from effnet_core.text import markdown_code, markdown_text
 from effnet_core.weights.web import redacted
 from tasks.dashboard.progress import never_in_the_way
 
@@ -15,15 +16,17 @@ MOST_ROWS = 40
 
 def show_published(published: Published) -> None:
     """Which version was published, and whether it is in production."""
-    state = "production" if published.promoted else f"not promoted: {published.reason}"
+    state = (
+        "production" if published.promoted else f"not promoted: {markdown_text(published.reason)}"
+    )
     facts = [
         ["state", state],
-        *([["gate", published.gate]] if published.gate else []),
+        *([["gate", markdown_text(published.gate)]] if published.gate else []),
         ["top-1", f"{published.top1:.2%}"],
-        ["address", f"`{published.uri}`"],
+        ["address", markdown_code(published.uri)],
         ["uploaded", "no, it was there already" if published.reused else "yes"],
     ]
-    title = f"# {published.name} {published.version}"
+    title = f"# {markdown_text(f'{published.name} {published.version}')}"
     _show("published-version", f"{title}\n\n{_table(['', ''], facts)}", "the published version")
 
 
@@ -36,11 +39,14 @@ def show_evaluation(result: EvalResult, weights: str) -> None:
     )
     classes = [(right / images, name, images) for name, images, right in columns if images]
     classes.sort(key=lambda item: item[0])
-    rows = [[name, f"{images:,}", f"{share:.2%}"] for share, name, images in classes]
+    rows = [[markdown_text(name), f"{images:,}", f"{share:.2%}"] for share, name, images in classes]
     facts = [
-        ["images", f"{result.seen:,} of split {result.split}, every one counted once"],
+        [
+            "images",
+            f"{result.seen:,} of split {markdown_text(result.split)}, every one counted once",
+        ],
         ["loss", f"{result.loss:.4f}"],
-        ["weights", f"`{redacted(str(weights))}`"],
+        ["weights", markdown_code(redacted(str(weights)))],
         ["took", f"{result.seconds:.0f} s on {result.world_size} process(es)"],
     ]
     parts = [
@@ -61,8 +67,4 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows[:MOST_ROWS]]
     if len(rows) > MOST_ROWS:
         lines.append([f"and {len(rows) - MOST_ROWS:,} more", *[""] * (len(header) - 1)])
-    return "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from botocore import auth
@@ -106,6 +107,15 @@ def test_a_profile_says_where_the_server_is(
     assert read_object(f"s3://{bucket}/a", S3Access(profile="lab")) == b"1"
     with pytest.raises(ConfigError, match=r"profile 'lob' is not in the AWS configuration"):
         read_object(f"s3://{bucket}/a", S3Access(profile="lob"))
+
+
+def test_the_description_of_s3_is_read_once_for_all_clients(aws_environment: None) -> None:
+    """It takes megabytes, and a worker makes a client for each pair of credentials."""
+    client_module.s3_client(S3Access(endpoint_url="http://127.0.0.1:9"))
+    with mock.patch("botocore.loaders.JSONFileLoader.load_file") as read:
+        other = client_module.s3_client(S3Access(endpoint_url="http://127.0.0.1:99"))
+    read.assert_not_called()
+    assert other.meta.service_model.operation_model("PutObject").has_streaming_input
 
 
 def test_a_client_is_shared_until_its_settings_change(
