@@ -11,8 +11,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from effnet_core.text import visible
 
 logger = logging.getLogger("effnet_core")
 
@@ -54,6 +56,7 @@ def listen(listener: Listener) -> Iterator[None]:
 def emit(event: Event) -> None:
     """Hand ``event`` to every listener, and its message to the ``effnet_core`` logger."""
     if event.message:
+        event = replace(event, message=visible(event.message))
         logger.info(event.message)
     for listener in list(_listeners):
         listener(event)

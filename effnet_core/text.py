@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -40,6 +41,25 @@ def in_one_line(error: BaseException) -> str:
     return said[0]
 
 
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What moves a cursor, sets a title, breaks a line, turns the direction of writing, or is no character."""
+
+
+def visible(text: str) -> str:
+    """``text`` in one line, with nothing that a terminal would obey: such characters as their escapes.
+
+    Names of files and classes come from strangers, and end in messages, logs and terminals.
+    """
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def visible_lines(text: str) -> str:
+    """As ``visible``, but lines stay lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def shown(value: object, limit: int = 200) -> str:
     """A value as Python writes it, cut where it is long; for messages."""
     text = repr(value)
@@ -71,7 +91,15 @@ def format_seconds(seconds: float) -> str:
 
 def markdown_text(text: str) -> str:
     """Names of files and classes without what Markdown would read as markup."""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    for mark in "\\|`*_[]()":
+    text = visible(" ".join(text.split()))
+    for mark in "\\|`*_[]()!#~":
         text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.replace("<", "&lt;").split())
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def markdown_code(text: str) -> str:
+    """A path or address as code in Markdown, also inside a table, whatever characters it has."""
+    text = visible(text).replace("|", "\\|")
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text}{space}{fence}"

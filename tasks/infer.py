@@ -20,7 +20,7 @@ from effnet_core.infer.plan import Plan, Shard
 from effnet_core.model_store.versions import from_store
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardResult
-from effnet_core.text import NO_VALUE, format_seconds
+from effnet_core.text import NO_VALUE, format_seconds, markdown_code, markdown_text
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
@@ -125,15 +125,16 @@ def _page(plan: Plan, summary: dict[str, Any], report: PredictionsReport | None)
         "rate": f"{summary['images_per_s']:.1f} images/s",
         "time an image takes on a core": latency,
         "set aside": f"{summary['rejected']:,}",
-        "input": f"`{plan.root}`",
-        "output": f"`{plan.output}`",
-        "report": f"`{report.path}`" if report else NO_VALUE,
+        "input": markdown_code(plan.root),
+        "output": markdown_code(str(plan.output)),
+        "report": markdown_code(str(report.path)) if report else NO_VALUE,
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     title = f"# {summary['labelled']:,} of {summary['images']:,} images labelled"
     charts = f"{report.charts}\n\n" if report else ""
     reasons = "".join(
-        f"- {count:,} files: {reason}\n" for reason, count in summary["rejected_by_reason"].items()
+        f"- {count:,} files: {markdown_text(reason)}\n"
+        for reason, count in summary["rejected_by_reason"].items()
     )
     aside = f"\n### Set aside\n\n{reasons}" if reasons else ""
     return f"{title}\n\n{charts}| | |\n|---|---|\n{table}{aside}"

@@ -27,7 +27,7 @@ from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.render.plots import accuracy_curve, beside, loss_curve, png_data_uri
 from effnet_core.reports.gallery import Selection
 from effnet_core.results import EvalResult, TrainResult
-from effnet_core.text import NO_VALUE, format_share
+from effnet_core.text import NO_VALUE, format_share, markdown_code
 
 TEMPLATE_NAME = "report.html.j2"
 MAX_CLASS_ROWS = 50
@@ -312,7 +312,7 @@ def _card(facts: dict[str, str], summary: dict[str, Any], metrics: list[dict[str
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in facts.items()),
         f"| labelled | {summary['labelled']} of {summary['images']} images |",
-        f"| report | `{summary['report']}` |",
+        f"| report | {markdown_code(str(summary['report']))} |",
         "",
     ]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.reports.gallery import CERTAINTY_BINS, Group, Picture, Selection
 from effnet_core.reports.pipeline import describe_rejected
-from effnet_core.text import NO_VALUE, format_share, markdown_text
+from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 
 REPORT_NAME = "report.html"
 TEMPLATE_NAME = "predictions.html.j2"
@@ -133,7 +133,7 @@ def _card(groups: list[Group], uncertain: list[Picture], path: Path) -> str:
         lines += ["### One of each frequent class", "", *_strip(samples)]
     if uncertain:
         lines += ["", "### Least certain", "", *_strip(uncertain[:MAX_CARD_PICTURES])]
-    return "\n".join([*lines, "", f"More pictures: `{path}`", ""])
+    return "\n".join([*lines, "", f"More pictures: {markdown_code(str(path))}", ""])
 
 
 def _strip(pictures: list[Picture], columns: int = 6) -> list[str]:

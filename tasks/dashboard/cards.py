@@ -6,6 +6,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from effnet_core.model_store.publication import Published
 from effnet_core.results import EvalResult
+from effnet_core.text import markdown_code, markdown_text
 from effnet_core.weights.web import redacted
 from tasks.dashboard.progress import never_in_the_way
 
@@ -15,14 +16,16 @@ MOST_ROWS = 40
 
 def show_published(published: Published) -> None:
     """Which version was published, and whether it is in production."""
-    state = "production" if published.promoted else f"not promoted: {published.reason}"
+    state = (
+        "production" if published.promoted else f"not promoted: {markdown_text(published.reason)}"
+    )
     facts = [
         ["state", state],
         ["top-1", f"{published.top1:.2%}"],
-        ["address", f"`{published.uri}`"],
+        ["address", markdown_code(published.uri)],
         ["uploaded", "no, it was there already" if published.reused else "yes"],
     ]
-    title = f"# {published.name} {published.version}"
+    title = f"# {markdown_text(published.name)} {markdown_text(published.version)}"
     _show("published-version", f"{title}\n\n{_table(['', ''], facts)}", "the published version")
 
 
@@ -33,14 +36,13 @@ def show_evaluation(result: EvalResult, weights: str) -> None:
     for name, counts in zip(result.class_names, enumerate(result.confusion), strict=False):
         label, row = counts
         if sum(row):
-            rows.append(
-                (row[label] / sum(row), [name, f"{sum(row):,}", f"{row[label] / sum(row):.2%}"])
-            )
+            right = row[label] / sum(row)
+            rows.append((right, [markdown_text(name), f"{sum(row):,}", f"{right:.2%}"]))
     rows.sort(key=lambda item: item[0])
     facts = [
         ["images", f"{result.seen:,} of split {result.split}, every one counted once"],
         ["loss", f"{result.loss:.4f}"],
-        ["weights", f"`{redacted(str(weights))}`"],
+        ["weights", markdown_code(redacted(str(weights)))],
         ["took", f"{result.seconds:.0f} s on {result.world_size} process(es)"],
     ]
     parts = [
@@ -65,4 +67,4 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return " ".join(text.split())

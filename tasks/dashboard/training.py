@@ -23,6 +23,7 @@ from effnet_core.render.plots import (
     png_data_uri,
 )
 from effnet_core.results import TrainResult
+from effnet_core.text import markdown_code
 from tasks.dashboard.progress import never_in_the_way, replace_artifact
 
 PAGE_KEY = "training"
@@ -119,9 +120,9 @@ def training_card(
     if result is not None:
         facts["speed"] = f"{result.images_per_s:.1f} images/s"
         facts["took"] = f"{result.seconds:.0f} s, {result.steps:,} steps"
-        facts["model"] = f"`{result.checkpoint}`"
+        facts["model"] = markdown_code(str(result.checkpoint))
         facts["SHA-256"] = f"`{result.sha256}`"
-    facts["folder"] = f"`{run_dir}`"
+    facts["folder"] = markdown_code(str(run_dir))
     title = "training"
     if result is not None:
         title = _accuracy({"top1": result.evaluation.top1, "top5": result.evaluation.top5})
