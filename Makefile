@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
+.PHONY: help demo up down status test test-fast test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
         bench-store bench-records bench-train bench-gpu dashboard docs kernels-asan kernels-aarch64 lock audit clean
 
 help: ## list the targets
@@ -28,6 +28,9 @@ test-jobs: $(STAMP)
 	@$(PYTEST) tests/jobs 2>&1 | sed -u 's/^/jobs   /'
 test-flows: $(STAMP)
 	@$(PYTEST) tests/flows 2>&1 | sed -u 's/^/flows  /'
+
+test-fast: $(STAMP) ## the unit tests without object stores: a minute, for the inner loop
+	@$(BIN)/pytest -q -m "not slow and not store" tests/unit
 
 test-all: $(STAMP) ## the test suite with its slow tests
 	$(BIN)/pytest tests/cells
@@ -104,8 +107,11 @@ kernels-aarch64: ## the CPU operators' own test for aarch64, emulated (Debian: g
 	    effnet_core/kernels/source/*.cpp tests/kernels/main.cpp -o build/kernels-aarch64
 	qemu-aarch64 build/kernels-aarch64
 
-docs: $(STAMP) ## renew docs/configuration.md from the settings themselves
+docs: $(STAMP) ## renew docs/configuration.md and docs/models.md, with its pictures, from the code
 	$(BIN)/effnet settings --markdown > docs/configuration.md
+	$(BIN)/effnet models --markdown > docs/models.md
+	$(BIN)/effnet models --chart docs/images/accuracy.png
+	$(BIN)/effnet models --architecture efficientnet_b0 --chart docs/images/efficientnet_b0.png
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \

@@ -9,6 +9,7 @@ from typing import Any
 
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
+from effnet_core.data.finding import in_a_line
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
 from effnet_core.errors import ConfigError, DataError, OutputExists
@@ -179,6 +180,12 @@ def plan_inference(
     config = config or RunConfig()
     sidecar = checkpoints.read_sidecar(resolve(weights))
     listed = list_inputs(inputs, output, recursive=config.infer.recursive, storage=config.storage)
+    if listed.left_out:
+        emit(Event("predict", f"left out: {in_a_line(listed.left_out)}"))
+    if listed.other:
+        path, reason = listed.other[0]
+        first = f"the first: {path} ({reason})"
+        emit(Event("predict", f"{len(listed.other):,} other file(s), {first}"))
     return plan.plan(
         listed, output, model_sha256=sidecar.sha256, infer=config.infer, only_new=only_new
     )
@@ -278,7 +285,12 @@ def finish_inference(
     """
     sidecar = checkpoints.read_sidecar(resolve(weights))
     try:
-        summary = output.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
+        summary = output.finish(
+            planned,
+            infer=config.infer,
+            model_sha256=sidecar.sha256,
+            background=sidecar.preprocess.background,
+        )
         if planned.images == 1:
             return summary, None
         report = write_predictions_report(

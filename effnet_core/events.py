@@ -3,6 +3,9 @@
 Core functions call ``emit``; the terminal display, the Prefect run log and the tests listen. A
 child process writes its events to ``events.jsonl`` and its parent emits them again, so a listener
 does not know where the work was done.
+
+Listeners belong to the context (``contextvars``) of the code that listens, so two runs in one process
+do not hear each other. A plain thread starts without context: use ``Threads`` and ``in_this_context``.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor  # noqa: TID251 - it makes Threads
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from effnet_core.text import visible
 
@@ -39,18 +44,24 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+P = ParamSpec("P")
+R = TypeVar("R")
 
-_listeners: list[Listener] = []
+
+_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("effnet_core.listeners", default=())
+_told: ContextVar[dict[str, float]] = ContextVar("effnet_core.told")
+"""When ``emit_sometimes`` last told these listeners of a stage."""
 
 
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
-    """Call ``listener`` for every event inside the ``with`` block."""
-    _listeners.append(listener)
+    """Call ``listener`` for every event of the code inside the ``with`` block and of its ``Threads``."""
+    all_of_them, told = _listeners.set((*_listeners.get(), listener)), _told.set({})
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _told.reset(told)
+        _listeners.reset(all_of_them)
 
 
 def emit(event: Event) -> None:
@@ -58,17 +69,39 @@ def emit(event: Event) -> None:
     if event.message:
         event = replace(event, message=visible(event.message))
         logger.info(event.message)
-    for listener in list(_listeners):
+    for listener in _listeners.get():
         listener(event)
 
 
 PROGRESS_EVERY_S = 0.5
-_last_progress: dict[str, float] = {}
 
 
 def emit_sometimes(stage: str, done: int, total: int) -> None:
     """Tell how far a stage is: at most every ``PROGRESS_EVERY_S`` seconds, and at its end."""
-    now = time.monotonic()
-    if done >= total or now - _last_progress.get(stage, -PROGRESS_EVERY_S) >= PROGRESS_EVERY_S:
-        _last_progress[stage] = now
+    if not _listeners.get():
+        return
+    now, told = time.monotonic(), _told.get()
+    if done >= total or now - told.get(stage, -PROGRESS_EVERY_S) >= PROGRESS_EVERY_S:
+        told[stage] = now
         emit(Event(stage, done=done, total=total))
+
+
+def in_this_context(function: Callable[P, R]) -> Callable[P, R]:
+    """``function`` with the listeners and credentials of this moment, whichever thread calls it.
+
+    Threads may call it at the same time, and what it sets in its context stays in that call.
+    """
+    context = copy_context()
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return context.copy().run(function, *args, **kwargs)
+
+    return call
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool whose work has the listeners and credentials of the code that submits it."""
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """As ``Executor.submit``, in a copy of the caller's context."""
+        return super().submit(in_this_context(fn), *args, **kwargs)

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from effnet_core.errors import DataError, EffnetError, OutputExists
+from effnet_core.errors import ConfigError, DataError, EffnetError, OutputExists
 from effnet_core.ownership import make_own_folder, require_own
 from effnet_core.text import human_bytes, os_reason
 
@@ -27,6 +28,8 @@ SHORT_BYTES = 200
 
 FICLONE = 0x40049409
 """Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""How a path begins that was meant as an address."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a share of it or a file is full."""
 
@@ -77,12 +80,27 @@ def short_name(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:SHORT_BYTES])
 
 
+def part_name(name: str) -> str:
+    """What a file is called until it is whole: always the same, and of a length that file systems take."""
+    if len(os.fsencode(name)) <= SHORT_BYTES:
+        return f".{name}.part"
+    return f".{short_name(name)}~{sha256_of_text(name)[:16]}.part"
+
+
 def put_in_place(temporary: Path, path: Path) -> None:
     """Give a finished file of the same file system its name, once its content is on the disk."""
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
-    temporary.chmod(0o644)
+    temporary.chmod(usual_mode())
     temporary.replace(path)
+
+
+def usual_mode() -> int:
+    """Rights of a new file by this process's umask, such as 0o644."""
+    # Asked of the kernel: os.umask() tells it only by changing it, for all threads.
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    umask = next(line for line in status.splitlines() if line.startswith("Umask:"))
+    return 0o666 & ~int(umask.split()[1], 8)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -144,8 +162,15 @@ def make_folder(path: Path, *, what: str) -> Path:
     """Create ``path`` and make sure that it can be written to.
 
     Raises:
+        ConfigError: it is an address such as ``s3://bucket/prefix``.
         DataError: it cannot be created or written to; the message names it as ``what``.
     """
+    if address := ADDRESS.match(str(path)):
+        said = f"{address[1]}://{str(path)[address.end() :]}"  # a path has one slash of them
+        raise ConfigError(
+            f"{what} {said} must be a folder of this machine; write to one, then: effnet copy FOLDER "
+            "s3://bucket/prefix"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

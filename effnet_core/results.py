@@ -98,6 +98,8 @@ class ShardResult:
     seconds: float = 0.0
     latency_ms: list[float] = field(default_factory=list)
     """Milliseconds an image in each call of the engine, decoding included."""
+    other: list[dict[str, str]] = field(default_factory=list)
+    """Path and reason of files that turned out not to be pictures."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import re
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -41,20 +41,6 @@ def in_one_line(error: BaseException) -> str:
     return said[0]
 
 
-_HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""What moves a cursor, sets a title, breaks a line, turns the direction of writing, or is no character."""
-
-
-def visible(text: str) -> str:
-    """``text`` in one line, with nothing that a terminal would obey: such characters as their escapes.
-
-    Names of files and classes come from strangers, and end in messages, logs and terminals.
-    """
-    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
-
-
 def visible_lines(text: str) -> str:
     """As ``visible``, but lines stay lines."""
     return "\n".join(map(visible, text.split("\n")))
@@ -72,6 +58,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's control and format characters, halves of characters, ends of lines and paragraphs."""
+JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+"""Format characters that words and emoji are written with."""
 NO_VALUE = "\N{EN DASH}"
 
 
@@ -89,6 +79,19 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def visible(text: str) -> str:
+    """A text of others, such as a file name, in one line, with its control characters as escapes.
+
+    Else it moves the cursor of a terminal, forges a line of a log, or turns the direction of a page.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in UNSEEN and char not in JOINERS
+        else char
+        for char in text
+    )
+
+
 def markdown_text(text: str) -> str:
     """Names of files and classes without what Markdown would read as markup."""
     text = visible(" ".join(text.split()))
@@ -98,8 +101,6 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """A path or address as code in Markdown, also inside a table, whatever characters it has."""
-    text = visible(text).replace("|", "\\|")
-    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
-    space = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{space}{text}{space}{fence}"
+    """A path or an address as Markdown's code, for tables as well."""
+    text = visible(text).replace("`", "'").replace("|", "\\|")
+    return f"`{text}`"

@@ -5,6 +5,7 @@ Prefect is imported inside the commands that need it, after their server's addre
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -63,6 +64,14 @@ Environment = Annotated[
 ]
 
 
+Reset = Annotated[
+    bool,
+    typer.Option(
+        "--reset", help="Undo what people changed on the dashboard, as far as it differs."
+    ),
+]
+
+
 @app.command()
 @guarded
 def up(
@@ -70,11 +79,18 @@ def up(
         int | None, typer.Option(min=1, max=65535, help="Port of the dashboard; 4200 by default.")
     ] = None,
     environment: Environment = "local",
+    login: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether the server wants a login; by default it does.", show_default=False
+        ),
+    ] = None,
+    reset: Reset = False,
 ) -> None:
     """Start the service: dashboard, worker and all deployments; again is harmless."""
     from flows.service import lifecycle
 
-    lifecycle.up(port=port, environment=environment)
+    lifecycle.up(port=port, environment=environment, login=login, reset=reset)
 
 
 @app.command()
@@ -84,6 +100,16 @@ def down() -> None:
     from flows.service import lifecycle
 
     lifecycle.down()
+
+
+@app.command()
+@guarded
+def env() -> None:
+    """Print the service's address and login for a shell: eval "$(effnet env)"."""
+    from flows.service import lifecycle
+
+    for name, value in lifecycle.client_settings().items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 @app.command()
@@ -102,6 +128,7 @@ def deploy(
     automations: Annotated[
         Path | None, typer.Option(help="A file in deployments/automations to bring as well.")
     ] = None,
+    reset: Reset = False,
 ) -> None:
     """Bring work pool, device slots and deployments of a server to what the repository says."""
     from effnet_core.cli.terminal import console
@@ -109,7 +136,7 @@ def deploy(
     from flows.service.automations import bring_automations
 
     api = lifecycle.server_api()
-    deploy.deploy(api, environment=environment)
+    deploy.deploy(api, environment=environment, reset=reset)
     names = bring_automations(api, automations) if automations else []
     for name in names:
         console.print(f"automation: {name}", markup=False)

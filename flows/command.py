@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import click
 
 from effnet_core.cli.guard import guarded
 from effnet_core.errors import ConfigError
-from flows.service.server import prefect_api
+from flows.service.server import AUTH_VARIABLE, prefect_api
 
 
 def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
@@ -30,9 +31,14 @@ def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
         given = {key: value for key, value in values.items() if value not in (None, ())}
         _require_allowed(flow, given)
         with prefect_api() as url:
-            from prefect.settings import PREFECT_API_URL, temporary_settings
+            from prefect.settings import (
+                PREFECT_API_AUTH_STRING,
+                PREFECT_API_URL,
+                temporary_settings,
+            )
 
-            with temporary_settings({PREFECT_API_URL: url}):
+            auth = os.environ.get(AUTH_VARIABLE)
+            with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}):
                 result = flow(**given)
         click.echo(result)
 

@@ -22,7 +22,7 @@ from effnet_core.events import Event, emit
 from effnet_core.locks import sole_user
 from effnet_core.reports.pipeline import SUMMARY_NAME
 from effnet_core.text import human_bytes
-from flows.service.server import prefect_api, ui_url
+from flows.service.server import dashboard_link, prefect_api
 
 RECIPE = "digits"
 LATEST = "latest"
@@ -79,7 +79,7 @@ def _run(out: Path, run_dir: Path, overrides: list[str]) -> dict[str, Any]:
         # Lines of the run go to the dashboard; the terminal shows them once, in its own form.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         with prefect_api() as url:
-            emit(Event("server", f"Prefect server at {ui_url(url)}", 1, 1))
+            emit(Event("server", f"Prefect server at {dashboard_link(url)}", 1, 1))
             from flows.pipeline import pipeline_flow
 
             summary: dict[str, Any] = pipeline_flow(

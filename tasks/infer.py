@@ -20,7 +20,7 @@ from effnet_core.infer.plan import Plan, Shard
 from effnet_core.model_store.versions import from_store
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardResult
-from effnet_core.text import NO_VALUE, format_seconds, markdown_code, markdown_text
+from effnet_core.text import NO_VALUE, format_seconds, markdown_code, markdown_text, visible
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
@@ -72,7 +72,7 @@ def finish_inference(config: RunConfig, plan: Plan, checkpoint: str) -> dict[str
     create_table_artifact(
         key="batch-infer-classes",
         table=[
-            {"class": name, "images": count, "share": f"{count / summary['labelled']:.2%}"}
+            {"class": visible(name), "images": count, "share": f"{count / summary['labelled']:.2%}"}
             for name, count in classes[:CLASSES_SHOWN]
         ],
         description=f"The {min(CLASSES_SHOWN, len(classes))} most frequent of {len(classes)} classes",
@@ -125,7 +125,7 @@ def _page(plan: Plan, summary: dict[str, Any], report: PredictionsReport | None)
         "rate": f"{summary['images_per_s']:.1f} images/s",
         "time an image takes on a core": latency,
         "set aside": f"{summary['rejected']:,}",
-        "input": markdown_code(plan.root),
+        "input": markdown_code(str(plan.root)),
         "output": markdown_code(str(plan.output)),
         "report": markdown_code(str(report.path)) if report else NO_VALUE,
     }

@@ -12,6 +12,7 @@ from effnet_core.data.card import read_card
 from effnet_core.data.formats import Rules
 from effnet_core.data.manifest import Dataset
 from effnet_core.data.staging import STAGE, stage_dataset
+from effnet_core.text import markdown_code
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
@@ -45,6 +46,6 @@ def stage(
             hard_links=config.data.hard_links,
         )
     create_markdown_artifact(
-        key="data-card", markdown=read_card(Path(out)), description=f"data set {out}"
+        key="data-card", markdown=read_card(Path(out)), description=f"data set {markdown_code(out)}"
     )
     return staged

@@ -74,12 +74,34 @@ def models(
     show_all: Annotated[
         bool, typer.Option("--all", help="Also variants that exist for tests.")
     ] = False,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", help="PNG file: the published accuracies as a chart.")
+    ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option("--measured", help="Run folder whose top-1 the chart shows too; repeatable."),
+    ] = None,
+    architecture: Annotated[
+        str, typer.Option("--architecture", help="A variant whose stages --chart draws instead.")
+    ] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/models.md.")] = False,
 ) -> None:
-    """List the family: parameters, cost, sizes and published accuracy."""
-    from effnet_core.cli.tables import family_table
+    """List the family: parameters, cost, sizes and published accuracy; or draw it."""
+    from effnet_core.cli.tables import family_markdown, family_table
     from effnet_core.cli.terminal import console
 
-    console.print(family_table(show_all=show_all))
+    if markdown:
+        typer.echo(family_markdown(), nl=False)
+    elif chart is not None or measured or architecture:
+        from effnet_core.cli.charts import draw_family
+        from effnet_core.errors import ConfigError
+
+        if chart is None:
+            raise ConfigError("--measured and --architecture need --chart FILE.png")
+        draw_family(chart, architecture=architecture, measured=measured or [])
+        console.print(f"{chart} is written", soft_wrap=True, markup=False)
+    else:
+        console.print(family_table(show_all=show_all))
 
 
 @app.command()
@@ -285,6 +307,7 @@ def predict(
         console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
+        f"{summary['other_files']} other files, "
         f"{summary['images_per_s']:.1f} images/s: {output}",
         soft_wrap=True,
         markup=False,

@@ -13,6 +13,12 @@ from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.family.scaling import cost
 from effnet_core.family.variants import VARIANTS
 
+PAGE_HEADINGS = (
+    *("model", "MindSpore top-1", "MindSpore top-5", "TensorFlow top-1", "px", "parameters"),
+    *("MACs", "Config", "Download"),
+)
+"""Columns of ``docs/models.md``, the table of MindVision's page and what the variant costs."""
+
 
 def family_table(*, show_all: bool = False) -> Table:
     """One row a variant, with 1000 classes at its own image size.
@@ -20,7 +26,7 @@ def family_table(*, show_all: bool = False) -> Table:
     Args:
         show_all: also variants that exist for tests.
     """
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("variant", no_wrap=True)
     headings = ("parameters", "MACs", "px", "crop", "drop", "top-1", "top-5", "TF top-1")
     for heading in headings:
@@ -45,6 +51,60 @@ def family_table(*, show_all: bool = False) -> Table:
     )
     table.caption_justify = "left"
     return table
+
+
+def family_markdown() -> str:
+    """``docs/models.md``: the family with its accuracies, its recipes and where its weights are."""
+    from effnet_core.weights.catalogue import PUBLISHED
+
+    known = set(recipe_names())
+    addresses = {entry.variant: entry for entry in PUBLISHED.values()}
+    lines = [
+        "# Models",
+        "",
+        "Made by `make docs` from the table of the family; a test keeps it true. Accuracies are",
+        "ImageNet's, in %, as MindVision publishes them for its checkpoints (MindSpore) and the TensorFlow",
+        "release for its own. *Config* is the recipe of `effnet train --recipe NAME`, *Download* what",
+        "`--weights NAME` fetches.",
+        "",
+        "![Published accuracy of the family](images/accuracy.png)",
+        "",
+        "`effnet models --chart accuracy.png` draws this chart, with `--measured RUN_DIR` one's own",
+        "models in it.",
+        "",
+        f"| {' | '.join(PAGE_HEADINGS)} |",
+        "|---" * len(PAGE_HEADINGS) + "|",
+    ]
+    for row in VARIANTS.values():
+        if row.hidden:
+            continue
+        size, recipe = cost(row), f"{row.name}_imagenet2012"
+        entry = addresses.get(row.name)
+        place = "-"
+        if entry is not None:
+            place = (
+                f"[{entry.file_name}]({entry.url})" if entry.url else f"`{entry.package}` of PyPI"
+            )
+        cells = (
+            row.name,
+            *(_percent(share) for share in (row.top1, row.top5, row.reference_top1)),
+            f"{row.image_size}",
+            f"{size.parameters / 1e6:.1f} M",
+            f"{size.multiply_adds / 1e9:.2f} G",
+            f"`{recipe}`" if recipe in known else "-",
+            place,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## Architecture",
+        "",
+        "Every picture is drawn from the same rows that the network is built from:",
+        "`effnet models --architecture efficientnet_b0 --chart b0.png`.",
+        "",
+        "![Stages of EfficientNet-B0](images/efficientnet_b0.png)",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def recipe_table() -> Table:

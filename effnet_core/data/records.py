@@ -24,7 +24,7 @@ from effnet_core.config.schema import DataConfig
 from effnet_core.data.manifest import MANIFEST_NAME, Dataset, Split, open_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import read_json, refuse_os_errors, require_space, write_json
+from effnet_core.files import read_json, refuse_os_errors, require_space, usual_mode, write_json
 from effnet_core.locks import alone
 from effnet_core.text import os_reason
 
@@ -120,7 +120,7 @@ def _write(dataset: Dataset, rows: list[dict[str, Any]], folder: Path) -> list[s
             writer.write_raw_data([_record(dataset, row) for row in part[start : start + ROWS]])
         writer.commit()
         for file in (path, path.with_name(f"{path.name}.db")):
-            file.chmod(0o644)  # MindSpore lets only their owner read them
+            file.chmod(usual_mode())  # MindSpore lets only their owner read them
         names.append(path.name)
     return names
 

@@ -11,7 +11,6 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from effnet_core.data.sources import Source, open_source
 from effnet_core.data.splits import Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.errors import DataError
-from effnet_core.events import Event, emit
+from effnet_core.events import Event, Threads, emit
 from effnet_core.files import (
     append_jsonl,
     read_json,
@@ -275,7 +274,7 @@ def _verify_all(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Look into every file; give the rows of usable ones and the reasons of the others."""
     rows, rejected = [], []
-    with warnings.catch_warnings(), ThreadPoolExecutor(len(available_cores())) as pool:
+    with warnings.catch_warnings(), Threads(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
         results = pool.map(lambda item: look_into(item, place), candidates)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):

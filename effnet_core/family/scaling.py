@@ -118,32 +118,75 @@ def drop_path_rates(num_blocks: int, rate: float) -> tuple[float, ...]:
     return tuple(rate * index / num_blocks for index in range(num_blocks))
 
 
-def cost(variant: Variant, *, num_classes: int = 1000, image_size: int | None = None) -> Cost:
-    """Parameters and multiply-adds of a variant, by arithmetic alone.
+@dataclass(frozen=True)
+class Step:
+    """One row of a network as it is computed: the stem, a stage, or the head with the classifier."""
+
+    name: str
+    kernel: int
+    """Side of the kernel that is not 1x1, px."""
+    blocks: int
+    in_side: int
+    """Side of its input, px."""
+    out_side: int
+    """Side of its output, px; 1 behind the head's mean."""
+    channels: int
+    """Output channels; of the last, the classes."""
+    cost: Cost
+
+
+def steps(
+    variant: Variant, *, num_classes: int = 1000, image_size: int | None = None
+) -> tuple[Step, ...]:
+    """The rows of a variant's network, first to last, each with its size and work.
 
     Args:
         num_classes: outputs of the classifier.
         image_size: side of the input in px; the variant's own by default.
     """
     architecture = expand(variant)
-    side = math.ceil((image_size or variant.image_size) / 2)
-    stem = architecture.stem_channels
-    parameters = 3 * 9 * stem + 2 * stem
+    before = image_size or variant.image_size
+    side = math.ceil(before / 2)
+    stem, head = architecture.stem_channels, architecture.head_channels
     work = 3 * 9 * stem * side * side
-    for block in architecture.blocks:
-        after = math.ceil(side / block.stride)
-        for weights, norms, at_input in _convolutions(block):
-            parameters += weights + 2 * norms
-            work += weights * (side if at_input else after) ** 2
-        squeeze = 2 * block.hidden_channels * block.squeeze_channels
-        if squeeze:
-            parameters += squeeze + block.hidden_channels + block.squeeze_channels
-        work += squeeze
-        side = after
-    last, head = architecture.blocks[-1].out_channels, architecture.head_channels
-    parameters += last * head + 2 * head + (head + 1) * num_classes
-    work += last * head * side * side + head * num_classes
-    return Cost(parameters, work)
+    rows = [Step("stem", 3, 1, before, side, stem, Cost(3 * 9 * stem + 2 * stem, work))]
+    for number, stage in enumerate(variant.stages):
+        blocks = [block for block in architecture.blocks if block.stage == number]
+        before, parameters, work = side, 0, 0
+        for block in blocks:
+            after = math.ceil(side / block.stride)
+            size = _cost_of_block(block, side, after)
+            parameters, work, side = parameters + size.parameters, work + size.multiply_adds, after
+        name = f"{'fused ' if stage.op == 'fused' else ''}MBConv{stage.expand_ratio}"
+        channels = blocks[-1].out_channels
+        rows.append(
+            Step(name, stage.kernel, len(blocks), before, side, channels, Cost(parameters, work))
+        )
+    last = architecture.blocks[-1].out_channels
+    parameters = last * head + 2 * head + (head + 1) * num_classes
+    work = last * head * side * side + head * num_classes
+    rows.append(Step("head", 1, 1, side, 1, num_classes, Cost(parameters, work)))
+    return tuple(rows)
+
+
+def cost(variant: Variant, *, num_classes: int = 1000, image_size: int | None = None) -> Cost:
+    """Parameters and multiply-adds of a variant, by arithmetic alone; arguments as of ``steps``."""
+    rows = steps(variant, num_classes=num_classes, image_size=image_size)
+    return Cost(
+        sum(row.cost.parameters for row in rows), sum(row.cost.multiply_adds for row in rows)
+    )
+
+
+def _cost_of_block(block: Block, before: int, after: int) -> Cost:
+    """Size and work of a block between an input and an output of these sides, px."""
+    parameters = work = 0
+    for weights, norms, at_input in _convolutions(block):
+        parameters += weights + 2 * norms
+        work += weights * (before if at_input else after) ** 2
+    squeeze = 2 * block.hidden_channels * block.squeeze_channels
+    if squeeze:
+        parameters += squeeze + block.hidden_channels + block.squeeze_channels
+    return Cost(parameters, work + squeeze)
 
 
 def _convolutions(block: Block) -> list[tuple[int, int, bool]]:

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from effnet_core.config.schema import InferConfig
+from effnet_core.data.images import WHITE, Colour
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, read_json, write_json
+from effnet_core.files import atomic_path, read_json, read_jsonl, write_json, write_text
 from effnet_core.infer.pipeline import Prediction
-from effnet_core.infer.plan import PARTS_NAME, Plan
+from effnet_core.infer.plan import OTHER_NAME, PARTS_NAME, Plan
 from effnet_core.results import ShardResult
 
 ERRORS_NAME = "errors.jsonl"
@@ -101,7 +102,15 @@ def _write_parquet(
     pq.write_table(table.replace_schema_metadata({"model_sha256": model_sha256}), path)
 
 
-def finish(done: Plan, *, infer: InferConfig, model_sha256: str) -> dict[str, Any]:
+def background_of(summary: Mapping[str, Any]) -> Colour | None:
+    """What the model of a finished run saw transparent pictures on."""
+    value = summary.get("background", WHITE)
+    return None if value is None else (value[0], value[1], value[2])
+
+
+def finish(
+    done: Plan, *, infer: InferConfig, model_sha256: str, background: Colour | None = WHITE
+) -> dict[str, Any]:
     """Write ``errors.jsonl`` and ``summary.json`` once every shard is there.
 
     Returns:
@@ -119,32 +128,39 @@ def finish(done: Plan, *, infer: InferConfig, model_sha256: str) -> dict[str, An
     labelled, models = 0, Counter[str]()
     histogram, reasons = Counter[str](), Counter[str]()
     spans, latencies = [], []
+    other = [*read_jsonl(done.output / OTHER_NAME)]
+    known = {row["path"] for row in other}
     for shard in done.shards:
         result = ShardResult.from_dict(read_json(done.shard_path(shard)))
         labelled += result.labelled
+        other += [row for row in result.other if row["path"] not in known]
         models[shard.model_sha256] += result.labelled
         histogram.update(result.histogram)
         reasons.update(row["reason"] for row in result.rejected)
         spans.append((result.started, result.started + result.seconds))
         latencies += result.latency_ms
     seconds = covered(spans)
+    images = labelled + errors
+    write_text(done.output / OTHER_NAME, "".join(f"{json.dumps(row)}\n" for row in other))
     summary = {
-        "images": done.images,
+        "images": images,
         "labelled": labelled,
         "rejected": errors,
         "rejected_by_reason": dict(reasons.most_common()),
+        "other_files": len(other),
         "classes": dict(histogram.most_common()),
         "parts": [str(Path(PARTS_NAME) / shard.part) for shard in done.shards],
         "seconds": round(seconds, 3),
-        "images_per_s": round(done.images / seconds, 2) if seconds else 0.0,
+        "images_per_s": round(images / seconds, 2) if seconds else 0.0,
         "latency_ms": quantiles(latencies),
         "model_sha256": model_sha256,
+        "background": background and list(background),
     }
     if len(models) > 1:
         summary["labelled_by_model"] = dict(models)
     write_json(done.output / SUMMARY_NAME, summary)
-    if errors > allowed_errors(done.images, infer):
-        raise too_many_errors(errors, done.images, infer, done.output)
+    if errors > allowed_errors(images, infer):
+        raise too_many_errors(errors, images, infer, done.output)
     return summary
 
 

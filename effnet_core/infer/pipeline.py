@@ -13,7 +13,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from effnet_core.data.images import MAX_PIXELS, ImageProblem
 from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square
+from effnet_core.events import Threads
 from effnet_core.infer.readers import Source
 from effnet_core.machine import available_cores
 from effnet_core.text import is_unicode
@@ -188,9 +189,9 @@ def _chunks(paths: Sequence[str], size: int) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+def _pool(threads: int, name: str) -> Iterator[Threads]:
     """Threads; work that has not begun is dropped when the block ends."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    pool = Threads(threads, thread_name_prefix=name)
     try:
         yield pool
     finally:

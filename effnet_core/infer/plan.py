@@ -3,6 +3,7 @@
 OUTPUT/
   run.json              digests of model and input list, settings; refuses another run's parts
   inputs.jsonl          the files, relative to the input's root, and their stamps
+  other_files.jsonl     files of the input that are not pictures, and what they are
   predictions/, shards/  what is done (predictions.py)
 """
 
@@ -25,12 +26,14 @@ from effnet_core.files import (
     read_json,
     sha256_of_text,
     write_json,
+    write_text,
 )
 from effnet_core.infer.inputs import InputList
 
 RUN_NAME = "run.json"
 INPUTS_NAME = "inputs.jsonl"
 PARTS_NAME = "predictions"
+OTHER_NAME = "other_files.jsonl"
 SHARDS_NAME = "shards"
 
 Lists = list[tuple[int, str]]
@@ -139,6 +142,8 @@ def plan(
         "inputs_sha256": sha256_of_text(*(path for path, _ in entries)),
     }
     write_json(output / RUN_NAME, {**identity, **facts})
+    lines = (json.dumps({"path": path, "reason": reason}) for path, reason in listed.other)
+    write_text(output / OTHER_NAME, "".join(f"{line}\n" for line in lines))
     shards = tuple(_cut(lists, entries, identity))
     return Plan(output, listed.root, len(entries), shards, len(fresh))
 
@@ -254,6 +259,6 @@ def output_lost(output: Path, error: OSError) -> DataError:
 
 def _is_of_a_beginning(name: str) -> bool:
     """Whether a run that was killed before it had its ``run.json`` may have left this file."""
-    return name in (INPUTS_NAME, LOCK_NAME) or name.startswith(
+    return name in (INPUTS_NAME, OTHER_NAME, LOCK_NAME) or name.startswith(
         (f".{INPUTS_NAME}.", f".{RUN_NAME}.")
     )

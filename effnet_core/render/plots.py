@@ -158,7 +158,7 @@ def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return _render(figure)
+    return render(figure)
 
 
 def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> bytes:
@@ -174,7 +174,7 @@ def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> b
     axes.barh(range(len(shown)), [count for _, count in shown], color=theme.first)
     axes.set_yticks(range(len(shown)), names)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return _render(figure)
+    return render(figure)
 
 
 def confusion_matrix(
@@ -218,7 +218,7 @@ def confusion_matrix(
     if numbered:
         _write_counts(axes, counts, shares=shares, theme=theme)
     _add_colour_bar(figure, axes, image=image, theme=theme)
-    return _render(figure, crop=True)
+    return render(figure, crop=True)
 
 
 def beside(*pictures: bytes) -> bytes:
@@ -338,7 +338,7 @@ def _finish_curve(figure: Figure, axes: Axes, *, theme: Theme, empty: bool) -> b
         )
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=10, labelcolor=theme.ink)
-    return _render(figure)
+    return render(figure)
 
 
 def _add_colour_bar(figure: Figure, axes: Axes, *, image: AxesImage, theme: Theme) -> None:
@@ -370,7 +370,8 @@ def _columns(points: Points) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _render(figure: Figure, *, crop: bool = False) -> bytes:
+def render(figure: Figure, *, crop: bool = False) -> bytes:
+    """PNG of a figure."""
     stream = io.BytesIO()
     box = "tight" if crop else None
     figure.savefig(stream, format="png", bbox_inches=box, metadata={"Software": None})

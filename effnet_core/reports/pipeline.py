@@ -14,10 +14,11 @@ from typing import Any
 
 from effnet_core.config.load import CONFIG_NAME
 from effnet_core.config.schema import RunConfig
+from effnet_core.data.images import WHITE, Colour
 from effnet_core.data.manifest import open_dataset
 from effnet_core.events import Event, emit
 from effnet_core.files import read_json, read_jsonl, write_json
-from effnet_core.infer.output import ERRORS_NAME, read_parts
+from effnet_core.infer.output import ERRORS_NAME, background_of, read_parts
 from effnet_core.infer.plan import RUN_NAME
 from effnet_core.infer.readers import Source, open_source
 from effnet_core.jobs.job import METRICS_NAME
@@ -27,7 +28,7 @@ from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.render.plots import accuracy_curve, beside, loss_curve, png_data_uri
 from effnet_core.reports.gallery import Selection
 from effnet_core.results import EvalResult, TrainResult
-from effnet_core.text import NO_VALUE, format_share, markdown_code
+from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 
 TEMPLATE_NAME = "report.html.j2"
 MAX_CLASS_ROWS = 50
@@ -56,6 +57,8 @@ class ReportInputs:
     source: Source
     """What reads the predictions' paths."""
     config_yaml: str
+    background: Colour | None = WHITE
+    """What the model saw transparent pictures on."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _describe_page(inputs: ReportInputs) -> dict[str, Any]:
     evaluation = inputs.evaluation
     rows = _rate_classes(evaluation)
     confusions = plots.rank_confusions(evaluation.confusion)
-    selection = Selection.of(inputs.predictions)
+    selection = Selection.of(inputs.predictions, inputs.background)
     groups, gallery_note = selection.groups(inputs.source)
     return {
         "title": inputs.title,
@@ -273,6 +276,7 @@ def write_pipeline_report(
             predictions=read_parts(predictions_dir),
             rejected=read_jsonl(predictions_dir / ERRORS_NAME),
             source=open_source(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
+            background=background_of(inference),
             config_yaml=(run_dir / CONFIG_NAME).read_text(encoding="utf-8"),
         ),
     )
@@ -310,9 +314,9 @@ def _card(facts: dict[str, str], summary: dict[str, Any], metrics: list[dict[str
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in facts.items()),
+        *(f"| {name} | {markdown_text(value)} |" for name, value in facts.items()),
         f"| labelled | {summary['labelled']} of {summary['images']} images |",
-        f"| report | {markdown_code(str(summary['report']))} |",
+        f"| report | {markdown_code(summary['report'])} |",
         "",
     ]
     return "\n".join(lines)

@@ -13,7 +13,7 @@ import numpy as np
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.files import read_jsonl
-from effnet_core.infer.output import ERRORS_NAME, iter_rows
+from effnet_core.infer.output import ERRORS_NAME, background_of, iter_rows
 from effnet_core.infer.plan import Plan
 from effnet_core.infer.readers import open_source
 from effnet_core.render import plots
@@ -54,7 +54,7 @@ def write_predictions_report(
         weights: what the user called the model.
         storage: how a bucket's pictures are read.
     """
-    selection = Selection.of(iter_rows(done.output, COLUMNS))
+    selection = Selection.of(iter_rows(done.output, COLUMNS), background_of(summary))
     source = open_source(done.root, storage)
     groups, note = selection.groups(source)
     uncertain = selection.uncertain(source)

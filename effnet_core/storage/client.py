@@ -9,8 +9,10 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from effnet_core.storage.refusals import explained
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
     from botocore.config import Config
+    from botocore.loaders import Loader
     from botocore.session import Session
     from mypy_boto3_s3 import S3Client
 
@@ -50,6 +53,10 @@ class S3Access:
     profile: str | None = None
     region: str | None = None
     checksums: Checksums = "when_supported"
+    anonymous: bool = False
+    """Ask without credentials, as public buckets allow."""
+    requester_pays: bool = False
+    """Agree to pay for requests to a bucket whose owner does not."""
 
 
 DEFAULT_ACCESS = S3Access()
@@ -91,9 +98,12 @@ def _make(access: S3Access) -> S3Client:
         region = session.region_name or FALLBACK_REGION
 
         def build(config: Config) -> S3Client:
-            return session.client(
+            client = session.client(
                 "s3", endpoint_url=access.endpoint_url, region_name=region, config=config
             )
+            if access.requester_pays:
+                client.meta.events.register("before-call.s3", _agree_to_pay)
+            return client
 
         # Servers other than AWS are rarely set up for buckets as host names.
         named = access.endpoint_url or next(filter(None, map(os.environ.get, ENDPOINTS)), None)
@@ -103,6 +113,11 @@ def _make(access: S3Access) -> S3Client:
         if is_aws(client.meta.endpoint_url):
             return client
         return build(_config(access, "path"))  # a profile names the server
+
+
+def _agree_to_pay(params: dict[str, Any], **_: Any) -> None:
+    """Say so with a request, before it is signed."""
+    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 def _botocore_session() -> Session:
@@ -118,9 +133,18 @@ def _botocore_session() -> Session:
             return moment
 
     session = get_session()
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     factory = session.get_component("response_parser_factory")
     factory.set_parser_defaults(timestamp_parser=parse)
     return session
+
+
+@cache
+def _loader(data_path: str | None) -> Loader:
+    """What reads the description of S3, once for all clients: it takes 5 MB in each."""
+    from botocore.loaders import create_loader
+
+    return create_loader(data_path)
 
 
 def is_aws(url: str) -> bool:
@@ -129,6 +153,7 @@ def is_aws(url: str) -> bool:
 
 
 def _config(access: S3Access, addressing: Literal["auto", "path"]) -> Config:
+    from botocore import UNSIGNED
     from botocore.config import Config
 
     return Config(
@@ -136,7 +161,7 @@ def _config(access: S3Access, addressing: Literal["auto", "path"]) -> Config:
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
         max_pool_connections=CONNECTIONS,
-        signature_version="s3v4",
+        signature_version=UNSIGNED if access.anonymous else "s3v4",
         s3={"addressing_style": addressing},
         request_checksum_calculation=access.checksums,
         response_checksum_validation=access.checksums,
@@ -220,6 +245,8 @@ def reach(access: S3Access) -> Reach | None:
 
 def reach_by_environment(access: S3Access) -> Reach | None:
     """What settings and variables say, or None where boto3 has to be asked."""
+    if access.anonymous or access.requester_pays:
+        return None
     if access.profile is not None or any(os.environ.get(name) for name in ONLY_BOTO3_KNOWS):
         return None
     credentials = in_use() or _credentials_of_environment()
@@ -273,9 +300,6 @@ def _reach_by_boto3(access: S3Access) -> Reach | None:
     return Reach(client.meta.endpoint_url, client.meta.region_name, credentials)
 
 
-_in_use: list[Credentials] = []
-
-
 @dataclass(frozen=True)
 class Credentials:
     """One key pair of an object store; its text form shows none of it."""
@@ -294,19 +318,22 @@ class Credentials:
         }
 
 
+_in_use: ContextVar[Credentials | None] = ContextVar("effnet_core.credentials", default=None)
+
+
 @contextmanager
 def using(credentials: Credentials | None) -> Iterator[None]:
-    """Use these instead of boto3's chain inside the block, in all threads; None changes nothing."""
+    """Use these instead of boto3's chain inside the block and in its ``Threads``; None changes nothing."""
     if credentials is None:
         yield
         return
-    _in_use.append(credentials)
+    token = _in_use.set(credentials)
     try:
         yield
     finally:
-        _in_use.remove(credentials)
+        _in_use.reset(token)
 
 
 def in_use() -> Credentials | None:
-    """What ``using`` handed over last, or None where boto3's own chain decides."""
-    return _in_use[-1] if _in_use else None
+    """What the innermost ``using`` handed over, or None where boto3's own chain decides."""
+    return _in_use.get()

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from effnet_core.errors import Conflict, StoreError
-from effnet_core.files import atomic_path
+from effnet_core.files import atomic_path, usual_mode
 from effnet_core.locks import turn
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
 from effnet_core.text import os_reason
@@ -189,7 +189,7 @@ class LocalStore:
 
     def _place(self, temporary: Path, target: Path, *, create_only: bool = False) -> None:
         """Give flushed content its name; the lock is held."""
-        temporary.chmod(0o644)
+        temporary.chmod(usual_mode())
         target.parent.mkdir(parents=True, exist_ok=True)
         if create_only:
             self._create(temporary, target)

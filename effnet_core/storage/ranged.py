@@ -6,13 +6,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Lock
 
 from effnet_core.errors import Conflict, StoreBusy, StoreError
-from effnet_core.events import Event, emit
+from effnet_core.events import Event, Threads, emit, in_this_context
 from effnet_core.storage.addresses import S3Url
 from effnet_core.storage.bulk import Bulk, write_at
 from effnet_core.storage.client import S3Access, s3_client
@@ -74,7 +74,7 @@ def fetch(
 
 def _all(one: Callable[[int], None], parts: Iterable[int]) -> None:
     """Run ``one`` for every part; after an error no further part is begun."""
-    with ThreadPoolExecutor(PART_THREADS) as pool:
+    with Threads(PART_THREADS) as pool:
         futures = [pool.submit(one, part) for part in parts]
         done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
         for future in waiting:
@@ -156,6 +156,7 @@ class Progress:
         self.what, self.total, self.done = what, total, 0
         self._lock = threading.Lock()
         self._begun = self._told = self._line = time.monotonic()
+        self._emit = in_this_context(emit)  # boto3 counts in threads of its own
 
     def add(self, size_bytes: int) -> None:
         """Count bytes that have arrived."""
@@ -172,13 +173,13 @@ class Progress:
         speed = self._speed(done)
         text = f"{self.what}: {human_bytes(done)} of {human_bytes(self.total)}, {speed} MB/s"
         metrics = {"mb_per_s": speed, "note": text}
-        emit(Event(STAGE, text if is_line else "", done, self.total, metrics))
+        self._emit(Event(STAGE, text if is_line else "", done, self.total, metrics))
 
     def end(self, files: int) -> None:
         """Say how much it was."""
         speed = self._speed(self.done)
         text = f"{self.what}: {files:,} file(s), {human_bytes(self.done)}, {speed} MB/s"
-        emit(Event(STAGE, text, self.total or None, self.total or None, {"mb_per_s": speed}))
+        self._emit(Event(STAGE, text, self.total or None, self.total or None, {"mb_per_s": speed}))
 
     def _speed(self, done: int) -> float:
         return round(done / 1e6 / max(time.monotonic() - self._begun, 1e-6), 1)

@@ -16,8 +16,8 @@ import uuid
 from typing import Any
 
 from effnet_core.errors import ConfigError, EffnetError
+from flows.service.server import AUTH_VARIABLE
 
-AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 BUSY = (429, 502, 503)
 """Answers of a server whose database is busy for the moment."""
@@ -39,10 +39,12 @@ class Api:
 
     Args:
         url: ends in ``/api``.
+        auth: login as ``USER:PASSWORD``; that of the environment, if it has one, by default.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, auth: str | None = None) -> None:
         self.url = url.rstrip("/")
+        self.auth = auth
         self.proof: dict[str, str] = {}
 
     def get(self, path: str) -> Any:
@@ -99,10 +101,16 @@ class Api:
         self.post(f"/flow_runs/{flow_run_id}/set_state", {"state": state, "force": True})
 
     def _ask(
-        self, method: str, path: str, body: JSON | list[JSON] | None, *, timeout_s: float = 30
+        self,
+        method: str,
+        path: str,
+        body: JSON | list[JSON] | None,
+        *,
+        timeout_s: float = 30,
+        proven: bool = False,
     ) -> Any:
         headers = {"Content-Type": "application/json", **self.proof}
-        if auth := os.environ.get(AUTH_VARIABLE):
+        if auth := self.auth or os.environ.get(AUTH_VARIABLE):
             headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
         request = urllib.request.Request(  # noqa: S310 - the user's own server
             f"{self.url}{path}",
@@ -114,9 +122,9 @@ class Api:
             content = _open(request, timeout_s)
         except urllib.error.HTTPError as error:
             refusal = _refusal(error, self.url)
-            if isinstance(refusal, _ProofWanted) and not self.proof:
+            if isinstance(refusal, _ProofWanted) and not proven:  # at first, and once an hour
                 self._prove()
-                return self._ask(method, path, body, timeout_s=timeout_s)
+                return self._ask(method, path, body, timeout_s=timeout_s, proven=True)
             raise refusal from None
         except (OSError, ValueError) as cause:
             reason = getattr(cause, "reason", cause)

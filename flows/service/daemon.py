@@ -31,6 +31,7 @@ from effnet_core.locks import sole_user
 from effnet_core.text import visible
 from flows.service.api import JSON, Api
 from flows.service.recovery import STOPPED, Recovery, age_s
+from flows.service.server import SERVER_AUTH_VARIABLE, server_command
 
 RECORD_NAME = "service.json"
 LOOK_EVERY_S = 2.0
@@ -53,6 +54,9 @@ class Kept:
     name: str
     command: list[str]
     log: Path
+    environment: dict[str, str] | None = None
+    umask: int = -1
+    """For its files; as this process's by default."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     wait_s: float = 0.0
@@ -98,6 +102,8 @@ class Kept:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=self.environment,
+                umask=self.umask,
             )
         self.started, self.wait_s, self.starts = now, 0.0, self.starts + 1
         say(f"{self.name} started as process {self.process.pid}")
@@ -114,7 +120,7 @@ def open_log(path: Path) -> IO[bytes]:
     """A log to add to; one that has grown large is put aside first, and the one before forgotten."""
     if path.exists() and path.stat().st_size > LOG_BYTES:
         path.replace(path.with_suffix(".log.1"))
-    return path.open("ab")
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 
 
 def run_processes() -> dict[str, int]:
@@ -188,7 +194,9 @@ class Watch:
         return orphan
 
 
-def keep(folder: Path, *, port: int, pool: str, worker: str, runs: int) -> None:
+def keep(
+    folder: Path, *, port: int, pool: str, worker: str, runs: int, login: bool = False
+) -> None:
     """Run server and worker until SIGTERM.
 
     Args:
@@ -197,20 +205,23 @@ def keep(folder: Path, *, port: int, pool: str, worker: str, runs: int) -> None:
         pool: work pool that the worker serves.
         worker: its name.
         runs: flow runs that it has at work at once.
+        login: whether the server wants one; it is in the environment.
     """
+    umask = os.umask(0o077)  # of our own files; what runs write is not ours to hide
     stops: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stops.append(received))
     with sole_user(folder, what="state folder"):
         api = Api(os.environ["PREFECT_API_URL"])
         prefect = [sys.executable, "-m", "prefect"]
-        serve = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
         work = ["worker", "start", "--pool", pool, "--type", "process", "--name", worker]
         work += ["--limit", str(runs)]
-        server = Kept("server", [*prefect, *serve], folder / "server.log")
-        workers = Kept("worker", [*prefect, *work], folder / "worker.log")
-        record = {"url": api.url, "port": port, "pool": pool, "worker": worker, "pid": os.getpid()}
-        write_json(folder / RECORD_NAME, record)
+        server = Kept("server", server_command(port), folder / "server.log", umask=umask)
+        # Runs need the login of a client, not the server's own settings.
+        theirs = {key: value for key, value in os.environ.items() if key != SERVER_AUTH_VARIABLE}
+        workers = Kept("worker", [*prefect, *work], folder / "worker.log", theirs, umask)
+        record = {"url": api.url, "port": port, "pool": pool, "worker": worker, "login": login}
+        write_json(folder / RECORD_NAME, {**record, "pid": os.getpid()})
         watch = Watch(api, pool)
         while not stops:
             server.look()
@@ -271,6 +282,7 @@ def main() -> None:
     parser.add_argument("--pool", required=True)
     parser.add_argument("--worker", required=True)
     parser.add_argument("--runs", type=int, required=True)
+    parser.add_argument("--login", action="store_true")
     options = vars(parser.parse_args())
     keep(options.pop("folder"), **options)
 

@@ -1,21 +1,40 @@
 """Bring a server's work pool, device slots and deployments to what the repository says.
 
-What people changed on the dashboard, a schedule that was switched on or a number of slots, stays.
+What people changed on the dashboard stays (``merging.py``). What was deployed last is noted in a variable
+of the server, so this works from any host.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from effnet_core.cli.terminal import console
 from effnet_core.errors import ConfigError, EffnetError
 from flows.service.api import Api
 from flows.service.environments import DEPLOYMENTS, ROOT, VARIABLE, Environment, read_environment
-from flows.service.server import API_URL, SETTINGS, state_dir
+from flows.service.merging import (
+    NOWHERE,
+    Settings,
+    into_file,
+    is_unnamed,
+    merge,
+    of_file,
+    of_server,
+    templated,
+)
+from flows.service.server import API_URL, AUTH_VARIABLE, SETTINGS, python_path, state_dir
 
 # A worker asks for work every two seconds instead of ten, so a run starts sooner. Heartbeats let the
 # automation deployments/automations/heartbeat.yaml notice runs that were lost with their machine. Leases of
@@ -28,17 +47,22 @@ SERVICE_SETTINGS = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
+PLACEHOLDER = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
+RECORD_VARIABLE = "effnet_deployed"
+"""Prefect variable that holds what was deployed last."""
+
 
 class ServiceError(EffnetError):
     """The service did not start, or is not there."""
 
 
-def deploy(api: Api, *, environment: str) -> None:
+def deploy(api: Api, *, environment: str, reset: bool = False) -> None:
     """Bring work pool, device slots and deployments to what the repository says.
 
     Args:
         api: server to deploy to.
         environment: a name in ``deployments/environments``.
+        reset: whether what people changed on the dashboard goes back to what the repository says.
 
     Raises:
         ConfigError: the environment is unknown, or there is no deployment file.
@@ -48,29 +72,134 @@ def deploy(api: Api, *, environment: str) -> None:
     if not DEPLOYMENTS.exists():
         raise ConfigError(f"{DEPLOYMENTS} does not exist; deploy from a checkout of the repository")
     _create_pool(api, place)
-    if place.slot not in {limit["name"] for limit in limits(api)}:
-        limit = {"name": place.slot, "limit": place.device_jobs, "active": True}
-        api.post("/v2/concurrency_limits/", limit)
-    with _schedules_kept(api):
-        file = str(DEPLOYMENTS.relative_to(ROOT))
-        variables = {
-            VARIABLE: environment,
-            "EFFNET_POOL": place.pool,
-            "EFFNET_SLOT": place.slot,
-            "EFFNET_WORKING_DIR": place.working_dir or str(ROOT),
+    _bring_slots(api, place, reset=reset)
+    variables = {
+        VARIABLE: environment,
+        "EFFNET_POOL": place.pool,
+        "EFFNET_SLOT": place.slot,
+        "EFFNET_WORKING_DIR": place.working_dir or str(ROOT),
+    }
+    file = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))
+    items, ours = _filled_in(file["deployments"], variables), {}
+    there = {_identity(item): of_server(item) for item in api.post("/deployments/filter")}
+    last = {} if reset else read_record(api)
+    wanted: list[dict[str, Any]] = []
+    merged: dict[str, Settings] = {}
+    for raw, item in zip(file["deployments"], items, strict=True):
+        name = item["name"]
+        ours[name] = merged[name] = of_file(item)
+        if _identity(item) in there and not reset:
+            theirs, base = there[_identity(item)], last.get(name, {})
+            for key in templated(of_file(raw)):  # the environment's, whatever was there before
+                theirs[key] = base[key] = ours[name].get(key, NOWHERE)
+            merged[name], conflicts = merge(ours=ours[name], theirs=theirs, base=base)
+            for conflict in conflicts:
+                console.print(f"{name}: {conflict}", soft_wrap=True, markup=False)
+        wanted.append(into_file(item, merged[name]))
+    _deploy_file(api, {**file, "deployments": wanted}, variables)
+    _finish(api, {_identity(item): merged[item["name"]] for item in items})
+    write_record(api, ours)
+
+
+def _identity(item: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and function of a deployment; another project's may have the same name."""
+    return item["name"], str(item["entrypoint"]).rpartition(":")[2]
+
+
+def _bring_slots(api: Api, place: Environment, *, reset: bool) -> None:
+    """The environment's slots for devices; their number is left as people set it."""
+    limit = {"limit": place.device_jobs, "active": True}
+    if place.slot not in {found["name"] for found in limits(api)}:
+        api.post("/v2/concurrency_limits/", {"name": place.slot, **limit})
+    elif reset:
+        api.patch(f"/v2/concurrency_limits/{place.slot}", limit)
+
+
+def _filled_in(value: Any, variables: Mapping[str, str]) -> Any:
+    """A part of the file with ``{{ $NAME }}`` filled in, as Prefect does it; unknown names stay."""
+    if isinstance(value, str):
+        return PLACEHOLDER.sub(lambda found: variables.get(found[1], found[0]), value)
+    if isinstance(value, Mapping):
+        return {key: _filled_in(item, variables) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(item, variables) for item in value]
+    return value
+
+
+def _deploy_file(api: Api, content: dict[str, Any], variables: Mapping[str, str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="effnet-deploy-") as folder:
+        path = Path(folder) / "prefect.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        _prefect(api, ["deploy", "--all", "--prefect-file", str(path)], variables)
+
+
+def _finish(api: Api, merged: Mapping[tuple[str, str], Settings]) -> None:
+    """Do what ``prefect deploy`` leaves: schedules that nobody wants, and people's texts with braces.
+
+    It reads such texts as templates and fills them in.
+    """
+    for item in api.post("/deployments/filter"):
+        wanted = merged.get(_identity(item))
+        if wanted is None:
+            continue
+        path = f"/deployments/{item['id']}"
+        names = {key[1] for key in wanted if key[0] == "schedules"}
+        made = into_file(item, wanted)
+        for schedule in item["schedules"]:
+            slug = schedule["slug"]
+            if not (slug in names if slug else any(map(is_unnamed, names))):
+                api.delete(f"{path}/schedules/{schedule['id']}")
+        filled = {key[0] for key in templated(wanted)}
+        if filled & {"description", "parameters", "tags"}:
+            api.patch(path, {key: made[key] for key in ("description", "parameters", "tags")})
+        if "job_variables" in filled:
+            api.patch(path, {"job_variables": made["work_pool"]["job_variables"]})
+        if "schedules" in filled:
+            there = {schedule["slug"]: schedule["id"] for schedule in item["schedules"]}
+            for entry in made["schedules"]:
+                if entry.get("slug") in there:
+                    values = {"parameters": entry.get("parameters", {})}
+                    api.patch(f"{path}/schedules/{there[entry['slug']]}", values)
+
+
+def read_record(api: Api) -> dict[str, Settings]:
+    """What was deployed last, by the deployments' names; empty where nobody knows."""
+    found = api.post("/variables/filter", {"variables": {"name": {"any_": [RECORD_VARIABLE]}}})
+    try:
+        content = json.loads(zlib.decompress(base64.b64decode(found[0]["value"])))
+        return {
+            name: {tuple(key): value for key, value in settings}
+            for name, settings in content.items()
         }
-        _prefect(api.url, ["deploy", "--all", "--prefect-file", file], variables)
+    except (IndexError, ValueError, TypeError, AttributeError, zlib.error):
+        return {}
+
+
+def write_record(api: Api, deployed: Mapping[str, Settings]) -> None:
+    """Note what was deployed in a variable of the server, which holds 5,000 characters."""
+    content = {**read_record(api), **deployed}
+    rows = {name: [[key, value] for key, value in found.items()] for name, found in content.items()}
+    packed = base64.b64encode(zlib.compress(json.dumps(rows).encode(), 9)).decode()
+    variable = {"value": packed, "tags": ["effnet"]}
+    path = f"/variables/name/{RECORD_VARIABLE}"
+    try:
+        if api.post("/variables/filter", {"variables": {"name": {"any_": [RECORD_VARIABLE]}}}):
+            api.patch(path, variable)
+        else:
+            api.post("/variables/", {"name": RECORD_VARIABLE, **variable})
+    except ConfigError as refusal:
+        console.print(
+            f"warning: what was deployed could not be noted on the server ({refusal}); at the next "
+            "deployment, settings that differ from the repository's stay as they are",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def limits(api: Api) -> list[dict[str, Any]]:
     """The global concurrency limits of a server."""
     found: list[dict[str, Any]] = api.post("/v2/concurrency_limits/filter", {"limit": 200})
     return found
-
-
-def python_path() -> str:
-    """What lets other processes import this very code."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 def _create_pool(api: Api, place: Environment) -> None:
@@ -82,34 +211,17 @@ def _create_pool(api: Api, place: Environment) -> None:
     if place.job_template:
         command += ["--base-job-template", str(DEPLOYMENTS.parent / place.job_template)]
     try:
-        _prefect(api.url, command)
+        _prefect(api, command)
     except ServiceError:
         if not api.post("/work_pools/filter", named):  # else a worker that started was faster
             raise
 
 
-@contextmanager
-def _schedules_kept(api: Api) -> Iterator[None]:
-    """Keep schedules as people switched them on the dashboard; deploying would switch them back."""
-    before = {item["id"]: item for item in api.post("/deployments/filter")}
-    yield
-    for deployment in api.post("/deployments/filter"):
-        old = before.get(deployment["id"])
-        if old is None:
-            continue
-        if old["paused"] != deployment["paused"]:
-            api.patch(f"/deployments/{deployment['id']}", {"paused": old["paused"]})
-        was = {item["slug"]: item["active"] for item in old["schedules"] if item["slug"]}
-        for item in deployment["schedules"]:
-            active = was.get(item["slug"], item["active"])
-            if active != item["active"]:
-                path = f"/deployments/{deployment['id']}/schedules/{item['id']}"
-                api.patch(path, {"active": active})
-
-
-def _prefect(url: str, arguments: list[str], variables: Mapping[str, str] | None = None) -> None:
+def _prefect(api: Api, arguments: list[str], variables: Mapping[str, str] | None = None) -> None:
     """What Prefect offers on its command line only."""
-    environment = {**SERVICE_SETTINGS, **os.environ, **(variables or {}), API_URL: url}
+    environment = {**SERVICE_SETTINGS, **os.environ, **(variables or {}), API_URL: api.url}
+    if api.auth is not None:
+        environment[AUTH_VARIABLE] = api.auth
     environment.setdefault("PREFECT_HOME", str(state_dir() / "prefect"))
     environment["PYTHONPATH"] = python_path()
     done = subprocess.run(

@@ -19,20 +19,28 @@ from pathlib import Path
 
 from effnet_core.cli.terminal import console
 from effnet_core.errors import ConfigError
-from effnet_core.files import make_folder, read_json, require_space
+from effnet_core.files import read_json, require_space
 from effnet_core.jobs import supervise
 from effnet_core.jobs.supervise import descendants
 from effnet_core.locks import turn
-from flows.service.api import AUTH_VARIABLE, Api
+from flows.service.api import Api
+from flows.service.client_file import remove_client_file, write_client_file
 from flows.service.daemon import RECORD_NAME, RUN_GRACE_S, open_log
-from flows.service.deploy import SERVICE_SETTINGS, ServiceError, deploy, python_path
+from flows.service.deploy import SERVICE_SETTINGS, ServiceError, deploy
 from flows.service.environments import ROOT, Environment, read_environment
+from flows.service.private import login_of, private_folder
 from flows.service.server import (
     API_URL,
+    AUTH_VARIABLE,
     DASHBOARD_PORT,
     LOOPBACK,
+    SERVER_AUTH_VARIABLE,
     choose_port,
+    login_link,
+    own_state_dir,
+    python_path,
     running_server,
+    server_settings,
     state_dir,
     ui_url,
 )
@@ -54,11 +62,18 @@ class Service:
     pool: str
     worker: str
     port: int
+    login: bool = False
+    """Whether its server wants the login of the state folder."""
+
+    @property
+    def auth(self) -> str | None:
+        """Its login as ``USER:PASSWORD``."""
+        return login_of(state_dir()) if self.login else None
 
     @property
     def api(self) -> Api:
         """Its server."""
-        return Api(self.url)
+        return Api(self.url, auth=self.auth)
 
 
 def folder() -> Path:
@@ -72,7 +87,7 @@ def running() -> Service | None:
     if not path.exists():
         return None
     found = Service(**read_json(path))
-    return found if _is_keeper(found.pid) else None
+    return found if _is_daemon(found.pid) else None
 
 
 def server_api() -> Api:
@@ -81,20 +96,24 @@ def server_api() -> Api:
     Raises:
         ServiceError: there is none.
     """
-    if given := os.environ.get(API_URL):
+    service, given = running(), os.environ.get(API_URL)
+    if given and (service is None or given != service.url):
         return Api(given)
-    service = running()
     if service is None:
         raise ServiceError(f"no service runs here; start it with effnet up, or set {API_URL}")
     return service.api
 
 
-def up(*, port: int | None, environment: str) -> None:
+def up(
+    *, port: int | None, environment: str, login: bool | None = None, reset: bool = False
+) -> None:
     """Start server and worker, deploy everything, wait until all is healthy, say what is next.
 
     Args:
         port: of the dashboard; that of the running service, or 4200.
         environment: a name in ``deployments/environments``.
+        login: whether the server wants a login; as the running service, or yes.
+        reset: whether what people changed on the dashboard goes back to what the repository says.
 
     Raises:
         ConfigError: the port is in use, or the environment is unknown or for another machine.
@@ -110,26 +129,38 @@ def up(*, port: int | None, environment: str) -> None:
     with _one_at_a_time():
         require_space(folder(), DATABASE_BYTES, what="the database of the Prefect server")
         service = running()
-        if service is not None and (service.pool, port or service.port) != (
-            place.pool,
-            service.port,
-        ):
-            raise ConfigError(
-                f"the service runs already, with pool {service.pool!r} on port {service.port}; "
-                "effnet down stops it"
-            )
         if service is None:
-            service = _start(port or DASHBOARD_PORT, place)
+            service = _start(port or DASHBOARD_PORT, place, login=login is not False)
+        wanted = place.pool, port or service.port, service.login if login is None else login
+        if wanted != (service.pool, service.port, service.login):
+            raise ConfigError(
+                f"the service runs already, with pool {service.pool!r} on port {service.port} and "
+                f"{'a' if service.login else 'no'} login; effnet down stops it"
+            )
         _wait_for_server(service)
-        deploy(service.api, environment=environment)
+        deploy(service.api, environment=environment, reset=reset)
         _wait_for_worker(service)
-    _print_next_steps(service)
+        found = write_client_file(client_settings())
+    _print_next_steps(service, with_prefect=found)
+
+
+def client_settings() -> dict[str, str]:
+    """What Prefect's own commands and programs need to talk to this machine's service.
+
+    Raises:
+        ServiceError: there is none.
+    """
+    service = running()
+    if service is None:
+        raise ServiceError("no service runs here; start it with effnet up")
+    return {API_URL: service.url, **({AUTH_VARIABLE: service.auth} if service.auth else {})}
 
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Let another ``effnet up`` on the same state folder end first; then this one finds all there."""
-    path = make_folder(folder(), what="state folder") / UP_LOCK_NAME
+    own_state_dir()
+    path = private_folder(folder(), what="state folder") / UP_LOCK_NAME
     with turn(path, console.print):
         yield
 
@@ -150,32 +181,38 @@ def down() -> None:
     processes = [service.pid, _parent(service.pid)]  # the supervisor ends a moment after the daemon
     os.kill(service.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while any(map(_is_keeper, processes)):
+    while any(map(_is_daemon, processes)):
         if time.monotonic() > deadline:
             raise ServiceError(
                 f"the service (process {service.pid}) did not stop within {STOP_TIMEOUT_S:.0f} s; see "
-                f"{folder() / 'keeper.log'}"
+                f"{folder() / 'daemon.log'}"
             )
         time.sleep(0.2)
+    remove_client_file()
     console.print("stopped")
 
 
-def _start(port: int, place: Environment) -> Service:
+def _start(port: int, place: Environment, *, login: bool) -> Service:
     """Start the daemon below a supervisor that outlives this command."""
-    home = make_folder(state_dir() / "prefect", what="state folder")
+    home = private_folder(state_dir() / "prefect", what="state folder")
     if (other := running_server(home)) is not None:
         raise ConfigError(
-            f"another command of this project runs a server on the same data ({ui_url(other)}); "
+            f"another command of this project runs a server on the same data ({ui_url(other.url)}); "
             "wait for its end or stop it first"
         )
     choose_port(port)
     url = f"http://{LOOPBACK}:{port}/api"
     worker = f"worker-{os.uname().nodename}"
-    environment = {**SERVICE_SETTINGS, **os.environ, API_URL: url}
+    auth = login_of(state_dir(), os.environ.get(SERVER_AUTH_VARIABLE)) if login else None
+    environment = {**SERVICE_SETTINGS, **os.environ, **server_settings(port, auth), API_URL: url}
+    environment.pop(AUTH_VARIABLE, None)  # may be that of another server
+    if auth is not None:
+        environment[AUTH_VARIABLE] = auth
     environment.setdefault("PREFECT_HOME", str(home))
     (folder() / RECORD_NAME).unlink(missing_ok=True)
     daemon = [sys.executable, "-m", "flows.service.daemon", str(folder()), "--port", str(port)]
     daemon += ["--pool", place.pool, "--worker", worker, "--runs", str(place.runs)]
+    daemon += ["--login"] if login else []
     reader, writer = os.pipe()  # the supervisor holds both ends, so its input never closes
     with open_log(folder() / "daemon.log") as stream:
         process = subprocess.Popen(
@@ -196,7 +233,7 @@ def _start(port: int, place: Environment) -> Service:
     deadline = time.monotonic() + 20
     while (service := running()) is None:
         if process.poll() is not None or time.monotonic() > deadline:
-            raise ServiceError(f"the service did not start; see {folder() / 'keeper.log'}")
+            raise ServiceError(f"the service did not start; see {folder() / 'daemon.log'}")
         time.sleep(0.1)
     return service
 
@@ -209,7 +246,7 @@ def _parent(pid: int) -> int:
         return 1
 
 
-def _is_keeper(pid: int) -> bool:
+def _is_daemon(pid: int) -> bool:
     """Whether a process is a daemon or its supervisor, since ids are used again."""
     try:
         return b"flows.service.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -220,7 +257,7 @@ def _is_keeper(pid: int) -> bool:
 def _wait_for_server(service: Service) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not service.api.healthy():
-        if not _is_keeper(service.pid) or time.monotonic() > deadline:
+        if not _is_daemon(service.pid) or time.monotonic() > deadline:
             raise ServiceError(
                 f"the Prefect server was not healthy after {START_TIMEOUT_S} s; see "
                 f"{folder() / 'server.log'}"
@@ -234,7 +271,7 @@ def _wait_for_worker(service: Service) -> None:
     while not any(item["status"] == "ONLINE" for item in service.api.post(path)) or not _busy_with(
         service, "worker"
     ):
-        if not _is_keeper(service.pid) or time.monotonic() > deadline:
+        if not _is_daemon(service.pid) or time.monotonic() > deadline:
             raise ServiceError(
                 f"no worker was online after {START_TIMEOUT_S} s; see {folder() / 'worker.log'}"
             )
@@ -252,19 +289,21 @@ def _busy_with(service: Service, word: str) -> bool:
     return False
 
 
-def _print_next_steps(service: Service) -> None:
+def _print_next_steps(service: Service, *, with_prefect: bool) -> None:
     deployments = sorted(item["name"] for item in service.api.post("/deployments/filter"))
     console.print(f"dashboard    {ui_url(service.url)}")
+    if service.login:
+        link = login_link(service.url, service.auth)
+        console.print(f"log in with  {link}", soft_wrap=True, markup=False)
     console.print(f"worker       {service.worker} in work pool {service.pool}")
     console.print(f"deployments  {', '.join(deployments)}", soft_wrap=True)
-    login = f", {AUTH_VARIABLE}" if os.environ.get(AUTH_VARIABLE) else ""
     for text in (
         "",
         "next:",
         "  effnet run demo --watch                       the whole pipeline on handwritten digits",
         "  effnet run train-b0 -p data=runs/demo/data -p recipe=digits -p weights=none --watch",
         "  effnet status                                 what runs; effnet down stops everything",
-        f"  export {API_URL}={service.url}{login}",
+        *(() if with_prefect else ('  eval "$(effnet env)"',)),
         "  prefect deployment run train/train-b0 -p data=runs/demo/data -p recipe=digits "
         "-p weights=none --watch",
     ):

@@ -20,16 +20,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_core.errors import ConfigError, EffnetError
-from effnet_core.files import make_folder, read_json, write_json
+from effnet_core.files import read_json, write_json
 from effnet_core.jobs import supervise
+from flows.service.private import LOGIN_NAME, login_of, private_folder
 
 STATE_DIR_VARIABLE = "EFFNET_STATE_DIR"
 DEFAULT_STATE_DIR = ".effnet"
 API_URL = "PREFECT_API_URL"
+AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
+SERVER_AUTH_VARIABLE = "PREFECT_SERVER_API_AUTH_STRING"
 DASHBOARD_PORT = 4200
+LOGIN_PATH = "/effnet/login"
 START_TIMEOUT_S = 120
 DRAIN_TIMEOUT_S = 30
 RECORD_NAME = "server.json"
@@ -37,7 +42,7 @@ SERVICE_RECORD = Path("service", "service.json")
 """Left by ``effnet up`` in the state folder while the service runs."""
 LOOPBACK = "127.0.0.1"
 
-# Telemetry off, no advertising, no logins for a server that only this machine reaches.
+# Telemetry off, no advertising.
 SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -55,6 +60,43 @@ def state_dir() -> Path:
     return Path(os.environ.get(STATE_DIR_VARIABLE, DEFAULT_STATE_DIR)).resolve()
 
 
+def own_state_dir() -> Path:
+    """The state folder, private to this user from now on.
+
+    Raises:
+        DataError: it is not ours, or cannot be made private or written to.
+    """
+    return private_folder(state_dir(), what="state folder")
+
+
+def server_settings(port: int, auth: str | None) -> dict[str, str]:
+    """What keeps strangers out of a server of ours on the loopback address.
+
+    Args:
+        port: that it listens on.
+        auth: its login as ``USER:PASSWORD``; none for a server without one.
+    """
+    origins = ",".join(f"http://{name}:{port}" for name in (LOOPBACK, "localhost"))
+    login = {} if auth is None else {SERVER_AUTH_VARIABLE: auth}
+    return {
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_UI_API_URL": "/api",  # under whatever name the dashboard is opened
+        **login,
+    }
+
+
+def server_command(port: int) -> list[str]:
+    """The server's command line; see ``flows/service/guarded.py``."""
+    return [sys.executable, "-m", "flows.service.guarded", "--host", LOOPBACK, "--port", str(port)]
+
+
+def python_path() -> str:
+    """What lets other processes import this very code."""
+    root = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+
+
 @contextmanager
 def prefect_api(*, port: int | None = None) -> Iterator[str]:
     """The address of a healthy Prefect API, for the time of the block.
@@ -69,15 +111,20 @@ def prefect_api(*, port: int | None = None) -> Iterator[str]:
         ConfigError: ``port`` is in use.
         ServerError: the server did not become healthy.
     """
-    home = make_folder(state_dir() / "prefect", what="state folder")
-    given = os.environ.get(API_URL) or running_server(home)
+    state = own_state_dir()
+    home = private_folder(state / "prefect", what="state folder")
     with _environment(home):
-        if given:
-            os.environ[API_URL] = given
-            yield given
+        given, found = os.environ.get(API_URL), running_server(home)
+        if found is not None and given in (None, found.url):
+            os.environ[API_URL] = found.url
+            if found.login:
+                os.environ[AUTH_VARIABLE] = login_of(state)
+        if url := os.environ.get(API_URL):
+            yield url
             return
-        with _own_server(home, port) as url:
-            os.environ[API_URL] = url
+        auth = login_of(state, os.environ.get(SERVER_AUTH_VARIABLE))
+        with _own_server(home, port, auth) as url:
+            os.environ.update({API_URL: url, AUTH_VARIABLE: auth})
             yield url
 
 
@@ -86,11 +133,28 @@ def ui_url(api_url: str) -> str:
     return api_url.removesuffix("/api")
 
 
+def login_link(api_url: str, auth: str | None) -> str:
+    """An address that opens the dashboard of a server of ours, logged in.
+
+    Args:
+        api_url: of its API.
+        auth: its login; the dashboard's plain address where it has none.
+    """
+    return ui_url(api_url) if auth is None else f"{ui_url(api_url)}{LOGIN_PATH}#{auth}"
+
+
+def dashboard_link(api_url: str) -> str:
+    """The dashboard's address inside ``prefect_api``; it logs in where the server is one of ours."""
+    auth, path = os.environ.get(AUTH_VARIABLE), state_dir() / LOGIN_NAME
+    ours = auth is not None and path.exists() and login_of(state_dir()) == auth
+    return login_link(api_url, auth if ours else None)
+
+
 @contextmanager
 def _environment(home: Path) -> Iterator[None]:
     """Point Prefect to our state folder, and put everything back at the end."""
     changed = {"PREFECT_HOME": str(home), **SETTINGS}
-    before = {name: os.environ.get(name) for name in (*changed, API_URL)}
+    before = {name: os.environ.get(name) for name in (*changed, API_URL, AUTH_VARIABLE)}
     for name, value in changed.items():
         os.environ.setdefault(name, value)
     try:
@@ -103,33 +167,52 @@ def _environment(home: Path) -> Iterator[None]:
                 os.environ[name] = old
 
 
-def running_server(home: Path) -> str | None:
-    """The address of a server that another command of ours has started on the same data."""
+@dataclass(frozen=True)
+class RunningServer:
+    """A server of ours that runs now."""
+
+    url: str
+    login: bool
+    """Whether it wants the login of the state folder."""
+
+
+def running_server(home: Path) -> RunningServer | None:
+    """A server that another command of ours has started on the same data."""
     for record in (home / RECORD_NAME, home.parent / SERVICE_RECORD):
-        if record.exists() and _healthy(url := str(read_json(record)["url"])):
-            return url
+        if record.exists():
+            content = read_json(record)
+            # Only to a server of this user: another one's on the same port would be sent the login.
+            if _is_ours(int(content["pid"])) and _healthy(url := str(content["url"])):
+                return RunningServer(url, bool(content.get("login")))
     return None
 
 
+def _is_ours(pid: int) -> bool:
+    """Whether a process lives and belongs to this user."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
 @contextmanager
-def _own_server(home: Path, port: int | None) -> Iterator[str]:
+def _own_server(home: Path, port: int | None, auth: str) -> Iterator[str]:
     port = choose_port(port)
     url = f"http://{LOOPBACK}:{port}/api"
     log = home / "server.log"
-    serve = ["server", "start", "--host", LOOPBACK, "--port", str(port)]
-    command = [sys.executable, "-m", "prefect", *serve]
-    with log.open("ab") as stream:
+    settings = {**server_settings(port, auth), API_URL: url, AUTH_VARIABLE: auth}
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as stream:
         process = subprocess.Popen(
-            [sys.executable, supervise.__file__, "--grace", "10", "--", *command],
+            [sys.executable, supervise.__file__, "--grace", "10", "--", *server_command(port)],
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PREFECT_API_URL": url},
+            env={**os.environ, **settings, "PYTHONPATH": python_path()},
             start_new_session=True,
         )
     try:
         _wait_until_healthy(process, url, log)
-        write_json(home / RECORD_NAME, {"url": url, "pid": process.pid})
+        write_json(home / RECORD_NAME, {"url": url, "login": True, "pid": process.pid})
         yield url
     finally:
         _send_what_waits()
@@ -167,12 +250,15 @@ def serve_dashboard(port: int | None) -> None:
     Raises:
         ConfigError: the port is in use, or the state folder has a running server already.
     """
-    home = make_folder(state_dir() / "prefect", what="state folder")
-    if (url := running_server(home)) is not None:
-        raise ConfigError(f"a server on these data is running already: {ui_url(url)}")
+    state = own_state_dir()
+    home = private_folder(state / "prefect", what="state folder")
+    if (found := running_server(home)) is not None:
+        link = login_link(found.url, login_of(state) if found.login else None)
+        raise ConfigError(f"a server on these data is running already: {link}")
+    auth = login_of(state, os.environ.get(SERVER_AUTH_VARIABLE))
     print(f"starting the Prefect server on the runs in {home}", flush=True)  # noqa: T201
-    with _environment(home), _own_server(home, port or DASHBOARD_PORT) as url:
-        print(f"dashboard: {ui_url(url)}  (Ctrl-C stops it)", flush=True)  # noqa: T201
+    with _environment(home), _own_server(home, port or DASHBOARD_PORT, auth) as url:
+        print(f"dashboard: {login_link(url, auth)}  (Ctrl-C stops it)", flush=True)  # noqa: T201
         with contextlib.suppress(KeyboardInterrupt):
             while _healthy(url):
                 time.sleep(2)

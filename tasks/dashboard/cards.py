@@ -25,7 +25,7 @@ def show_published(published: Published) -> None:
         ["address", markdown_code(published.uri)],
         ["uploaded", "no, it was there already" if published.reused else "yes"],
     ]
-    title = f"# {markdown_text(published.name)} {markdown_text(published.version)}"
+    title = f"# {markdown_text(f'{published.name} {published.version}')}"
     _show("published-version", f"{title}\n\n{_table(['', ''], facts)}", "the published version")
 
 
@@ -36,11 +36,18 @@ def show_evaluation(result: EvalResult, weights: str) -> None:
     for name, counts in zip(result.class_names, enumerate(result.confusion), strict=False):
         label, row = counts
         if sum(row):
-            right = row[label] / sum(row)
-            rows.append((right, [markdown_text(name), f"{sum(row):,}", f"{right:.2%}"]))
+            rows.append(
+                (
+                    row[label] / sum(row),
+                    [markdown_text(name), f"{sum(row):,}", f"{row[label] / sum(row):.2%}"],
+                )
+            )
     rows.sort(key=lambda item: item[0])
     facts = [
-        ["images", f"{result.seen:,} of split {result.split}, every one counted once"],
+        [
+            "images",
+            f"{result.seen:,} of split {markdown_text(result.split)}, every one counted once",
+        ],
         ["loss", f"{result.loss:.4f}"],
         ["weights", markdown_code(redacted(str(weights)))],
         ["took", f"{result.seconds:.0f} s on {result.world_size} process(es)"],
@@ -63,8 +70,4 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows[:MOST_ROWS]]
     if len(rows) > MOST_ROWS:
         lines.append([f"and {len(rows) - MOST_ROWS:,} more", *[""] * (len(header) - 1)])
-    return "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split())
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

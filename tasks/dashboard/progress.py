@@ -19,6 +19,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 from effnet_core.events import Event, listen
+from effnet_core.text import markdown_text, visible
 
 UPDATE_EVERY_S = 2.0
 """Each update is a request to the server, so they are rationed."""
@@ -47,7 +48,7 @@ class _Dashboard:
     def __init__(self, key: str, stages: tuple[str, ...], description: str) -> None:
         self.logger = get_run_logger()
         self.stages = stages
-        self.description = description
+        self.description = description = markdown_text(description)
         self.shown = 0.0
         self.updated = time.monotonic()
         self.first: tuple[float, int] | None = None  # when, and how much was done then
@@ -58,7 +59,7 @@ class _Dashboard:
 
     def __call__(self, event: Event) -> None:
         if event.message:
-            self.logger.info(event.message)
+            self.logger.info(visible(event.message))
         if event.stage in self.stages and event.total and event.done is not None:
             self.show(event.done, event.total)
 

@@ -30,3 +30,4 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestedService]
         done = tested.effnet("down")
     assert done.returncode == 0, done.stderr
     assert processes_naming(tested.folder) == []
+    assert not (tested.folder / "prefect.toml").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -9,12 +10,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flows.service.api import Api, ApiError
 from flows.service.daemon import run_processes
+from flows.service.private import login_of
 from flows.service.recovery import is_final
 from flows.service.server import STATE_DIR_VARIABLE
 from tests.support.signals import heed_ctrl_c
@@ -51,11 +55,11 @@ class TestedService:
         self.api = Api(f"{self.url}/api")
         self.environment = {
             **os.environ,
-            STATE_DIR_VARIABLE: str(folder / "state"),
             "PYTHONPATH": str(ROOT),
         }
-        for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_TEST_MODE"):
+        for name in (STATE_DIR_VARIABLE, "PREFECT_API_URL", "PREFECT_HOME", "PREFECT_TEST_MODE"):
             self.environment.pop(name, None)
+        self.state_dir = folder / ".effnet"
 
     def effnet(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return self._run(["-m", "flows.cli", *arguments], variables)
@@ -72,9 +76,14 @@ class TestedService:
         )
 
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        home = str(self.folder / "state" / "prefect")
-        variables = {"PREFECT_API_URL": self.api.url, "PREFECT_HOME": home, "DO_NOT_TRACK": "1"}
+        """Prefect's own command in the folder of ``effnet up``: nobody tells it address and login."""
+        variables = {"PREFECT_HOME": str(self.folder / "home"), "DO_NOT_TRACK": "1"}
         return self._run(["-m", "prefect", "--no-prompt", *arguments], variables)
+
+    def for_clients(self) -> dict[str, str]:
+        """The environment of other programs that talk to the service."""
+        login = {"PREFECT_API_URL": self.api.url, "PREFECT_API_AUTH_STRING": str(self.api.auth)}
+        return {**self.environment, **login}
 
     def _run(
         self, arguments: list[str], variables: dict[str, str]
@@ -89,9 +98,25 @@ class TestedService:
             timeout=300,
         )
 
-    def up(self) -> None:
-        done = self.effnet("up", "--port", str(self.port))
+    def up(self, *options: str) -> str:
+        """Start the service; returns what the command said."""
+        done = self.effnet("up", "--port", str(self.port), *options)
         assert done.returncode == 0, done.stdout + done.stderr
+        self.api.auth = login_of(self.state_dir)
+        return done.stdout
+
+    def ask(self, method: str, path: str, *, login: bool = False, **headers: str) -> int:
+        """The status of a bare request, as any program of the machine may send it."""
+        if login:
+            headers["Authorization"] = _basic(login_of(self.state_dir))
+        body = b"{}" if method == "POST" else None
+        headers = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(f"{self.api.url}{path}", body, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
 
     def start_training(self, data: Path, run_dir: Path, *, epochs: int, name: str = "b0") -> str:
         """A run of the smallest network, about a second an epoch."""
@@ -161,9 +186,13 @@ class TestedService:
         return int(self._started("server").rsplit(" ", 1)[1])
 
     def _started(self, name: str) -> str:
-        text = (self.folder / "state" / "service" / "daemon.log").read_text()
+        text = (self.state_dir / "service" / "daemon.log").read_text()
         lines = [line for line in text.splitlines() if f"{name} started as process" in line]
         return lines[-1] if lines and Path(f"/proc/{lines[-1].rsplit(' ', 1)[1]}").exists() else ""
+
+
+def _basic(login: str) -> str:
+    return "Basic " + base64.b64encode(login.encode()).decode()
 
 
 def processes_naming(folder: Path) -> list[str]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from flows.service.server import login_link
 from tests.flows.service import TestedService, processes_naming, wait_for
 from tests.support.services import missing
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore, pytest.mark.slow]
 
 PATIENCE_MS = 90_000
-OPTIONS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+RULES = "MAP evil.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+OPTIONS = ["--no-sandbox", f"--host-resolver-rules={RULES}"]
 SCREENSHOTS_VARIABLE = "EFFNET_SCREENSHOTS"
 """A folder for what the browser saw; the test's own temporary one by default."""
 
@@ -34,10 +38,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, service: TestedService, screenshots: Path) -> Iterator[Page]:
-    """A page of a browser that reaches this machine only."""
+    """A page of a browser that reaches this machine only, logged in by the link of ``effnet up``."""
     opened = browser.new_page(viewport={"width": 1400, "height": 900})
     opened.set_default_timeout(PATIENCE_MS)
     expect.set_options(timeout=PATIENCE_MS)
+    opened.goto(login_link(service.api.url, service.api.auth))
+    opened.wait_for_url("**/dashboard**")
     yield opened
     opened.screenshot(path=screenshots / "last.png")  # what a failed test saw
     opened.close()
@@ -151,3 +157,105 @@ def test_cancelling_on_the_page(
     wait_for("the processes to end", lambda: not processes_naming(run_dir), seconds=15)
     page.reload()
     page.get_by_text("Cancelled").first.wait_for()
+
+
+class Stranger:
+    """A web server of somebody else, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        stranger = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                stranger.asked.append(self.path)
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(
+                    b"<!doctype html><title>Kittens</title><iframe name=target></iframe>"
+                )
+
+            def log_message(self, *arguments: object) -> None:
+                """Silent."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://evil.example:{self.server.server_port}"
+
+
+@pytest.fixture
+def stranger() -> Iterator[Stranger]:
+    made = Stranger()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+ATTACK = """
+async ([api, run]) => {
+    const body = JSON.stringify({name: 'drive-by', job_variables: {command: 'sh -c id'}});
+    const answer = async (options) => {
+        try { return (await fetch(api + run, {method: 'POST', body, ...options})).type; }
+        catch (error) { return 'refused'; }
+    };
+    const socket = await new Promise(resolve => {
+        const made = new WebSocket(api.replace('http', 'ws') + '/events/out', 'prefect');
+        made.onopen = () => resolve('open');
+        made.onerror = made.onclose = () => resolve('refused');
+    });
+    const form = document.createElement('form');
+    Object.assign(form, {method: 'post', action: api + run, enctype: 'text/plain', target: 'target'});
+    document.body.append(form);
+    form.submit();
+    return [
+        await answer({headers: {'Content-Type': 'application/json'}, credentials: 'include'}),
+        await answer({headers: {'Content-Type': 'text/plain'}}),
+        await answer({mode: 'no-cors'}),
+        await fetch(api + '/admin/settings').then(() => 'read', () => 'refused'),
+        socket,
+    ];
+}
+"""
+
+
+def test_a_strangers_page_does_nothing(
+    page: Page, service: TestedService, stranger: Stranger, screenshots: Path
+) -> None:
+    """In the browser that is logged in, by another origin and by a name that points to this machine."""
+    deployment = service.api.get("/deployments/name/stage/stage")
+    run = f"/deployments/{deployment['id']}/create_flow_run"
+    before = {item["id"] for item in service.api.runs()}
+    page.goto(stranger.url)
+    answers = page.evaluate(ATTACK, [service.api.url, run])
+    # "opaque" means that the page cannot see what it was answered, which was a refusal
+    assert answers == ["refused", "refused", "opaque", "refused", "refused"]
+    rebound = service.url.replace("127.0.0.1", "evil.example")
+    answer = page.goto(f"{rebound}/v2/dashboard")
+    assert answer is not None
+    assert answer.status == 400
+    answers = page.evaluate(ATTACK, [f"{rebound}/api", run])
+    assert answers[-1] == "refused"
+    assert {item["id"] for item in service.api.runs()} == before
+
+
+def test_texts_of_others_fetch_nothing_and_run_nothing(
+    page: Page, service: TestedService, stranger: Stranger, screenshots: Path
+) -> None:
+    """A class, a file or a person may be called anything, and it is shown on the dashboard."""
+    text = (
+        f"# Report\n\n![x]({stranger.url}/a.png) <img src='{stranger.url}/b.png' "
+        f"onerror='document.title=1'> <script>document.title=1</script> "
+        f"<iframe src='{stranger.url}/c'></iframe>"
+    )
+    body = {"key": "report", "type": "markdown", "data": text}
+    made = service.api.post("/artifacts/", body)
+    for ui in ("/v2", ""):
+        page.goto(f"{service.url}{ui}/artifacts/artifact/{made['id']}")
+        page.get_by_role("heading", name="Report").first.wait_for()
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=screenshots / "foreign.png")
+        assert page.title() != "1"
+    assert stranger.asked == []

@@ -69,7 +69,7 @@ def test_a_failed_run_sends_one_message(
     with receiver() as (url, received):
         subprocess.run(
             [sys.executable, "-c", MAKE_BLOCK, url],
-            env={**service.environment, "PREFECT_API_URL": service.api.url},
+            env=service.for_clients(),
             check=True,
             timeout=120,
         )

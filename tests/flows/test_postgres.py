@@ -27,7 +27,7 @@ def test_forty_runs_on_four_workers(
         try:
             service.up()
             command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
-            variables = {**service.environment, "PREFECT_API_URL": service.api.url}
+            variables = service.for_clients()
             for number in range(2, WORKERS + 1):
                 with (service.folder / f"worker-{number}.log").open("wb") as log:
                     workers.append(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import urllib.error
-import urllib.request
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from kubernetes_asyncio.client import ApiClient
 
 from effnet_core.files import read_json
-from flows.service.api import Api
+from flows.service import guarded
 from flows.service.environments import read_environment
 from tests.flows.service import ROOT, TestedService, processes_naming
 
@@ -46,8 +43,11 @@ DOCKERFILE = instructions(DEPLOYMENTS / "Dockerfile")
 
 def test_the_image_is_pinned_hashed_and_runs_as_nobody() -> None:
     bases = [rest.split()[0] for name, rest in DOCKERFILE if name == "FROM"]
-    assert len(set(bases)) == 1
-    assert re.fullmatch(r"python:3\.1[012]\.\d+-slim-[a-z]+", bases[0])
+    assert set(bases) == {"${PYTHON_IMAGE}"}
+    (base,) = [rest for name, rest in DOCKERFILE if name == "ARG"]
+    assert re.fullmatch(r"PYTHON_IMAGE=python:3\.1[012]\.\d+-slim-[a-z]+", base)
+    build = COMPOSE["services"]["server"]["build"]["args"]
+    assert f"PYTHON_IMAGE={plain(build['PYTHON_IMAGE'])}" == base
     users = [index for index, (name, _) in enumerate(DOCKERFILE) if name == "USER"]
     assert DOCKERFILE[users[-1]] == ("USER", f"{USER}:{USER}")
     assert not [name for name, _ in DOCKERFILE[users[-1] :] if name in ("RUN", "COPY", "ADD")]
@@ -90,6 +90,12 @@ def test_the_image_takes_extras_that_exist() -> None:
     assert f"effnet-flows:{project['version']}" in tags
 
 
+def plain(value: str) -> str:
+    """The default of a value that a variable may replace."""
+    found = re.fullmatch(r"\$\{[A-Z0-9_]+:-(.+)\}", value)
+    return found[1] if found else value
+
+
 def test_the_compose_file_follows_the_specification() -> None:
     schema = get_builtin_schema("vendor.compose-spec")
     validator = jsonschema.validators.validator_for(schema)(schema)
@@ -103,6 +109,10 @@ def test_the_compose_file_is_whole() -> None:
     assert {"postgres", "server", "worker", "s3"} <= set(services)
     for service in services.values():
         assert re.search(r":\d+\.\d+", service["image"]), "an image without a version"
+        if service["image"].startswith("$"):  # from elsewhere, so a digest may be put in
+            assert plain(service["image"]) in (DEPLOYMENTS / "compose.env.example").read_text()
+        else:
+            assert service["image"].startswith("effnet-flows:")
         assert set(service.get("depends_on", {})) <= set(services)
         assert set(service["networks"]) <= set(COMPOSE["networks"])
         for volume in service.get("volumes", []):
@@ -139,9 +149,21 @@ def test_the_compose_file_holds_no_secrets_and_opens_one_port() -> None:
     server = services["server"]["environment"]
     assert server["PREFECT_SERVER_API_AUTH_STRING"] == "${PREFECT_AUTH}"
     assert server["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
-    for name in ("server", "worker", "deploy", "watch"):
-        assert services[name]["cap_drop"] == ["ALL"]
-        assert services[name]["read_only"] is True
+    assert server["EFFNET_ALLOWED_HOSTS"].split(",")[0] == "server"
+    assert services["server"]["command"][:3] == ["python", "-m", guarded.__name__]
+
+
+def test_no_container_of_the_compose_file_has_more_than_it_needs() -> None:
+    """Also where a service overrides what all have in common."""
+    for name, service in COMPOSE["services"].items():
+        assert service["cap_drop"] == ["ALL"]
+        assert service.get("cap_add", []) == (["DAC_OVERRIDE"] if name == "s3" else [])
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["read_only"] is True
+        assert "/tmp" in service["tmpfs"]
+        assert service["mem_limit"]
+        assert 0 < service["pids_limit"] <= 4096
+        assert not {"privileged", "network_mode", "pid", "ipc", "devices"} & set(service)
 
 
 def as_kubernetes_has_it(document: dict[str, Any], kind: str) -> Any:
@@ -200,55 +222,46 @@ def test_the_workers_manifests_are_kubernetes_own() -> None:
     template = read_json(DEPLOYMENTS / "kubernetes" / "work-pool.json")
     names = template["variables"]["properties"]
     assert accounts == {pod["serviceAccountName"], names["service_account_name"]["default"]}
+    (policy,) = [item for item in documents if item["kind"] == "NetworkPolicy"]
+    assert policy["spec"]["podSelector"] == {}
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in policy["spec"]  # none at all
+    (block,) = [
+        to["ipBlock"] for rule in policy["spec"]["egress"] for to in rule["to"] if "ipBlock" in to
+    ]
+    assert "169.254.0.0/16" in block["except"]
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
     claims = [item for item in documents if item["kind"] == "PersistentVolumeClaim"]
     assert [item["metadata"]["name"] for item in claims] == [names["runs_claim"]["default"]]
     assert names["image"]["default"] == worker["image"] == watch["image"]
 
 
-def status_of(url: str, *, body: dict[str, Any] | None = None, **headers: str) -> int:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        url, data=data, headers={"Content-Type": "application/json", **headers}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
 @pytest.mark.slow
 @pytest.mark.prefect
-def test_a_server_that_keeps_strangers_out(
-    tmp_path_factory: pytest.TempPathFactory,
-    source_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    service = TestedService(tmp_path_factory.mktemp("locked"))
-    login = "admin:test-password"
-    service.environment |= {
-        "PREFECT_SERVER_API_AUTH_STRING": login,
-        "PREFECT_API_AUTH_STRING": login,
-        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-    }
+def test_a_login_of_ones_own_and_none(tmp_path_factory: pytest.TempPathFactory) -> None:
+    service = TestedService(tmp_path_factory.mktemp("login"))
+    service.environment["PREFECT_SERVER_API_AUTH_STRING"] = "admin:test-password"
+    foreign = {"origin": "http://evil.example"}
     try:
         service.up()
-        filter_url = f"{service.api.url}/flow_runs/filter"
-        assert status_of(f"{service.api.url}/admin/settings") == 401
-        assert status_of(f"{service.api.url}/health") == 200
-        assert status_of(filter_url, body={}) == 403
-        monkeypatch.setenv("PREFECT_API_AUTH_STRING", login)
-        assert Api(service.api.url).runs() == []
-        out = service.folder / "data"
-        options = ["-p", f"source={source_dir}", "-p", f"out={out}", "--watch"]
-        done = service.effnet("run", "stage", *options)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert (out / "dataset.json").exists()
-        done = service.effnet("doctor", "--json")
-        assert "1 online" in done.stdout
-        done = service.effnet("run", "stage", *options, PREFECT_API_AUTH_STRING="admin:guess")
+        assert service.api.auth == "admin:test-password"
+        assert service.ask("GET", "/admin/settings") == 401
+        assert service.ask("GET", "/admin/settings", login=True) == 200
+        done = service.effnet("up", "--no-login")
         assert done.returncode == 2
-        assert "wants a login; set PREFECT_API_AUTH_STRING" in done.stderr
+        assert "and a login; effnet down stops it" in done.stderr
+        assert service.effnet("down").returncode == 0
+        assert "effnet/login#" not in service.up("--no-login")
+        assert service.ask("GET", "/admin/settings") == 200
+        assert service.ask("POST", "/flow_runs/filter") == 403  # no other page's request is proven
+        assert service.ask("GET", "/admin/settings", **foreign) == 403
+        assert "auth_string" not in (service.folder / "prefect.toml").read_text()
     finally:
         done = service.effnet("down")
     assert done.returncode == 0, done.stderr

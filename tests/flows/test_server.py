@@ -21,7 +21,8 @@ pytestmark = pytest.mark.prefect
 # must get scheduled runs; with Prefect 3.8.8 and sqlalchemy 2.1 it silently gets none.
 SCHEDULE = textwrap.dedent(
     """
-    import json, sys, time, urllib.request
+    import json, sys, time, urllib.error, urllib.request
+    from flows.service.api import Api
     from flows.service.server import prefect_api
 
     with prefect_api() as url:
@@ -32,16 +33,17 @@ SCHEDULE = textwrap.dedent(
         deployment.apply()
         question = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
         for _ in range(120):
-            request = urllib.request.Request(
-                f"{url}/flow_runs/count",
-                data=json.dumps(question).encode(),
-                headers={"Content-Type": "application/json"},
-            )
-            count = json.load(urllib.request.urlopen(request))
+            count = Api(url).post("/flow_runs/count", question)
             if count:
                 break
             time.sleep(0.5)
-    print(json.dumps({"scheduled": count, "url": url}))
+        refused = []
+        for headers in ({}, {"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{url}/admin/settings", headers=headers))
+            except urllib.error.HTTPError as error:
+                refused.append(error.code)
+    print(json.dumps({"scheduled": count, "url": url, "refused": refused}))
     """
 )
 
@@ -62,6 +64,9 @@ def test_a_cron_deployment_gets_scheduled_runs_and_the_server_ends(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["scheduled"] > 0
+    assert answer["refused"] == [401, 403, 400]
+    entries = [tmp_path / "state", *(tmp_path / "state").rglob("*")]
+    assert [entry for entry in entries if entry.lstat().st_mode & 0o077] == []
     assert "Traceback" not in done.stderr
     assert "connection" not in done.stderr.lower()
     port = int(answer["url"].split(":")[2].split("/")[0])

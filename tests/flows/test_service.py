@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from effnet_core.files import read_json
 from effnet_core.weights.checkpoint import newest
+from flows.service import deploy as deploying
 from tests.flows.service import ROOT, TestedService, kill, processes_naming, wait_for
 from tests.support.images import draw, encode
 from tests.support.tiny import TINY
@@ -67,17 +69,39 @@ def test_wrong_values_are_refused_before_a_run_exists(service: TestedService) ->
 
 
 def test_up_again_keeps_what_people_changed(service: TestedService) -> None:
-    found = service.api.get("/deployments/name/pipeline/nightly-pipeline")
+    name = "/deployments/name/pipeline/nightly-pipeline"
+    found = service.api.get(name)
     schedule = found["schedules"][0]
     assert schedule["active"] is False
     path = f"/deployments/{found['id']}"
-    service.api.patch(f"{path}/schedules/{schedule['id']}", {"active": True})
+    person = {"cron": "30 5 * * 1", "timezone": "Europe/Berlin", "day_or": True}
+    change = {"active": True, "schedule": person, "parameters": {"epochs": 3}}
+    service.api.patch(f"{path}/schedules/{schedule['id']}", change)
+    hourly = {"schedule": {"interval": 3600, "timezone": "UTC"}, "active": False}
+    service.api.post(f"{path}/schedules", [hourly])
+    parameters = {**found["parameters"], "folder": "{{ $HOME }} {{ inbox }}"}
+    changes = {
+        "parameters": parameters,
+        "tags": [*found["tags"], "mine"],
+        "concurrency_limit": 4,
+        "concurrency_options": {"collision_strategy": "ENQUEUE"},
+        "job_variables": {**found["job_variables"], "stream_output": True},
+        "description": "Ours.",
+    }
+    service.api.patch(path, {**changes, "paused": found["paused"]})
     service.api.patch("/v2/concurrency_limits/devices-local", {"limit": 3})
     worker = service.worker()
     try:
-        service.up()
+        said = service.up()
+        assert "dashboard; the repository" not in said
         again = service.api.get(path)
-        assert [item["active"] for item in again["schedules"]] == [True]
+        kept = {item["slug"]: item for item in again["schedules"]}
+        assert {key: kept["nightly"][key] for key in change} == change
+        assert kept[None]["schedule"]["interval"] == 3600
+        for key in ("parameters", "tags", "job_variables", "description"):
+            assert again[key] == changes[key], key
+        assert again["global_concurrency_limit"]["limit"] == 4
+        assert again["concurrency_options"]["collision_strategy"] == "ENQUEUE"
         limits = service.api.post("/v2/concurrency_limits/filter", {})
         assert {item["name"]: item["limit"] for item in limits}["devices-local"] == 3
         assert service.worker() == worker
@@ -86,12 +110,64 @@ def test_up_again_keeps_what_people_changed(service: TestedService) -> None:
         for words in ("online", "1 with an active schedule", "of 3 in use"):
             assert words in done.stdout
     finally:
-        service.api.patch("/v2/concurrency_limits/devices-local", {"limit": 1})
-        for item in service.api.get(path)["schedules"]:
-            service.api.patch(f"{path}/schedules/{item['id']}", {"active": False})
+        service.up("--reset")
+    reset = service.api.get(name)
+    for key in ("parameters", "tags", "job_variables", "description", "concurrency_options"):
+        assert reset[key] == found[key], key
+    assert reset["global_concurrency_limit"]["limit"] == found["global_concurrency_limit"]["limit"]
+    (only,) = reset["schedules"]
+    assert {key: only[key] for key in change} == {key: schedule[key] for key in change}
+    limits = service.api.post("/v2/concurrency_limits/filter", {})
+    assert {item["name"]: item["limit"] for item in limits}["devices-local"] == 1
     done = service.effnet("up", "--port", "1")
     assert done.returncode == 2
     assert "the service runs already" in done.stderr
+
+
+def test_what_the_repository_changed_arrives_and_a_persons_change_is_told(
+    service: TestedService,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """From a checkout with one deployment, so that it is quick."""
+    content = yaml.safe_load(deploying.DEPLOYMENTS.read_text())
+    (stage,) = (item for item in content["deployments"] if item["name"] == "stage")
+    item = {**stage, "name": "weekly", "parameters": {"out": "data", "source": "then"}}
+    item["schedules"] = [{"slug": "weekly", "cron": "0 1 * * 0", "active": False}]
+    content["deployments"] = [item]
+    file = tmp_path / "prefect.yaml"
+    monkeypatch.setattr(deploying, "DEPLOYMENTS", file)
+    capsys.readouterr()
+
+    def deploy(**options: bool) -> str:
+        file.write_text(yaml.safe_dump(content))
+        deploying.deploy(service.api, environment="local", **options)
+        return " ".join(capsys.readouterr().out.split())
+
+    def deployed() -> tuple[str, list[str]]:
+        found = service.api.get("/deployments/name/stage/weekly")
+        return found["parameters"]["source"], [
+            schedule["schedule"]["cron"] for schedule in found["schedules"]
+        ]
+
+    assert deploy() == ""
+    found = service.api.get("/deployments/name/stage/weekly")
+    path = f"/deployments/{found['id']}"
+    try:
+        assert deployed() == ("then", ["0 1 * * 0"])
+        change = {"schedule": {"cron": "30 5 * * *", "timezone": "UTC"}}
+        service.api.patch(f"{path}/schedules/{found['schedules'][0]['id']}", change)
+        item["parameters"]["source"] = "now"
+        item["schedules"][0]["cron"] = "0 2 * * 0"
+        assert "weekly: schedules weekly when stays" in deploy()
+        assert deployed() == ("now", ["30 5 * * *"])
+        assert deploy() == ""  # told once
+        assert deployed() == ("now", ["30 5 * * *"])
+        assert deploy(reset=True) == ""
+        assert deployed() == ("now", ["0 2 * * 0"])
+    finally:
+        service.api.delete(path)
 
 
 def test_cancelling_ends_every_process_and_leaves_a_checkpoint(

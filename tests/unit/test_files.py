@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from effnet_core import files, text
-from effnet_core.errors import DataError, OutputExists
+from effnet_core.errors import ConfigError, DataError, OutputExists
+from effnet_core.files import make_folder
+from effnet_core.storage.local import LocalStore
 
 ODD_TEXT = 'a,b "c"\n\r\t\u2028\u2029\x85\x0b\x1c ü 🐈 \\ \udce9'
 
@@ -35,6 +37,19 @@ def test_atomic_path_replaces_whole_files(tmp_path: Path) -> None:
     assert path.read_text() == "two"
     assert path.stat().st_mode & 0o777 == 0o644
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o002, 0o664)])
+def test_new_files_have_the_rights_of_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        files.write_text(tmp_path / "f", "text")
+        store = LocalStore(tmp_path / "store")
+        store.put_bytes("key", b"bytes")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "f", tmp_path / "store" / "key"):
+        assert path.stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
@@ -146,3 +161,13 @@ def test_os_errors_as_sentences() -> None:
 )
 def test_human_bytes(size: float, words: str) -> None:
     assert text.human_bytes(size) == words
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/prefix", "S3://bucket", "gs://bucket/x"])
+def test_an_address_is_not_a_folder(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^output folder {address} must be a folder of this ma"):
+        make_folder(Path(address), what="output folder")
+    assert not list(tmp_path.iterdir())

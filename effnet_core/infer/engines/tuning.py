@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from effnet_core.data.images import ImageProblem
 from effnet_core.errors import EffnetError
-from effnet_core.events import Event, emit
+from effnet_core.events import Event, Threads, emit
 from effnet_core.files import read_json, write_json
 from effnet_core.infer.pipeline import Predictor, Wanted, iter_predictions
 from effnet_core.infer.readers import Source
@@ -187,7 +186,7 @@ def _rate(predictor: Predictor) -> float:
             calls += 1
         return calls
 
-    with ThreadPoolExecutor(predictor.workers) as workers:
+    with Threads(predictor.workers) as workers:
         list(workers.map(lambda _: predictor.forward(noise), range(predictor.workers)))
         started = time.perf_counter()
         calls = sum(workers.map(call, range(predictor.workers)))

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from effnet_core import __version__
-from effnet_core.cli.tables import settings_markdown
+from effnet_core.cli.tables import family_markdown, settings_markdown
 from effnet_core.config.load import leaf_keys
 from effnet_core.config.recipes import recipe_names
 from effnet_core.family.variants import VARIANTS
@@ -21,7 +21,19 @@ from flows.cli import app
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = {
     *("models", "recipes", "settings", "stage", "train", "evaluate", "predict", "export"),
-    *("publish", "demo", "dashboard", "doctor", "up", "down", "status", "deploy", "watch", "run"),
+    *(
+        "publish",
+        "demo",
+        "dashboard",
+        "doctor",
+        "up",
+        "down",
+        "env",
+        "status",
+        "deploy",
+        "watch",
+        "run",
+    ),
     *("copy", "weights list", "weights import", "weights convert"),
     *("store list", "store show", "store fetch", "store promote", "store rollback"),
     *("store verify", "store gc"),
@@ -101,6 +113,17 @@ def test_recipes_and_settings_are_listed() -> None:
 def test_the_settings_page_is_current() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == settings_markdown(), "run: make docs"
+
+
+def test_the_page_of_models_is_current() -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert page == family_markdown(), "run: make docs"
+
+
+def test_the_family_fits_eighty_columns() -> None:
+    result = CliRunner().invoke(app, ["models"], env={"COLUMNS": "80"})
+    assert "TF top-1" in result.output
+    assert "…" not in result.output
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_up_twice_at_once_starts_one_service(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[lifecycle.Service] = []
 
-    def start(*_: object) -> lifecycle.Service:
+    def start(*_: object, **__: object) -> lifecycle.Service:
         time.sleep(0.3)  # the daemon's record comes a moment after its process
         started.append(FOUND)
         return FOUND
@@ -103,7 +104,49 @@ def test_a_server_that_fails_is_told_from_one_that_refuses() -> None:
         server.server_close()
 
 
-def test_a_keeper_whose_log_has_no_room_goes_on() -> None:
+def test_a_proof_that_has_grown_old_is_renewed() -> None:
+    """A server's CSRF tokens are good for an hour; the service asks for weeks."""
+    asked: list[str] = []
+
+    class Guarded(BaseHTTPRequestHandler):
+        def answer(self, code: int, body: object) -> None:
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def do_GET(self) -> None:
+            asked.append("token")
+            self.answer(200, {"token": f"token-{asked.count('token')}"})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            newest = f"token-{asked.count('token')}"
+            if self.headers["Prefect-Csrf-Token"] != newest or asked[-1] == "old":
+                asked.append("refused")
+                self.answer(403, {"detail": "Invalid CSRF token or client identifier."})
+            else:
+                asked.append("done")
+                self.answer(200, [])
+
+        def log_message(self, *arguments: object) -> None:
+            """Silent."""
+
+    server = HTTPServer(("127.0.0.1", 0), Guarded)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        api = Api(f"http://127.0.0.1:{server.server_port}/api")
+        assert api.runs() == []
+        asked.append("old")
+        assert api.runs() == []
+        assert asked == ["refused", "token", "done", "old", "refused", "token", "done"]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_daemon_whose_log_has_no_room_goes_on() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [
@@ -148,7 +191,7 @@ def test_down_waits_for_the_supervisor_too(
     reaper = threading.Thread(target=supervisor.wait)
     reaper.start()
     lifecycle.down()
-    assert not lifecycle._is_keeper(supervisor.pid)
+    assert not lifecycle._is_daemon(supervisor.pid)
     reaper.join(10)
     supervisor.stdout.close()
     assert "stopped" in capsys.readouterr().out

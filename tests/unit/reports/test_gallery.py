@@ -20,7 +20,7 @@ from effnet_core.reports import gallery
 from effnet_core.reports.gallery import Selection
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import ShardResult
-from effnet_core.text import markdown_text
+from effnet_core.text import markdown_code, markdown_text, visible
 from tests.support.images import draw, encode
 from tests.unit.reports.test_pipeline_report import Page
 
@@ -186,3 +186,16 @@ def test_pictures_that_are_gone_do_not_cost_the_report(folder: Path, tmp_path: P
 
 def test_markdown_text_is_only_text() -> None:
     assert markdown_text("a|b\n*c* <d> [e](f) \udcff") == (r"a\|b \*c\* &lt;d> \[e\]\(f\) \\udcff")
+    assert markdown_text("![x](http://y) &#60;b&#62;") == (
+        r"\!\[x\]\(http://y\) &amp;\#60;b&amp;\#62;"
+    )
+    assert markdown_text("\x1b[2Jcat \u202egnp.exe") == r"\\x1b\[2Jcat \\u202egnp.exe"
+    assert markdown_code("a`b|c\nd") == r"`a'b\|c\nd`"
+
+
+def test_a_text_of_others_is_one_line_without_power() -> None:
+    assert visible("a\nINFO forged\r\x1b]0;t\x07\x9b2J\u2028\u202e") == (
+        r"a\nINFO forged\r\x1b]0;t\x07\x9b2J\u2028\u202e"
+    )
+    for name in ("Grüße, 猫　だ 🐈‍⬛", "می‌خواهم", "a b\u00a0c"):
+        assert visible(name) == name

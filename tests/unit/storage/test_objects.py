@@ -5,14 +5,17 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+from unittest import mock
 
 import pytest
 from botocore import auth
 
 from effnet_core.errors import ConfigError, Conflict, StoreBusy, StoreError
+from effnet_core.events import Threads
 from effnet_core.storage import (
     S3Access,
     S3Url,
@@ -25,12 +28,9 @@ from effnet_core.storage import (
 )
 from effnet_core.storage import client as client_module
 from effnet_core.storage.bulk import Bulk
-from effnet_core.storage.client import Credentials, using
+from effnet_core.storage.client import Credentials, in_use, reach, using
 from effnet_core.storage.objects import StoredObject, list_all
 from tests.support.s3 import KEY_ID, SECRET, SeaweedFS
-
-if TYPE_CHECKING:
-    pass
 
 AWKWARD = ["a b+c%20?#.jpg", "e\u0301.jpg", "é.jpg", "日本/モデル.jpg", "x/y/z.jpg"]
 
@@ -109,6 +109,15 @@ def test_a_profile_says_where_the_server_is(
         read_object(f"s3://{bucket}/a", S3Access(profile="lob"))
 
 
+def test_the_description_of_s3_is_read_once_for_all_clients(aws_environment: None) -> None:
+    """It takes megabytes, and a worker makes a client for each pair of credentials."""
+    client_module.s3_client(S3Access(endpoint_url="http://127.0.0.1:9"))
+    with mock.patch("botocore.loaders.JSONFileLoader.load_file") as read:
+        other = client_module.s3_client(S3Access(endpoint_url="http://127.0.0.1:99"))
+    read.assert_not_called()
+    assert other.meta.service_model.operation_model("PutObject").has_streaming_input
+
+
 def test_a_client_is_shared_until_its_settings_change(
     seaweedfs: SeaweedFS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +139,48 @@ def test_credentials_of_a_secret_store_are_used_and_not_shown(
         assert read_object(f"s3://{bucket}/a", seaweedfs.access) == b"1"
     with pytest.raises(StoreError, match="there are no S3 credentials; set AWS_ACCESS_KEY_ID"):
         read_object(f"s3://{bucket}/a", seaweedfs.access)
+
+
+def test_two_storages_at_the_same_time_have_their_own_credentials(
+    moto: S3Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients of both are made while both are in use, whichever began first."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    barrier = threading.Barrier(2, timeout=10)
+
+    def key_ids(name: str) -> list[str]:
+        with using(Credentials(name, SECRET)):
+            barrier.wait()
+            here = key_id_of_client(moto)
+            with Threads(1) as pool:
+                there = pool.submit(key_id_of_client, moto).result()
+            server = reach(moto)
+            assert server is not None
+            barrier.wait()
+            return [here, there, server.credentials().access_key_id]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(key_ids, ("first", "second"))) == [["first"] * 3, ["second"] * 3]
+    assert in_use() is None
+
+
+def test_credentials_inside_others_end_with_their_block(moto: S3Access) -> None:
+    outer, inner = Credentials("outer", SECRET), Credentials("inner", SECRET)
+    with using(outer):
+        with using(inner), using(None):
+            assert key_id_of_client(moto) == "inner"
+        assert key_id_of_client(moto) == "outer"
+        with pytest.raises(ValueError), using(outer):
+            raise ValueError
+        assert in_use() is outer
+    assert key_id_of_client(moto) == KEY_ID
+
+
+def key_id_of_client(access: S3Access) -> str:
+    client: Any = s3_client(access)
+    key_id: str = client._get_credentials().access_key
+    return key_id
 
 
 # --- addresses ------------------------------------------------------------------------------------

@@ -1,0 +1,13 @@
+"""``python -m flows.entry`` is the command itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_the_module_runs_the_command() -> None:
+    command = [sys.executable, "-m", "flows.entry"]
+    done = subprocess.run([*command, "copi"], check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "copi" in done.stderr
