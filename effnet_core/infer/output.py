@@ -15,6 +15,7 @@ import csv
 import json
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
 OPTIONAL_COLUMNS = ("probabilities", "features")
 """Lists of float32, present where the settings of the same name ask for them."""
 LISTS = ("class_ids", "class_names", "probs", *OPTIONAL_COLUMNS)
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How cells begin that spreadsheets compute; with quotes before, so that these can be told from ours."""
 QUANTILES = (0.5, 0.9, 0.99)
 MOST_REASONS = 1000
 """Different reasons that are counted each by itself; what comes later is "other reasons"."""
@@ -69,11 +72,21 @@ def write_part(path: Path, rows: Sequence[Prediction], *, model_sha256: str) -> 
                     texts = {
                         key: json.dumps(row[key], ensure_ascii=False) for key in LISTS if key in row
                     }
-                    writer.writerow({**row, **texts})
+                    writer.writerow({**row, "path": as_cell(row["path"]), **texts})
         else:
             with temporary.open("w", encoding="utf-8") as stream:
                 for row in _plain(rows, columns):
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def as_cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: one that begins like one gets a quote in front."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def of_cell(cell: str) -> str:
+    """The text of which ``as_cell`` made a cell."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _plain(rows: Sequence[Prediction], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -315,4 +328,4 @@ def iter_rows(output: Path, columns: Sequence[str] | None = None) -> Iterator[di
             with path.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
                     lists = {key: json.loads(row[key]) for key in LISTS if key in row}
-                    yield {**row, **lists}
+                    yield {**row, "path": of_cell(row["path"]), **lists}

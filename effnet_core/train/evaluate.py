@@ -59,8 +59,7 @@ def evaluate_network(
         )
     started = time.perf_counter()
     mine = eval_range(len(split), rank=group.rank, world_size=group.world_size)
-    counter = ConfusionCounter(len(class_names))
-    correct5, loss_sum, seen = 0, 0.0, 0
+    tally = Tally(len(class_names))
     network.set_train(False)
     for batch in batches(
         split,
@@ -73,32 +72,49 @@ def evaluate_network(
         background=spec.background,
     ):
         if stop_requested():
-            raise Interrupted(f"evaluation was stopped after {seen} of {len(mine)} images")
-        logits = network(batch.images).asnumpy()[: batch.valid]  # (valid, num_classes)
-        labels = batch.labels.asnumpy()[: batch.valid]  # (valid,)
-        counter.add(labels, logits.argmax(axis=1))
-        correct5 += count_top_k(logits, labels, 5)
-        loss_sum += float(cross_entropy(logits, labels).sum())
-        seen += batch.valid
+            raise Interrupted(f"evaluation was stopped after {tally.seen} of {len(mine)} images")
+        logits = network(batch.images).asnumpy()  # (N, num_classes)
+        tally.add(logits[: batch.valid], batch.labels.asnumpy()[: batch.valid])
         if group.is_first:
-            emit(Event(stage, done=min(len(split), seen * group.world_size), total=len(split)))
-    counts = np.array([seen, correct5], dtype=np.int64)
-    total_seen, total_correct5 = (int(n) for n in group.sum_counts(counts))
-    confusion = _sum_confusions(group, counter.total())
-    total_loss = float(group.sum_floats(np.array([loss_sum], dtype=np.float32))[0])
-    if total_seen != len(split) or confusion.seen != len(split):
-        raise JobError(f"evaluation saw {total_seen} images of {len(split)}; please report this")
+            done = min(len(split), tally.seen * group.world_size)
+            emit(Event(stage, done=done, total=len(split)))
+    confusion = tally.sum_over(group)
+    if tally.seen != len(split) or confusion.seen != len(split):
+        raise JobError(f"evaluation saw {tally.seen} images of {len(split)}; please report this")
     return EvalResult(
-        seen=total_seen,
+        seen=tally.seen,
         correct1=confusion.correct,
-        correct5=total_correct5,
-        loss=total_loss / total_seen,
+        correct5=tally.correct5,
+        loss=tally.loss_sum / tally.seen,
         confusion=confusion,
         class_names=list(class_names),
         split=split.name,
         world_size=group.world_size,
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+class Tally:
+    """What is counted over the images of a split, first of one rank, then of all."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.pairs = ConfusionCounter(num_classes)
+        self.seen = self.correct5 = 0
+        self.loss_sum = 0.0
+
+    def add(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
+        """Count a batch of logits (N, num_classes) and labels (N,)."""
+        self.pairs.add(labels, logits.argmax(axis=1))
+        self.correct5 += count_top_k(logits, labels, 5)
+        self.loss_sum += float(cross_entropy(logits, labels).sum())
+        self.seen += len(labels)
+
+    def sum_over(self, group: Group) -> Confusion:
+        """Take over the sums over all ranks; returns the pairs of all ranks."""
+        counts = np.array([self.seen, self.correct5], dtype=np.int64)
+        self.seen, self.correct5 = (int(count) for count in group.sum_counts(counts))
+        self.loss_sum = float(group.sum_floats(np.array([self.loss_sum], dtype=np.float32))[0])
+        return _sum_confusions(group, self.pairs.total())
 
 
 def evaluate_checkpoint(
