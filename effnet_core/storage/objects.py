@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from effnet_core.errors import StoreBusy, StoreError
+from effnet_core.events import Event, emit
 from effnet_core.storage.addresses import S3Url, parse_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access, s3_client
 from effnet_core.storage.refusals import NOT_S3, explained
 
+STAGE = "store"
 READ_TRIES = 4
 FIRST_WAIT_S = 0.5
 """Before the second try of a body that was cut; doubles from then on."""
@@ -116,13 +118,21 @@ def head_object(place: S3Url, access: S3Access = DEFAULT_ACCESS) -> StoredObject
 def patiently(call: Callable[[], R]) -> R:
     """The result of ``call``, tried again with growing waits while it raises ``StoreBusy``.
 
-    boto3 repeats requests by itself, but not the reading of a body that has begun.
+    boto3 repeats requests by itself, but not the reading of a body that has begun, and a folder on a
+    network share is not repeated by anybody. Each wait is told as an event.
+
+    Raises:
+        StoreBusy: the last try failed, too.
     """
     for attempt in range(1, READ_TRIES):
         try:
             return call()
-        except StoreBusy:
-            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311
+        except StoreBusy as busy:
+            wait_s = FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311
+            what = str(busy).removesuffix(" later").removesuffix("; try again")
+            again = f"trying again in {wait_s:.1f} s (try {attempt + 1} of {READ_TRIES})"
+            emit(Event(STAGE, f"{what}; {again}"))
+            time.sleep(wait_s)
     return call()
 
 
