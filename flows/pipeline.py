@@ -89,7 +89,7 @@ def pipeline_flow(
     with _timed(seconds, "stage"):
         stage_flow(source, data, recipe=recipe, overrides=overrides)
     with _timed(seconds, "train"):
-        trained = train_flow(
+        train_flow(
             data,
             run_dir,
             recipe,
@@ -103,13 +103,13 @@ def pipeline_flow(
     with _timed(seconds, "evaluate"):
         work_dir = str(Path(out) / "evaluate")
         split = config.data.eval_split
-        evaluation = evaluate_flow(
+        measured = evaluate_flow(
             weights, data, split, work_dir, recipe, device, processes, overrides
         )
     with _timed(seconds, "publish"):
-        published = publish_flow(run_dir, version, True, overrides, evaluation)
+        published = publish_flow(run_dir, version, True, overrides, measured.path)
     with _timed(seconds, "infer"):
-        inference = batch_infer_flow(
+        batch_infer_flow(
             folder,
             weights,
             predictions,
@@ -124,10 +124,8 @@ def pipeline_flow(
         config,
         out,
         data=data,
-        trained=trained,
-        evaluation=evaluation,
+        evaluation=measured.path,
         published=published,
-        inference=inference,
         seconds=seconds,
         flow_run_id=flow_run_id,
     )

@@ -20,6 +20,8 @@ STAGE = "train"
 def train_model(config: RunConfig, data: str, run_dir: str) -> TrainResult:
     """Train in child processes; a retry continues from the last checkpoint.
 
+    The result lies in the run folder; its headline is returned.
+
     Call it directly, not with ``.submit()``: only in the main thread does a cancellation reach it.
     """
     title = f"steps of {config.model.variant}"
@@ -27,4 +29,4 @@ def train_model(config: RunConfig, data: str, run_dir: str) -> TrainResult:
         credentials_of(config.storage),
         on_dashboard("train-progress", STAGE, description=title),
     ):
-        return api.train(config, Path(data), Path(run_dir))
+        return api.train(config, Path(data), Path(run_dir)).headline()

@@ -32,7 +32,8 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
         config: settings of inference and storage.
 
     Returns:
-        JSON-ready results of the shards. Where too many files are unreadable, those of the shards before.
+        JSON-ready counts of the shards. Where too many files are unreadable, no more than those of the
+        shards up to there.
 
     Raises:
         Interrupted: this process was asked to stop; finished shards stay.
@@ -45,7 +46,7 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
     results = []
     for shard in job.shards:
         result = _predict_shard(predictor, source, shard, job, config, done=done, total=total)
-        results.append(result.to_dict())
+        results.append(vars(result.counts()))
         done += shard.stop - shard.start
         rejected += len(result.rejected)
         emit(

@@ -17,10 +17,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from effnet_core.checked import CHECKED, check_fields
 from effnet_core.errors import EffnetError, JobError, error_type
 from effnet_core.files import read_json, write_json
 from effnet_core.text import in_one_line
@@ -41,7 +42,7 @@ CHECKPOINTS_NAME = "checkpoints"
 class _Given:
     """What each kind of job has in common: it travels as JSON, and unknown keys are refused."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__ = CHECKED
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Shard:
     """File name of the part."""
     model_sha256: str
     """Digest of the model that labels it, or has."""
+
+    __pydantic_config__ = CHECKED
 
 
 @dataclass(frozen=True)
@@ -153,15 +156,12 @@ def job_from_dict(values: dict[str, Any]) -> Job:
             f"a job of kind {values.get('kind')!r} is unknown (known: {', '.join(KINDS)})"
         )
     try:
-        job: Job = TypeAdapter(kind).validate_python(values.get("inputs"))
-    except ValidationError as cause:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in cause.errors()
-        )
+        job: Job = check_fields(kind, values.get("inputs"))
+    except ValueError as cause:
         raise JobError(
             f"the inputs of this {values['kind']} job are not those of this version of effnet-flows "
-            f"({problems})"
-        ) from None
+            f"({cause})"
+        ) from cause
     return job
 
 
