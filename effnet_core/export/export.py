@@ -15,7 +15,7 @@ from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.files import put_in_place
 from effnet_core.jobs.job import Job
-from effnet_core.jobs.launch import run_job
+from effnet_core.jobs.launch import job_folder, run_job
 from effnet_core.locks import sole_writer
 from effnet_core.text import os_reason
 from effnet_core.weights import checkpoint as checkpoints
@@ -123,8 +123,8 @@ def require_agreement(
         "format": format,
         "pictures": [str(path.resolve()) for path in (packaged_photograph(), *pictures)],
     }
-    with tempfile.TemporaryDirectory(prefix="effnet-verify-") as folder:
-        result = run_job(Job("verify", inputs), _alone(config), Path(folder))
+    with job_folder("verify") as folder:
+        result = run_job(Job("verify", inputs), _alone(config), folder)
     agreement = Agreement(**result)
     if not agreement.is_close:
         raise ExportError(
@@ -159,8 +159,8 @@ def _write(
         _write_safetensors(checkpoint, sidecar, out)
     else:
         inputs = {"checkpoint": str(checkpoint.resolve()), "file": str(out.resolve())}
-        with tempfile.TemporaryDirectory(prefix="effnet-export-") as folder:
-            run_job(Job("mindir", inputs), _alone(config), Path(folder))
+        with job_folder("export") as folder:
+            run_job(Job("mindir", inputs), _alone(config), folder)
 
 
 def _write_safetensors(checkpoint: Path, sidecar: Sidecar, out: Path) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,14 @@ from typing import Any
 from effnet_core import machine
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig, RuntimeConfig
-from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost, WorkerStalled
+from effnet_core.errors import (
+    ConfigError,
+    DataError,
+    EffnetError,
+    JobTimeout,
+    WorkerLost,
+    WorkerStalled,
+)
 from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json
 from effnet_core.jobs import environment, hosts, supervise
@@ -69,6 +78,25 @@ def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     _check_processes(config.runtime)
     write_job(job, config, run_dir)
     return _run_ranks(config.runtime, run_dir)
+
+
+@contextmanager
+def job_folder(purpose: str) -> Iterator[Path]:
+    """A temporary folder for a job's files; it stays where an error tells people to look into it.
+
+    Args:
+        purpose: a word for its name.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"effnet-{purpose}-"))
+    kept = False
+    try:
+        yield folder
+    except EffnetError as error:
+        kept = str(folder) in str(error)
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
