@@ -359,6 +359,5 @@ def test_plans_and_counts_of_shards(tmp_path: Path) -> None:
     hold(output / "plan.jsonl", calls, seed=10)
     hold(output / "run.json", [*calls, again], seed=11, rounds=60)
     hold(output / "inputs.jsonl", [again], seed=12, rounds=60)
-    again()
     shard_file = done.shard_path(done.shards[1])
     hold(shard_file, [lambda: finish(done, infer=infer, model_sha256="m")], seed=13, rounds=60)

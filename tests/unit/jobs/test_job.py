@@ -85,7 +85,7 @@ def test_the_first_error_stays(tmp_path: Path) -> None:
 
 def test_an_error_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / ERROR_NAME).write_text("{")
-    assert "is unreadable" in str(read_error(tmp_path))
+    assert "cannot be read" in str(read_error(tmp_path))
 
 
 def test_retryable_flags() -> None:
