@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from effnet_core import files
-from effnet_core.errors import DataError
+from effnet_core.errors import DataError, EffnetError
+from flows.service import api as api_module
 from flows.service import doctor, lifecycle
 from flows.service.api import Api, ApiError
 from flows.service.daemon import Kept
@@ -102,6 +103,63 @@ def test_a_server_that_fails_is_told_from_one_that_refuses() -> None:
     finally:
         thread.join()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome"),
+    [
+        ([(503, b"{}"), (429, b"{}"), (200, b"[]")], []),
+        ([(503, b"{}")] * 3, r"failed \(HTTP 503\)"),
+        (
+            [(200, b"<html>hello</html>")],
+            "does not answer as a Prefect server does; is the address",
+        ),
+        ([(404, b'{"detail": "no such run"}')], "the Prefect server refused: no such run"),
+        ([(401, b"who?")], "wants a login; set PREFECT_API_AUTH_STRING=USER:PASSWORD"),
+        ([(None, b"")], r"at http://127.0.0.1:\d+/api does not answer \(Server disconnected"),
+    ],
+)
+def test_what_a_server_answers_is_told(
+    answers: list[tuple[int | None, bytes]], outcome: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is busy is asked again."""
+    monkeypatch.setattr(api_module, "WAITS_S", (0.0, 0.0))
+    left = iter(answers)
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            code, body = next(left)
+            if code is not None:
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Silent."""
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        api = Api(f"http://127.0.0.1:{server.server_port}/api")
+        if isinstance(outcome, str):
+            with pytest.raises(EffnetError, match=outcome):
+                api.runs()
+        else:
+            assert api.runs() == outcome
+        assert next(left, None) is None
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_nobody_at_the_address() -> None:
+    for url in ("http://127.0.0.1:9/api", "http://127.0.0.1:port/api", "nowhere"):
+        with pytest.raises(ApiError, match=f"the Prefect server at {url} does not answer"):
+            Api(url).runs()
+        assert not Api(url).healthy()
 
 
 def test_a_proof_that_has_grown_old_is_renewed() -> None:
