@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from effnet_core.errors import ConfigError, EffnetError
 from effnet_core.files import read_json, write_json
@@ -189,8 +190,8 @@ def running_server(home: Path) -> RunningServer | None:
 def _is_ours(pid: int) -> bool:
     """Whether a process lives and belongs to this user."""
     try:
-        return Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
-    except OSError:
+        return psutil.Process(pid).uids().effective == os.geteuid()
+    except psutil.Error:
         return False
 
 

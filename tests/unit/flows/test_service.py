@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from effnet_core import files
@@ -19,7 +20,7 @@ from effnet_core.errors import DataError, EffnetError
 from flows.service import api as api_module
 from flows.service import doctor, lifecycle
 from flows.service.api import Api, ApiError
-from flows.service.daemon import Kept
+from flows.service.daemon import RUN_VARIABLE, Kept, Watch, run_processes
 from flows.service.environments import ROOT
 from flows.service.server import STATE_DIR_VARIABLE
 
@@ -253,3 +254,25 @@ def test_down_waits_for_the_supervisor_too(
     reaper.join(10)
     supervisor.stdout.close()
     assert "stopped" in capsys.readouterr().out
+
+
+def test_the_process_of_a_run_is_the_first_that_knows_its_name() -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    environment = {**os.environ, RUN_VARIABLE: "a-run"}
+    with subprocess.Popen(
+        [sys.executable, "-c", child], env=environment, stdin=subprocess.PIPE
+    ) as process:
+        deadline = time.monotonic() + 20
+        while not psutil.Process(process.pid).children():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert run_processes()["a-run"] == process.pid
+    assert "a-run" not in run_processes()
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_left_alone() -> None:
+    """The daemon ended with a traceback."""
+    watch = Watch(Api("http://127.0.0.1:9/api"), "pool")
+    assert not watch._is_orphan(2**22 + 1, "a-run")
+    told = [watch._is_orphan(os.getpid(), "a-run") for _ in range(2)]  # has the parent of the daemon
+    assert told == [True, False]
