@@ -9,6 +9,7 @@
     |-- DownloadFailed         a file cannot be fetched from its address (retryable)
     |-- StoreError             the model store refuses or misses something
     |   |-- StoreBusy          the object store does not answer or is overloaded (retryable)
+    |   |-- StoreDamaged       a record of the store is missing or is not what was written
     |   |-- Conflict           somebody else created or changed the same thing first
     |   `-- GateRefused        a version is not good enough to be promoted
     |-- OutputExists           an output folder already holds something else
@@ -91,6 +92,10 @@ class StoreBusy(StoreError):
     """The object store does not answer, is overloaded, or the connection broke."""
 
     retryable = True
+
+
+class StoreDamaged(StoreError):
+    """A record of the store is missing or is not what was written."""
 
 
 class Conflict(StoreError):

@@ -108,28 +108,24 @@ def _steps(
     with _timed(seconds, "stage"):
         stage_flow(source, data, recipe=recipe, overrides=overrides)
     with _timed(seconds, "train"):
-        trained = train_flow(data, run_dir, recipe, overrides=overrides)
+        train_flow(data, run_dir, recipe, overrides=overrides)
     weights = str(Path(run_dir) / MODEL_NAME)
     with _timed(seconds, "evaluate"):
         work_dir = str(Path(out) / "evaluate")
         split = config.data.eval_split
-        evaluation = evaluate_flow(weights, data, split, work_dir, recipe, overrides=overrides)
+        measured = evaluate_flow(weights, data, split, work_dir, recipe, overrides=overrides)
     with _timed(seconds, "publish"):
-        published = publish_flow(run_dir, version, True, overrides, evaluation)
+        published = publish_flow(run_dir, version, True, overrides, measured.path)
     with _timed(seconds, "infer"):
-        inference = batch_infer_flow(
-            folder, weights, predictions, recipe=recipe, overrides=overrides
-        )
+        batch_infer_flow(folder, weights, predictions, recipe=recipe, overrides=overrides)
     context = FlowRunContext.get()
     flow_run_id = str(context.flow_run.id) if context and context.flow_run else ""
     return write_report(
         config,
         out,
         data=data,
-        trained=trained,
-        evaluation=evaluation,
+        evaluation=measured.path,
         published=published,
-        inference=inference,
         seconds=seconds,
         flow_run_id=flow_run_id,
     )
