@@ -274,5 +274,5 @@ def test_a_run_that_ends_while_it_is_looked_at_is_left_alone() -> None:
     """The daemon ended with a traceback."""
     watch = Watch(Api("http://127.0.0.1:9/api"), "pool")
     assert not watch._is_orphan(2**22 + 1, "a-run")
-    told = [watch._is_orphan(os.getpid(), "a-run") for _ in range(2)]  # has the parent of the daemon
+    told = [watch._is_orphan(os.getpid(), "a-run") for _ in range(2)]
     assert told == [True, False]
