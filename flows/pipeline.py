@@ -11,6 +11,8 @@ from typing import Any
 from prefect import flow
 from prefect.context import FlowRunContext
 
+from effnet_core.config.schema import RunConfig
+from effnet_core.locks import sole_user
 from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
 from flows.evaluate import evaluate_flow
@@ -85,6 +87,21 @@ def pipeline_flow(
     out = out or own_folder("pipeline")
     tag_run(config.model.variant, f"data:{last_name(source)}")
     data = data or str(Path(out) / "data")
+    with sole_user(Path(out), what="folder of the pipeline"):
+        return _steps(config, out, source, folder, data, recipe, overrides, version)
+
+
+def _steps(
+    config: RunConfig,
+    out: str,
+    source: str,
+    folder: str,
+    data: str,
+    recipe: str,
+    overrides: list[str] | None,
+    version: str | None,
+) -> dict[str, Any]:
+    """One after the other, in a folder that no other run uses meanwhile."""
     run_dir, predictions = str(Path(out) / "train"), str(Path(out) / "predictions")
     seconds: dict[str, float] = {}
 
