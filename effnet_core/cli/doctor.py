@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias
 
 from packaging.requirements import Requirement
 from rich.table import Table
+from rich.text import Text
 
 from effnet_core.errors import EffnetError
 from effnet_core.files import CACHE_VARIABLE, cache_dir
@@ -247,9 +248,10 @@ def as_table(findings: Iterable[Finding]) -> Table:
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for heading in ("", "what", "found", "what to do"):
         table.add_column(heading, overflow="fold")
-    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+    styles = {"ok": "green", "note": "yellow", "problem": "red"}
     for finding in findings:
-        table.add_row(marks[finding.level], finding.what, finding.found, finding.advice)
+        level = Text(finding.level, styles[finding.level])
+        table.add_row(level, finding.what, finding.found, finding.advice)
     return table
 
 

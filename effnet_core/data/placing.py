@@ -28,6 +28,7 @@ from effnet_core.files import (
     atomic_path,
     clone,
     link_or_copy,
+    part_name,
     sha256_of_file,
     sha256_of_text,
     short_name,
@@ -130,7 +131,7 @@ def _place(content: bytes, digest: str, source: Path, target: Path, *, hard_link
         link_or_copy(source, target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{short_name(target.name)}.part")
+    part = target.with_name(part_name(target.name))
     try:
         if not (clone(source, part) and sha256_of_file(part) == digest):
             part.write_bytes(content)

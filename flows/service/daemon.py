@@ -28,6 +28,7 @@ from typing import IO
 from effnet_core.errors import EffnetError
 from effnet_core.files import write_json
 from effnet_core.locks import sole_user
+from effnet_core.text import visible
 from flows.service.api import JSON, Api
 from flows.service.recovery import STOPPED, Recovery, age_s
 from flows.service.server import SERVER_AUTH_VARIABLE, server_command
@@ -111,7 +112,8 @@ class Kept:
 def say(text: str) -> None:
     """A line of the daemon's own log; lost where the disk is full, since the daemon must continue."""
     with contextlib.suppress(OSError):
-        os.write(1, f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n".encode())
+        line = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {visible(text)}\n"
+        os.write(1, line.encode())
 
 
 def open_log(path: Path) -> IO[bytes]:

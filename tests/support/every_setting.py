@@ -72,6 +72,8 @@ UNIT = (
     "storage.profile",
     "storage.region",
     "storage.checksums",
+    "storage.anonymous",
+    "storage.requester_pays",
     "storage.credentials_block",
     "runtime.world_size",
     "runtime.kernels",
