@@ -242,9 +242,9 @@ def test_the_command_does_a_run_by_all_its_parameters(
     assert run["kept"] == ["step-00000036.ckpt"]
     assert run["folders"] == ["elsewhere", "elsewhere.data"]
     asked_for = flat(config_of(parser().parse_args(arguments(**EVERYTHING))))
-    weights = Path(run["settings"].pop("model.weights"))
-    assert weights.name == asked_for.pop("model.weights")
-    assert run["settings"] == asked_for
+    used = run["settings"] | {"model.weights": Path(run["settings"]["model.weights"]).name}
+    left_open = {key for key, value in asked_for.items() if value is None}  # the weights say it
+    assert {key for key in used if used[key] != asked_for[key]} <= left_open
 
 
 def test_other_images_make_another_run(
