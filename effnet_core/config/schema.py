@@ -479,7 +479,7 @@ class RuntimeConfig(Section):
     stop_grace_s: int = Field(30, ge=1)
     """Seconds that a job has to save its state once it is asked to stop."""
     exact_resume: bool = True
-    """Practise some steps before a cut run continues, so that CPU kernels round as they did before."""
+    """Warm CPU kernels up by some steps before a run is resumed, so that they round as they did before."""
     mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
     """Least severe message of MindSpore's own log that is written."""
 

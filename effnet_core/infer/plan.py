@@ -3,6 +3,7 @@
 OUTPUT/
   run.json              digests of model and input list, settings; refuses another run's parts
   inputs.jsonl          the files, relative to the input's root, and their stamps
+  plan.jsonl            the shards: which files each has, and the part file of its answers
   other_files.jsonl     files of the input that are not pictures, and what they are
   predictions/, shards/  what is done (predictions.py)
 """
@@ -11,27 +12,29 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from effnet_core.checked import CHECKED, check_fields, whole
 from effnet_core.config.schema import InferConfig
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import (
     LOCK_NAME,
     atomic_path,
+    iter_jsonl,
     make_folder,
     no_longer_writable,
     read_json,
     sha256_of_text,
     write_json,
-    write_text,
 )
 from effnet_core.infer.inputs import InputList
 
 RUN_NAME = "run.json"
 INPUTS_NAME = "inputs.jsonl"
+PLAN_NAME = "plan.jsonl"
 PARTS_NAME = "predictions"
 OTHER_NAME = "other_files.jsonl"
 SHARDS_NAME = "shards"
@@ -52,6 +55,8 @@ class Shard:
     model_sha256: str
     """Digest of the model that labels it, or has."""
 
+    __pydantic_config__ = CHECKED
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -64,6 +69,10 @@ class Plan:
     shards: tuple[Shard, ...]
     new: int
     """Images that no earlier run into this output had."""
+
+    def header(self) -> Plan:
+        """The same without its shards: small enough to travel with each of them."""
+        return replace(self, shards=())
 
     def missing(self) -> list[Shard]:
         """Shards that are still to do, in order."""
@@ -136,16 +145,35 @@ def plan(
         fresh = [] if lists else entries
         lists = lists or [(len(entries), model_sha256)]
     _write_entries(output, entries)
+    shards = tuple(_cut(lists, entries, identity))
+    _write_lines(output / PLAN_NAME, (asdict(shard) for shard in shards))
     facts = {
         "lists": [length for length, _ in lists],
         "models": [model for _, model in lists],
         "inputs_sha256": sha256_of_text(*(path for path, _ in entries)),
+        "images": len(entries),
+        "new": len(fresh),
     }
     write_json(output / RUN_NAME, {**identity, **facts})
-    lines = (json.dumps({"path": path, "reason": reason}) for path, reason in listed.other)
-    write_text(output / OTHER_NAME, "".join(f"{line}\n" for line in lines))
-    shards = tuple(_cut(lists, entries, identity))
+    _write_lines(
+        output / OTHER_NAME, ({"path": path, "reason": reason} for path, reason in listed.other)
+    )
     return Plan(output, listed.root, len(entries), shards, len(fresh))
+
+
+def read_plan(output: Path) -> Plan:
+    """The plan that ``plan`` left in an output folder.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    facts = read_json(output / RUN_NAME)
+    with whole(output / PLAN_NAME, "plan"):
+        shards = tuple(check_fields(Shard, row) for row in iter_jsonl(output / PLAN_NAME))
+        images = shards[-1].stop if shards else 0
+        if images != facts["images"]:
+            raise ValueError(f"it ends at image {images} of {facts['images']}")
+        return Plan(output, str(facts["input"]), images, shards, int(facts["new"]))
 
 
 def _handed_over(
@@ -210,9 +238,13 @@ def _cut(
 
 
 def _write_entries(output: Path, entries: Sequence[tuple[str, str]]) -> None:
-    with atomic_path(output / INPUTS_NAME) as temporary, temporary.open("w") as stream:
-        for path, stamp in entries:
-            stream.write(json.dumps([path, stamp]) + "\n")
+    _write_lines(output / INPUTS_NAME, (list(entry) for entry in entries))
+
+
+def _write_lines(path: Path, values: Iterable[Any]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w") as stream:
+        for value in values:
+            stream.write(json.dumps(value) + "\n")
 
 
 def _read_entries(output: Path, stop: int, start: int = 0) -> Iterator[tuple[str, str]]:
@@ -259,6 +291,6 @@ def output_lost(output: Path, error: OSError) -> DataError:
 
 def _is_of_a_beginning(name: str) -> bool:
     """Whether a run that was killed before it had its ``run.json`` may have left this file."""
-    return name in (INPUTS_NAME, OTHER_NAME, LOCK_NAME) or name.startswith(
-        (f".{INPUTS_NAME}.", f".{RUN_NAME}.")
-    )
+    names = (INPUTS_NAME, PLAN_NAME, OTHER_NAME)
+    partial = tuple(f".{n}." for n in (*names, RUN_NAME))
+    return name in (*names, LOCK_NAME) or name.startswith(partial)

@@ -198,7 +198,7 @@ def test_events_are_repeated_once_and_whole(run_dir: Path, events: list[Event]) 
     with path.open("ab") as stream:
         stream.write(b'ssage": "two"}\n')
     tail.repeat()
-    assert [event.message for event in events] == ["ü \u2028 one", "two"]
+    assert [event.message for event in events] == ["ü \\u2028 one", "two"]
 
 
 SAVES_SLOWLY = """
