@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from effnet_core.jobs.job import (
     TrainJob,
     read_job,
 )
-from effnet_core.jobs.launch import join_job, run_job
+from effnet_core.jobs.launch import job_folder, join_job, run_job
 from effnet_core.locks import sole_user
 from effnet_core.model_store.versions import cached_model
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
@@ -180,11 +180,12 @@ def evaluate(
         EffnetError: as ``evaluate_checkpoint`` and the launcher.
     """
     config = config or RunConfig()
-    with tempfile.TemporaryDirectory(prefix="effnet-evaluate-") as temporary:
-        folder = work_dir or Path(temporary)
-        with sole_user(folder, what="evaluation folder"):
-            job = evaluation_job(weights, data_dir, split=split, config=config)
-            return EvalResult.from_dict(run_job(job, config, folder))
+    with (
+        job_folder("evaluate") if work_dir is None else nullcontext(work_dir) as folder,
+        sole_user(folder, what="evaluation folder"),
+    ):
+        job = evaluation_job(weights, data_dir, split=split, config=config)
+        return EvalResult.from_dict(run_job(job, config, folder))
 
 
 def evaluation_job(
@@ -472,5 +473,5 @@ def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -
             update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
         )
         job = RecordsJob(dataset.root.resolve(), name)
-        with tempfile.TemporaryDirectory(prefix="effnet-records-") as folder:
-            run_job(job, alone, Path(folder))
+        with job_folder("records") as folder:
+            run_job(job, alone, folder)

@@ -11,6 +11,8 @@ from typing import Any
 from prefect import flow
 from prefect.context import FlowRunContext
 
+from effnet_core.config.schema import RunConfig
+from effnet_core.locks import sole_user
 from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
 from flows.evaluate import evaluate_flow
@@ -83,6 +85,23 @@ def pipeline_flow(
     out = out or own_folder("pipeline")
     tag_run(config.model.variant, f"data:{last_name(source)}")
     data = data or str(Path(out) / "data")
+    with sole_user(Path(out), what="folder of the pipeline"):
+        return _steps(config, out, source, folder, data, recipe, given, overrides, version)
+
+
+def _steps(
+    config: RunConfig,
+    out: str,
+    source: str,
+    folder: str,
+    data: str,
+    recipe: str,
+    given: dict[str, Any],
+    overrides: list[str] | None,
+    version: str | None,
+) -> dict[str, Any]:
+    """One after the other, in a folder that no other run uses meanwhile; each gets its fields of the form."""
+    device, processes = given["device"], given["processes"]
     run_dir, predictions = str(Path(out) / "train"), str(Path(out) / "predictions")
     seconds: dict[str, float] = {}
 
@@ -93,8 +112,8 @@ def pipeline_flow(
             data,
             run_dir,
             recipe,
-            variant=variant,
-            epochs=epochs,
+            variant=given["variant"],
+            epochs=given["epochs"],
             device=device,
             processes=processes,
             overrides=overrides,
@@ -113,7 +132,7 @@ def pipeline_flow(
             folder,
             weights,
             predictions,
-            engine=engine,
+            engine=given["engine"],
             device=device,
             recipe=recipe,
             overrides=overrides,

@@ -15,7 +15,7 @@ from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.files import put_in_place
 from effnet_core.jobs.job import MindirJob, VerifyJob
-from effnet_core.jobs.launch import run_job
+from effnet_core.jobs.launch import job_folder, run_job
 from effnet_core.locks import sole_writer
 from effnet_core.text import os_reason
 from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint
@@ -119,8 +119,8 @@ def require_agreement(
         format,
         tuple(path.resolve() for path in (packaged_photograph(), *pictures)),
     )
-    with tempfile.TemporaryDirectory(prefix="effnet-verify-") as folder:
-        result = run_job(job, _alone(config), Path(folder))
+    with job_folder("verify") as folder:
+        result = run_job(job, _alone(config), folder)
     agreement = Agreement(**result)
     if not agreement.is_close:
         raise ExportError(
@@ -149,8 +149,8 @@ def _write(
         _write_safetensors(checkpoint, out)
     else:
         job = MindirJob(checkpoint.path.resolve(), checkpoint.sha256, out.resolve())
-        with tempfile.TemporaryDirectory(prefix="effnet-export-") as folder:
-            run_job(job, _alone(config), Path(folder))
+        with job_folder("export") as folder:
+            run_job(job, _alone(config), folder)
 
 
 def _write_safetensors(checkpoint: Checkpoint, out: Path) -> None:

@@ -14,15 +14,14 @@ RUN_DIR/
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from effnet_core.checked import CHECKED, check_fields
-from effnet_core.errors import EffnetError, JobError, error_type
+from effnet_core.checked import NONSENSE, first_problem, whole
+from effnet_core.errors import DataError, EffnetError, JobError, error_type
 from effnet_core.files import read_json, write_json
 from effnet_core.text import in_one_line
 
@@ -42,7 +41,7 @@ CHECKPOINTS_NAME = "checkpoints"
 class _Given:
     """What each kind of job has in common: it travels as JSON, and unknown keys are refused."""
 
-    __pydantic_config__ = CHECKED
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Shard:
     model_sha256: str
     """Digest of the model that labels it, or has."""
 
-    __pydantic_config__ = CHECKED
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -148,20 +147,17 @@ def job_from_dict(values: dict[str, Any]) -> Job:
     """The job of ``job_to_dict``.
 
     Raises:
-        JobError: its kind is unknown, or its inputs are not those of the kind.
+        ValueError: its kind is unknown, or its inputs are not those of the kind.
     """
     kind = KINDS.get(values.get("kind", ""))
     if kind is None:
-        raise JobError(
+        raise ValueError(
             f"a job of kind {values.get('kind')!r} is unknown (known: {', '.join(KINDS)})"
         )
     try:
-        job: Job = check_fields(kind, values.get("inputs"))
-    except ValueError as cause:
-        raise JobError(
-            f"the inputs of this {values['kind']} job are not those of this version of effnet-flows "
-            f"({cause})"
-        ) from cause
+        job: Job = TypeAdapter(kind).validate_python(values.get("inputs"))
+    except ValidationError as cause:
+        raise ValueError(f"inputs of a {values['kind']} job: {first_problem(cause)}") from cause
     return job
 
 
@@ -174,9 +170,10 @@ def read_job(run_dir: Path) -> Job:
     """The job that lies in a folder.
 
     Raises:
-        JobError: it is not one of this version.
+        DataError: there is none, or it is damaged.
     """
-    return job_from_dict(read_json(run_dir / JOB_NAME))
+    with whole(run_dir / JOB_NAME, "job"):
+        return job_from_dict(read_json(run_dir / JOB_NAME))
 
 
 def reserve_room(run_dir: Path) -> None:
@@ -217,11 +214,12 @@ def read_error(run_dir: Path) -> EffnetError | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return JobError(f"{path} is unreadable")
-    message = values["message"]
-    if not values["known"]:
-        log = run_dir / LOGS_NAME / f"worker_{values['rank']}.log"
-        message = f"rank {values['rank']} failed ({message}); the whole story is in {log}"
-    return error_type(values["type"])(message)
+        values = read_json(path)
+        message, kind = str(values["message"]), error_type(str(values["type"]))
+        known, rank = values["known"], int(values["rank"])
+    except (*NONSENSE, DataError):
+        return JobError(f"the job failed, and its error in {path} cannot be read")
+    if not known:
+        log = run_dir / LOGS_NAME / f"worker_{rank}.log"
+        message = f"rank {rank} failed ({message}); the whole story is in {log}"
+    return kind(message)

@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from effnet_core.checked import first_problem
+from effnet_core.checked import Sha256, first_problem
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
 from effnet_core.storage import Store, open_store, require_key
@@ -71,7 +71,6 @@ VersionName = Annotated[str, AfterValidator(_version_name)]
 PathInside = Annotated[str, AfterValidator(_path_inside)]
 Moment = Annotated[str, AfterValidator(_moment)]
 """UTC, ISO 8601; sorts as text."""
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
