@@ -119,12 +119,16 @@ def read_json(path: Path) -> Any:
     """The value of a JSON file.
 
     Raises:
-        DataError: the file is missing or is not JSON.
+        DataError: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise DataError(f"{path} does not exist") from cause
+    except OSError as cause:
+        raise DataError(f"{path} cannot be read ({os_reason(cause)})") from cause
+    except RecursionError as cause:
+        raise DataError(f"{path} is not valid JSON (it is nested too deeply)") from cause
     except ValueError as cause:
         raise DataError(f"{path} is not valid JSON ({cause})") from cause
 
@@ -137,15 +141,23 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON Lines file; a last line that was cut while being written is left out."""
-    rows = []
-    if path.exists():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        for line in filter(None, text.split("\n")):  # splitlines() would also split at U+2028
+    return list(iter_jsonl(path))
+
+
+def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """As ``read_jsonl``, one by one; ends before the first line that is not an object."""
+    if not path.exists():
+        return
+    # Lines end at "\n" only: splitlines() would also split at U+2028.
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as stream:
+        for line in stream:
             try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-    return rows
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                return
+            if not isinstance(row, dict):
+                return
+            yield row
 
 
 def link_or_copy(source: Path, target: Path) -> None:

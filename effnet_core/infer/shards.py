@@ -35,7 +35,8 @@ def predict_shards(
         config: settings of inference and storage.
 
     Returns:
-        JSON-ready results of the shards. Where too many files are unreadable, those of the shards before.
+        JSON-ready counts of the shards. Where too many files are unreadable, no more than those of the
+        shards up to there.
 
     Raises:
         Interrupted: this process was asked to stop; finished shards stay.
@@ -48,7 +49,7 @@ def predict_shards(
     results = []
     for shard in inputs["shards"]:
         result = _predict_shard(predictor, source, shard, inputs, config, done=done, total=total)
-        results.append(result.to_dict())
+        results.append(vars(result.counts()))
         done += shard["stop"] - shard["start"]
         rejected += len(result.rejected)
         emit(

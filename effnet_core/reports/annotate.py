@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.data.images import WHITE, Colour, ImageProblem, decode_image, to_rgb
@@ -16,6 +16,7 @@ from effnet_core.files import atomic_path, read_json
 from effnet_core.infer.output import SUMMARY_NAME, background_of
 from effnet_core.infer.plan import RUN_NAME
 from effnet_core.infer.readers import open_source
+from effnet_core.render.fonts import Font, font_for
 
 LONGEST_SIDE_PX = 1024
 """Larger pictures are shown smaller."""
@@ -25,8 +26,6 @@ MAX_NAME_BYTES = 200
 """Bytes of a picture's name, so that the copy's and its temporary name are still allowed."""
 ROW_PX, TEXT_PX, MARGIN_PX = 28, 17, 10
 INK, PAPER, BAR, BEST_BAR = "#1c2733", "#ffffff", "#d3e3f1", "#9cc7ea"
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def annotate(
@@ -91,7 +90,7 @@ def _draw_answers(
     top: int,
     width: int,
 ) -> None:
-    font = ImageFont.load_default(TEXT_PX)
+    font = font_for("".join(name for _, name, _ in answers), TEXT_PX)
     for place, (class_id, name, share) in enumerate(answers):
         y = top + place * ROW_PX
         bar = BEST_BAR if place == 0 else BAR

@@ -28,6 +28,9 @@ THUMBNAIL_PX = 192
 PIXELATED_PX = 64
 """Pictures up to this side are shown enlarged, pixel by pixel."""
 
+COLUMNS = ("path", "class_ids", "class_names", "probs")
+"""What a choice needs to know of each prediction."""
+
 Row = dict[str, Any]
 """As ``predictions.iter_rows`` gives them."""
 Kept = tuple[float, str, int, Row]

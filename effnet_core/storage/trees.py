@@ -18,7 +18,7 @@ from effnet_core.storage.addresses import S3Url, require_name
 from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
 from effnet_core.storage.client import S3Access, s3_client, transfer_config
 from effnet_core.storage.folders import walk
-from effnet_core.storage.objects import StoredObject, list_all
+from effnet_core.storage.objects import StoredObject, list_objects
 from effnet_core.storage.ranged import JOURNAL_SUFFIX, Progress, fetch
 from effnet_core.storage.refusals import explained
 from effnet_core.text import is_unicode, os_reason
@@ -40,7 +40,7 @@ def list_tree(place: S3Url, access: S3Access) -> list[StoredObject]:
     prefix = folder_key(place)
     found = [
         item
-        for item in list_all(S3Url(place.bucket, prefix), access)
+        for item in list_objects(S3Url(place.bucket, prefix), access)
         if not (item.key.endswith("/") and item.size_bytes == 0)
     ]
     if not found:
@@ -139,7 +139,7 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
     if not paths:
         raise DataError(f"folder {folder} has no files to upload")
     prefix = folder_key(place)
-    there = {item.key: item for item in list_all(S3Url(place.bucket, prefix), access)}
+    there = {item.key: item for item in list_objects(S3Url(place.bucket, prefix), access)}
     try:
         missing = [
             path

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.config.schema import RunConfig
+from effnet_core.confusion import Confusion, ConfusionCounter
 from effnet_core.data.loader import Batch, batches
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.order import eval_range
@@ -28,6 +29,8 @@ from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.load import load_network
 
 STAGE = "evaluate"
+MOST_CLASSES_AT_ONCE = 500
+"""Of these the whole matrix is summed over the ranks: 250,000 numbers in one call."""
 
 
 def evaluate_network(
@@ -67,15 +70,15 @@ def evaluate_network(
         if group.is_first:
             done = min(len(split), tally.seen * group.world_size)
             emit(Event(stage, done=done, total=len(split)))
-    tally.sum_over(group)
-    if tally.seen != len(split) or int(tally.confusion.sum()) != len(split):
+    confusion = tally.sum_over(group)
+    if tally.seen != len(split) or confusion.seen != len(split):
         raise JobError(f"evaluation saw {tally.seen} images of {len(split)}; please report this")
     return EvalResult(
         seen=tally.seen,
-        correct1=int(np.trace(tally.confusion)),
+        correct1=confusion.correct,
         correct5=tally.correct5,
         loss=tally.loss_sum / tally.seen,
-        confusion=tally.confusion.tolist(),
+        confusion=confusion,
         class_names=list(class_names),
         split=split.name,
         world_size=group.world_size,
@@ -102,23 +105,23 @@ class Tally:
     """What is counted over the images of a split, first of one rank, then of all."""
 
     def __init__(self, num_classes: int) -> None:
-        self.confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self.pairs = ConfusionCounter(num_classes)
         self.seen = self.correct5 = 0
         self.loss_sum = 0.0
 
     def add(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
         """Count a batch of logits (N, num_classes) and labels (N,)."""
-        np.add.at(self.confusion, (labels, logits.argmax(axis=1)), 1)
+        self.pairs.add(labels, logits.argmax(axis=1))
         self.correct5 += count_top_k(logits, labels, 5)
         self.loss_sum += float(cross_entropy(logits, labels).sum())
         self.seen += len(labels)
 
-    def sum_over(self, group: Group) -> None:
-        """Take over the sums over all ranks."""
+    def sum_over(self, group: Group) -> Confusion:
+        """Take over the sums over all ranks; returns the pairs of all ranks."""
         counts = np.array([self.seen, self.correct5], dtype=np.int64)
         self.seen, self.correct5 = (int(count) for count in group.sum_counts(counts))
-        self.confusion = group.sum_counts(self.confusion)
         self.loss_sum = float(group.sum_floats(np.array([self.loss_sum], dtype=np.float32))[0])
+        return _sum_confusions(group, self.pairs.total())
 
 
 def evaluate_checkpoint(
@@ -162,6 +165,26 @@ def evaluate_checkpoint(
     )
     facts = {"checkpoint_sha256": sidecar.sha256, "data_digest": dataset.digest}
     return EvalResult(**{**vars(result), **facts})
+
+
+def _sum_confusions(group: Group, mine: Confusion) -> Confusion:
+    """The pairs of all ranks together.
+
+    The cells of few classes are summed at once. Of many classes the pairs are put side by side, so that
+    what travels grows with the images and not with the square of the classes.
+    """
+    if group.world_size == 1:
+        return mine
+    if mine.classes <= MOST_CLASSES_AT_ONCE:
+        return Confusion.from_dense(group.sum_counts(mine.dense()).tolist())
+    lengths = np.zeros(group.world_size, np.int64)
+    lengths[group.rank] = len(mine.images)
+    lengths = group.sum_counts(lengths)
+    start = int(lengths[: group.rank].sum())
+    pairs = np.zeros((2, int(lengths.sum())), np.int64)
+    pairs[:, start : start + len(mine.images)] = mine.codes, mine.images
+    codes, images = group.sum_counts(pairs)
+    return Confusion.of_codes(codes, images, mine.classes)
 
 
 def count_top_k(logits: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> int:

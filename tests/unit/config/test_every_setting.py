@@ -334,7 +334,7 @@ def end_of_a_job_that_only_waits(config: RunConfig, folder: Path) -> str:
     process = mock.Mock(poll=lambda: None if clock.now < 3600 else 0)
     with (
         mock.patch.object(launch, "time", clock),
-        mock.patch.object(launch, "read_processes", return_value={1: Process("S", 0.0)}),
+        mock.patch.object(launch, "read_processes", return_value={1: Process("sleeping", 0.0)}),
         mock.patch.object(stall.time, "monotonic", clock.monotonic),
         mock.patch.object(StallWatch.__init__, "__defaults__", (clock.monotonic,)),
     ):

@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from effnet_core import files
-from effnet_core.cli.copy import copied
 from effnet_core.errors import DataError, StoreError
 from effnet_core.events import Event
 from effnet_core.storage import S3Access, S3Url, ranged, s3_client, trees
@@ -286,33 +283,6 @@ def test_an_upload_of_nothing(tmp_path: Path, moto: S3Access) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(DataError, match="has no files to upload"):
             upload_tree(folder, S3Url("bucket", "x"), moto)
-
-
-def test_copying_loads_only_what_it_needs(
-    seaweedfs: SeaweedFS, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", seaweedfs.endpoint_url)
-    fill(tmp_path / "source")
-    heavy = {"boto3", "botocore", "typer", "rich", "pydantic", "effnet_core.cli.app", "tarfile"}
-    url = f"s3://{bucket}/set"
-    for source, target in ((str(tmp_path / "source"), url), (url, str(tmp_path / "back"))):
-        code = (
-            "import sys; from flows.entry import main\n"
-            f"sys.argv = ['effnet', 'copy', {source!r}, {target!r}]\n"
-            f"main(); print(sorted({heavy!r} & set(sys.modules)))"
-        )
-        argv = [sys.executable, "-c", code]
-        lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
-        assert lines[0].startswith(" transfer  ")
-        assert lines[1:] == ["7 file(s) copied", "[]"]
-    assert contents(tmp_path / "back") == contents(tmp_path / "source")
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["copy"], ["copy", "a", "--help"], ["copy", "a", "b", "-o", "c=d"], ["a"] * 3]
-)
-def test_only_the_plainest_copy_takes_the_short_way(arguments: list[str]) -> None:
-    assert copied(arguments) is False
 
 
 def test_a_public_bucket_is_read_without_credentials(
