@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
+.PHONY: help demo up down status test test-fast test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
         bench-store bench-records bench-train bench-gpu dashboard docs kernels-asan kernels-aarch64 lock audit clean
 
 help: ## list the targets
@@ -28,6 +28,9 @@ test-jobs: $(STAMP)
 	@$(PYTEST) tests/jobs 2>&1 | sed -u 's/^/jobs   /'
 test-flows: $(STAMP)
 	@$(PYTEST) tests/flows 2>&1 | sed -u 's/^/flows  /'
+
+test-fast: $(STAMP) ## the unit tests without object stores: a minute, for the inner loop
+	@$(BIN)/pytest -q -m "not slow and not store" tests/unit
 
 test-all: $(STAMP) ## the test suite with its slow tests
 	$(BIN)/pytest tests/cells

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core import machine
-from effnet_core.train import saver
 
 RANKS = 2
 SAVING = ("copy", "writer", "beside a save", "beside none")
@@ -33,12 +32,15 @@ class Turns:
     """One rank's run of the demo, whose steps are done in the loop or bare, as one asks for."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        import numpy as np
-        from mindspore import Tensor
 
         from effnet_core.config.load import load_config
         from effnet_core.jobs.collective import join_group
-        from effnet_core.train.run import prepare, step_cell
+        from effnet_core.train.control import Control
+        from effnet_core.train.run import start
+        from effnet_core.train.saving import open_saver
+        from effnet_core.train.session import Clock, Session
+        from effnet_core.train.setup import prepare
+        from effnet_core.train.tracking import Trackers
 
         world, rank = int(os.environ["MS_WORKER_NUM"]), int(os.environ.get("MS_NODE_ID", "0"))
         cores = machine.available_cores()
@@ -47,21 +49,19 @@ class Turns:
         group = join_group(config.runtime)
         run_dir = options.out.parent / "run"
         run_dir.mkdir(exist_ok=True)
-        self.run = prepare(config, group, data_dir=options.data, run_dir=run_dir)
-        if group.is_first:
-            self.run.saver = saver.Saver(run_dir / "checkpoints", keep=2)
-        self.run.network.set_train(True)
-        self.cell = step_cell(self.run).set_train(True)
+        self.run = start(prepare(config, group, data_dir=options.data, run_dir=run_dir))
+        self.session = Session(open_saver(self.run), Trackers([]), Clock())
+        self.run.set_train()
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.batches = self._batches()
-        self.ready, self.said = next(self.batches), Tensor(np.zeros(2, np.float32))
+        self.ready, self.nothing = next(self.batches), Control().encode()
 
     def _batches(self) -> Iterator[Any]:
-        from effnet_core.train import loop
+        from effnet_core.train.batches import epoch_batches
 
         while True:
-            self.run.step = 0
-            yield from loop._epoch_batches(self.run)
+            self.run.progress.step = 0
+            yield from epoch_batches(self.run)
 
     def timed(self, name: str, function: Callable[[], Any]) -> Any:
         started = time.perf_counter()
@@ -71,7 +71,8 @@ class Turns:
 
     def bare(self) -> None:
         batch = self.ready
-        self.timed("bare", lambda: self.cell(batch.images, batch.labels, self.said).asnumpy())
+        cell = self.run.cell
+        self.timed("bare", lambda: cell(batch.images, batch.labels, self.nothing).asnumpy())
 
     def whole(self) -> None:
         self.timed("loop", self._whole)
@@ -80,9 +81,8 @@ class Turns:
         from effnet_core.train import loop, update
 
         batch = self.timed("input", lambda: next(self.batches))
-        said = {"wish": loop._wish(self.run), "spent_s": loop._spent(self.run)}
-        shared = self.timed("update", lambda: update.update(self.run, self.cell, [batch], **said))
-        self.timed("hear", lambda: loop._heard(self.run, shared))
+        control = self.timed("control", lambda: loop._control(self.run, self.session))
+        self.timed("update", lambda: update.update(self.run, [batch], control))
 
     def steps(self, options: argparse.Namespace) -> None:
         """Both kinds in turns, after those that compile and let the kernels choose their pieces."""
@@ -106,20 +106,19 @@ class Turns:
             write(*arguments)
             found["writer"].append(time.thread_time() - started)
 
-        if self.run.saver is not None:
-            write, self.run.saver._write = self.run.saver._write, counted  # type: ignore[method-assign]
+        saver = self.session.saver
+        write, saver._write = saver._write, counted  # type: ignore[method-assign]
         for index in range(count):
             for kind in ("beside none", "beside a save"):
                 started = time.perf_counter()
                 if kind == "beside a save":
-                    self.run.step = index
-                    saving.save(self.run)
+                    self.run.progress.step = index
+                    saving.save(self.run, saver)
                     found["copy"].append(time.perf_counter() - started)
                 for _ in range(BLOCK):
                     self.whole()
                 found[kind].append(time.perf_counter() - started)
-                if self.run.saver is not None:
-                    self.run.saver.join()
+                saver.join()
         return found
 
 
@@ -181,7 +180,7 @@ def report(seconds: dict[str, Any], images: int, minutes: float) -> list[str]:
         f"| step of the training loop | {loop:.1f} |",
         f"| of it: waiting for input | {ms['input']:.2f} |",
         f"| of it: masks, rate and compiled step | {ms['update']:.1f} |",
-        f"| of it: hearing rank 0 | {ms['hear']:.2f} |",
+        f"| of it: what rank 0 asks for | {ms['control']:.2f} |",
         "",
         f"The loop takes {loop / bare:.3f} times the bare step ({images / loop * 1000:.0f} images/s against "
         f"{images / bare * 1000:.0f}).",

@@ -23,19 +23,20 @@ def worker() -> None:
 
     from effnet_core.config.schema import OptimConfig
     from effnet_core.model.network import create_model
+    from effnet_core.train.control import Control
     from effnet_core.train.optim import create_optimizer
-    from effnet_core.train.step import SHARED, TrainStep
+    from effnet_core.train.step import StepOptions, TrainStep
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     network = create_model("efficientnet_b0", num_classes=1000)
     optimizer = create_optimizer(network.trainable_params(), OptimConfig())
-    step = TrainStep(network, optimizer, label_smoothing=0.1, world_size=1)
+    step = TrainStep(network, optimizer, StepOptions(label_smoothing=0.1))
     step.set_train()
     rng = np.random.default_rng(0)
     images = ms.Tensor(rng.random((BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)).astype(np.float32))
     labels = ms.Tensor(rng.integers(0, 1000, BATCH).astype(np.int32))
-    nothing = ms.Tensor(np.zeros(SHARED - 1, np.float32))
+    nothing = Control().encode()
     seconds = []
     for _ in range(STEPS + 1):
         started = time.perf_counter()

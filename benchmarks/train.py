@@ -73,10 +73,11 @@ def our_step(batch: int, size: int, steps: int, *settings: str) -> float:
     from effnet_core.jobs.sharing import join
     from effnet_core.kernels.choice import library
     from effnet_core.model.network import create_model
+    from effnet_core.train.control import Control
     from effnet_core.train.masks import drop_path_scale, dropout_scale
     from effnet_core.train.optim import create_optimizer, set_learning_rate
     from effnet_core.train.precision import loss_scale, lower
-    from effnet_core.train.step import SHARED, TrainStep
+    from effnet_core.train.step import StepOptions, TrainStep
 
     world = os.environ.get("MS_WORKER_NUM", "1")
     config = load_config(None, [f"runtime.world_size={world}", *settings])
@@ -88,14 +89,16 @@ def our_step(batch: int, size: int, steps: int, *settings: str) -> float:
     cell = TrainStep(
         network,
         optimizer,
-        label_smoothing=0.1,
-        world_size=group.world_size,
-        loss_scale=loss_scale(config),
-        shared_by=join(operators, group),
+        StepOptions(
+            label_smoothing=0.1,
+            world_size=group.world_size,
+            loss_scale=loss_scale(config),
+            shared_by=join(operators, group),
+        ),
     )
     cell.set_train()
     images, labels = (ms.Tensor(array) for array in batch_of_noise(batch, size))
-    said = ms.Tensor(np.zeros(SHARED - 1, np.float32))
+    control = Control().encode()
     rng = np.random.default_rng(1)
 
     def step() -> None:
@@ -103,7 +106,7 @@ def our_step(batch: int, size: int, steps: int, *settings: str) -> float:
         path = ms.Tensor(drop_path_scale(rng, rates, batch))
         feature = ms.Tensor(dropout_scale(rng, 0.2, (batch, 1280)))
         set_learning_rate(optimizer, 0.001)
-        cell(images, labels, said, path, feature).asnumpy()
+        cell(images, labels, control, path, feature).asnumpy()
 
     return median_seconds(step, steps)
 

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
+from effnet_core.data.finding import in_a_line
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
 from effnet_core.errors import ConfigError, DataError, OutputExists
 from effnet_core.events import Event, emit
-from effnet_core.files import is_empty, make_folder, read_json
+from effnet_core.files import is_empty, make_folder
 from effnet_core.infer import engines, output, plan
 from effnet_core.infer.inputs import list_inputs
+from effnet_core.infer.output import Tally
 from effnet_core.infer.plan import Plan, Shard
 from effnet_core.jobs.hosts import host_index
 from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, Job
-from effnet_core.jobs.launch import join_job, run_job, write_job
+from effnet_core.jobs.launch import job_folder, join_job, run_job, write_job
 from effnet_core.locks import sole_user
 from effnet_core.model_store.versions import from_store
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
-from effnet_core.results import EvalResult, ShardResult, TrainResult
+from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.resolve import resolve
 from effnet_core.weights.web import redacted
@@ -100,7 +102,22 @@ def training_result(run_dir: Path) -> TrainResult:
         raise DataError(f"{run_dir} holds no training run")
     if not (run_dir / RESULT_NAME).exists():
         raise DataError(f"the training run in {run_dir} is not finished; run effnet train again")
-    return TrainResult.from_dict(read_json(run_dir / RESULT_NAME))
+    return TrainResult.read(run_dir / RESULT_NAME)
+
+
+def evaluation_of(run_dir: Path, evaluation: Path | None = None) -> EvalResult:
+    """An evaluation that lies in a file, or that of a finished training run.
+
+    Args:
+        run_dir: folder of the training run.
+        evaluation: ``result.json`` of an evaluation, or its folder; the run's own by default.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    if evaluation is None:
+        return training_result(run_dir).evaluation
+    return EvalResult.read(evaluation / RESULT_NAME if evaluation.is_dir() else evaluation)
 
 
 def evaluate(
@@ -125,11 +142,12 @@ def evaluate(
         EffnetError: as ``evaluate_checkpoint`` and the launcher.
     """
     config = config or RunConfig()
-    with tempfile.TemporaryDirectory(prefix="effnet-evaluate-") as temporary:
-        folder = work_dir or Path(temporary)
-        with sole_user(folder, what="evaluation folder"):
-            job = evaluation_job(weights, data_dir, split=split, config=config)
-            return EvalResult.from_dict(run_job(job, config, folder))
+    with (
+        job_folder("evaluate") if work_dir is None else nullcontext(work_dir) as folder,
+        sole_user(folder, what="evaluation folder"),
+    ):
+        job = evaluation_job(weights, data_dir, split=split, config=config)
+        return EvalResult.from_dict(run_job(job, config, folder))
 
 
 def evaluation_job(
@@ -179,6 +197,12 @@ def plan_inference(
     config = config or RunConfig()
     sidecar = checkpoints.read_sidecar(resolve(weights))
     listed = list_inputs(inputs, output, recursive=config.infer.recursive, storage=config.storage)
+    if listed.left_out:
+        emit(Event("predict", f"left out: {in_a_line(listed.left_out)}"))
+    if listed.other:
+        path, reason = listed.other[0]
+        first = f"the first: {path} ({reason})"
+        emit(Event("predict", f"{len(listed.other):,} other file(s), {first}"))
     return plan.plan(
         listed, output, model_sha256=sidecar.sha256, infer=config.infer, only_new=only_new
     )
@@ -190,11 +214,21 @@ def infer_shards(
     weights: str | Path,
     *,
     config: RunConfig | None = None,
-) -> list[ShardResult]:
+    allowed_errors: int | None = None,
+) -> list[ShardCounts]:
     """Label some shards of a planned inference in one child process.
 
+    Args:
+        planned: the run; its own list of shards is not looked at.
+        shards: those to label.
+        weights: the checkpoint.
+        config: settings of inference.
+        allowed_errors: how many files of these shards may be without an answer; all by default.
+
+    Returns:
+        How each shard ended. Where more files than allowed have no answer, it is the shards up to there.
+
     Raises:
-        DataError: too many files could not be read; finished shards stay.
         EffnetError: as the engine and the launcher; finished shards stay.
     """
     config = config or RunConfig()
@@ -203,7 +237,7 @@ def infer_shards(
     checkpoint = resolve(weights)
     sidecar = checkpoints.read_sidecar(checkpoint)
     single = config.runtime.model_copy(update={"world_size": 1})
-    allowed = output.allowed_errors(planned.images, config.infer)
+    images = sum(shard.stop - shard.start for shard in shards)
     job = Job(
         "predict",
         {
@@ -212,16 +246,13 @@ def infer_shards(
             "output": str(planned.output.resolve()),
             "input_root": planned.root,
             "shards": [vars(shard) for shard in shards],
-            "allowed_errors": allowed - output.write_errors(planned),
+            "allowed_errors": images if allowed_errors is None else allowed_errors,
             **engines.prepare(checkpoint, config),
         },
     )
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
-    errors = output.write_errors(planned)
-    if errors > allowed and planned.missing():
-        raise output.too_many_errors(errors, planned.images, config.infer, planned.output)
-    return [ShardResult.from_dict(item) for item in result["shards"]]
+    return [ShardCounts(**item) for item in result["shards"]]
 
 
 def infer(
@@ -261,7 +292,13 @@ def infer(
         if len(missing) < len(planned.shards):
             kept = len(planned.shards) - len(missing)
             emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
-        infer_shards(planned, missing, weights, config=config)
+        if missing:
+            tally = Tally.of(planned, config.infer)
+            tally.check()
+            allowed = tally.left
+            tally.add(
+                *infer_shards(planned, missing, weights, config=config, allowed_errors=allowed)
+            )
         return finish_inference(planned, weights, config=config)[0]
 
 
@@ -278,7 +315,12 @@ def finish_inference(
     """
     sidecar = checkpoints.read_sidecar(resolve(weights))
     try:
-        summary = output.finish(planned, infer=config.infer, model_sha256=sidecar.sha256)
+        summary = output.finish(
+            planned,
+            infer=config.infer,
+            model_sha256=sidecar.sha256,
+            background=sidecar.preprocess.background,
+        )
         if planned.images == 1:
             return summary, None
         report = write_predictions_report(
@@ -369,5 +411,5 @@ def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -
             update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
         )
         job = Job("records", {"data_dir": str(dataset.root.resolve()), "split": name})
-        with tempfile.TemporaryDirectory(prefix="effnet-records-") as folder:
-            run_job(job, alone, Path(folder))
+        with job_folder("records") as folder:
+            run_job(job, alone, folder)

@@ -9,6 +9,7 @@
     |-- DownloadFailed         a file cannot be fetched from its address (retryable)
     |-- StoreError             the model store refuses or misses something
     |   |-- StoreBusy          the object store does not answer or is overloaded (retryable)
+    |   |-- StoreDamaged       a record of the store is missing or is not what was written
     |   |-- Conflict           somebody else created or changed the same thing first
     |   `-- GateRefused        a version is not good enough to be promoted
     |-- OutputExists           an output folder already holds something else
@@ -34,10 +35,14 @@ Exit codes, the same for ``effnet``, a rank and the supervisor of a job:
 
 from __future__ import annotations
 
+from effnet_core.text import visible
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141
+"""As of a program that SIGPIPE ended: nobody reads what it prints any more."""
 
 
 class EffnetError(Exception):
@@ -45,6 +50,10 @@ class EffnetError(Exception):
 
     retryable: bool = False
     """Whether the same call may succeed later without any change."""
+
+    def __str__(self) -> str:
+        """The message in one line, with nothing in it that a terminal or a log would obey."""
+        return visible(super().__str__())
 
 
 class ConfigError(EffnetError):
@@ -83,6 +92,10 @@ class StoreBusy(StoreError):
     """The object store does not answer, is overloaded, or the connection broke."""
 
     retryable = True
+
+
+class StoreDamaged(StoreError):
+    """A record of the store is missing or is not what was written."""
 
 
 class Conflict(StoreError):

@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor  # noqa: TID251 - it makes Threads
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
+
+from effnet_core.text import visible
 
 logger = logging.getLogger("effnet_core")
 
@@ -65,6 +67,7 @@ def listen(listener: Listener) -> Iterator[None]:
 def emit(event: Event) -> None:
     """Hand ``event`` to every listener, and its message to the ``effnet_core`` logger."""
     if event.message:
+        event = replace(event, message=visible(event.message))
         logger.info(event.message)
     for listener in _listeners.get():
         listener(event)

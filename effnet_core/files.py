@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from effnet_core.errors import DataError, EffnetError, OutputExists
+from effnet_core.errors import ConfigError, DataError, EffnetError, OutputExists
 from effnet_core.ownership import make_own_folder, require_own
 from effnet_core.text import human_bytes, os_reason
 
@@ -27,6 +28,8 @@ SHORT_BYTES = 200
 
 FICLONE = 0x40049409
 """Linux's ioctl that makes such a copy, on Btrfs, XFS and others."""
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""How a path begins that was meant as an address."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a share of it or a file is full."""
 
@@ -77,6 +80,13 @@ def short_name(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:SHORT_BYTES])
 
 
+def part_name(name: str) -> str:
+    """What a file is called until it is whole: always the same, and of a length that file systems take."""
+    if len(os.fsencode(name)) <= SHORT_BYTES:
+        return f".{name}.part"
+    return f".{short_name(name)}~{sha256_of_text(name)[:16]}.part"
+
+
 def put_in_place(temporary: Path, path: Path) -> None:
     """Give a finished file of the same file system its name, once its content is on the disk."""
     with temporary.open("rb") as stream:
@@ -109,12 +119,16 @@ def read_json(path: Path) -> Any:
     """The value of a JSON file.
 
     Raises:
-        DataError: the file is missing or is not JSON.
+        DataError: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise DataError(f"{path} does not exist") from cause
+    except OSError as cause:
+        raise DataError(f"{path} cannot be read ({os_reason(cause)})") from cause
+    except RecursionError as cause:
+        raise DataError(f"{path} is not valid JSON (it is nested too deeply)") from cause
     except ValueError as cause:
         raise DataError(f"{path} is not valid JSON ({cause})") from cause
 
@@ -127,15 +141,23 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON Lines file; a last line that was cut while being written is left out."""
-    rows = []
-    if path.exists():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        for line in filter(None, text.split("\n")):  # splitlines() would also split at U+2028
+    return list(iter_jsonl(path))
+
+
+def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """As ``read_jsonl``, one by one; ends before the first line that is not an object."""
+    if not path.exists():
+        return
+    # Lines end at "\n" only: splitlines() would also split at U+2028.
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as stream:
+        for line in stream:
             try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-    return rows
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                return
+            if not isinstance(row, dict):
+                return
+            yield row
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -152,8 +174,15 @@ def make_folder(path: Path, *, what: str) -> Path:
     """Create ``path`` and make sure that it can be written to.
 
     Raises:
+        ConfigError: it is an address such as ``s3://bucket/prefix``.
         DataError: it cannot be created or written to; the message names it as ``what``.
     """
+    if address := ADDRESS.match(str(path)):
+        said = f"{address[1]}://{str(path)[address.end() :]}"  # a path has one slash of them
+        raise ConfigError(
+            f"{what} {said} must be a folder of this machine; write to one, then: effnet copy FOLDER "
+            "s3://bucket/prefix"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

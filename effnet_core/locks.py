@@ -32,7 +32,7 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What a file system answers that has no locks."""
 IN_USE = (errno.EWOULDBLOCK, errno.EACCES, errno.EBADF)
 """What it answers while another process has the lock; the last: on NFS, the file of another person."""
-ENDING_S = 10.0
+ENDING_S = 20.0
 """How long the child processes of a killed holder, which keep its lock, may take to end."""
 POLL_S = 0.1
 SHORT_POLL_S = 0.001

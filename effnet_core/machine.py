@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 SLOW_FIRST_USE = (
@@ -49,9 +50,19 @@ def cores_of_rank(cores: Sequence[int], rank: int, ranks: int) -> list[int]:
 
 def processor() -> str:
     """The processor's name, such as ``AMD EPYC 7763``."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return names[0] if names else platform.machine()
+    return _told_of_processor("model name") or platform.processor() or platform.machine()
+
+
+def processor_features() -> frozenset[str]:
+    """What the processor can do, as Linux names it (``avx2``); empty where it does not say."""
+    return frozenset(_told_of_processor("flags").split())
+
+
+def _told_of_processor(name: str) -> str:
+    """What Linux says of the first processor, which psutil does not tell; empty where it says nothing."""
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        for line in lines:
+            found, _, value = line.partition(":")
+            if found.strip() == name:
+                return value.strip()
+    return ""

@@ -41,6 +41,11 @@ def in_one_line(error: BaseException) -> str:
     return said[0]
 
 
+def visible_lines(text: str) -> str:
+    """As ``visible``, but lines stay lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def shown(value: object, limit: int = 200) -> str:
     """A value as Python writes it, cut where it is long; for messages."""
     text = repr(value)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
-from effnet_core.infer.plan import Plan
+from effnet_core.infer.output import Tally
+from effnet_core.infer.plan import read_plan
 from effnet_core.locks import sole_user
 from effnet_core.machine import available_cores
+from effnet_core.results import ShardCounts
 from flows.logs import leave_out_tracebacks
 from flows.names import named
 from flows.parameters import (
@@ -36,20 +39,46 @@ from flows.service.environments import flow_config
 from tasks.infer import Pace, find_model, finish_inference, plan_inference, predict_shard
 from tasks.slots import device_slot
 
+SHARDS_AHEAD = 1000
+"""Shards that wait for a worker: enough for any cluster, and few enough for this process's memory."""
+
 
 @flow(
     name="label-shards",
-    flow_run_name="label-{plan.images}-images",
+    flow_run_name=named("label", "output"),
     persist_result=False,
     on_running=[leave_out_tracebacks],
 )
-def label_shards(config: RunConfig, plan: Plan, weights: str) -> None:
-    """Label every shard that is missing, each in a task run of its own, retried by itself."""
-    missing = plan.missing()
-    pace = Pace(plan, missing)
-    futures = [predict_shard.submit(config, plan, shard, weights) for shard in missing]
-    for future in as_completed(futures):
-        pace.add(future.result())
+def label_shards(config: RunConfig, output: str, weights: str) -> None:
+    """Label every shard that is missing, each in a task run of its own, retried by itself.
+
+    Args:
+        config: Settings of inference and storage.
+        output: Folder of a planned inference; the plan is read from there, however long it is.
+        weights: Checkpoint.
+    """
+    plan = read_plan(Path(output))
+    tally = Tally.of(plan, config.infer)
+    tally.check()
+    waiting = iter(plan.missing())
+    header = plan.header()
+    pace = Pace(plan)
+
+    def submit(most: int) -> list[PrefectFuture[ShardCounts]]:
+        shards = itertools.islice(waiting, most)
+        return [
+            predict_shard.submit(config, header, shard, weights, tally.left) for shard in shards
+        ]
+
+    futures = submit(SHARDS_AHEAD)
+    while futures:
+        later: list[PrefectFuture[ShardCounts]] = []
+        for future in as_completed(futures):
+            counts = future.result()
+            tally.add(counts)
+            pace.add(counts)
+            later += submit(1)
+        futures = later
 
 
 @flow(
@@ -89,6 +118,9 @@ def batch_infer_flow(
         dask_address: Scheduler of a Dask cluster that is running already, such as tcp://host:8786.
         recipe: Name of a recipe, or path of a YAML file.
         overrides: Settings as section.key=value, such as infer.top_k=3; they win over the fields above.
+
+    Returns:
+        Totals, and the address of ``summary.json``, which has the rest.
     """
     settings = as_overrides(
         overrides,
@@ -106,11 +138,11 @@ def batch_infer_flow(
     output = output or own_folder("batch-infer")
     on_cpu = config.runtime.device == "CPU"  # where it may run beside a training
     with sole_user(Path(output), what="output folder"):
-        plan = plan_inference(config, weights, folder, output, only_new=only_new)
-        if plan.missing():
+        missing = plan_inference(config, weights, folder, output, only_new=only_new)
+        if missing:
             with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
-                label_shards.with_options(task_runner=chosen)(config, plan, weights)
-        return finish_inference(config, plan, weights)
+                label_shards.with_options(task_runner=chosen)(config, output, weights)
+        return finish_inference(config, output, weights)
 
 
 def task_runner(runner: Runner, workers: int, dask_address: str | None) -> TaskRunner[Any]:

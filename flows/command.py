@@ -16,12 +16,11 @@ from effnet_core.errors import ConfigError
 from flows.service.server import AUTH_VARIABLE, prefect_api
 
 
-def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
+def run_as_command(entrypoint: str) -> None:
     """Run ``module:flow`` with the options of the command line, on a Prefect server.
 
     Args:
         entrypoint: where the flow is defined.
-        leave_out: parameters that only other flows pass.
     """
     module, _, name = entrypoint.partition(":")
     flow = getattr(importlib.import_module(module), name)
@@ -43,7 +42,7 @@ def run_as_command(entrypoint: str, *, leave_out: tuple[str, ...] = ()) -> None:
         click.echo(result)
 
     text = inspect.getdoc(flow.fn) or ""
-    options = [*_options(flow.parameters, leave_out)]
+    options = [*_options(flow.parameters)]
     command = click.Command(
         flow.name, params=options, callback=guarded(call), help=text.split("\n\nArgs:")[0]
     )
@@ -67,11 +66,9 @@ def _require_allowed(flow: Any, values: dict[str, Any]) -> None:
         logger.disabled = False
 
 
-def _options(schema: Any, leave_out: tuple[str, ...]) -> Iterator[click.Parameter]:
+def _options(schema: Any) -> Iterator[click.Parameter]:
     """An option for each parameter in the JSON schema of a flow."""
     for name, entry in schema.properties.items():
-        if name in leave_out:
-            continue
         flag = f"--{name.replace('_', '-')}"
         kinds = {part.get("type") for part in (entry, *entry.get("anyOf", ()))}
         choices = entry.get("enum")

@@ -51,7 +51,7 @@ def _run_and_show(out: Path, overrides: list[str]) -> dict[str, Any]:
     config = load_config(RECIPE, overrides)
     run_dir = _new_run(out)
     console.print(
-        f"[bold]{config.model.variant}[/bold] on scikit-learn's handwritten digits, "
+        f"{config.model.variant} on scikit-learn's handwritten digits, "
         f"{config.runtime.world_size} training process(es); everything goes to {run_dir}",
         soft_wrap=True,
     )

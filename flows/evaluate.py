@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from effnet_core.results import EvalResult
+from effnet_core.results import Measured
 from flows.logs import leave_out_tracebacks
 from flows.names import data_name, evaluation_name, tag_run, weights_name
 from flows.parameters import (
@@ -16,9 +16,9 @@ from flows.parameters import (
     Recipe,
     Split,
     as_overrides,
+    own_folder,
 )
 from flows.service.environments import flow_config
-from tasks.dashboard.cards import show_evaluation
 from tasks.evaluate import evaluate_checkpoint
 from tasks.slots import device_slot
 
@@ -38,14 +38,14 @@ def evaluate_flow(
     device: Device = AS_IN_RECIPE,
     processes: Processes = None,
     overrides: Overrides = None,
-) -> EvalResult:
+) -> Measured:
     """Accuracy of a checkpoint over every image of a split, exact on any number of processes.
 
     Args:
         weights: Checkpoint, folder of a training run, file of another publisher, URL or known name.
         data: Folder of the staged data set.
         split: Split to evaluate.
-        work_dir: Folder for logs and result; a temporary one by default.
+        work_dir: Folder for logs and result; one of the run's own by default.
         recipe: Name of a recipe for processes and batch size.
         device: What MindSpore computes on.
         processes: Processes that evaluate together, one a device.
@@ -54,10 +54,9 @@ def evaluate_flow(
     settings = as_overrides(overrides, runtime__device=device, runtime__world_size=processes)
     config = flow_config(recipe, settings)
     tag_run(f"data:{data_name(data)}")
+    work_dir = work_dir or own_folder("evaluate")
     with device_slot(f"evaluating {weights_name(weights)}"):
-        result = evaluate_checkpoint(config, weights, data, split, work_dir=work_dir)
-    show_evaluation(result, weights)
-    return result
+        return evaluate_checkpoint(config, weights, data, split, work_dir=work_dir)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 from prefect import flow
 from prefect.context import FlowRunContext
 
+from effnet_core.config.schema import RunConfig
+from effnet_core.locks import sole_user
 from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
 from flows.evaluate import evaluate_flow
@@ -85,34 +87,45 @@ def pipeline_flow(
     out = out or own_folder("pipeline")
     tag_run(config.model.variant, f"data:{last_name(source)}")
     data = data or str(Path(out) / "data")
+    with sole_user(Path(out), what="folder of the pipeline"):
+        return _steps(config, out, source, folder, data, recipe, overrides, version)
+
+
+def _steps(
+    config: RunConfig,
+    out: str,
+    source: str,
+    folder: str,
+    data: str,
+    recipe: str,
+    overrides: list[str] | None,
+    version: str | None,
+) -> dict[str, Any]:
+    """One after the other, in a folder that no other run uses meanwhile."""
     run_dir, predictions = str(Path(out) / "train"), str(Path(out) / "predictions")
     seconds: dict[str, float] = {}
 
     with _timed(seconds, "stage"):
         stage_flow(source, data, recipe=recipe, overrides=overrides)
     with _timed(seconds, "train"):
-        trained = train_flow(data, run_dir, recipe, overrides=overrides)
+        train_flow(data, run_dir, recipe, overrides=overrides)
     weights = str(Path(run_dir) / MODEL_NAME)
     with _timed(seconds, "evaluate"):
         work_dir = str(Path(out) / "evaluate")
         split = config.data.eval_split
-        evaluation = evaluate_flow(weights, data, split, work_dir, recipe, overrides=overrides)
+        measured = evaluate_flow(weights, data, split, work_dir, recipe, overrides=overrides)
     with _timed(seconds, "publish"):
-        published = publish_flow(run_dir, version, True, overrides, evaluation)
+        published = publish_flow(run_dir, version, True, overrides, measured.path)
     with _timed(seconds, "infer"):
-        inference = batch_infer_flow(
-            folder, weights, predictions, recipe=recipe, overrides=overrides
-        )
+        batch_infer_flow(folder, weights, predictions, recipe=recipe, overrides=overrides)
     context = FlowRunContext.get()
     flow_run_id = str(context.flow_run.id) if context and context.flow_run else ""
     return write_report(
         config,
         out,
         data=data,
-        trained=trained,
-        evaluation=evaluation,
+        evaluation=measured.path,
         published=published,
-        inference=inference,
         seconds=seconds,
         flow_run_id=flow_run_id,
     )

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from prefect import flow
 
-from effnet_core.api import training_result
 from effnet_core.config.load import CONFIG_NAME
 from effnet_core.model_store.publication import Published
-from effnet_core.results import EvalResult
 from flows.logs import leave_out_tracebacks
 from flows.names import publication_name
 from flows.parameters import FolderPath, Overrides, Version
@@ -29,7 +27,7 @@ def publish_flow(
     version: Version = None,
     promote: bool = True,
     overrides: Overrides = None,
-    evaluation: EvalResult | None = None,
+    evaluation: FolderPath | None = None,
 ) -> Published:
     """Put the model of a finished run into the store, and promote it if it is good enough.
 
@@ -38,11 +36,10 @@ def publish_flow(
         version: Name of the version; made from time and digest by default.
         promote: Whether to move the production pointer, through the gate.
         overrides: Settings as section.key=value, such as storage.root=store.
-        evaluation: Result that the gate decides on; the run's own by default.
+        evaluation: Folder or result.json of an evaluation, for the gate; the run's own by default.
     """
     config = flow_config(Path(run_dir) / CONFIG_NAME, overrides)
-    result = evaluation or training_result(Path(run_dir)).evaluation
-    published = publish(config, run_dir, result, version=version, promote=promote)
+    published = publish(config, run_dir, evaluation=evaluation, version=version, promote=promote)
     show_published(published)
     return published
 
@@ -50,4 +47,4 @@ def publish_flow(
 if __name__ == "__main__":
     from flows.command import run_as_command
 
-    run_as_command("flows.publish:publish_flow", leave_out=("evaluation",))
+    run_as_command("flows.publish:publish_flow")

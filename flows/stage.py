@@ -6,12 +6,11 @@ from pathlib import Path
 
 from prefect import flow
 
-from effnet_core.data.manifest import Dataset
 from flows.logs import leave_out_tracebacks
 from flows.names import staging_name
 from flows.parameters import FolderPath, Overrides, Recipe, Seed, Share, ValidationShare
 from flows.service.environments import flow_config
-from tasks.stage_data import stage
+from tasks.stage_data import Staged, stage
 
 
 @flow(
@@ -28,7 +27,7 @@ def stage_flow(
     max_rejected_share: Share = 0.1,
     recipe: Recipe | None = None,
     overrides: Overrides = None,
-) -> Dataset:
+) -> Staged:
     """Bring labelled images from wherever they live into a verified, staged data set.
 
     Args:
@@ -41,7 +40,7 @@ def stage_flow(
         overrides: Settings as section.key=value, such as storage.endpoint_url=https://s3.example.org.
     """
     config = flow_config(recipe, overrides)
-    dataset, _ = stage(
+    return stage(
         source,
         str(Path(out)),
         val_share=val_share,
@@ -49,7 +48,6 @@ def stage_flow(
         max_rejected_share=max_rejected_share,
         config=config,
     )
-    return dataset
 
 
 if __name__ == "__main__":

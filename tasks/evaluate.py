@@ -8,8 +8,11 @@ from prefect import task
 
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
-from effnet_core.results import EvalResult
+from effnet_core.files import sha256_of_file
+from effnet_core.jobs.job import RESULT_NAME
+from effnet_core.results import Measured
 from tasks import policies
+from tasks.dashboard.cards import show_evaluation
 from tasks.dashboard.progress import on_dashboard
 
 STAGE = "evaluate"
@@ -17,14 +20,12 @@ STAGE = "evaluate"
 
 @task(name="evaluate-checkpoint", task_run_name="evaluate-{split}", **policies.EVALUATE)
 def evaluate_checkpoint(
-    config: RunConfig, checkpoint: str, data: str, split: str, *, work_dir: str | None
-) -> EvalResult:
-    """Accuracy of a checkpoint over every image of a split."""
+    config: RunConfig, checkpoint: str, data: str, split: str, *, work_dir: str
+) -> Measured:
+    """Accuracy of a checkpoint over every image of a split; a card shows its classes."""
+    folder = Path(work_dir)
     with on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"):
-        return api.evaluate(
-            checkpoint,
-            Path(data),
-            split=split,
-            config=config,
-            work_dir=Path(work_dir) if work_dir else None,
-        )
+        result = api.evaluate(checkpoint, Path(data), split=split, config=config, work_dir=folder)
+    show_evaluation(result, checkpoint)
+    path = folder.resolve() / RESULT_NAME
+    return Measured(str(path), sha256_of_file(path), result.headline())

@@ -16,10 +16,11 @@ from prefect.artifacts import (
 
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
-from effnet_core.infer.plan import Plan, Shard
+from effnet_core.infer.output import SUMMARY_NAME
+from effnet_core.infer.plan import Plan, Shard, read_plan
 from effnet_core.model_store.versions import from_store
 from effnet_core.reports.predictions import PredictionsReport
-from effnet_core.results import ShardResult
+from effnet_core.results import ShardCounts
 from effnet_core.text import NO_VALUE, format_seconds, markdown_code, markdown_text, visible
 from tasks import policies
 from tasks.credentials import credentials_of
@@ -28,6 +29,9 @@ from tasks.dashboard.progress import on_dashboard
 STAGE = "predict"
 CLASSES_SHOWN = 100
 """Rows of the table of classes."""
+REASONS_SHOWN = 20
+TOTALS = ("images", "labelled", "rejected", "seconds", "images_per_s", "model_sha256")
+"""What a run gives back; the classes and parts of a summary may be many."""
 
 
 @task(name="find-model", **policies.INFER)
@@ -40,32 +44,53 @@ def find_model(config: RunConfig, weights: str) -> str:
 @task(name="plan-inference", **policies.INFER)
 def plan_inference(
     config: RunConfig, checkpoint: str, folder: str, output: str, *, only_new: bool = False
-) -> Plan:
-    """List the input, cut it into shards and claim the output folder."""
+) -> int:
+    """List the input, cut it into shards and claim the output folder, which holds the plan then.
+
+    Returns:
+        How many shards are to be labelled.
+    """
     with credentials_of(config.storage):
-        return api.plan_inference(
+        plan = api.plan_inference(
             checkpoint, [folder], Path(output), config=config, only_new=only_new
         )
+    return len(plan.missing())
 
 
 @task(name="predict-shard", task_run_name="predict-shard-{shard.index}", **policies.SHARD)
-def predict_shard(config: RunConfig, plan: Plan, shard: Shard, checkpoint: str) -> ShardResult:
-    """Label one shard in a child process and write its part file."""
-    title = f"images of shard {shard.index + 1} of {len(plan.shards)}"
+def predict_shard(
+    config: RunConfig, plan: Plan, shard: Shard, checkpoint: str, allowed_errors: int
+) -> ShardCounts:
+    """Label one shard in a child process and write its part file.
+
+    Args:
+        config: settings of inference and storage.
+        plan: the run, without its shards.
+        shard: the one to label.
+        checkpoint: path of the model.
+        allowed_errors: how many of its files may be without an answer.
+    """
+    title = f"images {shard.start:,} to {shard.stop:,} of {plan.images:,}"
     with (
         credentials_of(config.storage),
         on_dashboard(f"predict-shard-{shard.index}", STAGE, description=title),
     ):
-        results = api.infer_shards(plan, [shard], checkpoint, config=config)
-    return results[0]
+        (counts,) = api.infer_shards(
+            plan, [shard], checkpoint, config=config, allowed_errors=allowed_errors
+        )
+    return counts
 
 
 @task(name="finish-inference", **policies.INFER)
-def finish_inference(config: RunConfig, plan: Plan, checkpoint: str) -> dict[str, Any]:
+def finish_inference(config: RunConfig, output: str, checkpoint: str) -> dict[str, Any]:
     """Write totals once every shard is there; refuse when too many files could not be read.
 
     The classes become a table, the totals and the gallery pages on the dashboard.
+
+    Returns:
+        Totals, and where the folder and ``summary.json`` are.
     """
+    plan = read_plan(Path(output))
     with credentials_of(config.storage):
         summary, report = api.finish_inference(plan, checkpoint, config=config)
     classes = list(summary["classes"].items())
@@ -89,14 +114,15 @@ def finish_inference(config: RunConfig, plan: Plan, checkpoint: str) -> dict[str
             markdown=report.card,
             description="each class, and the least certain",
         )
-    return summary
+    totals = {key: summary[key] for key in TOTALS}
+    return {**totals, "output": output, "summary": str(Path(output) / SUMMARY_NAME)}
 
 
 class Pace:
     """One progress bar for all shards of a run, with the rate and the time left."""
 
-    def __init__(self, plan: Plan, missing: list[Shard]) -> None:
-        self.total = sum(shard.stop - shard.start for shard in missing)
+    def __init__(self, plan: Plan) -> None:
+        self.total = sum(shard.stop - shard.start for shard in plan.missing())
         self.kept = plan.images - self.total
         self.images, self.done, self.began = plan.images, 0, time.monotonic()
         self.artifact = create_progress_artifact(
@@ -105,9 +131,9 @@ class Pace:
             description=f"{plan.images:,} images, {self.kept:,} of them labelled before",
         )
 
-    def add(self, result: ShardResult) -> None:
+    def add(self, counts: ShardCounts) -> None:
         """Count a finished shard."""
-        self.done += result.stop - result.start
+        self.done += counts.stop - counts.start
         rate = self.done / (time.monotonic() - self.began)
         left = format_seconds((self.total - self.done) / rate)
         update_progress_artifact(
@@ -132,9 +158,11 @@ def _page(plan: Plan, summary: dict[str, Any], report: PredictionsReport | None)
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     title = f"# {summary['labelled']:,} of {summary['images']:,} images labelled"
     charts = f"{report.charts}\n\n" if report else ""
+    found = list(summary["rejected_by_reason"].items())
     reasons = "".join(
-        f"- {count:,} files: {markdown_text(reason)}\n"
-        for reason, count in summary["rejected_by_reason"].items()
+        f"- {count:,} files: {markdown_text(reason)}\n" for reason, count in found[:REASONS_SHOWN]
     )
+    if len(found) > REASONS_SHOWN:
+        reasons += f"- and {len(found) - REASONS_SHOWN:,} more reasons\n"
     aside = f"\n### Set aside\n\n{reasons}" if reasons else ""
     return f"{title}\n\n{charts}| | |\n|---|---|\n{table}{aside}"

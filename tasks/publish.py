@@ -6,9 +6,9 @@ from pathlib import Path
 
 from prefect import task
 
+from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.model_store.publication import Published, publish_model
-from effnet_core.results import EvalResult
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
@@ -20,12 +20,21 @@ STAGE = "publish"
 def publish(
     config: RunConfig,
     run_dir: str,
-    evaluation: EvalResult,
     *,
+    evaluation: str | None,
     version: str | None,
     promote: bool,
 ) -> Published:
-    """Put a run's model into the store as an immutable version, and promote it through the gate."""
+    """Put a run's model into the store as an immutable version, and promote it through the gate.
+
+    Args:
+        config: settings of store and gate.
+        run_dir: folder of a finished training run.
+        evaluation: file or folder of the evaluation that the gate decides on; the run's own by default.
+        version: name of the version; made from time and digest by default.
+        promote: whether to try the gate.
+    """
+    result = api.evaluation_of(Path(run_dir), Path(evaluation) if evaluation else None)
     title = f"files of {config.storage.name}"
     with (
         credentials_of(config.storage),
@@ -33,7 +42,7 @@ def publish(
     ):
         return publish_model(
             Path(run_dir),
-            evaluation=evaluation,
+            evaluation=result,
             storage=config.storage,
             gate=config.evaluate,
             version=version,

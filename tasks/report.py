@@ -14,7 +14,6 @@ from prefect.client.schemas import filters
 from effnet_core.config.schema import RunConfig
 from effnet_core.model_store.publication import Published
 from effnet_core.reports.pipeline import write_pipeline_report
-from effnet_core.results import EvalResult, TrainResult
 from tasks import policies
 from tasks.dashboard.progress import never_in_the_way, on_dashboard
 
@@ -35,10 +34,8 @@ def write_report(
     out: str,
     *,
     data: str,
-    trained: TrainResult,
-    evaluation: EvalResult,
+    evaluation: str,
     published: Published,
-    inference: dict[str, Any],
     seconds: dict[str, float],
     flow_run_id: str,
 ) -> dict[str, Any]:
@@ -48,10 +45,8 @@ def write_report(
             config,
             Path(out),
             data_dir=Path(data),
-            trained=trained,
-            evaluation=evaluation,
+            evaluation=Path(evaluation),
             published=published,
-            inference=inference,
             seconds=seconds,
             flow_run_id=flow_run_id,
         )

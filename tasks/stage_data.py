@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import task
@@ -10,12 +11,26 @@ from prefect.artifacts import create_markdown_artifact
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.card import read_card
 from effnet_core.data.formats import Rules
-from effnet_core.data.manifest import Dataset
 from effnet_core.data.staging import STAGE, stage_dataset
 from effnet_core.text import markdown_code
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A staged data set as it travels between tasks; the rest lies in its folder."""
+
+    root: str
+    digest: str
+    counts: dict[str, int]
+    """Images of each split."""
+    classes: int
+    rejected: int
+    """Files that were set aside."""
+    reused: bool
+    """Whether it was there already."""
 
 
 @task(name="stage-dataset", task_run_name="stage-dataset", **policies.STAGE)
@@ -27,13 +42,13 @@ def stage(
     seed: int,
     max_rejected_share: float,
     config: RunConfig,
-) -> tuple[Dataset, bool]:
-    """The staged data set, and whether it was there already; its data card is an artifact."""
+) -> Staged:
+    """Stage a data set; its data card is an artifact."""
     with (
         credentials_of(config.storage),
         on_dashboard("stage-progress", STAGE, description=f"files of {source} looked into"),
     ):
-        staged = stage_dataset(
+        dataset, reused = stage_dataset(
             source,
             Path(out),
             val_share=val_share,
@@ -48,4 +63,11 @@ def stage(
     create_markdown_artifact(
         key="data-card", markdown=read_card(Path(out)), description=f"data set {markdown_code(out)}"
     )
-    return staged
+    return Staged(
+        str(dataset.root),
+        dataset.digest,
+        dataset.counts,
+        classes=dataset.num_classes,
+        rejected=dataset.rejected,
+        reused=reused,
+    )

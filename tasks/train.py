@@ -19,8 +19,10 @@ STAGE = "train"
 def train_model(config: RunConfig, data: str, run_dir: str) -> TrainResult:
     """Train in child processes; a retry continues from the last checkpoint.
 
+    The result lies in the run folder; its headline is returned.
+
     Call it directly, not with ``.submit()``: only in the main thread does a cancellation reach it.
     """
     title = f"steps of {config.model.variant}"
     with on_dashboard("train-progress", STAGE, description=title):
-        return api.train(config, Path(data), Path(run_dir))
+        return api.train(config, Path(data), Path(run_dir)).headline()

@@ -26,6 +26,14 @@ from tests.support.s3 import (
 __all__ = ["aws_environment", "bucket", "moto", "moto_server", "seaweedfs", "seaweedfs_server"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts an object store."""
+    servers = {"seaweedfs_server", "moto_server"}
+    for item in items:
+        if servers & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.store)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The cache of the tests and their child processes: new in each run, but for the CPU operators.

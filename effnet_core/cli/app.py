@@ -307,6 +307,7 @@ def predict(
         console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
+        f"{summary['other_files']} other files, "
         f"{summary['images_per_s']:.1f} images/s: {output}",
         soft_wrap=True,
         markup=False,
@@ -393,9 +394,9 @@ def publish(
             promote=promote,
         )
     state = "is production" if published.promoted else "not promoted"
-    reason = f" ({published.reason})" if published.reason else ""
+    why = published.gate or published.reason
     console.print(f"{published.name} {published.version}: {published.uri}", soft_wrap=True)
-    console.print(f"{state}{reason}", soft_wrap=True)
+    console.print(f"{state} ({why})", soft_wrap=True, markup=False)
 
 
 def _config(

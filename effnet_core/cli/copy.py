@@ -1,15 +1,9 @@
-"""``effnet copy``, and its short way past what only other commands need.
-
-Loading the descriptions of all commands takes as long as copying five hundred small files, so a call
-with two plain arguments, which is nearly every one, is answered before that.
-"""
+"""``effnet copy``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from effnet_core.cli.guard import guarded, run
 from effnet_core.cli.lines import say, show_events
 from effnet_core.errors import ConfigError
 from effnet_core.locks import sole_user
@@ -35,14 +29,3 @@ def copy(source: str, target: str, access: S3Access = DEFAULT_ACCESS) -> None:
         else:
             count = upload_tree(Path(source), parse_s3(target), access)
     say(f"{count:,} file(s) copied")
-
-
-def copied(arguments: Sequence[str]) -> bool:
-    """Whether the command line was ``copy SOURCE TARGET`` without options; then it is done."""
-    if len(arguments) != 3 or arguments[0] != "copy":
-        return False
-    _, source, target = arguments
-    if source.startswith("-") or target.startswith("-"):
-        return False
-    run(lambda **_: guarded(copy)(source, target))
-    return True

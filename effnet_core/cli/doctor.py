@@ -20,12 +20,18 @@ from typing import Any, Literal, TypeAlias
 
 from packaging.requirements import Requirement
 from rich.table import Table
+from rich.text import Text
 
 from effnet_core.errors import EffnetError
 from effnet_core.files import CACHE_VARIABLE, cache_dir
 from effnet_core.jobs.environment import ONEDNN_ISA, ONEDNN_ISA_DEFAULT
 from effnet_core.kernels.choice import describe
-from effnet_core.machine import SLOW_FIRST_USE, available_cores, newer_than_kernels
+from effnet_core.machine import (
+    SLOW_FIRST_USE,
+    available_cores,
+    newer_than_kernels,
+    processor_features,
+)
 from effnet_core.text import human_bytes
 
 DISTRIBUTION = "effnet-flows"
@@ -98,7 +104,7 @@ def packages() -> Iterator[Finding]:
 
 def vector_setting() -> Iterator[Finding]:
     """Which instructions MindSpore's oneDNN may use (docs/performance.md)."""
-    flags = _cpu_flags()
+    flags = processor_features()
     best = next((name for name in ("avx512f", "avx2", "avx") if name in flags), "no AVX")
     chosen = os.environ.get(ONEDNN_ISA, ONEDNN_ISA_DEFAULT)
     found = f"{ONEDNN_ISA}={chosen}, the processor has {best}"
@@ -144,8 +150,10 @@ def cores() -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
     """Memory that is free, for this machine or container."""
-    sizes = dict(_meminfo())
-    total, free = sizes.get("MemTotal", 0.0), sizes.get("MemAvailable", 0.0)
+    import psutil
+
+    sizes = psutil.virtual_memory()
+    total, free = float(sizes.total), float(sizes.available)
     if (limit := _memory_limit()) and limit < total:
         total, free = limit, min(free, limit)
     found = f"{human_bytes(free)} of {human_bytes(total)} free"
@@ -247,9 +255,10 @@ def as_table(findings: Iterable[Finding]) -> Table:
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for heading in ("", "what", "found", "what to do"):
         table.add_column(heading, overflow="fold")
-    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+    styles = {"ok": "green", "note": "yellow", "problem": "red"}
     for finding in findings:
-        table.add_row(marks[finding.level], finding.what, finding.found, finding.advice)
+        level = Text(finding.level, styles[finding.level])
+        table.add_row(level, finding.what, finding.found, finding.advice)
     return table
 
 
@@ -280,14 +289,6 @@ def _version(name: str) -> str:
 
 def _extra(name: str) -> str:
     return f"pip install '{DISTRIBUTION}[{name}]' adds it."
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _unusable(device: str) -> str | None:
@@ -326,13 +327,3 @@ def _memory_limit() -> float | None:
         return float(Path("/sys/fs/cgroup/memory.max").read_text())
     except (OSError, ValueError):  # "max" too
         return None
-
-
-def _meminfo() -> Iterator[tuple[str, float]]:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        name, _, size = line.partition(":")
-        yield name, float(size.split()[0]) * 1024

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import os
 import signal
 import sys
@@ -19,12 +20,13 @@ from effnet_core.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_STOPPED,
+    EXIT_UNREAD,
     EXIT_USAGE,
     ConfigError,
     EffnetError,
     OutputExists,
 )
-from effnet_core.text import os_reason
+from effnet_core.text import os_reason, visible
 
 GC_THRESHOLD = 50_000
 """Objects made before the collector looks through the young ones; Python's own is 700."""
@@ -77,6 +79,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             _end(str(error), EXIT_USAGE)
         except EffnetError as error:
             _end(str(error), EXIT_FAILED)
+        except BrokenPipeError:
+            _end_unread()
         except OSError as error:
             place = f": {error.filename}" if error.filename else ""
             _end(f"{os_reason(error)}{place}", EXIT_FAILED)
@@ -96,10 +100,33 @@ def run(app: Callable[..., object], *, checks: tuple[Callable[[], object], ...] 
         checks: what ``effnet doctor`` looks at besides the library's own.
     """
     gc.set_threshold(GC_THRESHOLD)
+    _prepare_output()
     try:
-        app(prog_name="effnet", obj=checks)
+        try:
+            app(prog_name="effnet", obj=checks)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _end_unread()
     finally:
         gc.freeze()
+
+
+def _end_unread() -> None:
+    """Nobody reads the output any more, as after ``| head``: end as quietly as other programs do."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # what is left to be flushed
+    raise SystemExit(EXIT_UNREAD)
+
+
+def _prepare_output() -> None:
+    """Let every text be printed: also to a closed output, and where only ASCII can be."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _end(message: str, code: int) -> None:
@@ -107,5 +134,5 @@ def _end(message: str, code: int) -> None:
         import traceback
 
         traceback.print_exc()
-    sys.stderr.write(f"effnet: {message}\n")
+    sys.stderr.write(f"effnet: {visible(message)}\n")
     raise SystemExit(code)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from effnet_core.events import Event, listen
+from effnet_core.text import visible_lines
 
 PLAIN_LINE_EVERY_S = 5.0
 RICH_DECIDES = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
@@ -48,7 +49,7 @@ def say(text: str) -> None:
 
         console.print(text, soft_wrap=True, markup=False)
     else:
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{visible_lines(text)}\n")
 
 
 @contextmanager

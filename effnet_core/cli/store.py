@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,25 +41,30 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifests as JSON.")] = False,
 ) -> None:
     """List the published versions, newest first."""
+    from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.model_store.versions import list_versions
 
-    versions = list_versions(_config(store, name, override).storage)
+    with nullcontext() if as_json else show_events():
+        versions = list_versions(_config(store, name, override).storage)
     if as_json:
         typer.echo(json.dumps(versions))
         return
     for found in versions:
-        metrics = found["metrics"]
-        mark = "*" if found["production"] else " "
-        console.print(
-            f"{mark} {found['version']}  top-1 {metrics['top1']:.2%} on {metrics['seen']:,} images of "
-            f"{metrics['split']}  {found['variant']}, {found['num_classes']} classes  "
-            f"{found['created_at']}",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
+        console.print(_line(found), soft_wrap=True, highlight=False, markup=False)
     console.print("* production" if versions else "nothing is published here yet", markup=False)
+
+
+def _line(found: dict[str, Any]) -> str:
+    """A version in the list."""
+    start = f"{'*' if found['production'] else ' '} {found['version']}"
+    if found["unreadable"]:
+        return f"{start}  cannot be read: {found['unreadable']}"
+    metrics = found["metrics"]
+    return (
+        f"{start}  top-1 {metrics['top1']:.2%} on {metrics['seen']:,} images of {metrics['split']}  "
+        f"{found['variant']}, {found['num_classes']} classes  {found['created_at']}"
+    )
 
 
 @app.command()
@@ -114,7 +120,8 @@ def promote(
     config = _config(store, name, override)
     with show_events():
         pointer = move(config.storage, version, config.evaluate, force_reason=force)
-    console.print(f"production is {pointer['version']} ({pointer['reason']})", markup=False)
+    text = f"production is {pointer['version']} ({pointer['reason']})"
+    console.print(text, soft_wrap=True, markup=False)
 
 
 @app.command()

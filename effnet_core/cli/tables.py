@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic.fields import FieldInfo
-from rich.markup import escape
 from rich.table import Table
 
 from effnet_core.config.recipes import RECIPES_DIR, recipe_names
@@ -126,7 +125,7 @@ def settings_table() -> Table:
     table.add_column("default")
     table.add_column("meaning")
     for key, default, meaning in _settings():
-        table.add_row(key, escape(default), escape(meaning))
+        table.add_row(key, default, meaning)
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -15,10 +16,25 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
 
 from effnet_core.events import Event, listen
+from effnet_core.text import visible_lines
 
-console = Console(highlight=False)
+
+class _Console(Console):
+    """A console that prints strings as they are: no markup, no emoji, nothing that a terminal obeys."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What a string looks like, in lines and in cells of tables."""
+        return super().render_str(visible_lines(text), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Let the command end as every other one does (``guard.py``)."""
+        raise BrokenPipeError
+
+
+console = _Console(highlight=False, markup=False, emoji=False)
 """For answers and progress; errors go to standard error."""
 
 

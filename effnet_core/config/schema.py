@@ -431,13 +431,24 @@ class StorageConfig(Section):
     """Region of the buckets; by environment or profile, else us-east-1, when absent."""
     checksums: Literal["when_supported", "when_required"] = "when_supported"
     """when_required is for S3 servers that do not know the newer checksums of transfers."""
+    anonymous: bool = False
+    """Read public buckets without credentials."""
+    requester_pays: bool = False
+    """Pay for requests to buckets whose owners let those who read pay."""
     credentials_block: str | None = None
     """Name of the Prefect Secret block that holds S3 credentials as JSON; used by flows only."""
 
     @property
     def access(self) -> S3Access:
         """How object stores are reached."""
-        return S3Access(self.endpoint_url, self.profile, self.region, self.checksums)
+        return S3Access(
+            self.endpoint_url,
+            self.profile,
+            self.region,
+            self.checksums,
+            self.anonymous,
+            self.requester_pays,
+        )
 
 
 class RuntimeConfig(Section):
@@ -468,7 +479,7 @@ class RuntimeConfig(Section):
     stop_grace_s: int = Field(30, ge=1)
     """Seconds that a job has to save its state once it is asked to stop."""
     exact_resume: bool = True
-    """Practise some steps before a cut run continues, so that CPU kernels round as they did before."""
+    """Warm CPU kernels up by some steps before a run is resumed, so that they round as they did before."""
     mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
     """Least severe message of MindSpore's own log that is written."""
 

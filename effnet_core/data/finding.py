@@ -80,8 +80,15 @@ def find_files(root: Path, *, recursive: bool = True) -> Found:
         OSError: the folder cannot be listed.
     """
     walked = walk(root, skip=why_left_out, recursive=recursive)
-    found = Found(left_out=walked.left_out)
-    for path in walked.files:
+    found = tell_apart(root, walked.files)
+    found.left_out = walked.left_out
+    return found
+
+
+def tell_apart(root: Path, paths: Iterable[str]) -> Found:
+    """Files below a root, in the order given, told apart."""
+    found = Found()
+    for path in paths:
         if reason := why_other(path, lambda path=path: _head(root / path)):  # type: ignore[misc]
             found.other.append((path, reason))
         else:
@@ -127,17 +134,31 @@ def why_other(path: str, head: Callable[[], bytes]) -> str:
     return other_reason(path)
 
 
+def why_other_by_name(path: str) -> str:
+    """As ``why_other``, of an object that is not worth fetching to be sure."""
+    suffix = suffix_of(path)
+    if suffix in NEVER_SUFFIXES:
+        return NEVER_SUFFIXES[suffix]
+    return other_reason(path) if suffix in OTHER_SUFFIXES else ""
+
+
 def other_reason(path: str) -> str:
     """What to say of a file that is not a picture by name and by content."""
     suffix = suffix_of(path)
     return f"not a picture ({suffix})" if suffix else "not a picture"
 
 
+def turned_out_other(path: str, problem: str) -> bool:
+    """Whether a file that could not be decoded is not a picture: an object whose name did not tell."""
+    named = suffix_of(path) in IMAGE_SUFFIXES
+    return not named and problem.startswith(("not an image", "empty file"))
+
+
 def suffix_of(path: str) -> str:
     """The end of a name from its last dot, in lower case; empty where there is none."""
     name = path.rpartition("/")[2]
     stem, dot, end = name.rpartition(".")
-    return f".{end.lower()}" if dot and stem else ""
+    return f".{end.strip().lower()}" if dot and stem else ""
 
 
 def in_a_line(left_out: Iterable[tuple[str, str]]) -> str:

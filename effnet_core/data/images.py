@@ -39,7 +39,6 @@ MAX_SIDE_RATIO = 100
 SHRINKS = (1, 2, 4, 8)
 """By how much the JPEG library divides the sides of an image."""
 
-PROBE_SIZE = (16, 16)
 FLAT_LEVELS = 2
 """An image whose levels differ by no more than a JPEG's rounding is of one colour."""
 
@@ -231,12 +230,20 @@ def to_rgba(image: Image.Image) -> Image.Image:
     return rgba
 
 
-def is_one_colour(image: Image.Image, background: Colour | None = WHITE) -> bool:
-    """Whether a network would see nothing but one colour."""
-    few = to_rgb(image.resize(PROBE_SIZE, Image.Resampling.NEAREST), background)
-    if not _is_flat(few):  # nearly every image is known by a few of its pixels
-        return False
-    return _is_flat(to_rgb(image, background))
+def probe(image: Image.Image, size: tuple[int, int], background: Colour | None) -> Image.Image:
+    """Some of an image's pixels as RGB, at next to no cost."""
+    return to_rgb(image.resize(size, Image.Resampling.NEAREST), background)
+
+
+def is_one_colour(image: Image.Image, few: Image.Image, background: Colour | None) -> bool:
+    """Whether a network would see nothing but one colour.
+
+    Args:
+        image: as it was decoded.
+        few: as ``probe`` gives it; nearly every image is known by a few of its pixels.
+        background: colour that a transparent image is laid on.
+    """
+    return _is_flat(few) and _is_flat(to_rgb(image, background))
 
 
 def _is_flat(image: Image.Image) -> bool:

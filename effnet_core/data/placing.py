@@ -18,16 +18,19 @@ from effnet_core.data.images import (
     ImageProblem,
     decode_image,
     is_one_colour,
+    probe,
     read_bytes,
     to_rgba,
 )
 from effnet_core.data.labelling import Candidate, class_folder
 from effnet_core.data.manifest import image_id
+from effnet_core.data.near_copies import PROBE_SIZE, fingerprint
 from effnet_core.data.splits import Sides
 from effnet_core.files import (
     atomic_path,
     clone,
     link_or_copy,
+    part_name,
     sha256_of_file,
     sha256_of_text,
     short_name,
@@ -69,7 +72,8 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         content = read_bytes(item.path)
         image = decode_image(content, max_pixels=place.max_pixels)
         converted = None if _is_trainable(content, image) else to_rgba(image)
-        one_colour = is_one_colour(image, place.background)
+        few = probe(image, PROBE_SIZE, place.background)
+        one_colour = is_one_colour(image, few, place.background)
     except ImageProblem as problem:
         return str(problem)
     digest = hashlib.sha256(content).hexdigest()
@@ -103,6 +107,7 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         "mode": image.mode,
         "format": image.format or "turned by its EXIF orientation",
         "one_colour": one_colour,
+        "fingerprint": fingerprint(few),
         "free": not item.split,
     }
 
@@ -130,7 +135,7 @@ def _place(content: bytes, digest: str, source: Path, target: Path, *, hard_link
         link_or_copy(source, target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{short_name(target.name)}.part")
+    part = target.with_name(part_name(target.name))
     try:
         if not (clone(source, part) and sha256_of_file(part) == digest):
             part.write_bytes(content)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,9 +36,10 @@ from effnet_core.data.manifest import (
     rows_digest,
     write_manifest,
 )
+from effnet_core.data.near_copies import confirmed, near_pairs
 from effnet_core.data.placing import WORK_NAME, Place, look_into
 from effnet_core.data.sources import Source, open_source
-from effnet_core.data.splits import Sides
+from effnet_core.data.splits import TRAIN, Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.errors import DataError
 from effnet_core.events import Event, Threads, emit
@@ -145,7 +147,8 @@ def _stage(
         for row in rows:
             row["label"] = labels[row["class_name"]]
         notes = [*found.notes, *_notes_on(found, rows, class_names, sides)]
-        verification = verify_rows(rows, rejected, class_names, notes=notes)
+        near = _near_copies(out, rows)
+        verification = verify_rows(rows, rejected, class_names, near=near, notes=notes)
         _remove_strays(out, rows)
         _write_all(out, rows, rejected, class_names, verification, place.background)
         _write_other(out / OTHER_NAME, found)
@@ -197,6 +200,15 @@ def _stratify(rows: list[dict[str, Any]], out: Path, sides: Sides) -> None:
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         (out / row["path"]).replace(out / path)
         row.update(split=side, path=path, image_id=image_id(path))
+
+
+def _near_copies(out: Path, rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Paths of training pictures and of those of other splits that look like them."""
+    is_train = np.array([row["split"] == TRAIN for row in rows], np.bool_)
+    pairs = near_pairs(
+        [row["fingerprint"] for row in rows], is_train, [row["sha256"] for row in rows]
+    )
+    return confirmed(out, [row["path"] for row in rows], pairs)
 
 
 def _notes_on(

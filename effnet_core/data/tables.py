@@ -108,8 +108,12 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path} is not a table ({reason})") from cause
 
 
-def decode_text(content: bytes) -> str:
-    """Text of any of the encodings that editors and spreadsheets write."""
+def decode_text(content: bytes, fallback: str | None = "cp1252") -> str:
+    """Text of any of the encodings that editors and spreadsheets write.
+
+    Raises:
+        UnicodeDecodeError: it is in none of them, and there is no ``fallback``.
+    """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
     start = content[:200]
@@ -120,7 +124,9 @@ def decode_text(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return content.decode("cp1252", "replace")
+        if fallback is None:
+            raise
+        return content.decode(fallback, "replace")
 
 
 def _read_csv(path: Path, text: str) -> Table:

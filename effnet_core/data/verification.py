@@ -36,6 +36,15 @@ class PathList:
 
 
 @dataclass(frozen=True)
+class PairList:
+    """Pairs of images that look alike."""
+
+    pairs: int
+    examples: list[list[str]]
+    """Paths of the first ones."""
+
+
+@dataclass(frozen=True)
 class Verification:
     """Facts of a staged data set."""
 
@@ -58,6 +67,8 @@ class Verification:
     classes_without_val: list[str]
     one_colour: PathList
     """Images that are of one colour after decoding."""
+    near_leakage: PairList
+    """Training pictures that another split has too, saved anew or resized."""
     notes: list[str]
     """What was chosen and left out, one sentence each."""
 
@@ -72,6 +83,12 @@ class Verification:
             found.append(
                 f"{self.leakage.groups} image(s) are both in training and in another split (leakage), so its "
                 f"figures look better than they are; the first: {' = '.join(self.leakage.examples[0])}"
+            )
+        if self.near_leakage.pairs:
+            found.append(
+                f"{self.near_leakage.pairs} picture(s) of another split look like one of training, saved "
+                "anew or resized (near copies), so its figures look better than they are; the first: "
+                f"{' ~ '.join(self.near_leakage.examples[0])}"
             )
         if self.label_conflicts.groups:
             found.append(
@@ -103,6 +120,7 @@ def verify_rows(
     rejected: Iterable[dict[str, str]],
     class_names: Sequence[str],
     *,
+    near: Sequence[list[str]] = (),
     notes: Sequence[str] = (),
 ) -> Verification:
     """The facts of staged images.
@@ -111,6 +129,7 @@ def verify_rows(
         rows: of the manifest, and ``class_name``, ``mode`` and ``format`` besides.
         rejected: path and reason of each file that was set aside.
         class_names: in the order of their labels.
+        near: paths of training pictures and of those of other splits that look like them.
         notes: what a person should know of the staging.
     """
     same: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -136,6 +155,7 @@ def verify_rows(
         if len(splits) > 1
         else [],
         one_colour=_paths([row["path"] for row in rows if row["one_colour"]]),
+        near_leakage=PairList(len({pair[1] for pair in near}), list(near[:EXAMPLES])),
         notes=list(notes),
     )
 

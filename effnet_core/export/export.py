@@ -15,8 +15,9 @@ from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.files import put_in_place
 from effnet_core.jobs.job import Job
-from effnet_core.jobs.launch import run_job
+from effnet_core.jobs.launch import job_folder, run_job
 from effnet_core.locks import sole_writer
+from effnet_core.text import os_reason
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import Sidecar
 from effnet_core.weights.ckpt_file import read_ckpt
@@ -89,7 +90,10 @@ def export(
         checkpoint = resolve(weights)
         sidecar = checkpoints.read_sidecar(checkpoint)
         fresh = Path(folder) / f"model.{format}"
-        _write(checkpoint, sidecar, fresh, format, features=features, config=config)
+        try:
+            _write(checkpoint, sidecar, fresh, format, features=features, config=config)
+        except OSError as cause:
+            raise DataError(f"{out} cannot be written ({os_reason(cause)}); make room") from cause
         if format == "safetensors":
             agreement = _compare_weights(checkpoint, fresh)
         else:
@@ -119,8 +123,8 @@ def require_agreement(
         "format": format,
         "pictures": [str(path.resolve()) for path in (packaged_photograph(), *pictures)],
     }
-    with tempfile.TemporaryDirectory(prefix="effnet-verify-") as folder:
-        result = run_job(Job("verify", inputs), _alone(config), Path(folder))
+    with job_folder("verify") as folder:
+        result = run_job(Job("verify", inputs), _alone(config), folder)
     agreement = Agreement(**result)
     if not agreement.is_close:
         raise ExportError(
@@ -155,21 +159,22 @@ def _write(
         _write_safetensors(checkpoint, sidecar, out)
     else:
         inputs = {"checkpoint": str(checkpoint.resolve()), "file": str(out.resolve())}
-        with tempfile.TemporaryDirectory(prefix="effnet-export-") as folder:
-            run_job(Job("mindir", inputs), _alone(config), Path(folder))
+        with job_folder("export") as folder:
+            run_job(Job("mindir", inputs), _alone(config), folder)
 
 
 def _write_safetensors(checkpoint: Path, sidecar: Sidecar, out: Path) -> None:
     """Weights without optimizer state, under their own names, with the sidecar as metadata."""
     import json
 
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    save_file(
-        _weights(checkpoint),
-        out,
-        metadata={"effnet": json.dumps(sidecar.to_dict()), "format": "np"},
-    )
+    metadata = {"effnet": json.dumps(sidecar.to_dict()), "format": "np"}
+    try:
+        save_file(_weights(checkpoint), out, metadata=metadata)
+    except SafetensorError as cause:  # what it makes of the system's answer
+        raise OSError(0, str(cause).lower()) from cause
 
 
 def _compare_weights(checkpoint: Path, file: Path) -> Agreement:

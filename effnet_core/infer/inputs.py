@@ -5,16 +5,23 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from effnet_core.config.schema import StorageConfig
+from effnet_core.data.finding import (
+    HIDDEN,
+    find_files,
+    tell_apart,
+    why_key_left_out,
+    why_left_out,
+    why_other_by_name,
+)
+from effnet_core.data.tables import PATH_COLUMNS, decode_text, read_table
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.infer.readers import S3_SCHEME
 from effnet_core.text import os_reason
@@ -29,6 +36,10 @@ class InputList:
     paths: tuple[str, ...]
     stamps: tuple[str, ...]
     """For each file something that changes with its content: size and time, or the etag."""
+    other: tuple[tuple[str, str], ...] = ()
+    """Paths of files that are not pictures, and what they are."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Hidden names and what systems leave behind, and why."""
 
 
 def list_inputs(
@@ -43,7 +54,7 @@ def list_inputs(
     Args:
         inputs: one folder, pattern (``photos/*.jpg``), list of paths (``.txt``, or ``.csv``, ``.jsonl``,
             ``.parquet`` with a column ``path``; files or objects) or ``s3://bucket/prefix``, or any
-            number of files. Of a folder every visible file counts, images or not.
+            number of files. Of a folder every picture counts; other files are listed apart.
         output: where answers will go; must not lie inside the folder.
         recursive: whether folders inside the folder count too.
         storage: how buckets are reached.
@@ -72,11 +83,20 @@ def list_inputs(
     if path.exists():
         return _of_list(path) if path.suffix.lower() in LIST_SUFFIXES else _of_files([text])
     if glob.has_magic(text):
-        found = [name for name in glob.iglob(text, recursive=recursive) if not os.path.isdir(name)]
+        found = [
+            name
+            for name in glob.iglob(text, recursive=recursive)
+            if not os.path.isdir(name) and not _is_left_out(name)
+        ]
         if not found:
             raise DataError(f"no file fits the pattern {text}")
         return _of_files(found)
     raise DataError(f"input {text} does not exist")
+
+
+def _is_left_out(name: str) -> bool:
+    """Whether a file that fits a pattern is in a folder that systems make."""
+    return any(why_left_out(part, True) not in ("", HIDDEN) for part in Path(name).parts[:-1])
 
 
 def _of_files(names: Sequence[str]) -> InputList:
@@ -93,41 +113,18 @@ def _of_files(names: Sequence[str]) -> InputList:
 
 
 def _of_folder(folder: Path, *, recursive: bool) -> InputList:
+    root = folder.resolve()
     try:
-        paths = sorted(_walk(str(folder.resolve()), recursive=recursive))
+        found = find_files(root, recursive=recursive)
     except OSError as cause:
         raise DataError(f"input folder {folder} cannot be read ({os_reason(cause)})") from cause
-    if not paths:
-        raise DataError(f"input folder {folder} has no files")
-    return _listed(str(folder.resolve()), paths)
-
-
-def _walk(root: str, *, recursive: bool) -> Iterator[str]:
-    """Relative paths of all visible files; linked folders are followed, each folder once."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        inside = waiting.pop()
-        here = os.path.join(root, inside)
-        facts = os.stat(here)
-        if (facts.st_dev, facts.st_ino) in seen:
-            continue
-        seen.add((facts.st_dev, facts.st_ino))
-        try:
-            entries = list(os.scandir(here))
-        except OSError:
-            if not inside:
-                raise
-            yield inside  # reading it will tell the reason
-            continue
-        for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
-            if entry.name.startswith("."):
-                continue
-            path = os.path.join(inside, entry.name)
-            if not entry.is_dir():
-                yield path
-            elif recursive:
-                waiting.append(path)
+    if not found.pictures:
+        others = f" but {len(found.other):,} other file(s)" if found.other else ""
+        raise DataError(f"input folder {folder} has no files that are pictures{others}")
+    stamps = tuple(_stamp(f"{root}/{path}") for path in found.pictures)
+    return InputList(
+        str(root), tuple(found.pictures), stamps, tuple(found.other), tuple(found.left_out)
+    )
 
 
 def _of_list(file: Path) -> InputList:
@@ -161,7 +158,13 @@ def _refuse_twice(file: Path, paths: Sequence[str]) -> None:
 
 
 def _listed(root: str, paths: Sequence[str]) -> InputList:
-    return InputList(root, tuple(paths), tuple(_stamp(os.path.join(root, p)) for p in paths))
+    """The files that were named, told apart as those of a folder are."""
+    found = tell_apart(Path(root), paths)
+    if not found.pictures:
+        path, reason = found.other[0]
+        raise DataError(f"{os.path.join(root, path)} is {reason}; give pictures")
+    stamps = tuple(_stamp(os.path.join(root, path)) for path in found.pictures)
+    return InputList(root, tuple(found.pictures), stamps, tuple(found.other))
 
 
 def _stamp(path: str) -> str:
@@ -178,16 +181,25 @@ def _of_bucket(url: str, *, recursive: bool, storage: StorageConfig) -> InputLis
     root = url if url.endswith("/") else f"{url}/"
     inside = len(root.removeprefix(S3_SCHEME).partition("/")[2])
     found: list[tuple[str, str]] = []
+    other: list[tuple[str, str]] = []
+    left_out: list[tuple[str, str]] = []
     for item in list_objects(root, storage.access):
         path = item.key[inside:]
-        hidden = any(part.startswith(".") for part in path.split("/"))
-        if path and not path.endswith("/") and not hidden and (recursive or "/" not in path):
+        if not path or path.endswith("/") or ("/" in path and not recursive):
+            continue
+        if reason := why_key_left_out(path):
+            left_out.append((path, reason))
+        elif reason := why_other_by_name(path):
+            other.append((path, reason))
+        else:
             found.append((path, item.etag))
     if not found and (single := _one_object(url, storage)):
         return single
     if not found:
-        raise DataError(f"input {root} has no objects")
-    return InputList(root, tuple(path for path, _ in found), tuple(etag for _, etag in found))
+        others = f" that are pictures, but {len(other):,} other(s)" if other else ""
+        raise DataError(f"input {root} has no objects{others}")
+    paths, etags = zip(*found, strict=True)
+    return InputList(root, paths, etags, tuple(other), tuple(left_out))
 
 
 def _one_object(url: str, storage: StorageConfig) -> InputList | None:
@@ -203,30 +215,26 @@ def _one_object(url: str, storage: StorageConfig) -> InputList | None:
     return InputList(f"{root}/", (name,), (facts.etag,))
 
 
-LIST_SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
-PATH_COLUMN = "path"
-FORMS = {".csv": "CSV", ".jsonl": "JSON Lines", ".parquet": "Parquet", ".txt": "text"}
+LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def read_list(file: Path) -> list[str]:
     """The paths that a list names, in its order.
 
     Args:
-        file: a path a line (``.txt``), or with a column ``path`` (``.csv``, ``.jsonl``, ``.parquet``).
+        file: a path a line (``.txt``), or a table with a column ``path`` or of another usual name.
 
     Raises:
         DataError: the list cannot be read, or names no files.
     """
-    form = file.suffix.lower()
-    try:
-        paths = list(_rows(file, form))
-    except OSError as cause:
-        raise DataError(f"list {file} cannot be read ({os_reason(cause)})") from cause
-    except KeyError as cause:
-        raise DataError(f"list {file} has no column {PATH_COLUMN!r}") from cause
-    except (ValueError, TypeError, csv.Error) as cause:
-        reason = " ".join(str(getattr(cause, "msg", cause)).split())[:200]
-        raise DataError(f"list {file} is not valid {FORMS[form]} ({reason})") from cause
+    if file.suffix.lower() == ".txt":
+        paths: list[Any] = _read_lines(file)
+    else:
+        table = read_table(file)
+        if not table.rows:
+            raise DataError(f"list {file} names no files")
+        column = table.column(PATH_COLUMNS, "path", None)
+        paths = [row.values.get(column) for row in table.rows]
     if not paths:
         raise DataError(f"list {file} names no files")
     for number, path in enumerate(paths, 1):
@@ -235,17 +243,13 @@ def read_list(file: Path) -> list[str]:
     return paths
 
 
-def _rows(file: Path, form: str) -> Iterator[Any]:
-    if form == ".parquet":
-        import pyarrow.parquet as pq
-
-        yield from pq.read_table(file, columns=[PATH_COLUMN])[PATH_COLUMN].to_pylist()
-        return
-    # Editors of Windows put a mark before the first line, which is not part of its path.
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        if form == ".txt":
-            yield from (line.rstrip("\r\n") for line in stream if line.strip())
-        elif form == ".csv":
-            yield from (row[PATH_COLUMN] for row in csv.DictReader(stream))
-        else:
-            yield from (json.loads(line)[PATH_COLUMN] for line in stream if line.strip())
+def _read_lines(file: Path) -> list[str]:
+    try:
+        content = file.read_bytes()
+    except OSError as cause:
+        raise DataError(f"list {file} cannot be read ({os_reason(cause)})") from cause
+    try:
+        text = decode_text(content, fallback=None)
+    except UnicodeDecodeError:  # names that are not UTF-8 stay what they are
+        text = os.fsdecode(content)
+    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]

@@ -14,8 +14,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import random
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from effnet_core.config.schema import InferConfig
+from effnet_core.data.images import WHITE, Colour
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, read_json, write_json
+from effnet_core.files import atomic_path, read_jsonl, write_json, write_text
 from effnet_core.infer.pipeline import Prediction
-from effnet_core.infer.plan import PARTS_NAME, Plan
-from effnet_core.results import ShardResult
+from effnet_core.infer.plan import OTHER_NAME, PARTS_NAME, Plan, Shard
+from effnet_core.results import ShardCounts, ShardResult
 
 ERRORS_NAME = "errors.jsonl"
 SUMMARY_NAME = "summary.json"
@@ -43,7 +46,14 @@ COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
 OPTIONAL_COLUMNS = ("probabilities", "features")
 """Lists of float32, present where the settings of the same name ask for them."""
 LISTS = ("class_ids", "class_names", "probs", *OPTIONAL_COLUMNS)
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How cells begin that spreadsheets compute; with quotes before, so that these can be told from ours."""
 QUANTILES = (0.5, 0.9, 0.99)
+MOST_REASONS = 1000
+"""Different reasons that are counted each by itself; what comes later is "other reasons"."""
+OTHER_REASONS = "other reasons"
+MOST_VALUES = 100_000
+"""Latencies that quantiles are taken of; of more, a sample."""
 
 
 def write_part(path: Path, rows: Sequence[Prediction], *, model_sha256: str) -> None:
@@ -62,11 +72,21 @@ def write_part(path: Path, rows: Sequence[Prediction], *, model_sha256: str) -> 
                     texts = {
                         key: json.dumps(row[key], ensure_ascii=False) for key in LISTS if key in row
                     }
-                    writer.writerow({**row, **texts})
+                    writer.writerow({**row, "path": as_cell(row["path"]), **texts})
         else:
             with temporary.open("w", encoding="utf-8") as stream:
                 for row in _plain(rows, columns):
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def as_cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: one that begins like one gets a quote in front."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def of_cell(cell: str) -> str:
+    """The text of which ``as_cell`` made a cell."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _plain(rows: Sequence[Prediction], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -88,7 +108,15 @@ def _write_parquet(
     pq.write_table(table.replace_schema_metadata({"model_sha256": model_sha256}), path)
 
 
-def finish(done: Plan, *, infer: InferConfig, model_sha256: str) -> dict[str, Any]:
+def background_of(summary: Mapping[str, Any]) -> Colour | None:
+    """What the model of a finished run saw transparent pictures on."""
+    value = summary.get("background", WHITE)
+    return None if value is None else (value[0], value[1], value[2])
+
+
+def finish(
+    done: Plan, *, infer: InferConfig, model_sha256: str, background: Colour | None = WHITE
+) -> dict[str, Any]:
     """Write ``errors.jsonl`` and ``summary.json`` once every shard is there.
 
     Returns:
@@ -102,49 +130,145 @@ def finish(done: Plan, *, infer: InferConfig, model_sha256: str) -> dict[str, An
         raise DataError(
             f"{len(missing)} of {len(done.shards)} shards are missing; run the same again"
         )
-    errors = write_errors(done)
     labelled, models = 0, Counter[str]()
-    histogram, reasons = Counter[str](), Counter[str]()
-    spans, latencies = [], []
-    for shard in done.shards:
-        result = ShardResult.from_dict(read_json(done.shard_path(shard)))
+    histogram, reasons = Counter[str](), Reasons()
+    spans, latencies = [], Sample()
+    other = [*read_jsonl(done.output / OTHER_NAME)]
+    known = {row["path"] for row in other}
+    for shard, result in _write_errors(done):
         labelled += result.labelled
+        other += [row for row in result.other if row["path"] not in known]
         models[shard.model_sha256] += result.labelled
         histogram.update(result.histogram)
-        reasons.update(row["reason"] for row in result.rejected)
+        for row in result.rejected:
+            reasons.add(row["reason"])
         spans.append((result.started, result.started + result.seconds))
-        latencies += result.latency_ms
-    seconds = covered(spans)
+        latencies.add(result.latency_ms)
+    seconds, errors = covered(spans), reasons.total
+    images = labelled + errors
+    write_text(done.output / OTHER_NAME, "".join(f"{json.dumps(row)}\n" for row in other))
     summary = {
-        "images": done.images,
+        "images": images,
         "labelled": labelled,
         "rejected": errors,
         "rejected_by_reason": dict(reasons.most_common()),
+        "other_files": len(other),
         "classes": dict(histogram.most_common()),
         "parts": [str(Path(PARTS_NAME) / shard.part) for shard in done.shards],
         "seconds": round(seconds, 3),
-        "images_per_s": round(done.images / seconds, 2) if seconds else 0.0,
-        "latency_ms": quantiles(latencies),
+        "images_per_s": round(images / seconds, 2) if seconds else 0.0,
+        "latency_ms": quantiles(latencies.values),
         "model_sha256": model_sha256,
+        "background": background and list(background),
     }
     if len(models) > 1:
         summary["labelled_by_model"] = dict(models)
     write_json(done.output / SUMMARY_NAME, summary)
-    if errors > allowed_errors(done.images, infer):
-        raise too_many_errors(errors, done.images, infer, done.output)
+    if errors > allowed_errors(images, infer):
+        raise too_many_errors(errors, images, infer, done.output)
     return summary
 
 
-def write_errors(done: Plan) -> int:
-    """Write ``errors.jsonl`` from the shards that are finished; returns how many files it names."""
-    count = 0
+def count_errors(done: Plan) -> int:
+    """How many files the finished shards have without an answer."""
+    return sum(len(result.rejected) for _, result in _finished(done))
+
+
+def write_errors(done: Plan) -> None:
+    """Write ``errors.jsonl`` from the shards that are finished: once a run, when it ends."""
+    for _ in _write_errors(done):
+        pass
+
+
+def _write_errors(done: Plan) -> Iterator[tuple[Shard, ShardResult]]:
+    """Write ``errors.jsonl`` while the finished shards are gone through, one by one."""
     with atomic_path(done.output / ERRORS_NAME) as temporary, temporary.open("w") as stream:
-        for shard in done.shards:
-            if done.is_done(shard):
-                for row in read_json(done.shard_path(shard))["rejected"]:
-                    stream.write(json.dumps(row) + "\n")
-                    count += 1
-    return count
+        for shard, result in _finished(done):
+            for row in result.rejected:
+                stream.write(json.dumps(row) + "\n")
+            yield shard, result
+
+
+def _finished(done: Plan) -> Iterator[tuple[Shard, ShardResult]]:
+    for shard in done.shards:
+        if done.is_done(shard):
+            yield shard, ShardResult.read(done.shard_path(shard))
+
+
+class Tally:
+    """How many files have no answer while shards are finished one after the other."""
+
+    def __init__(self, plan: Plan, infer: InferConfig, *, errors: int) -> None:
+        self.plan, self.infer, self.errors = plan, infer, errors
+        self.shards_left = len(plan.missing())
+
+    @classmethod
+    def of(cls, plan: Plan, infer: InferConfig) -> Tally:
+        """What earlier runs have left; looks through their shards once."""
+        return cls(plan, infer, errors=count_errors(plan))
+
+    @property
+    def left(self) -> int:
+        """How many more files may be without an answer; negative where it is too late."""
+        return allowed_errors(self.plan.images, self.infer) - self.errors
+
+    def add(self, *finished: ShardCounts) -> None:
+        """Count finished shards.
+
+        Raises:
+            DataError: as ``check``.
+        """
+        self.errors += sum(shard.rejected for shard in finished)
+        self.shards_left -= len(finished)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse to label more where that cannot help any more.
+
+        Raises:
+            DataError: too many files could not be read, and shards are still missing; ``errors.jsonl``
+                names the files.
+        """
+        if self.left < 0 and self.shards_left:
+            write_errors(self.plan)
+            raise too_many_errors(self.errors, self.plan.images, self.infer, self.plan.output)
+
+
+class Reasons:
+    """How often each reason came; what it holds does not grow with the files."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._counts = Counter[str]()
+
+    def add(self, reason: str) -> None:
+        """Count one file."""
+        self.total += 1
+        known = reason in self._counts or len(self._counts) < MOST_REASONS
+        self._counts[reason if known else OTHER_REASONS] += 1
+
+    def most_common(self, count: int | None = None) -> list[tuple[str, int]]:
+        """Reasons and how often they came, most frequent first."""
+        return self._counts.most_common(count)
+
+
+class Sample:
+    """Some of many values: all of few, and of more a random choice that is the same in each run."""
+
+    def __init__(self, most: int = MOST_VALUES) -> None:
+        self.most = most
+        self.values: list[float] = []
+        self._seen = 0
+        self._random = random.Random(0)  # noqa: S311
+
+    def add(self, values: Sequence[float]) -> None:
+        """Look at some more values; each has the same chance to be among those that stay."""
+        for value in values:
+            self._seen += 1
+            if len(self.values) < self.most:
+                self.values.append(value)
+            elif (place := self._random.randrange(self._seen)) < self.most:
+                self.values[place] = value
 
 
 def allowed_errors(images: int, infer: InferConfig) -> int:
@@ -204,4 +328,4 @@ def iter_rows(output: Path, columns: Sequence[str] | None = None) -> Iterator[di
             with path.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
                     lists = {key: json.loads(row[key]) for key in LISTS if key in row}
-                    yield {**row, **lists}
+                    yield {**row, "path": of_cell(row["path"]), **lists}

@@ -3,6 +3,8 @@
 OUTPUT/
   run.json              digests of model and input list, settings; refuses another run's parts
   inputs.jsonl          the files, relative to the input's root, and their stamps
+  plan.jsonl            the shards: which files each has, and the part file of its answers
+  other_files.jsonl     files of the input that are not pictures, and what they are
   predictions/, shards/  what is done (predictions.py)
 """
 
@@ -10,16 +12,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from effnet_core.checked import check_fields, whole
 from effnet_core.config.schema import InferConfig
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import (
     LOCK_NAME,
     atomic_path,
+    iter_jsonl,
     make_folder,
     no_longer_writable,
     read_json,
@@ -30,7 +34,9 @@ from effnet_core.infer.inputs import InputList
 
 RUN_NAME = "run.json"
 INPUTS_NAME = "inputs.jsonl"
+PLAN_NAME = "plan.jsonl"
 PARTS_NAME = "predictions"
+OTHER_NAME = "other_files.jsonl"
 SHARDS_NAME = "shards"
 
 Lists = list[tuple[int, str]]
@@ -61,6 +67,10 @@ class Plan:
     shards: tuple[Shard, ...]
     new: int
     """Images that no earlier run into this output had."""
+
+    def header(self) -> Plan:
+        """The same without its shards: small enough to travel with each of them."""
+        return replace(self, shards=())
 
     def missing(self) -> list[Shard]:
         """Shards that are still to do, in order."""
@@ -115,16 +125,13 @@ def plan(
         "format": infer.format,
     }
     before = _claim(output, identity, any_model=only_new)
-    lengths = before.get("lists", [])
-    models = before.get("models", [before.get("model_sha256", "")] * len(lengths))
-    lists: Lists = list(zip(lengths, models, strict=True))
     entries = list(zip(listed.paths, listed.stamps, strict=True))
-    seen = list(_read_entries(output, sum(length for length, _ in lists)))
+    lists, seen = _earlier(output, before)
     if only_new and lists:
         known = set(seen)
         fresh = [entry for entry in entries if entry not in known]
         entries = seen + fresh
-        if before["model_sha256"] != model_sha256:
+        if before.get("model_sha256") != model_sha256:
             lists = _handed_over(output, lists, seen, identity)
         lists += [(len(fresh), model_sha256)] if fresh else []
     else:
@@ -133,14 +140,59 @@ def plan(
         fresh = [] if lists else entries
         lists = lists or [(len(entries), model_sha256)]
     _write_entries(output, entries)
+    shards = tuple(_cut(lists, entries, identity))
+    _write_lines(output / PLAN_NAME, (asdict(shard) for shard in shards))
     facts = {
         "lists": [length for length, _ in lists],
         "models": [model for _, model in lists],
         "inputs_sha256": sha256_of_text(*(path for path, _ in entries)),
+        "images": len(entries),
+        "new": len(fresh),
     }
     write_json(output / RUN_NAME, {**identity, **facts})
-    shards = tuple(_cut(lists, entries, identity))
+    _write_lines(
+        output / OTHER_NAME, ({"path": path, "reason": reason} for path, reason in listed.other)
+    )
     return Plan(output, listed.root, len(entries), shards, len(fresh))
+
+
+def _earlier(output: Path, before: dict[str, Any]) -> tuple[Lists, list[tuple[str, str]]]:
+    """What earlier runs have planned: their lists, and the files in order.
+
+    Raises:
+        DataError: their record is damaged.
+    """
+    how = "choose another folder, or delete this one to start over"
+    with whole(output / RUN_NAME, "run record", remedy=how):
+        lengths = [_length(length) for length in before.get("lists", [])]
+        models = before.get("models", [before.get("model_sha256", "")] * len(lengths))
+        lists = [(length, str(model)) for length, model in zip(lengths, models, strict=True)]
+    with whole(output / INPUTS_NAME, "list of inputs", remedy=how):
+        seen = list(_read_entries(output, sum(lengths)))
+        if len(seen) != sum(lengths):
+            raise ValueError(f"it has {len(seen)} of {sum(lengths)} files")
+    return lists, seen
+
+
+def _length(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"a list of {value!r} files")
+    return value
+
+
+def read_plan(output: Path) -> Plan:
+    """The plan that ``plan`` left in an output folder.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    facts = read_json(output / RUN_NAME)
+    with whole(output / PLAN_NAME, "plan"):
+        shards = tuple(check_fields(Shard, row) for row in iter_jsonl(output / PLAN_NAME))
+        images = shards[-1].stop if shards else 0
+        if images != facts["images"]:
+            raise ValueError(f"it ends at image {images} of {facts['images']}")
+        return Plan(output, str(facts["input"]), images, shards, int(facts["new"]))
 
 
 def _handed_over(
@@ -205,9 +257,13 @@ def _cut(
 
 
 def _write_entries(output: Path, entries: Sequence[tuple[str, str]]) -> None:
-    with atomic_path(output / INPUTS_NAME) as temporary, temporary.open("w") as stream:
-        for path, stamp in entries:
-            stream.write(json.dumps([path, stamp]) + "\n")
+    _write_lines(output / INPUTS_NAME, (list(entry) for entry in entries))
+
+
+def _write_lines(path: Path, values: Iterable[Any]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w") as stream:
+        for value in values:
+            stream.write(json.dumps(value) + "\n")
 
 
 def _read_entries(output: Path, stop: int, start: int = 0) -> Iterator[tuple[str, str]]:
@@ -216,6 +272,8 @@ def _read_entries(output: Path, stop: int, start: int = 0) -> Iterator[tuple[str
     with (output / INPUTS_NAME).open() as stream:
         for line in itertools.islice(stream, start, stop):
             path, stamp = json.loads(line)
+            if not isinstance(path, str) or not isinstance(stamp, str):
+                raise ValueError("a line is not a path and a stamp")
             yield path, stamp
 
 
@@ -229,7 +287,12 @@ def _claim(output: Path, identity: dict[str, Any], *, any_model: bool) -> dict[s
     make_folder(output, what="output folder")
     path = output / RUN_NAME
     if path.exists():
-        found: dict[str, Any] = read_json(path)
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise DataError(
+                f"run record {path} is damaged (it is not an object with names and values); choose "
+                "another folder, or delete this one to start over"
+            )
         changed = [
             key
             for key, value in identity.items()
@@ -254,6 +317,6 @@ def output_lost(output: Path, error: OSError) -> DataError:
 
 def _is_of_a_beginning(name: str) -> bool:
     """Whether a run that was killed before it had its ``run.json`` may have left this file."""
-    return name in (INPUTS_NAME, LOCK_NAME) or name.startswith(
-        (f".{INPUTS_NAME}.", f".{RUN_NAME}.")
-    )
+    names = (INPUTS_NAME, PLAN_NAME, OTHER_NAME)
+    partial = tuple(f".{n}." for n in (*names, RUN_NAME))
+    return name in (*names, LOCK_NAME) or name.startswith(partial)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core.config.schema import RunConfig
+from effnet_core.data.finding import turned_out_other
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.files import cache_dir, cached, write_json
@@ -34,7 +35,8 @@ def predict_shards(
         config: settings of inference and storage.
 
     Returns:
-        JSON-ready results of the shards. Where too many files are unreadable, those of the shards before.
+        JSON-ready counts of the shards. Where too many files are unreadable, no more than those of the
+        shards up to there.
 
     Raises:
         Interrupted: this process was asked to stop; finished shards stay.
@@ -47,7 +49,7 @@ def predict_shards(
     results = []
     for shard in inputs["shards"]:
         result = _predict_shard(predictor, source, shard, inputs, config, done=done, total=total)
-        results.append(result.to_dict())
+        results.append(vars(result.counts()))
         done += shard["stop"] - shard["start"]
         rejected += len(result.rejected)
         emit(
@@ -101,6 +103,7 @@ def _predict_shard(
     )
     rows: list[Prediction] = []
     rejected: list[dict[str, str]] = []
+    other: list[dict[str, str]] = []
     latency_ms: list[float] = []
     began, started = time.time(), time.perf_counter()
     micro_batches = iter_predictions(
@@ -119,7 +122,9 @@ def _predict_shard(
             )
         for answer in micro_batch.answers:
             if isinstance(answer, Rejection):
-                rejected.append({"path": answer.path, "reason": answer.reason})
+                row = {"path": answer.path, "reason": answer.reason}
+                is_other = turned_out_other(answer.path, answer.reason)
+                (other if is_other else rejected).append(row)
             else:
                 rows.append(answer)
         done += len(micro_batch.answers)
@@ -134,6 +139,7 @@ def _predict_shard(
             stop=shard["stop"],
             labelled=len(rows),
             rejected=rejected,
+            other=other,
             histogram=dict(Counter(row.class_names[0] for row in rows)),
             started=round(began, 3),
             seconds=round(time.perf_counter() - started, 3),

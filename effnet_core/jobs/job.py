@@ -14,12 +14,12 @@ RUN_DIR/
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from effnet_core.errors import EffnetError, JobError, error_type
+from effnet_core.checked import NONSENSE, check_fields, whole
+from effnet_core.errors import DataError, EffnetError, JobError, error_type
 from effnet_core.files import read_json, write_json
 from effnet_core.text import in_one_line
 
@@ -51,8 +51,13 @@ class Job:
 
     @classmethod
     def read(cls, run_dir: Path) -> Job:
-        """The job that lies in a folder."""
-        return cls(**read_json(run_dir / JOB_NAME))
+        """The job that lies in a folder.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        with whole(run_dir / JOB_NAME, "job"):
+            return check_fields(cls, read_json(run_dir / JOB_NAME))
 
 
 def reserve_room(run_dir: Path) -> None:
@@ -93,11 +98,12 @@ def read_error(run_dir: Path) -> EffnetError | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return JobError(f"{path} is unreadable")
-    message = values["message"]
-    if not values["known"]:
-        log = run_dir / LOGS_NAME / f"worker_{values['rank']}.log"
-        message = f"rank {values['rank']} failed ({message}); the whole story is in {log}"
-    return error_type(values["type"])(message)
+        values = read_json(path)
+        message, kind = str(values["message"]), error_type(str(values["type"]))
+        known, rank = values["known"], int(values["rank"])
+    except (*NONSENSE, DataError):
+        return JobError(f"the job failed, and its error in {path} cannot be read")
+    if not known:
+        log = run_dir / LOGS_NAME / f"worker_{rank}.log"
+        message = f"rank {rank} failed ({message}); the whole story is in {log}"
+    return kind(message)

@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from effnet_core import machine
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig, RuntimeConfig
-from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost, WorkerStalled
+from effnet_core.errors import (
+    ConfigError,
+    DataError,
+    EffnetError,
+    JobTimeout,
+    WorkerLost,
+    WorkerStalled,
+)
 from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json
 from effnet_core.jobs import environment, hosts, supervise
@@ -69,6 +80,25 @@ def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     _check_processes(config.runtime)
     write_job(job, config, run_dir)
     return _run_ranks(config.runtime, run_dir)
+
+
+@contextmanager
+def job_folder(purpose: str) -> Iterator[Path]:
+    """A temporary folder for a job's files; it stays where an error tells people to look into it.
+
+    Args:
+        purpose: a word for its name.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"effnet-{purpose}-"))
+    kept = False
+    try:
+        yield folder
+    except EffnetError as error:
+        kept = str(folder) in str(error)
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
@@ -341,10 +371,9 @@ def _living_ranks(run_dir: Path, mine: range) -> bool:
 
 def _is_alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
         return False
-    return state != "Z"
 
 
 def _lost(run_dir: Path, what: str, *, rank: int = 0) -> WorkerLost:

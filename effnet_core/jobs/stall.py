@@ -8,18 +8,19 @@ it computes.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 IDLE_SHARE = 0.01
 """Of a core; a process that only waits has threads that look around now and then."""
 STATES = {
-    "T": "is stopped (SIGSTOP)",
-    "t": "is held by a debugger",
-    "D": "waits for a disk or share that does not answer",
+    psutil.STATUS_STOPPED: "is stopped (SIGSTOP)",
+    psutil.STATUS_TRACING_STOP: "is held by a debugger",
+    psutil.STATUS_DISK_SLEEP: "waits for a disk or share that does not answer",
 }
 LOOKS = 20
 """How often the processes are looked at within the limit."""
@@ -30,20 +31,19 @@ class Process:
     """What the system says of a process."""
 
     state: str
+    """One of psutil's words."""
     cpu_s: float
     """Seconds that it has computed."""
 
 
 def read_processes(pids: list[int]) -> dict[int, Process]:
     """State and computing time of those that are there."""
-    tick = os.sysconf("SC_CLK_TCK")
     found = {}
     for pid in pids:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        found[pid] = Process(fields[0], (int(fields[11]) + int(fields[12])) / tick)
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            times = process.cpu_times()
+            found[pid] = Process(process.status(), times.user + times.system)
     return found
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from effnet_core.errors import DataError
 from effnet_core.files import atomic_path, cache_dir, cache_path, cached, write_json
 from effnet_core.locks import alone
+from effnet_core.machine import processor_features
 from effnet_core.text import os_reason
 
 SOURCE = Path(__file__).parent / "source"
@@ -68,7 +69,7 @@ def plan() -> Plan:
     Raises:
         Unavailable: no compiler, a processor that they are too slow on, or a cache that others write to.
     """
-    flags = processor_flags(platform.machine(), _processor_features())
+    flags = processor_flags(platform.machine(), processor_features())
     compiler = find_compiler()
     try:
         said = subprocess.run(
@@ -113,7 +114,7 @@ def processor_flags(machine: str, features: frozenset[str]) -> tuple[str, ...]:
 
     Args:
         machine: as ``platform.machine()`` names it.
-        features: flags of ``/proc/cpuinfo``.
+        features: as ``machine.processor_features`` gives them.
 
     Raises:
         Unavailable: an x86 processor without AVX2 and FMA, or one of another family.
@@ -241,16 +242,3 @@ def _test(path: Path) -> str | None:
     if code < 0:
         return f"ended its test with {signal.Signals(-code).name}: this processor cannot run it"
     return "does not compute what it should"
-
-
-def _processor_features() -> frozenset[str]:
-    """The first processor's features, as Linux names them; none where it does not say."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            for line in lines:
-                name, _, value = line.partition(":")
-                if name.strip() == "flags":
-                    return frozenset(value.split())
-    except OSError:
-        pass
-    return frozenset()

@@ -320,14 +320,15 @@ def infer(options: argparse.Namespace) -> int:
 
 def _draw(picture: Path, out: Path, label: str) -> None:
     """A copy of a picture with its label; the picture itself is left alone."""
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     from effnet_core.data.images import read_image, to_rgb
+    from effnet_core.render.fonts import font_for
 
     image = to_rgb(read_image(picture)).copy()
     size = max(12, image.height // 16)
     canvas = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size)
+    font = font_for(label, size)
     place = (size // 2, size // 2)
     canvas.rectangle(canvas.textbbox(place, label, font=font), fill=(255, 255, 255))
     canvas.text(place, label, fill=(200, 0, 0), font=font)

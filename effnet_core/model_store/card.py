@@ -99,12 +99,8 @@ def _card(
 
 
 def _confusions(evaluation: EvalResult) -> list[str]:
-    from effnet_core.render import plots
-
-    if not evaluation.confusion:
-        return []
     names = evaluation.class_names
-    found = plots.rank_confusions(evaluation.confusion)[:MAX_CONFUSIONS]
+    found = evaluation.confusion.mistakes()[:MAX_CONFUSIONS]
     return [f"- {_plain(names[true])}, {_plain(names[answer])}, {n}" for true, answer, n in found]
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from effnet_core.config.schema import StorageConfig
-from effnet_core.errors import StoreBusy, StoreError
+from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.files import sha256_of_file
-from effnet_core.model_store.registry import CLAIM_NAME, Manifest, Registry, now
+from effnet_core.model_store.registry import (
+    CLAIM_NAME,
+    PRODUCTION,
+    Claim,
+    Manifest,
+    Registry,
+    moment_of,
+    now,
+)
 from effnet_core.text import human_bytes
 
 STAGE = "store"
@@ -42,7 +50,7 @@ def verify(storage: StorageConfig, version: str | None = None) -> list[str]:
     names = [version] if version else [v for v, complete in registry.uploads().items() if complete]
     if not names:
         raise registry.unknown_name()
-    problems = []
+    problems = [] if version else _pointer_problems(registry)
     for done, name in enumerate(names):
         emit(Event(STAGE, f"verifying {name}", done, len(names)))
         try:
@@ -51,6 +59,8 @@ def verify(storage: StorageConfig, version: str | None = None) -> list[str]:
             _verify_files(registry, manifest)
         except StoreBusy:
             raise  # says nothing about the version
+        except StoreDamaged as damage:
+            problems.append(str(damage))
         except StoreError as error:
             if version and registry.manifest(version) is None:
                 raise
@@ -77,8 +87,8 @@ def collect_garbage(
     limit = now() - timedelta(seconds=older_than_s)
     dead = []
     for version, complete in sorted(registry.uploads().items()):
-        claim = None if complete else registry.claim(version)
-        if claim and datetime.fromisoformat(claim.at.replace("Z", "+00:00")) <= limit:
+        claim = None if complete else _claim(registry, version)
+        if claim and moment_of(claim.at) <= limit:
             dead.append(version)
     if dry_run:
         return Garbage(tuple(dead), 0)
@@ -86,6 +96,25 @@ def collect_garbage(
         _delete(registry, version)
         emit(Event(STAGE, f"deleted the unfinished upload {registry.uri(version)}"))
     return Garbage(tuple(dead), registry.store.sweep(older_than_s))
+
+
+def _pointer_problems(registry: Registry) -> list[str]:
+    """What is wrong with the pointer or with the version that it names."""
+    try:
+        if registry.pointer():
+            registry.require(PRODUCTION)
+    except StoreDamaged as damage:
+        return [str(damage)]
+    return []
+
+
+def _claim(registry: Registry, version: str) -> Claim | None:
+    """Whose unfinished upload a version is; one whose age cannot be read is told and left alone."""
+    try:
+        return registry.claim(version)
+    except StoreDamaged as damage:
+        emit(Event(STAGE, str(damage)))
+        return None
 
 
 def _verify_files(registry: Registry, manifest: Manifest) -> None:

@@ -1,20 +1,24 @@
 """Production: the pointer that only a gate moves, forwards by promotion and back by rollback.
 
-It is moved by compare-and-swap, so nobody undoes what he has not seen.
+It is moved by compare-and-swap, so nobody undoes what he has not seen. A production that cannot be
+read keeps the gate closed: a busy store is an error to try again, a damaged one needs a person who
+forces the promotion with a reason.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
-from effnet_core.errors import Conflict, GateRefused, StoreError
+from effnet_core.errors import Conflict, GateRefused, StoreBusy, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.model_store.registry import Manifest, Pointer, Registry, known, sha256_of_bytes
 
 STAGE = "publish"
 ROUNDING = 1e-9
 """Top-1 is a ratio of counts: differences below this are those of binary fractions."""
+CLOSED = "is not promoted, because there is nothing to compare it with"
 POINTER_TRIES = 20
 """Each lost race means that somebody else moved the pointer, so few are ever needed."""
 
@@ -34,7 +38,9 @@ def promote(
         The content of ``production.json``.
 
     Raises:
-        GateRefused: it is not good enough; nothing was changed.
+        GateRefused: it is not good enough, or production is damaged, so that there is nothing to
+            compare with; nothing was changed.
+        StoreBusy: the store does not answer; nothing was changed, and the same call may succeed later.
         Conflict: somebody else promoted another at the same moment, and this one is not better.
         StoreError: there is no such version, or files of it are missing.
     """
@@ -86,25 +92,31 @@ def move_pointer(
     registry.require_whole(manifest)
     overtaken = False
     for _ in range(POINTER_TRIES):
-        pointer, etag = registry.pointer() or (None, None)
+        standing = _look(registry, manifest)
+        pointer, production = standing.pointer, standing.production
         if pointer and pointer.manifest_sha256 == sha256_of_bytes(data):
             emit(Event(STAGE, f"{manifest.version} is the production version already"))
             return pointer
-        production = _production_to_beat(registry, manifest, pointer)
         refusal = _refusal(manifest, production, gate)
+        if standing.lost:
+            how = registry.how_to_force(manifest.version)
+            refusal = f"{CLOSED}: {standing.lost}. To promote it all the same: {how}"
         if refusal and force_reason is None:
             raise GateRefused(f"version {manifest.version!r} of {registry.name!r} {refusal}")
         if overtaken and (force_reason is not None or not _is_better(manifest, production)):
             raise _overtaken(registry, manifest, pointer)
-        reason = f"forced: {force_reason}" if refusal else "passed the gate"
-        previous = _version_to_return_to(manifest, pointer)
+        reason = _reason(manifest, standing, gate, force_reason=force_reason, refusal=refusal)
+        previous = _version_to_return_to(manifest, standing)
         moved = Pointer.to(manifest, data, previous=previous, reason=reason)
         try:
             registry.store.put_bytes(
-                registry.pointer_key, moved.to_bytes(), if_match=etag, if_none_match=etag is None
+                registry.pointer_key,
+                moved.to_bytes(),
+                if_match=standing.etag,
+                if_none_match=standing.etag is None,
             )
         except Conflict:
-            overtaken = True  # look again; only a better model continues by itself
+            overtaken = True  # look again; only a better model is still promoted by itself
             continue
         was = f", before it was {previous}" if previous else ""
         emit(
@@ -112,6 +124,103 @@ def move_pointer(
         )
         return moved
     raise _overtaken(registry, manifest, None)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is in production while a version asks to replace it."""
+
+    pointer: Pointer | None
+    etag: str | None
+    """To move the pointer with; None where there is no pointer."""
+    production: Manifest | None = None
+    """The version to compare with, where there is one that was measured on the same data."""
+    incomparable: str = ""
+    """Why there is none, as a part of a sentence."""
+    lost: str = ""
+    """Why production cannot be read; the gate stays closed then."""
+
+
+def _look(registry: Registry, manifest: Manifest) -> Standing:
+    """What is in production now.
+
+    Raises:
+        StoreBusy: the store does not answer, so nobody knows.
+    """
+    try:
+        return _standing(registry, manifest)
+    except StoreBusy as busy:
+        raise StoreBusy(
+            f"version {manifest.version!r} of {registry.name!r} is not promoted, because production "
+            f"cannot be read to compare it with: {busy}"
+        ) from busy
+
+
+def _standing(registry: Registry, manifest: Manifest) -> Standing:
+    try:
+        found = registry.pointer()
+    except StoreDamaged as damage:
+        return Standing(None, registry.store.get_bytes(registry.pointer_key)[1], lost=str(damage))
+    if found is None:
+        return Standing(None, None, incomparable="there was no production version")
+    pointer, etag = found
+    same_name = pointer.version == manifest.version
+    if same_name and pointer.checkpoint_sha256 == manifest.checkpoint_sha256:
+        return Standing(pointer, etag, incomparable="it was the production version before")
+    try:
+        production = _require_production(registry, pointer)
+    except StoreBusy:
+        raise
+    except StoreError as damage:
+        return Standing(pointer, etag, lost=str(damage))
+    if not manifest.data_digest or _measured_on(production) != _measured_on(manifest):
+        text = (
+            f"production version {production.version!r} was measured on other data "
+            f"({_data_text(production)}) than {manifest.version!r} ({_data_text(manifest)})"
+        )
+        return Standing(pointer, etag, incomparable=text)
+    return Standing(pointer, etag, production)
+
+
+def _require_production(registry: Registry, pointer: Pointer) -> Manifest:
+    """The manifest of the production version.
+
+    Raises:
+        StoreError: it is missing, damaged or not the one that was promoted.
+    """
+    found = registry.manifest(pointer.version)
+    if found is None:
+        raise registry.production_lost(pointer.version)
+    if sha256_of_bytes(found[1]) != pointer.manifest_sha256:
+        raise registry.changed_since(pointer.version, pointer)
+    return found[0]
+
+
+def _reason(
+    manifest: Manifest,
+    standing: Standing,
+    gate: EvaluateConfig,
+    *,
+    force_reason: str | None,
+    refusal: str,
+) -> str:
+    """Why the pointer is moved, and what the version was compared with, for the record."""
+    if refusal:
+        what = "the pointer" if standing.pointer is None else repr(standing.pointer.version)
+        unread = f" (production could not be read: {what})" if standing.lost else ""
+        return f"forced: {force_reason}{unread}"
+    top1, production = manifest.metrics.top1, standing.production
+    also = f"; reason given: {force_reason}" if force_reason else ""
+    if production is None:
+        return (
+            f"not compared with another version, because {standing.incomparable}; only "
+            f"evaluate.min_top1={gate.min_top1:g} was asked of its top-1 {top1:.6g}{also}"
+        )
+    return (
+        f"passed the gate: top-1 {top1:.6g} against {production.metrics.top1:.6g} of "
+        f"{production.version!r} on the same {manifest.metrics.seen} images of "
+        f"{manifest.metrics.split!r}{also}"
+    )
 
 
 def _is_better(manifest: Manifest, production: Manifest | None) -> bool:
@@ -128,36 +237,14 @@ def _overtaken(registry: Registry, manifest: Manifest, pointer: Pointer | None) 
     )
 
 
-def _version_to_return_to(manifest: Manifest, pointer: Pointer | None) -> str | None:
-    """What a rollback leads to, never the version itself (it may have been published anew)."""
+def _version_to_return_to(manifest: Manifest, standing: Standing) -> str | None:
+    """What a rollback leads to: one that can be read, never the version itself."""
+    pointer = standing.pointer
     if pointer is None:
         return None
-    return pointer.previous if pointer.version == manifest.version else pointer.version
-
-
-def _production_to_beat(
-    registry: Registry, manifest: Manifest, pointer: Pointer | None
-) -> Manifest | None:
-    """The production version, if there is one to compare with; else it is said why not."""
-    if pointer is None or pointer.version == manifest.version:
-        return None
-    try:
-        found = registry.manifest(pointer.version)
-    except StoreError:
-        found = None
-    alone = f"so evaluate.min_top1 alone decides on {manifest.version}"
-    if found is None:
-        emit(Event(STAGE, f"production version {pointer.version} cannot be read, {alone}"))
-        return None
-    production = found[0]
-    if not manifest.data_digest or _measured_on(production) != _measured_on(manifest):
-        text = (
-            f"production version {production.version} was measured on other data "
-            f"({_data_text(production)}) than {manifest.version} ({_data_text(manifest)}), {alone}"
-        )
-        emit(Event(STAGE, text))
-        return None
-    return production
+    lost = standing.lost or pointer.version == manifest.version  # it may have been published anew
+    previous = pointer.previous if lost else pointer.version
+    return None if previous == manifest.version else previous
 
 
 def _refusal(manifest: Manifest, production: Manifest | None, gate: EvaluateConfig) -> str:

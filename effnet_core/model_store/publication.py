@@ -6,7 +6,6 @@ half a version.
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from effnet_core.model_store.registry import (
     CLAIM_NAME,
     MANIFEST_NAME,
     PRODUCTION,
+    VERSION_NAME,
     Claim,
     FileEntry,
     Manifest,
@@ -48,7 +48,6 @@ OPTIONAL = (METRICS_NAME, RESULT_NAME)
 
 ONNX_NAME = "model.onnx"
 NOT_ASKED = "promotion was not asked for"
-VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ class Published:
     reason: str
     """Why it was not promoted; empty when it was."""
     top1: float
+    gate: str = ""
+    """Where it was promoted: how that was decided, and what it was compared with."""
 
 
 def publish_model(
@@ -95,6 +96,7 @@ def publish_model(
         ExportError: ``storage.onnx`` is set, and the ONNX file does not agree with MindSpore.
         StoreError: the evaluation is of another checkpoint, the version exists with other content,
             or the store refuses.
+        StoreBusy: the store does not answer; the same call takes up what is published already.
     """
     sidecar = read_sidecar(run_dir / MODEL_NAME)
     _require_evaluation_of(sidecar, evaluation, run_dir)
@@ -108,9 +110,19 @@ def publish_model(
     uri = registry.uri(manifest.version)
     if reused:
         emit(Event(STAGE, f"this checkpoint is published already, as {uri}", 1, 1))
-    reason = _try_to_promote(registry, manifest.version, gate) if promote else NOT_ASKED
-    top1 = manifest.metrics.top1
-    return Published(registry.name, manifest.version, uri, not reason, reused, reason, top1)
+    reason, decision = (
+        _try_to_promote(registry, manifest.version, gate) if promote else (NOT_ASKED, "")
+    )
+    return Published(
+        name=registry.name,
+        version=manifest.version,
+        uri=uri,
+        promoted=not reason,
+        reused=reused,
+        reason=reason,
+        top1=manifest.metrics.top1,
+        gate=decision,
+    )
 
 
 def _require_evaluation_of(sidecar: Sidecar, evaluation: EvalResult, run_dir: Path) -> None:
@@ -141,7 +153,12 @@ def _published_already(registry: Registry, sha256: str, version: str | None) -> 
     found = registry.manifest(version) if version else None
     if found:
         return _same_or_refuse(registry, found[0], sha256)
-    same = [m for m in registry.manifests() if m.checkpoint_sha256 == sha256]
+    manifests, unreadable = registry.survey()
+    same = [m for m in manifests if m.checkpoint_sha256 == sha256]
+    if not same:
+        for lost in unreadable:
+            text = f"whether version {lost.version!r} holds this checkpoint is not known"
+            emit(Event(STAGE, f"{text}: {lost.reason}"))
     return same[-1] if same else None
 
 
@@ -327,14 +344,13 @@ def _put_manifest(registry: Registry, manifest: Manifest) -> tuple[Manifest, byt
     return None
 
 
-def _try_to_promote(registry: Registry, version: str, gate: EvaluateConfig) -> str:
-    """Promote; returns why not, or an empty string."""
+def _try_to_promote(registry: Registry, version: str, gate: EvaluateConfig) -> tuple[str, str]:
+    """Promote; returns why not, or an empty text and how it was decided."""
     try:
-        move_pointer(registry, version, gate)
+        return "", move_pointer(registry, version, gate).reason
     except (GateRefused, Conflict) as refusal:
         emit(Event(STAGE, str(refusal)))
-        return str(refusal)
-    return ""
+        return str(refusal), ""
 
 
 def _onnx_entry(path: Path) -> FileEntry:

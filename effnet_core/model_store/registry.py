@@ -19,17 +19,20 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from effnet_core.checked import Sha256, first_problem
 from effnet_core.config.schema import StorageConfig
-from effnet_core.errors import StoreError
+from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
 from effnet_core.storage import Store, open_store, require_key
-from effnet_core.text import nearest
+from effnet_core.text import human_bytes, nearest
 
 PRODUCTION = "production"
 """Stands for the version that the pointer names, wherever a version is asked for."""
@@ -38,12 +41,46 @@ POINTER_NAME = "production.json"
 CLAIM_NAME = "upload.json"
 """Says whose upload a version without manifest is; gone once the manifest is there."""
 NAMES_SHOWN = 10
+BY_FORCE = "promote another version with --force and a reason"
+MAX_RECORD_BYTES = 16 << 20
+"""A record that is larger is not one of ours and is not read into memory."""
+VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def _version_name(name: str) -> str:
+    if name == PRODUCTION or not VERSION_NAME.fullmatch(name):
+        raise ValueError("is not the name of a version")
+    return name
+
+
+def _path_inside(path: str) -> str:
+    """A path that stays in the folder of its version, wherever that is copied to."""
+    try:
+        require_key(path)
+    except StoreError as cause:
+        raise ValueError("leaves the folder of its version") from cause
+    return path
+
+
+def _moment(text: str) -> str:
+    if moment_of(text).tzinfo is None:
+        raise ValueError("has no time zone")
+    return text
+
+
+VersionName = Annotated[str, AfterValidator(_version_name)]
+PathInside = Annotated[str, AfterValidator(_path_inside)]
+Moment = Annotated[str, AfterValidator(_moment)]
+"""UTC, ISO 8601; sorts as text."""
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Record(BaseModel):
-    """JSON in the store; keys of later versions are passed over."""
+    """JSON in the store; keys of later versions are passed over, nonsense is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def to_bytes(self) -> bytes:
         """The form in which it is stored."""
@@ -56,9 +93,9 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 class FileEntry(Record):
     """One file of a version."""
 
-    path: str
-    size_bytes: int
-    sha256: str
+    path: PathInside
+    size_bytes: int = Field(ge=0)
+    sha256: Sha256
 
     @classmethod
     def of_bytes(cls, path: str, data: bytes) -> FileEntry:
@@ -69,9 +106,9 @@ class FileEntry(Record):
 class Metrics(Record):
     """What the gate decides on."""
 
-    top1: float
-    top5: float | None
-    seen: int
+    top1: Share
+    top5: Share | None
+    seen: int = Field(ge=1)
     split: str
 
 
@@ -80,14 +117,13 @@ class Manifest(Record):
 
     format: Literal[1] = 1
     name: str
-    version: str
-    created_at: str
-    """UTC, ISO 8601; sorts as text."""
+    version: VersionName
+    created_at: Moment
     checkpoint: str
     """Which of the files it is."""
-    checkpoint_sha256: str
+    checkpoint_sha256: Sha256
     variant: str
-    num_classes: int
+    num_classes: int = Field(ge=1)
     metrics: Metrics
     data_digest: str
     """Digest of the data set that ``metrics`` were measured on."""
@@ -100,18 +136,31 @@ class Manifest(Record):
     files: tuple[FileEntry, ...]
     config: dict[str, Any]
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Manifest:
+        digests = {file.path: file.sha256 for file in self.files}
+        if len(digests) < len(self.files):
+            raise ValueError("a file is listed twice")
+        if not digests.keys().isdisjoint((MANIFEST_NAME, CLAIM_NAME)):
+            raise ValueError("a record of the store itself is among the files")
+        if digests.get(self.checkpoint) != self.checkpoint_sha256:
+            raise ValueError("the checkpoint is not among the files, or has another SHA-256 there")
+        return self
+
 
 class Pointer(Record):
     """Which version is in production."""
 
-    version: str
-    manifest_sha256: str
-    previous: str | None
+    version: VersionName
+    manifest_sha256: Sha256
+    previous: VersionName | None
     """Version that a rollback returns to."""
     by: str
-    at: str
+    at: Moment
     reason: str
-    """Why it was moved."""
+    """Why it was moved, and what it was compared with."""
+    checkpoint_sha256: Sha256 | Literal[""] = ""
+    """Of the promoted model; pointers of earlier versions of this project do not have it."""
 
     @classmethod
     def to(cls, manifest: Manifest, data: bytes, *, previous: str | None, reason: str) -> Pointer:
@@ -123,15 +172,25 @@ class Pointer(Record):
             by=who(),
             at=timestamp(),
             reason=reason,
+            checkpoint_sha256=manifest.checkpoint_sha256,
         )
 
 
 class Claim(Record):
     """An upload that has begun."""
 
-    checkpoint_sha256: str
+    checkpoint_sha256: Sha256
     by: str
-    at: str
+    at: Moment
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A version that was published and whose manifest cannot be read now."""
+
+    version: str
+    reason: str
+    """A sentence."""
 
 
 @dataclass(frozen=True)
@@ -168,25 +227,48 @@ class Registry:
             found[version] = found.get(version, False) or file == MANIFEST_NAME
         return found
 
-    def manifests(self) -> list[Manifest]:
-        """Every complete version, newest first; damaged manifests are left out."""
-        found = []
+    def survey(self) -> tuple[list[Manifest], list[Unreadable]]:
+        """Every complete version, newest first, and those whose manifests cannot be read.
+
+        Raises:
+            StoreBusy: the store does not answer; that says nothing about any version.
+        """
+        found, unreadable = [], []
         for version, complete in self.uploads().items():
             try:
                 manifest = self.manifest(version) if complete else None
-            except StoreError:
+            except StoreBusy:
+                raise
+            except StoreError as error:
+                unreadable.append(Unreadable(version, str(error)))
                 continue
             if manifest:
                 found.append(manifest[0])
-        return sorted(found, key=lambda m: (m.created_at, m.version), reverse=True)
+        newest_first = sorted(found, key=lambda m: (m.created_at, m.version), reverse=True)
+        return newest_first, unreadable
 
     def manifest(self, version: str) -> tuple[Manifest, bytes] | None:
-        """A version's manifest and the bytes it was read from, or None without one."""
-        found = self._read(self.key(version, MANIFEST_NAME), Manifest)
-        return found[:2] if found else None
+        """A version's manifest and the bytes it was read from, or None without one.
+
+        Raises:
+            StoreBusy: the store does not answer.
+            StoreDamaged: it is not a manifest, or that of another version.
+        """
+        key = self.key(version, MANIFEST_NAME)
+        found = self._read(key, Manifest)
+        if found is None:
+            return None
+        if found[0].version != version:
+            raise self._damaged_record(key, f"it is the manifest of {found[0].version!r}")
+        return found[:2]
 
     def pointer(self) -> tuple[Pointer, str] | None:
-        """What is in production, and the etag to move it with."""
+        """What is in production, and the etag to move it with.
+
+        Raises:
+            StoreBusy: the store does not answer.
+            StoreDamaged: it is not a pointer.
+        """
         found = self._read(self.pointer_key, Pointer)
         return (found[0], found[2]) if found else None
 
@@ -205,12 +287,9 @@ class Registry:
         chosen = pointer.version if pointer else version
         found = self.manifest(chosen)
         if found is None:
-            raise self.unknown(chosen)
+            raise self.production_lost(chosen) if pointer else self.unknown(chosen)
         if pointer and sha256_of_bytes(found[1]) != pointer.manifest_sha256:
-            raise StoreError(
-                f"{self.uri(chosen)}/{MANIFEST_NAME} is not the one that was promoted (its SHA-256 "
-                f"is not {pointer.manifest_sha256[:12]}); promote a version again"
-            )
+            raise self.changed_since(chosen, pointer)
         return found
 
     def require_pointer(self) -> tuple[Pointer, str]:
@@ -249,8 +328,8 @@ class Registry:
         return sorted({p[0] for p in parts if p[1:2] == ["versions"] and p[3:] == [MANIFEST_NAME]})
 
     def versions(self) -> list[str]:
-        """Names of the complete versions, newest first."""
-        return [manifest.version for manifest in self.manifests()]
+        """Names of the complete versions that can be read, newest first."""
+        return [manifest.version for manifest in self.survey()[0]]
 
     def unknown_name(self) -> StoreError:
         """The error for a model that the store does not have."""
@@ -275,6 +354,25 @@ class Registry:
             f"{nearest(version, [*versions, PRODUCTION])} ({known(versions)})"
         )
 
+    def production_lost(self, version: str) -> StoreDamaged:
+        """The error for a production version that is gone from the store."""
+        return StoreDamaged(
+            f"the production version {version!r} of {self.name!r} is gone: {self.uri(version)} has "
+            f"no {MANIFEST_NAME}; restore it, or {BY_FORCE} ({known(self.versions())})"
+        )
+
+    def changed_since(self, version: str, pointer: Pointer) -> StoreDamaged:
+        """The error for a manifest that is not the one that was promoted."""
+        return StoreDamaged(
+            f"{self.uri(version)}/{MANIFEST_NAME} is not the one that was promoted (its SHA-256 "
+            f"is not {pointer.manifest_sha256[:12]}); restore it, or {BY_FORCE}"
+        )
+
+    def how_to_force(self, version: str) -> str:
+        """The command that promotes a version whatever the gate says, with a reason."""
+        where = shlex.join(["--store", self.store.uri, "--name", self.name])
+        return f"effnet store promote {version} --force 'the reason' {where}"
+
     def damaged(self, manifest: Manifest, file: FileEntry, what: str) -> StoreError:
         """The error for a file that is not as the manifest describes it."""
         others = [version for version in self.versions() if version != manifest.version]
@@ -285,16 +383,22 @@ class Registry:
         )
 
     def _read(self, key: str, kind: type[AnyRecord]) -> tuple[AnyRecord, bytes, str] | None:
-        if self.store.head(require_key(key)) is None:
+        entry = self.store.head(require_key(key))
+        if entry is None:
             return None
+        if entry.size_bytes > MAX_RECORD_BYTES:
+            raise self._damaged_record(key, f"it has {human_bytes(entry.size_bytes)}")
         data, etag = self.store.get_bytes(key)
         try:
             return kind.model_validate_json(data), data, etag
         except ValidationError as cause:
-            raise StoreError(
-                f"{self.store.uri}/{key} is damaged or of another version of this project; "
-                "restore or delete it"
-            ) from cause
+            raise self._damaged_record(key, first_problem(cause)) from cause
+
+    def _damaged_record(self, key: str, what: str) -> StoreDamaged:
+        how = f"restore it, or {BY_FORCE}" if key == self.pointer_key else "restore or delete it"
+        return StoreDamaged(
+            f"{self.store.uri}/{key} is damaged or of another version of this project ({what}); {how}"
+        )
 
 
 def known(names: Iterable[str]) -> str:
@@ -307,6 +411,15 @@ def known(names: Iterable[str]) -> str:
 def sha256_of_bytes(data: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
+
+
+def moment_of(text: str) -> datetime:
+    """The time that ``timestamp`` wrote.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def now() -> datetime:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core.config.schema import StorageConfig
-from effnet_core.errors import OutputExists, StoreError
+from effnet_core.errors import OutputExists, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.files import atomic_path, cache_dir, make_folder, sha256_of_file
 from effnet_core.locks import alone
@@ -27,22 +27,38 @@ STAGE = "publish"
 def list_versions(storage: StorageConfig) -> list[dict[str, Any]]:
     """The manifests of every published version, newest first.
 
-    Each also says ``production`` (whether it is in use) and ``uri`` (its folder). Unfinished
-    uploads and damaged manifests are left out. An empty store has no versions.
+    Each also says ``production`` (whether it is in use), ``uri`` (its folder) and ``unreadable``:
+    empty, or why its manifest cannot be read; such versions come last and have no more than
+    ``version`` besides. Unfinished uploads are left out. An empty store has no versions.
 
     Raises:
+        StoreBusy: the store does not answer.
         StoreError: the store has other models, but none of this name.
     """
     registry = Registry.open(storage)
-    manifests = registry.manifests()
-    if not manifests and registry.names():
+    manifests, unreadable = registry.survey()
+    if not manifests and not unreadable and registry.names():
         raise registry.unknown_name()
-    found = registry.pointer()
-    in_use = found[0].version if found else None
+    in_use = _version_in_use(registry)
+
+    def facts(version: str, reason: str = "") -> dict[str, Any]:
+        production = version == in_use
+        return {"production": production, "uri": registry.uri(version), "unreadable": reason}
+
     return [
-        {**m.model_dump(), "production": m.version == in_use, "uri": registry.uri(m.version)}
-        for m in manifests
+        *({**m.model_dump(), **facts(m.version)} for m in manifests),
+        *({"version": lost.version, **facts(lost.version, lost.reason)} for lost in unreadable),
     ]
+
+
+def _version_in_use(registry: Registry) -> str | None:
+    """The production version; a damaged pointer is told, and must not hide the versions."""
+    try:
+        found = registry.pointer()
+    except StoreDamaged as damage:
+        emit(Event("store", str(damage)))
+        return None
+    return found[0].version if found else None
 
 
 def resolve_version(storage: StorageConfig, version: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from matplotlib import font_manager
@@ -25,6 +25,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
+
+from effnet_core.confusion import Confusion
 
 DPI = 160
 CURVE_INCHES = (4.0, 2.9)
@@ -178,12 +180,12 @@ def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> b
 
 
 def confusion_matrix(
-    confusion: Sequence[Sequence[int]], class_names: Sequence[str], *, theme: Theme = LIGHT
+    confusion: Confusion, class_names: Sequence[str], *, theme: Theme = LIGHT
 ) -> bytes:
     """PNG of a confusion matrix, each row coloured by its shares.
 
     Args:
-        confusion: counts, rows true class, columns predicted class.
+        confusion: images of each class and answer.
         class_names: one name for each row.
         theme: colours of the chart.
 
@@ -192,9 +194,8 @@ def confusion_matrix(
         that ``select_matrix_classes`` names.
     """
     kept = select_matrix_classes(confusion)
-    counts = np.asarray(confusion, dtype=np.int64).reshape(len(confusion), -1)
-    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    counts, shares = counts[np.ix_(kept, kept)], (counts / totals)[np.ix_(kept, kept)]
+    counts = confusion.dense(kept)
+    shares = counts / np.maximum(confusion.by_true()[kept], 1)[:, None]
     numbered = len(kept) <= MAX_NUMBERED_CLASSES
     side = min(9.0, max(2.2, (0.42 if numbered else 0.24) * len(kept)))
     figure, axes = _create_axes(
@@ -240,34 +241,22 @@ def png_data_uri(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
-def rank_confusions(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
-    """True class, predicted class and count of each confused pair, most frequent first."""
-    if not confusion:
-        return []
-    counts = np.array(confusion, dtype=np.int64)
-    np.fill_diagonal(counts, 0)
-    rows, columns = np.nonzero(counts)
-    order = np.argsort(-counts[rows, columns], kind="stable")
-    return [
-        (int(r), int(c), int(counts[r, c]))
-        for r, c in zip(rows[order], columns[order], strict=True)
-    ]
-
-
-def select_matrix_classes(confusion: Sequence[Sequence[int]]) -> list[int]:
+def select_matrix_classes(confusion: Confusion) -> list[int]:
     """Classes that a matrix of readable size shows, in order.
 
     Returns:
         All classes up to 40, else the 40 of the most frequent confusions.
     """
-    classes = len(confusion)
+    classes = confusion.classes
     if classes <= MAX_MATRIX_CLASSES:
         return list(range(classes))
     kept: dict[int, None] = {}
-    for true, predicted, _ in rank_confusions(confusion):
+    for true, predicted, _ in confusion.mistakes():
         for index in (true, predicted):
             if len(kept) < MAX_MATRIX_CLASSES:
                 kept.setdefault(index)
+        if len(kept) == MAX_MATRIX_CLASSES:
+            break
     for index in range(classes):
         if len(kept) < MAX_MATRIX_CLASSES:
             kept.setdefault(index)
@@ -276,12 +265,12 @@ def select_matrix_classes(confusion: Sequence[Sequence[int]]) -> list[int]:
 
 def select_points(metrics: Metrics, kind: str, *, x: str, y: str) -> Points:
     """Finite values of ``y`` over ``x`` in the rows of one kind, in the order of ``x``."""
-    found = [
-        (float(row[x]), float(row[y]))
-        for row in metrics
-        if row.get("kind") == kind and row.get(x) is not None and row.get(y) is not None
-    ]
-    return sorted(point for point in found if all(math.isfinite(value) for value in point))
+    found = [(row.get(x), row.get(y)) for row in metrics if row.get("kind") == kind]
+    return sorted((a, b) for a, b in found if _is_finite(a) and _is_finite(b))
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and abs(value) < math.inf
 
 
 def shorten_label(name: str, *, number: int) -> str:

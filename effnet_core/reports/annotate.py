@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from effnet_core.config.schema import StorageConfig
-from effnet_core.data.images import ImageProblem, decode_image, to_rgb
+from effnet_core.data.images import WHITE, Colour, ImageProblem, decode_image, to_rgb
 from effnet_core.errors import DataError
 from effnet_core.files import atomic_path, read_json
+from effnet_core.infer.output import SUMMARY_NAME, background_of
 from effnet_core.infer.plan import RUN_NAME
 from effnet_core.infer.readers import open_source
+from effnet_core.render.fonts import Font, font_for
 
 LONGEST_SIDE_PX = 1024
 """Larger pictures are shown smaller."""
@@ -24,21 +27,22 @@ MAX_NAME_BYTES = 200
 ROW_PX, TEXT_PX, MARGIN_PX = 28, 17, 10
 INK, PAPER, BAR, BEST_BAR = "#1c2733", "#ffffff", "#d3e3f1", "#9cc7ea"
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-
-def annotate(content: bytes, row: dict[str, Any], out: Path) -> Path:
+def annotate(
+    content: bytes, row: dict[str, Any], out: Path, background: Colour | None = WHITE
+) -> Path:
     """Write a copy of a picture with a row of name, probability and bar for each answer.
 
     Args:
         content: the image file's bytes.
         row: one row of predictions: ``class_ids``, ``class_names`` and ``probs``, best first.
         out: PNG file to write; replaced in one step.
+        background: what the model saw transparent pictures on.
 
     Raises:
         ImageProblem: the picture cannot be decoded.
     """
-    image = _at_reading_size(to_rgb(decode_image(content)))
+    image = _at_reading_size(to_rgb(decode_image(content, max_pixels=sys.maxsize), background))
     answers = list(zip(row["class_ids"], row["class_names"], row["probs"], strict=True))
     page = Image.new("RGB", (image.width, image.height + ROW_PX * len(answers)), PAPER)
     page.paste(image, (0, 0))
@@ -58,7 +62,9 @@ def annotate_single(row: dict[str, Any], output: Path, storage: StorageConfig) -
     name = PurePosixPath(row["path"]).stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     try:
         content = open_source(read_json(output / RUN_NAME)["input"], storage).read(row["path"])
-        return annotate(content, row, output / f"{name}-labelled.png")
+        summary = output / SUMMARY_NAME
+        background = background_of(read_json(summary) if summary.is_file() else {})
+        return annotate(content, row, output / f"{name}-labelled.png", background)
     except ImageProblem as problem:
         raise DataError(
             f"{row['path']} was labelled, but cannot be drawn any more: {problem}"
@@ -84,7 +90,7 @@ def _draw_answers(
     top: int,
     width: int,
 ) -> None:
-    font = ImageFont.load_default(TEXT_PX)
+    font = font_for("".join(name for _, name, _ in answers), TEXT_PX)
     for place, (class_id, name, share) in enumerate(answers):
         y = top + place * ROW_PX
         bar = BEST_BAR if place == 0 else BAR

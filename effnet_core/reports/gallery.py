@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import heapq
 import io
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from effnet_core.data.images import ImageProblem, decode_image, to_rgb
+from effnet_core.data.images import WHITE, Colour, ImageProblem, decode_image, to_rgb
 from effnet_core.infer.readers import Source
 
 MAX_PICTURES = 60
@@ -26,6 +27,9 @@ CERTAINTY_BINS = 20
 THUMBNAIL_PX = 192
 PIXELATED_PX = 64
 """Pictures up to this side are shown enlarged, pixel by pixel."""
+
+COLUMNS = ("path", "class_ids", "class_names", "probs")
+"""What a choice needs to know of each prediction."""
 
 Row = dict[str, Any]
 """As ``predictions.iter_rows`` gives them."""
@@ -67,7 +71,9 @@ class Selection:
     What it holds does not grow with the number of rows. The same rows give the same choice, in any order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, background: Colour | None = WHITE) -> None:
+        self.background = background
+        """What the model saw transparent pictures on."""
         self.counts: Counter[int] = Counter()
         """Images by class."""
         self.names: dict[int, str] = {}
@@ -77,9 +83,9 @@ class Selection:
         self._uncertain: list[Kept] = []
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> Selection:
+    def of(cls, rows: Iterable[Row], background: Colour | None = WHITE) -> Selection:
         """The choice among some rows."""
-        selection = cls()
+        selection = cls(background)
         for row in rows:
             selection.add(row)
         return selection
@@ -110,7 +116,7 @@ class Selection:
         for label in sorted(most):
             chosen = sorted(self._samples[label], reverse=True)[:each]
             rows = sorted((kept[-1] for kept in chosen), key=lambda row: str(row["path"]))
-            pictures = [read_picture(row, source) for row in rows]
+            pictures = [read_picture(row, source, self.background) for row in rows]
             groups.append(Group(self.names[label], self.counts[label], pictures))
         shown = sum(len(group.pictures) for group in groups)
         note = f"{shown:,} of {self.labelled:,} images, at most {each} of a class"
@@ -123,7 +129,7 @@ class Selection:
     def uncertain(self, source: Source) -> list[Picture]:
         """Pictures whose best class has the lowest probability, least certain first."""
         rows = sorted(self._uncertain, key=lambda kept: (-kept[0], kept[1]))
-        return [read_picture(kept[-1], source) for kept in rows]
+        return [read_picture(kept[-1], source, self.background) for kept in rows]
 
 
 def _keep(heap: list[Kept], item: Kept, most: int) -> None:
@@ -134,12 +140,13 @@ def _keep(heap: list[Kept], item: Kept, most: int) -> None:
         heapq.heappushpop(heap, item)
 
 
-def read_picture(row: Row, source: Source) -> Picture:
+def read_picture(row: Row, source: Source, background: Colour | None = WHITE) -> Picture:
     """A row with its thumbnail; one that cannot be read must not cost the report."""
     answers = list(zip(row["class_names"], row["probs"], strict=True))[:MAX_ANSWERS]
     try:
         content = source.read(row["path"])
-        image = to_rgb(decode_image(content, at_least_px=2 * THUMBNAIL_PX))
+        image = decode_image(content, at_least_px=2 * THUMBNAIL_PX, max_pixels=sys.maxsize)
+        image = to_rgb(image, background)
     except ImageProblem as problem:
         return Picture(row["path"], answers, problem=str(problem))
     except Exception as error:  # a strange path, strange metadata or a lost server

@@ -6,8 +6,7 @@ This module decides what is shown and how much of it; ``templates/report.html.j2
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,23 @@ from effnet_core.config.load import CONFIG_NAME
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.events import Event, emit
-from effnet_core.files import read_json, read_jsonl, write_json
-from effnet_core.infer.output import ERRORS_NAME, read_parts
+from effnet_core.files import iter_jsonl, read_json, read_jsonl, write_json
+from effnet_core.infer.output import ERRORS_NAME, Reasons, background_of, iter_rows
+from effnet_core.infer.output import SUMMARY_NAME as PREDICTIONS_SUMMARY
 from effnet_core.infer.plan import RUN_NAME
 from effnet_core.infer.readers import Source, open_source
-from effnet_core.jobs.job import METRICS_NAME
+from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
 from effnet_core.model_store.publication import Published
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.render.plots import accuracy_curve, beside, loss_curve, png_data_uri
-from effnet_core.reports.gallery import Selection
+from effnet_core.reports.gallery import COLUMNS, Selection
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 
 TEMPLATE_NAME = "report.html.j2"
+REPORT_NAME = "report.html"
+SUMMARY_NAME = "summary.json"
 MAX_CLASS_ROWS = 50
 MAX_CONFUSIONS = 12
 MAX_REJECTED = 50
@@ -49,10 +51,9 @@ class ReportInputs:
     metrics: list[dict[str, Any]]
     """Rows of ``metrics.jsonl``."""
     evaluation: EvalResult
-    predictions: list[dict[str, Any]]
-    """Rows as ``predictions.read_parts`` gives them."""
-    rejected: list[dict[str, str]]
-    """Path and reason of files without an answer."""
+    selection: Selection
+    """Of the predictions, counted and chosen one by one."""
+    rejected: Rejected
     source: Source
     """What reads the predictions' paths."""
     config_yaml: str
@@ -69,7 +70,7 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class Confused:
     """A class and a wrong answer that its images were given."""
 
     name: str
@@ -91,8 +92,8 @@ def write_report(path: Path, inputs: ReportInputs) -> Path:
 def _describe_page(inputs: ReportInputs) -> dict[str, Any]:
     evaluation = inputs.evaluation
     rows = _rate_classes(evaluation)
-    confusions = plots.rank_confusions(evaluation.confusion)
-    selection = Selection.of(inputs.predictions)
+    confusions = evaluation.confusion.mistakes()
+    selection = inputs.selection
     groups, gallery_note = selection.groups(inputs.source)
     return {
         "title": inputs.title,
@@ -102,26 +103,49 @@ def _describe_page(inputs: ReportInputs) -> dict[str, Any]:
         "evaluation": evaluation,
         "matrix": _draw_matrix(evaluation),
         "matrix_classes": len(plots.select_matrix_classes(evaluation.confusion)),
-        "classes": len(evaluation.confusion),
+        "classes": evaluation.confusion.classes,
         "class_rows": rows[:MAX_CLASS_ROWS],
         "confusions": [_describe_confusion(evaluation, *c) for c in confusions[:MAX_CONFUSIONS]],
-        "confusions_left_out": confusions[MAX_CONFUSIONS:],
+        "pairs_left_out": len(confusions[MAX_CONFUSIONS:]),
+        "images_left_out": sum(images for _, _, images in confusions[MAX_CONFUSIONS:]),
         "groups": groups,
         "gallery_note": gallery_note,
         "uncertain": selection.uncertain(inputs.source),
-        "labelled": len(inputs.predictions),
+        "labelled": selection.labelled,
         "stages": inputs.stages,
         **describe_rejected(inputs.rejected),
         "config_yaml": inputs.config_yaml,
     }
 
 
-def describe_rejected(rejected: Sequence[dict[str, str]]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Rejected:
+    """Files without an answer: some of them, and how often which reason."""
+
+    count: int
+    samples: tuple[dict[str, Any], ...]
+    """Path and reason of the first ones."""
+    reasons: tuple[tuple[str, int], ...]
+    """The most frequent reasons."""
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]]) -> Rejected:
+        """What is kept of rows with ``path`` and ``reason``; its size does not grow with them."""
+        samples: list[dict[str, Any]] = []
+        reasons = Reasons()
+        for row in rows:
+            reasons.add(str(row["reason"]))
+            if len(samples) < MAX_REJECTED:
+                samples.append(row)
+        return cls(reasons.total, tuple(samples), tuple(reasons.most_common(MAX_REASONS)))
+
+
+def describe_rejected(rejected: Rejected) -> dict[str, Any]:
     """What the section "set aside" shows of files without an answer."""
     return {
-        "rejected": rejected[:MAX_REJECTED],
-        "rejected_count": len(rejected),
-        "reasons": Counter(row["reason"] for row in rejected).most_common(MAX_REASONS),
+        "rejected": rejected.samples,
+        "rejected_count": rejected.count,
+        "reasons": rejected.reasons,
     }
 
 
@@ -136,9 +160,9 @@ def _make_cards(inputs: ReportInputs) -> Iterator[Card]:
     yield Card("Top-5 accuracy", format_share(top5, 2), note)
     speed, note = _measure_speed(inputs)
     yield Card("Images per second", NO_VALUE if speed is None else f"{speed:,.1f}", note)
-    aside = len(inputs.rejected)
+    aside = inputs.rejected.count
     note = f"{aside:,} file{'' if aside == 1 else 's'} set aside" if aside else "no file set aside"
-    yield Card("Images labelled", f"{len(inputs.predictions):,}", note)
+    yield Card("Images labelled", f"{inputs.selection.labelled:,}", note)
 
 
 def _measure_speed(inputs: ReportInputs) -> tuple[float | None, str]:
@@ -184,7 +208,7 @@ def _draw_matrix(evaluation: EvalResult) -> Chart | None:
     if not evaluation.confusion:
         return None
     alt = (
-        f"Confusion matrix of {len(evaluation.confusion)} classes: "
+        f"Confusion matrix of {evaluation.confusion.classes} classes: "
         f"{evaluation.correct1} of {evaluation.seen} images lie on the diagonal."
     )
     return draw_chart(
@@ -198,26 +222,22 @@ def _draw_matrix(evaluation: EvalResult) -> Chart | None:
 
 def _rate_classes(evaluation: EvalResult) -> list[ClassRow]:
     """Every class in order; of many classes, those with the lowest recall first."""
-    counts = evaluation.confusion
-    predicted = [sum(column) for column in zip(*counts, strict=True)]
+    confusion = evaluation.confusion
+    columns = (confusion.by_true(), confusion.by_answer(), confusion.right())
     rows = []
-    for index, row in enumerate(counts):
-        images, right = sum(row), row[index]
-        recall = right / images if images else None
-        precision = right / predicted[index] if predicted[index] else None
-        rows.append(ClassRow(evaluation.class_names[index], images, recall, precision))
+    for index, (images, answers, right) in enumerate(zip(*map(list, columns), strict=True)):
+        recall = int(right) / int(images) if images else None
+        precision = int(right) / int(answers) if answers else None
+        rows.append(ClassRow(evaluation.class_names[index], int(images), recall, precision))
     if len(rows) > MAX_CLASS_ROWS:
         rows.sort(key=lambda row: (2.0 if row.recall is None else row.recall, -row.images))
     return rows
 
 
-def _describe_confusion(evaluation: EvalResult, true: int, answer: int, images: int) -> Confusion:
+def _describe_confusion(evaluation: EvalResult, true: int, answer: int, images: int) -> Confused:
     names = evaluation.class_names
-    return Confusion(names[true], names[answer], images, images / sum(evaluation.confusion[true]))
-
-
-REPORT_NAME = "report.html"
-SUMMARY_NAME = "summary.json"
+    share = images / int(evaluation.confusion.by_true()[true])
+    return Confused(names[true], names[answer], images, share)
 
 
 def write_pipeline_report(
@@ -225,10 +245,8 @@ def write_pipeline_report(
     out: Path,
     *,
     data_dir: Path,
-    trained: TrainResult,
-    evaluation: EvalResult,
+    evaluation: Path,
     published: Published,
-    inference: dict[str, Any],
     seconds: dict[str, float],
     flow_run_id: str,
 ) -> tuple[dict[str, Any], str]:
@@ -236,12 +254,10 @@ def write_pipeline_report(
 
     Args:
         config: settings of the run.
-        out: holds ``train/`` and ``predictions/``.
+        out: holds ``train/`` and ``predictions/``, whose results are read from there.
         data_dir: the staged data set.
-        trained: result of training.
-        evaluation: result of evaluation.
+        evaluation: the file with the result of evaluation.
         published: what was published.
-        inference: summary of batch inference.
         seconds: of each stage.
         flow_run_id: of the pipeline's run, empty where there is none.
 
@@ -250,6 +266,8 @@ def write_pipeline_report(
     """
     dataset = open_dataset(data_dir)
     run_dir, predictions_dir = out / "train", out / "predictions"
+    trained, measured = TrainResult.read(run_dir / RESULT_NAME), EvalResult.read(evaluation)
+    inference = read_json(predictions_dir / PREDICTIONS_SUMMARY)
     metrics = read_jsonl(run_dir / METRICS_NAME)
     facts = {
         "variant": config.model.variant,
@@ -269,16 +287,16 @@ def write_pipeline_report(
             facts=facts,
             stages=seconds,
             metrics=metrics,
-            evaluation=evaluation,
-            predictions=read_parts(predictions_dir),
-            rejected=read_jsonl(predictions_dir / ERRORS_NAME),
+            evaluation=measured,
+            selection=Selection.of(iter_rows(predictions_dir, COLUMNS), background_of(inference)),
+            rejected=Rejected.of(iter_jsonl(predictions_dir / ERRORS_NAME)),
             source=open_source(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
             config_yaml=(run_dir / CONFIG_NAME).read_text(encoding="utf-8"),
         ),
     )
     summary = {
-        "top1": evaluation.top1,
-        "top5": evaluation.top5,
+        "top1": measured.top1,
+        "top5": measured.top5,
         "world_size": trained.world_size,
         "seconds": seconds,
         "predictions": str(predictions_dir / inference["parts"][0]),

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from effnet_core.config.schema import StorageConfig
-from effnet_core.files import read_jsonl
-from effnet_core.infer.output import ERRORS_NAME, iter_rows
+from effnet_core.files import iter_jsonl
+from effnet_core.infer.output import ERRORS_NAME, background_of, iter_rows
 from effnet_core.infer.plan import Plan
 from effnet_core.infer.readers import open_source
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
-from effnet_core.reports.gallery import CERTAINTY_BINS, Group, Picture, Selection
-from effnet_core.reports.pipeline import describe_rejected
+from effnet_core.reports.gallery import CERTAINTY_BINS, COLUMNS, Group, Picture, Selection
+from effnet_core.reports.pipeline import Rejected, describe_rejected
 from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 
 REPORT_NAME = "report.html"
@@ -27,7 +27,6 @@ TEMPLATE_NAME = "predictions.html.j2"
 MAX_CLASS_ROWS = 50
 MAX_CARD_PICTURES = 12
 """Pictures of each kind on the dashboard's card."""
-COLUMNS = ("path", "class_ids", "class_names", "probs")
 SURE = 0.5
 """An answer below this probability counts as uncertain."""
 
@@ -54,7 +53,7 @@ def write_predictions_report(
         weights: what the user called the model.
         storage: how a bucket's pictures are read.
     """
-    selection = Selection.of(iter_rows(done.output, COLUMNS))
+    selection = Selection.of(iter_rows(done.output, COLUMNS), background_of(summary))
     source = open_source(done.root, storage)
     groups, note = selection.groups(source)
     uncertain = selection.uncertain(source)
@@ -75,7 +74,7 @@ def write_predictions_report(
         "groups": groups,
         "gallery_note": note,
         "uncertain": uncertain,
-        **describe_rejected(read_jsonl(done.output / ERRORS_NAME)),
+        **describe_rejected(Rejected.of(iter_jsonl(done.output / ERRORS_NAME))),
     }
     path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
     return PredictionsReport(path, _card(groups, uncertain, path), _charts_card(classes, selection))

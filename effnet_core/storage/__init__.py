@@ -2,8 +2,8 @@
 
 - ``store.py``: the interface of publication, with conditional writes; ``local.py``, ``s3.py``: its forms
 - ``addresses.py``: ``s3://bucket/key``
-- ``client.py``: the one place that makes an S3 client; ``credentials.py``: what a secret store gave
-- ``reach.py``, ``listing.py``, ``bulk.py``, ``trees.py``: whole folders, without boto3 where that is quicker
+- ``client.py``: the one place that makes an S3 client, with the credentials in use
+- ``trees.py``, ``bulk.py``: whole folders, small files by obstore
 - ``refusals.py``: what servers and boto3 raise, as sentences
 - ``objects.py``, ``ranged.py``: listing and reading
 """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from effnet_core.errors import StoreBusy
 from effnet_core.storage.addresses import S3Url
-from effnet_core.storage.client import S3Access, is_aws, reach, s3_client
+from effnet_core.storage.client import S3Access, is_aws, key_pairs, s3_client
 from effnet_core.storage.objects import StoredObject, patiently, read_object
 from effnet_core.storage.refusals import explained
 
@@ -157,14 +157,15 @@ def _native_store(bucket: str, access: S3Access) -> S3Store | None:
         from obstore.store import S3Store
     except ImportError:  # no wheel for this platform
         return None
-    server = reach(access)
-    if server is None:
+    client = s3_client(access)
+    current = key_pairs(client)
+    if current is None:
         return None
-    endpoint = server.endpoint_url
+    endpoint = client.meta.endpoint_url
     own: dict[str, Any] = {} if is_aws(endpoint) else {"endpoint": endpoint}
 
     def provide() -> Any:
-        pair = server.credentials()
+        pair = current()
         return {
             "access_key_id": pair.access_key_id,
             "secret_access_key": pair.secret_access_key,
@@ -174,7 +175,7 @@ def _native_store(bucket: str, access: S3Access) -> S3Store | None:
 
     return S3Store(
         bucket,
-        region=server.region,
+        region=client.meta.region_name,
         virtual_hosted_style_request=is_aws(endpoint),
         checksum_algorithm="SHA256",
         client_options={"allow_http": endpoint.startswith("http:"), "timeout": TIMEOUT},

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from effnet_core.storage.refusals import explained
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
     from botocore.config import Config
+    from botocore.loaders import Loader
     from botocore.session import Session
     from mypy_boto3_s3 import S3Client
 
@@ -51,6 +52,10 @@ class S3Access:
     profile: str | None = None
     region: str | None = None
     checksums: Checksums = "when_supported"
+    anonymous: bool = False
+    """Ask without credentials, as public buckets allow."""
+    requester_pays: bool = False
+    """Agree to pay for requests to a bucket whose owner does not."""
 
 
 DEFAULT_ACCESS = S3Access()
@@ -92,9 +97,12 @@ def _make(access: S3Access) -> S3Client:
         region = session.region_name or FALLBACK_REGION
 
         def build(config: Config) -> S3Client:
-            return session.client(
+            client = session.client(
                 "s3", endpoint_url=access.endpoint_url, region_name=region, config=config
             )
+            if access.requester_pays:
+                client.meta.events.register("before-call.s3", _agree_to_pay)
+            return client
 
         # Servers other than AWS are rarely set up for buckets as host names.
         named = access.endpoint_url or next(filter(None, map(os.environ.get, ENDPOINTS)), None)
@@ -104,6 +112,11 @@ def _make(access: S3Access) -> S3Client:
         if is_aws(client.meta.endpoint_url):
             return client
         return build(_config(access, "path"))  # a profile names the server
+
+
+def _agree_to_pay(params: dict[str, Any], **_: Any) -> None:
+    """Say so with a request, before it is signed."""
+    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 def _botocore_session() -> Session:
@@ -119,9 +132,18 @@ def _botocore_session() -> Session:
             return moment
 
     session = get_session()
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     factory = session.get_component("response_parser_factory")
     factory.set_parser_defaults(timestamp_parser=parse)
     return session
+
+
+@cache
+def _loader(data_path: str | None) -> Loader:
+    """What reads the description of S3, once for all clients: it takes 5 MB in each."""
+    from botocore.loaders import create_loader
+
+    return create_loader(data_path)
 
 
 def is_aws(url: str) -> bool:
@@ -130,6 +152,7 @@ def is_aws(url: str) -> bool:
 
 
 def _config(access: S3Access, addressing: Literal["auto", "path"]) -> Config:
+    from botocore import UNSIGNED
     from botocore.config import Config
 
     return Config(
@@ -137,7 +160,7 @@ def _config(access: S3Access, addressing: Literal["auto", "path"]) -> Config:
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
         max_pool_connections=CONNECTIONS,
-        signature_version="s3v4",
+        signature_version=UNSIGNED if access.anonymous else "s3v4",
         s3={"addressing_style": addressing},
         request_checksum_calculation=access.checksums,
         response_checksum_validation=access.checksums,
@@ -169,6 +192,19 @@ def _environment_digest() -> str:
     return digest.hexdigest()
 
 
+def key_pairs(client: S3Client) -> Callable[[], Credentials] | None:
+    """What gives the key pair of a client at each moment (that of a role changes), or None without one."""
+    chain: Any = client._get_credentials()  # type: ignore[attr-defined]
+    if chain is None:
+        return None
+
+    def current() -> Credentials:
+        pair = chain.get_frozen_credentials()
+        return Credentials(pair.access_key, pair.secret_key, pair.token)
+
+    return current
+
+
 PART_BYTES = 8 << 20
 """Larger files travel in parts of this size; twice the size was slower in every round that was tried."""
 PART_THREADS = 10
@@ -184,94 +220,6 @@ def transfer_config() -> TransferConfig:
         max_concurrency=PART_THREADS,
         preferred_transfer_client="classic",
     )
-
-
-ONLY_BOTO3_KNOWS = (
-    *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CREDENTIAL_EXPIRATION"),
-    *("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
-)
-"""Variables that change where or how the server is reached."""
-TOKENS = ("AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
-CONFIG_FILES = (
-    ("AWS_CONFIG_FILE", "~/.aws/config"),
-    ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
-)
-
-
-@dataclass(frozen=True)
-class Reach:
-    """What a request needs to know besides bucket and key."""
-
-    endpoint_url: str
-    region: str
-    credentials: Callable[[], Credentials] = field(repr=False)
-    """The key pair at this moment: that of a role changes."""
-
-
-def reach(access: S3Access) -> Reach | None:
-    """How to reach the server, or None where there are no credentials.
-
-    Raises:
-        ConfigError: the endpoint is not an address, or the profile is unknown.
-        StoreError: the credentials are incomplete.
-    """
-    return reach_by_environment(access) or _reach_by_boto3(access)
-
-
-def reach_by_environment(access: S3Access) -> Reach | None:
-    """What settings and variables say, or None where boto3 has to be asked."""
-    if access.profile is not None or any(os.environ.get(name) for name in ONLY_BOTO3_KNOWS):
-        return None
-    credentials = in_use() or _credentials_of_environment()
-    endpoint = access.endpoint_url or next(filter(None, map(os.environ.get, ENDPOINTS)), None)
-    region = access.region or os.environ.get("AWS_DEFAULT_REGION")
-    if not region and not any(map(_exists, CONFIG_FILES)):
-        region = FALLBACK_REGION
-    if credentials is None or not region or endpoint is None or not _is_plain(endpoint):
-        return None
-    return Reach(endpoint, region, lambda: credentials)
-
-
-def _credentials_of_environment() -> Credentials | None:
-    key_id, secret = map(os.environ.get, ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
-    token = next(filter(None, map(os.environ.get, TOKENS)), None)
-    return Credentials(key_id, secret, token) if key_id and secret else None
-
-
-def _exists(file: tuple[str, str]) -> bool:
-    variable, usual = file
-    return Path(os.path.expanduser(os.environ.get(variable) or usual)).exists()  # noqa: PTH111 - no raise
-
-
-def _is_plain(endpoint: str) -> bool:
-    """Whether an address is a server other than AWS and nothing else."""
-    try:
-        parts = urlsplit(endpoint)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return False
-    return (
-        parts.scheme in ("http", "https")
-        and bool(host)
-        and parts.username is None
-        and parts.path in ("", "/")
-        and not (parts.query or parts.fragment)
-        and not is_aws(endpoint)
-    )
-
-
-def _reach_by_boto3(access: S3Access) -> Reach | None:
-    client = s3_client(access)
-    chain = client._get_credentials()  # type: ignore[attr-defined]
-    if chain is None:
-        return None
-
-    def credentials() -> Credentials:
-        frozen = chain.get_frozen_credentials()
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-
-    return Reach(client.meta.endpoint_url, client.meta.region_name, credentials)
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,42 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from effnet_core.errors import Conflict, StoreError
+from effnet_core.errors import Conflict, StoreBusy, StoreError
 from effnet_core.files import atomic_path, usual_mode
 from effnet_core.locks import turn
+from effnet_core.storage.objects import patiently
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
 from effnet_core.text import os_reason
 
 ABANDONED_S = 24 * 3600
 """Age at which a temporary file belongs to a process that is gone."""
+
+_PASSING = (
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EINTR,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENFILE,
+    errno.ENOLCK,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)
+"""What a network share or a loaded machine says for a while; the same call may succeed later."""
 
 _WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -86,25 +108,43 @@ class LocalStore:
 
     def get_bytes(self, key: str) -> tuple[bytes, str]:
         """An object's content and etag."""
-        path = self._existing(key)
-        with _sentence(f"{key} cannot be read from model store {self.root}"):
-            data = path.read_bytes()
+
+        def read() -> bytes:
+            path = self._existing(key)
+            with _sentence(f"{key} cannot be read from model store {self.root}"):
+                return path.read_bytes()
+
+        data = patiently(read)
         return data, _etag(data)
 
     def list(self, prefix: str) -> tuple[Entry, ...]:
         """Every object whose key starts with ``prefix``, sorted by key."""
         folder = prefix.rpartition("/")[0]
         start = self._path(folder) if folder else self.root
-        with _sentence(f"model store {self.root} cannot be listed"):
-            if self.root.exists() and not self.root.is_dir():
-                raise StoreError(f"model store {self.root} is a file; set storage.root to a folder")
-            return tuple(sorted(self._entries(start, prefix), key=lambda entry: entry.key))
+
+        def find() -> tuple[Entry, ...]:
+            with _sentence(f"model store {self.root} cannot be listed"):
+                if self.root.exists() and not self.root.is_dir():
+                    raise StoreError(
+                        f"model store {self.root} is a file; set storage.root to a folder"
+                    )
+                return tuple(sorted(self._entries(start, prefix), key=lambda entry: entry.key))
+
+        return patiently(find)
 
     def head(self, key: str) -> Entry | None:
         """An object's size, or None where there is no such object."""
         path = self._path(key)
-        with _sentence(f"model store {self.root} cannot be read"):
-            return Entry(key, path.stat().st_size) if path.is_file() else None
+
+        def look() -> Entry | None:
+            with _sentence(f"{key} cannot be read from model store {self.root}"):
+                try:
+                    found = path.stat()  # is_file() takes any refusal of the system for "no"
+                except (FileNotFoundError, NotADirectoryError):
+                    return None
+            return Entry(key, found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+        return patiently(look)
 
     def delete(self, key: str) -> None:
         """Remove an object; a missing one is not an error."""
@@ -123,7 +163,10 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         path = self.root / require_key(key)
         with _sentence(f"{key} cannot be used in model store {self.root}"):
-            inside = path.resolve().is_relative_to(self.root)
+            try:
+                inside = path.resolve().is_relative_to(self.root)
+            except RuntimeError:  # links that lead in a circle
+                inside = False
         if not inside:
             raise StoreError(
                 f"{key} leads out of model store {self.root} through a symbolic link; "
@@ -256,4 +299,6 @@ def _sentence(what: str, *, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as cause:
+        if cause.errno in _PASSING:
+            raise StoreBusy(f"{what} now ({os_reason(cause)}); try again later") from cause
         raise StoreError(f"{what} ({os_reason(cause)}){remedy}") from cause

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effnet_core.errors import Conflict, StoreError
+from effnet_core.errors import Conflict, StoreBusy, StoreError
 from effnet_core.files import atomic_path, sha256_of_file
 from effnet_core.storage.addresses import S3Url
 from effnet_core.storage.client import S3Access, s3_client, transfer_config
@@ -144,7 +144,8 @@ class S3Store:
     def list(self, prefix: str) -> tuple[Entry, ...]:
         """Every object whose key starts with ``prefix``, sorted by key."""
         start = f"{self.place.key}/" if self.place.key else ""
-        found = list_objects(S3Url(self.place.bucket, start + prefix), self.access)
+        place = S3Url(self.place.bucket, start + prefix)
+        found = patiently(lambda: list(list_objects(place, self.access)))
         entries = (Entry(item.key[len(start) :], item.size_bytes) for item in found)
         kept = (e for e in entries if not e.key.startswith(f"{PRIVATE_NAME}/"))
         return tuple(sorted(kept, key=lambda entry: entry.key))
@@ -210,6 +211,8 @@ class S3Store:
         """The etag, if the refused content is there: an answer was lost and boto3 tried again."""
         try:
             found, etag = read_with_etag(place, self.access)
+        except StoreBusy:
+            raise
         except StoreError:
             raise cause from cause.__cause__
         if found == data:

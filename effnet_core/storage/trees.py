@@ -6,24 +6,24 @@ import json
 import os
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from effnet_core.errors import DataError
-from effnet_core.events import Threads
-from effnet_core.files import LOCK_NAME, digest_of_file, put_in_place, require_space
+from effnet_core.events import Event, Threads, emit
+from effnet_core.files import LOCK_NAME, digest_of_file, part_name, put_in_place, require_space
 from effnet_core.storage.addresses import S3Url, require_name
 from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
 from effnet_core.storage.client import S3Access, s3_client, transfer_config
-from effnet_core.storage.objects import StoredObject, list_all
+from effnet_core.storage.folders import walk
+from effnet_core.storage.objects import StoredObject, list_objects
 from effnet_core.storage.ranged import JOURNAL_SUFFIX, Progress, fetch
 from effnet_core.storage.refusals import explained
-from effnet_core.text import os_reason
+from effnet_core.text import is_unicode, os_reason
 
 STATE_NAME = ".fetched.jsonl"
-PART_SUFFIX = ".part"
 CLOCK_TICK_S = 1.0
 """What servers round times to: within it an object may be older than a file of the same time."""
 
@@ -40,13 +40,37 @@ def list_tree(place: S3Url, access: S3Access) -> list[StoredObject]:
     prefix = folder_key(place)
     found = [
         item
-        for item in list_all(S3Url(place.bucket, prefix), access)
+        for item in list_objects(S3Url(place.bucket, prefix), access)
         if not (item.key.endswith("/") and item.size_bytes == 0)
     ]
     if not found:
         raise DataError(f"{place} has no objects; correct the address")
+    found = _usable(place, prefix, found)
     _require_names(place, [item.key.removeprefix(prefix) for item in found])
     return found
+
+
+def _usable(place: S3Url, prefix: str, found: list[StoredObject]) -> list[StoredObject]:
+    """Objects whose keys can be files below a folder; a bad name costs one object.
+
+    Raises:
+        DataError: there is no other.
+    """
+    good, bad = [], []
+    for item in found:
+        name = item.key.removeprefix(prefix)
+        try:
+            require_name(name)
+            if name.endswith("/"):
+                raise ValueError("a slash at its end, but content")
+            good.append(item)
+        except ValueError as reason:
+            bad.append(f"a key with {reason} ({name!r})")
+    if bad and not good:
+        raise DataError(f"{place} is refused: it has {bad[0]}; rename or remove it")
+    if bad:
+        emit(Event("copy", f"left out: {len(bad):,} object(s) of {place}; the first: {bad[0]}"))
+    return good
 
 
 def folder_key(place: S3Url) -> str:
@@ -111,11 +135,11 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
         DataError: the folder is missing or empty, or a file cannot be read.
         StoreError: the server refuses.
     """
-    paths = sorted(_files(folder)) if folder.is_dir() else []
+    paths = _files(folder) if folder.is_dir() else []
     if not paths:
         raise DataError(f"folder {folder} has no files to upload")
     prefix = folder_key(place)
-    there = {item.key: item for item in list_all(S3Url(place.bucket, prefix), access)}
+    there = {item.key: item for item in list_objects(S3Url(place.bucket, prefix), access)}
     try:
         missing = [
             path
@@ -154,9 +178,25 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
     return len(missing)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file of a folder and those below it, but not the locks of commands that write there."""
-    return (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME)
+def _files(folder: Path) -> list[Path]:
+    """Every file of a folder and those below it, links to folders included, each once.
+
+    Locks of commands that write there are no files of it. Names that are not UTF-8 cannot be keys.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
+    try:
+        walked = walk(folder, skip=lambda name, _: "a lock" if name == LOCK_NAME else "")
+    except OSError as cause:
+        raise _unreadable(cause, folder) from cause
+    bad = [(name, "a name that is not UTF-8") for name in walked.files if not is_unicode(name)]
+    left_out = [item for item in walked.left_out if item[1] != "a lock"] + bad
+    if left_out:
+        name, reason = left_out[0]
+        emit(Event("copy", f"left out: {len(left_out):,} of {folder}, such as {name!r} ({reason})"))
+    unicode = (folder / name for name in walked.files if is_unicode(name))
+    return [path for path in unicode if path.is_file()]
 
 
 def _unreadable(cause: OSError, folder: Path) -> DataError:
@@ -182,7 +222,7 @@ def _write_small(path: Path, data: bytes) -> None:
 
     Thousands of files a second come here, so the usual atomic writer would be what takes the time.
     """
-    part = f"{path.parent}/.{path.name}{PART_SUFFIX}"
+    part = f"{path.parent}/{part_name(path.name)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
         try:
@@ -204,7 +244,7 @@ def _fetch_large(
     place: S3Url, path: Path, access: S3Access, found: StoredObject, progress: Progress
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}{PART_SUFFIX}")
+    part = path.with_name(part_name(path.name))
     fetch(place, part, access, expected=found, resume=True, arrived=progress.add)
     put_in_place(part, path)
     part.with_name(part.name + JOURNAL_SUFFIX).unlink(missing_ok=True)
@@ -214,14 +254,6 @@ def _require_names(place: S3Url, names: list[str]) -> None:
     """Refuse keys that cannot be files of one folder: before the first byte, not in the middle."""
     seen: dict[str, str] = {}
     for name in names:
-        try:
-            require_name(name)
-            if name.endswith("/"):
-                raise ValueError("a slash at its end, but content")
-        except ValueError as reason:
-            raise DataError(
-                f"{place} is refused: it has a key with {reason} ({name!r}); rename or remove it"
-            ) from None
         same = unicodedata.normalize("NFC", name)
         if same in seen:
             raise DataError(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.config.schema import RunConfig
+from effnet_core.confusion import Confusion, ConfusionCounter
 from effnet_core.data.loader import batches
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.order import eval_range
@@ -27,6 +28,8 @@ from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.load import load_network
 
 STAGE = "evaluate"
+MOST_CLASSES_AT_ONCE = 500
+"""Of these the whole matrix is summed over the ranks: 250,000 numbers in one call."""
 
 
 def evaluate_network(
@@ -56,9 +59,7 @@ def evaluate_network(
         )
     started = time.perf_counter()
     mine = eval_range(len(split), rank=group.rank, world_size=group.world_size)
-    num_classes = len(class_names)
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
-    correct5, loss_sum, seen = 0, 0.0, 0
+    tally = Tally(len(class_names))
     network.set_train(False)
     for batch in batches(
         split,
@@ -71,32 +72,49 @@ def evaluate_network(
         background=spec.background,
     ):
         if stop_requested():
-            raise Interrupted(f"evaluation was stopped after {seen} of {len(mine)} images")
-        logits = network(batch.images).asnumpy()[: batch.valid]  # (valid, num_classes)
-        labels = batch.labels.asnumpy()[: batch.valid]  # (valid,)
-        np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
-        correct5 += count_top_k(logits, labels, 5)
-        loss_sum += float(cross_entropy(logits, labels).sum())
-        seen += batch.valid
+            raise Interrupted(f"evaluation was stopped after {tally.seen} of {len(mine)} images")
+        logits = network(batch.images).asnumpy()  # (N, num_classes)
+        tally.add(logits[: batch.valid], batch.labels.asnumpy()[: batch.valid])
         if group.is_first:
-            emit(Event(stage, done=min(len(split), seen * group.world_size), total=len(split)))
-    counts = np.array([seen, correct5], dtype=np.int64)
-    total_seen, total_correct5 = (int(n) for n in group.sum_counts(counts))
-    confusion = group.sum_counts(confusion)
-    total_loss = float(group.sum_floats(np.array([loss_sum], dtype=np.float32))[0])
-    if total_seen != len(split) or int(confusion.sum()) != len(split):
-        raise JobError(f"evaluation saw {total_seen} images of {len(split)}; please report this")
+            done = min(len(split), tally.seen * group.world_size)
+            emit(Event(stage, done=done, total=len(split)))
+    confusion = tally.sum_over(group)
+    if tally.seen != len(split) or confusion.seen != len(split):
+        raise JobError(f"evaluation saw {tally.seen} images of {len(split)}; please report this")
     return EvalResult(
-        seen=total_seen,
-        correct1=int(np.trace(confusion)),
-        correct5=total_correct5,
-        loss=total_loss / total_seen,
-        confusion=confusion.tolist(),
+        seen=tally.seen,
+        correct1=confusion.correct,
+        correct5=tally.correct5,
+        loss=tally.loss_sum / tally.seen,
+        confusion=confusion,
         class_names=list(class_names),
         split=split.name,
         world_size=group.world_size,
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+class Tally:
+    """What is counted over the images of a split, first of one rank, then of all."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.pairs = ConfusionCounter(num_classes)
+        self.seen = self.correct5 = 0
+        self.loss_sum = 0.0
+
+    def add(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
+        """Count a batch of logits (N, num_classes) and labels (N,)."""
+        self.pairs.add(labels, logits.argmax(axis=1))
+        self.correct5 += count_top_k(logits, labels, 5)
+        self.loss_sum += float(cross_entropy(logits, labels).sum())
+        self.seen += len(labels)
+
+    def sum_over(self, group: Group) -> Confusion:
+        """Take over the sums over all ranks; returns the pairs of all ranks."""
+        counts = np.array([self.seen, self.correct5], dtype=np.int64)
+        self.seen, self.correct5 = (int(count) for count in group.sum_counts(counts))
+        self.loss_sum = float(group.sum_floats(np.array([self.loss_sum], dtype=np.float32))[0])
+        return _sum_confusions(group, self.pairs.total())
 
 
 def evaluate_checkpoint(
@@ -140,6 +158,26 @@ def evaluate_checkpoint(
     )
     facts = {"checkpoint_sha256": sidecar.sha256, "data_digest": dataset.digest}
     return EvalResult(**{**vars(result), **facts})
+
+
+def _sum_confusions(group: Group, mine: Confusion) -> Confusion:
+    """The pairs of all ranks together.
+
+    The cells of few classes are summed at once. Of many classes the pairs are put side by side, so that
+    what travels grows with the images and not with the square of the classes.
+    """
+    if group.world_size == 1:
+        return mine
+    if mine.classes <= MOST_CLASSES_AT_ONCE:
+        return Confusion.from_dense(group.sum_counts(mine.dense()).tolist())
+    lengths = np.zeros(group.world_size, np.int64)
+    lengths[group.rank] = len(mine.images)
+    lengths = group.sum_counts(lengths)
+    start = int(lengths[: group.rank].sum())
+    pairs = np.zeros((2, int(lengths.sum())), np.int64)
+    pairs[:, start : start + len(mine.images)] = mine.codes, mine.images
+    codes, images = group.sum_counts(pairs)
+    return Confusion.of_codes(codes, images, mine.classes)
 
 
 def count_top_k(logits: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> int:

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: losses that are numbers, lines of the log, rows of metrics.jsonl."""
+"""What a run reports while it trains: losses that are numbers, lines of the log, rows of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import os
 import time
 from typing import Any
 
-from mindspore import Tensor
-
 from effnet_core.errors import TrainingDiverged
 from effnet_core.events import Event, emit
 from effnet_core.files import append_jsonl, no_longer_writable
 from effnet_core.jobs.job import JOB_NAME, METRICS_NAME
 from effnet_core.results import EvalResult
-from effnet_core.train.run import STAGE, Run
+from effnet_core.train.run import Run
+from effnet_core.train.setup import STAGE
+from effnet_core.train.tracking import Trackers
 
 
-def settle(run: Run, pending: list[Tensor]) -> int:
-    """Count the losses of the last steps, and forget them.
-
-    Args:
-        pending: what the last steps gave, its first element the loss; emptied.
+def flush(run: Run, pending: list[float]) -> int:
+    """Check the losses of the last steps, add them to the epoch's, and empty the list.
 
     Returns:
         How many they were.
@@ -30,95 +27,106 @@ def settle(run: Run, pending: list[Tensor]) -> int:
     Raises:
         TrainingDiverged: one of them is not a finite number.
     """
-    values = [float(shared.asnumpy().reshape(-1)[0]) for shared in pending]
+    progress = run.progress
+    values = pending.copy()
     pending.clear()
     for offset, value in enumerate(values):
         if not math.isfinite(value):
-            step = run.step - len(values) + offset + 1
+            first = progress.step - len(values) + 1
             raise TrainingDiverged(
-                f"the loss became {value} at step {step} of {run.total_steps} (checked in steps "
-                f"{run.step - len(values) + 1}-{run.step}) with a learning rate of "
-                f"{run.rate:.3g}; lower optim.base_lr or lengthen schedule.warmup_epochs"
+                f"the loss became {value} at step {first + offset} of {run.total_steps} (checked in steps "
+                f"{first}-{progress.step}) with a learning rate of {progress.lr:.3g}; "
+                "lower optim.base_lr or lengthen schedule.warmup_epochs"
             )
-    run.losses.add(values)
+    progress.losses.add(values)
     return len(values)
 
 
 def log_due(run: Run) -> bool:
     """Whether the last step belongs into metrics.jsonl, which does not depend on interruptions."""
-    return run.step == 1 or run.at_epoch_end or run.step % run.config.train.log_every_steps == 0
+    step = run.progress.step
+    return step == 1 or run.at_epoch_end or step % run.setup.config.train.log_every_steps == 0
 
 
-def log_step(run: Run, *, steps: int, seconds: float) -> None:
+def log_step(run: Run, trackers: Trackers, *, steps: int, seconds: float) -> None:
     """Log the last ``steps``, which took ``seconds``; a resumed run shows at once that it moves."""
-    if not run.group.is_first:
+    if not run.setup.group.is_first:
         return
-    config = run.config
-    step_in_epoch = (run.step - 1) % run.steps_per_epoch + 1
-    epoch = (run.step - 1) // run.steps_per_epoch + 1
-    speed = steps * config.data.global_batch_size / seconds
-    row: dict[str, Any] = {
+    row = _row_of_steps(run, steps=steps, seconds=seconds)
+    if log_due(run):
+        record(run, trackers, row)
+    emit(Event(STAGE, _line(run, row, seconds), run.progress.step, run.total_steps, row))
+
+
+def _row_of_steps(run: Run, *, steps: int, seconds: float) -> dict[str, Any]:
+    progress, setup = run.progress, run.setup
+    return {
         "kind": "train",
-        "epoch": epoch,
-        "step": run.step,
-        "loss": round(run.losses.last, 6),
-        "loss_mean": round(run.losses.mean, 6),
-        "lr": run.rate,
-        "images_per_s": round(speed, 2),
+        "epoch": (progress.step - 1) // setup.steps_per_epoch + 1,
+        "step": progress.step,
+        "loss": round(progress.losses.last, 6),
+        "loss_mean": round(progress.losses.mean, 6),
+        "lr": progress.lr,
+        "images_per_s": round(steps * setup.config.data.global_batch_size / seconds, 2),
         "ms_per_step": round(1000 * seconds / steps, 3),
         "time": round(time.time(), 3),
     }
-    if log_due(run):
-        record(run, row)
-    message = (
-        f"epoch {epoch}{_of_epochs(run)} step {step_in_epoch}/{run.steps_per_epoch} "
-        f"loss {row['loss']:.3f} (mean {row['loss_mean']:.3f}) lr {row['lr']:.5f} "
+
+
+def _line(run: Run, row: dict[str, Any], seconds: float) -> str:
+    """A row as people read it."""
+    step, steps_per_epoch = run.progress.step, run.setup.steps_per_epoch
+    speed = f"{row['ms_per_step']:.0f} ms/step {row['images_per_s']:.1f} images/s"
+    if step == run.resumed_from + 1:
+        speed = f"({seconds:.0f} s with the compilation of the graph)"
+    return (
+        f"epoch {row['epoch']}{_of_epochs(run)} step {(step - 1) % steps_per_epoch + 1}/{steps_per_epoch} "
+        f"loss {row['loss']:.3f} (mean {row['loss_mean']:.3f}) lr {row['lr']:.5f} {speed}"
     )
-    if run.step == run.resumed_from + 1:
-        message += f"({seconds:.0f} s with the compilation of the graph)"
-    else:
-        message += f"{1000 * seconds / steps:.0f} ms/step {speed:.1f} images/s"
-    emit(Event(STAGE, message, run.step, run.total_steps, row))
 
 
-def log_evaluation(run: Run, result: EvalResult) -> None:
+def log_evaluation(run: Run, trackers: Trackers, result: EvalResult) -> None:
     """Log what an evaluation found."""
-    if not run.group.is_first:
+    if not run.setup.group.is_first:
         return
     row = {
         "kind": "eval",
         "epoch": run.epoch,
-        "step": run.step,
+        "step": run.progress.step,
         "top1": result.top1,
         "top5": result.top5,
         "loss": result.loss,
         "time": round(time.time(), 3),
     }
-    record(run, row)
+    record(run, trackers, row)
     text = f"epoch {run.epoch}{_of_epochs(run)} top-1 {result.top1:.2%}"
     if result.top5 is not None:
         text += f" top-5 {result.top5:.2%}"
     text += f" on {result.seen} images of {result.split}"
-    emit(Event(STAGE, text, run.step, run.total_steps, row))
+    emit(Event(STAGE, text, run.progress.step, run.total_steps, row))
 
 
 def _of_epochs(run: Run) -> str:
     """How many epochs there are, where that is known."""
-    return "" if run.rates is None else f"/{math.ceil(len(run.rates) / run.steps_per_epoch)}"
+    setup = run.setup
+    if setup.schedule is None:
+        return ""
+    return f"/{math.ceil(len(setup.schedule) / setup.steps_per_epoch)}"
 
 
-def record(run: Run, row: dict[str, Any]) -> None:
-    """Add a row to metrics.jsonl.
+def record(run: Run, trackers: Trackers, row: dict[str, Any]) -> None:
+    """Add a row to metrics.jsonl and to the trackers.
 
     Raises:
         DataError: the run folder is gone or cannot be written to.
     """
     require_folder(run)
+    run_dir = run.setup.run_dir
     try:
-        append_jsonl(run.run_dir / METRICS_NAME, row)
+        append_jsonl(run_dir / METRICS_NAME, row)
     except OSError as cause:
-        raise no_longer_writable(run.run_dir, cause, step=run.step) from cause
-    run.trackers.log(row)
+        raise no_longer_writable(run_dir, cause, step=run.progress.step) from cause
+    trackers.log(row)
 
 
 def require_folder(run: Run) -> None:
@@ -130,6 +138,7 @@ def require_folder(run: Run) -> None:
     Raises:
         DataError: it is not.
     """
-    if run.has_job and not (run.run_dir / JOB_NAME).exists():
+    run_dir = run.setup.run_dir
+    if run.setup.has_job and not (run_dir / JOB_NAME).exists():
         gone = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-        raise no_longer_writable(run.run_dir, gone, step=run.step)
+        raise no_longer_writable(run_dir, gone, step=run.progress.step)

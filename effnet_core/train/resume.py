@@ -4,76 +4,103 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from effnet_core.errors import CheckpointError, ConfigError
 from effnet_core.files import read_jsonl, write_text
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.model.network import EfficientNet
 from effnet_core.train.optim import of_head
-from effnet_core.train.run import Run, step_cell, thaw
-from effnet_core.train.saving import RANK_STATISTICS, restore_progress
-from effnet_core.train.state import Best
-from effnet_core.train.step import TrainStep
-from effnet_core.train.update import SETTLED_STEPS, practise
+from effnet_core.train.run import Run, start, step_cell
+from effnet_core.train.saving import RANK_STATISTICS
+from effnet_core.train.setup import Setup
+from effnet_core.train.state import Best, Progress
+from effnet_core.train.update import WARM_UP_STEPS, warm_up
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import CLASSIFIER, Sidecar
 from effnet_core.weights.load import load_parameters
 
 
-def resume(run: Run) -> TrainStep:
-    """Load what the run starts from, on every rank.
+def resume(setup: Setup) -> Run:
+    """The run as it starts in this process, on every rank.
 
     Order: the last whole checkpoint in its folder > ``train.resume_from`` > ``model.weights`` > scratch.
-
-    Returns:
-        The compiled step to continue with.
 
     Raises:
         CheckpointError: the checkpoint or the weights do not fit.
         ConfigError: the checkpoint is beyond the end of this run.
     """
-    source = checkpoints.newest(run.run_dir / CHECKPOINTS_NAME) or run.config.train.resume_from
-    cell = _go_on(run, source) if source is not None else step_cell(run)
-    if source is None and run.config.model.weights is not None:
-        _start_from_weights(run, Path(run.config.model.weights))
-    if run.group.is_first:
+    config = setup.config
+    source = checkpoints.newest(setup.run_dir / CHECKPOINTS_NAME) or config.train.resume_from
+    if source is not None:
+        run = _continue_from(setup, source)
+    else:
+        run = start(setup)
+        if config.model.weights is not None:
+            _start_from_weights(run, Path(config.model.weights))
+    if setup.group.is_first:
         _forget_later_metrics(run)
-    return cell
+    return run
 
 
-def _go_on(run: Run, source: Path) -> TrainStep:
+def _continue_from(setup: Setup, source: Path) -> Run:
+    """The run of a training checkpoint."""
     sidecar = checkpoints.read_sidecar(source)
-    _require_same_model(run, source, sidecar)
+    _require_same_model(setup, source, sidecar)
+    _require_position(setup, source, sidecar)
+    progress = _restored_progress(setup, source, sidecar)
+    before = Progress(frozen=progress.frozen, train_size=progress.train_size)
+    run = Run(setup, before, step_cell(setup, frozen=progress.frozen), resumed_from=progress.step)
+    if setup.config.runtime.exact_resume and setup.config.runtime.device == "CPU":
+        warm_up(run, min(WARM_UP_STEPS, progress.step - progress.same_since))
+    run.progress = progress
+    others = load_parameters(source, run.parameters())
+    if RANK_STATISTICS in others:
+        _take_own_statistics(run, others[RANK_STATISTICS])
+    if source.parent.resolve() != (setup.run_dir / CHECKPOINTS_NAME).resolve():
+        progress.best = Best()  # its weights are in the other run's folder
+    run.tell(f"resuming from {source}, step {progress.step} of {run.total_steps}")
+    return run
+
+
+def _require_position(setup: Setup, source: Path, sidecar: Sidecar) -> None:
     if not sidecar.training_state:
         raise CheckpointError(
             f"checkpoint {source} holds weights only, so training cannot continue from it; "
             "use it as model.weights, or give a checkpoints/step-*.ckpt"
         )
-    if run.rates is not None and sidecar.step > len(run.rates):
+    if setup.schedule is not None and sidecar.step > len(setup.schedule):
         raise ConfigError(
-            f"checkpoint {source} is at step {sidecar.step}, beyond the {len(run.rates)} steps of this "
-            "run; raise train.epochs"
+            f"checkpoint {source} is at step {sidecar.step}, beyond the {len(setup.schedule)} steps of "
+            "this run; raise train.epochs"
         )
-    if run.frozen and sidecar.step > run.frozen_steps:
-        thaw(run)  # its optimizer state is of all parameters
-    run.train_size = sidecar.progress.get("train_size", run.train_size)
-    run.same_since = sidecar.progress.get("same_since", 0 if run.frozen else run.frozen_steps)
-    cell = step_cell(run)
-    if run.config.runtime.exact_resume and run.config.runtime.device == "CPU":
-        practise(run, cell, min(SETTLED_STEPS, sidecar.step - run.same_since))
-    others = load_parameters(source, run.parameters())
-    if RANK_STATISTICS in others:
-        _take_own_statistics(run, others[RANK_STATISTICS])
-    run.step = run.resumed_from = sidecar.step
-    restore_progress(run, sidecar)
-    if source.parent.resolve() != (run.run_dir / CHECKPOINTS_NAME).resolve():
-        run.best = Best()  # its weights lie in the other run's folder
-    run.tell(f"resuming from {source}, step {run.step} of {run.total_steps}")
-    return cell
+
+
+def _restored_progress(setup: Setup, source: Path, sidecar: Sidecar) -> Progress:
+    """Where a run is that continues from a checkpoint.
+
+    A sidecar that was written before ``Progress`` existed lacks some fields; they follow from the rest.
+    """
+    frozen = setup.frozen_steps > 0 and sidecar.step <= setup.frozen_steps
+    earlier: dict[str, Any] = {
+        "step": sidecar.step,
+        "frozen": frozen,
+        "train_size": setup.training_size(0.0),
+        "same_since": 0 if frozen else setup.frozen_steps,
+        "metrics": sidecar.metrics,
+    }
+    try:
+        return Progress.from_dict({**earlier, **sidecar.progress})
+    except ValidationError as cause:
+        raise CheckpointError(
+            f"the sidecar of checkpoint {source} does not describe a run's progress as this version does; "
+            "resume with the version that wrote it, or use the checkpoint as model.weights"
+        ) from cause
 
 
 def _take_own_statistics(run: Run, of_ranks: NDArray[np.float32]) -> None:
@@ -81,8 +108,8 @@ def _take_own_statistics(run: Run, of_ranks: NDArray[np.float32]) -> None:
 
     Another number of ranks shares none of them, so it starts from their mean, as an epoch's end would.
     """
-    same = len(of_ranks) == run.group.world_size
-    mine = of_ranks[run.group.rank] if same else of_ranks.mean(axis=0)
+    group = run.setup.group
+    mine = of_ranks[group.rank] if len(of_ranks) == group.world_size else of_ranks.mean(axis=0)
     start = 0
     for parameter in run.statistics():
         piece = mine[start : start + parameter.size].reshape(parameter.shape)
@@ -91,20 +118,19 @@ def _take_own_statistics(run: Run, of_ranks: NDArray[np.float32]) -> None:
 
 
 def _start_from_weights(run: Run, source: Path) -> None:
+    setup = run.setup
     sidecar = checkpoints.read_sidecar(source)
-    new_head = _starts_new_head(run, sidecar)
-    _require_same_model(run, source, sidecar, classes=not new_head)
-    weights = [p for p in run.network.get_parameters() if not (new_head and of_head(p.name))]
+    new_head = _starts_new_head(setup, sidecar)
+    _require_same_model(setup, source, sidecar, classes=not new_head)
+    weights = [p for p in setup.network.get_parameters() if not (new_head and of_head(p.name))]
     load_parameters(source, weights, skip=CLASSIFIER if new_head else ())
+    head = ""
     if new_head:
-        _clear_head(run.network)
-    head = (
-        f"; its {sidecar.num_classes} classes are replaced by a new head of {run.dataset.num_classes}"
-        if new_head
-        else ""
-    )
-    if run.ema is not None:
-        run.ema.restart()
+        _clear_head(setup.network)
+        new = setup.dataset.num_classes
+        head = f"; its {sidecar.num_classes} classes are replaced by a new head of {new}"
+    if setup.step_options.ema is not None:
+        setup.step_options.ema.restart()
     run.tell(f"starting from the weights of {source}{head}")
 
 
@@ -118,41 +144,44 @@ def _clear_head(network: EfficientNet) -> None:
             parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))
 
 
-def _starts_new_head(run: Run, sidecar: Sidecar) -> bool:
-    """Whether the weights' classes are others, and the caller knows: said so, or how many are new."""
-    model = run.config.model
+def _starts_new_head(setup: Setup, sidecar: Sidecar) -> bool:
+    """Whether the weights are of other classes and the settings ask for a new head, or name its size."""
+    model = setup.config.model
     wanted = model.new_head or model.num_classes is not None
-    return wanted and sidecar.class_names != run.dataset.class_names
+    return wanted and sidecar.class_names != setup.dataset.class_names
 
 
-def _require_same_model(run: Run, source: Path, sidecar: Sidecar, *, classes: bool = True) -> None:
-    if sidecar.variant != run.config.model.variant:
+def _require_same_model(
+    setup: Setup, source: Path, sidecar: Sidecar, *, classes: bool = True
+) -> None:
+    if sidecar.variant != setup.config.model.variant:
         raise CheckpointError(
             f"checkpoint {source} is of variant {sidecar.variant}, the run trains "
-            f"{run.config.model.variant}; change model.variant or the checkpoint"
+            f"{setup.config.model.variant}; change model.variant or the checkpoint"
         )
-    if (sidecar.bn_eps, sidecar.padding) != (run.config.bn_eps, run.config.padding):
+    if (sidecar.bn_eps, sidecar.padding) != (setup.config.bn_eps, setup.config.padding):
         raise CheckpointError(
             f"checkpoint {source} has eps {sidecar.bn_eps:g} and {sidecar.padding} padding, the run "
-            f"{run.config.bn_eps:g} and {run.config.padding}; leave out model.bn_eps and model.padding"
+            f"{setup.config.bn_eps:g} and {setup.config.padding}; leave out model.bn_eps and model.padding"
         )
-    if classes and sidecar.class_names != run.dataset.class_names:
+    if classes and sidecar.class_names != setup.dataset.class_names:
         raise CheckpointError(
             f"checkpoint {source} knows {sidecar.num_classes} classes, the data set has "
-            f"{run.dataset.num_classes}, or their names differ; use a checkpoint of the same classes, or "
+            f"{setup.dataset.num_classes}, or their names differ; use a checkpoint of the same classes, or "
             "set model.new_head=true to start a new head on its backbone"
         )
 
 
 def _forget_later_metrics(run: Run) -> None:
     """Drop lines of steps and evaluations that will be done again."""
-    path = run.run_dir / METRICS_NAME
+    progress = run.progress
+    path = run.setup.run_dir / METRICS_NAME
     rows = read_jsonl(path)
     kept = [
         row
         for row in rows
-        if row["step"] < run.step
-        or (row["step"] == run.step and (row["kind"] != "eval" or run.epoch_finished))
+        if row["step"] < progress.step
+        or (row["step"] == progress.step and (row["kind"] != "eval" or progress.epoch_finished))
     ]
     if len(kept) != len(rows):
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -17,8 +17,14 @@ from effnet_core.weights.checkpoint import Sidecar
 class Saver:
     """Writes one checkpoint at a time in a thread, so that steps do not wait for the disk."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int, writes: bool = True) -> None:
+        """Make a saver for one rank.
+
+        Args:
+            keep: how many training checkpoints stay in ``folder``.
+            writes: whether this rank writes checkpoints; only rank 0 does.
+        """
+        self.folder, self.keep, self.writes = folder, keep, writes
         self.saved_at = time.monotonic()
         self._threads = Threads(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
@@ -34,7 +40,7 @@ class Saver:
         self._pending = self._threads.submit(self._write, path, arrays, sidecar)
 
     def raise_if_failed(self) -> None:
-        """Tell of a write that has failed, without waiting for one that continues.
+        """Raise the error of a write that has failed, without waiting for one that is under way.
 
         Raises:
             CheckpointError: it could not be written; earlier checkpoints are untouched.
@@ -53,7 +59,7 @@ class Saver:
             pending.result()
 
     def close(self) -> None:
-        """Wait for the last write, whatever becomes of it."""
+        """Wait for the last write, whether it succeeds or not."""
         self._threads.shutdown(wait=True)
 
     def _write(self, path: Path, arrays: dict[str, NDArray[Any]], sidecar: Sidecar) -> None:

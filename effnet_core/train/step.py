@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from mindspore.ops.auto_generate import SplitWithSize
 
 from effnet_core.kernels.operators import mean_over_ranks
 from effnet_core.model.network import EfficientNet
+from effnet_core.train.control import CONTROL_SIZE
 from effnet_core.train.precision import LossScale
 
-SHARED = 3
-"""Numbers that travel with the gradients: the loss, what rank 0 wishes, the seconds it has spent."""
+MESSAGE_SIZE = 1 + CONTROL_SIZE
+"""Numbers that travel with the gradients: the loss and the control message."""
 
 _flatten = ops.MultitypeFuncGraph("flatten")
 _reshape_like = ops.MultitypeFuncGraph("reshape_like")
@@ -74,9 +76,9 @@ class MeanOverRanks(nn.Cell):
     def __init__(
         self, parameters: list[Parameter], *, world_size: int, shared_by: Path | None = None
     ) -> None:
-        """Args are as for ``TrainStep``."""
+        """Args are as for ``StepOptions``."""
         super().__init__(auto_prefix=False)
-        self.sizes = (*(math.prod(parameter.shape) for parameter in parameters), SHARED)
+        self.sizes = (*(math.prod(parameter.shape) for parameter in parameters), MESSAGE_SIZE)
         self.scale = 1.0 / world_size
         self.shares = shared_by is not None
         self.collective = mean_over_ranks(shared_by) if shared_by else ops.AllReduce()
@@ -85,10 +87,10 @@ class MeanOverRanks(nn.Cell):
         self.map = ops.HyperMap()
 
     def construct(
-        self, grads: tuple[Tensor, ...], shared: Tensor
+        self, grads: tuple[Tensor, ...], message: Tensor
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The means of all ranks' gradients, in the same order, and of ``shared`` (SHARED,)."""
-        flat = self.concat((*self.map(_flatten, grads), shared))  # (all elements + SHARED,)
+        """The means of all ranks' gradients, in the same order, and of ``message`` (MESSAGE_SIZE,)."""
+        flat = self.concat((*self.map(_flatten, grads), message))  # (elements + MESSAGE_SIZE,)
         mean = self.collective(flat) if self.shares else self.collective(flat) * self.scale
         pieces = self.split(mean, self.sizes, 0)
         return self.map(_reshape_like, pieces[:-1], grads), pieces[-1]
@@ -199,6 +201,24 @@ class Collect(nn.Cell):
         return loss
 
 
+@dataclass(frozen=True)
+class StepOptions:
+    """What a training step does besides forward, backward and update."""
+
+    label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
+    """(num_classes,), or None for one each."""
+    clip_norm: float = 0.0
+    """Largest norm of the whole gradient; 0 leaves it alone."""
+    accumulate_steps: int = 1
+    """Batches whose gradients make one update."""
+    world_size: int = 1
+    shared_by: Path | None = None
+    """The library of native kernels, where ranks average gradients through memory they share."""
+    ema: Ema | None = None
+    loss_scale: LossScale | None = None
+
+
 class TrainStep(nn.Cell):
     """Forward, loss, gradients, their mean over ranks, update.
 
@@ -206,77 +226,60 @@ class TrainStep(nn.Cell):
     """
 
     def __init__(
-        self,
-        network: EfficientNet,
-        optimizer: nn.Optimizer,
-        *,
-        label_smoothing: float,
-        world_size: int,
-        class_weights: Tensor | None = None,
-        clip_norm: float = 0.0,
-        accumulate_steps: int = 1,
-        ema: Ema | None = None,
-        loss_scale: LossScale | None = None,
-        shared_by: Path | None = None,
+        self, network: EfficientNet, optimizer: nn.Optimizer, options: StepOptions
     ) -> None:
-        """Make a step for the parameters of ``optimizer``.
-
-        Args:
-            shared_by: the library of native kernels, where the ranks share memory (``kernels.sharing``).
-        """
+        """Make a step for the parameters of ``optimizer``."""
         super().__init__(auto_prefix=False)
         parameters = list(optimizer.parameters)
         self.optimizer = optimizer
-        loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=label_smoothing)
-        self.forward_cell = Forward(network, loss, parameters, loss_scale)
-        self.scales = loss_scale is not None
-        if loss_scale is not None:
-            self.loss_scale = loss_scale
+        loss = nn.CrossEntropyLoss(
+            weight=options.class_weights, label_smoothing=options.label_smoothing
+        )
+        self.forward_cell = Forward(network, loss, parameters, options.loss_scale)
+        self.scales = options.loss_scale is not None
+        if options.loss_scale is not None:
+            self.loss_scale = options.loss_scale
         self.map = ops.HyperMap()
         self.concat = ops.Concat(0)
-        self.clip_norm = clip_norm
-        self.accumulates = accumulate_steps > 1
-        self.share = 1.0 / accumulate_steps
+        self.clip_norm = options.clip_norm
+        self.accumulates = options.accumulate_steps > 1
+        self.share = 1.0 / options.accumulate_steps
         if self.accumulates:
-            self.sums = ParameterTuple(
-                [
-                    Parameter(
-                        ops.zeros(p.shape, p.dtype), name=f"sum.{p.name}", requires_grad=False
-                    )
-                    for p in parameters
-                ]
-            )
+            self.sums = ParameterTuple([_sum_of(parameter) for parameter in parameters])
             self.collect = Collect(self.forward_cell, self.sums)
-        self.reduces = world_size > 1
+        self.reduces = options.world_size > 1
         if self.reduces:
-            self.reduce = MeanOverRanks(parameters, world_size=world_size, shared_by=shared_by)
-        self.averages = ema is not None
-        if ema is not None:
-            self.ema = ema
+            self.reduce = MeanOverRanks(
+                parameters, world_size=options.world_size, shared_by=options.shared_by
+            )
+        self.averages = options.ema is not None
+        if options.ema is not None:
+            self.ema = options.ema
 
     def construct(
         self,
         images: Tensor,
         labels: Tensor,
-        said: Tensor,
+        control: Tensor,
         path_scale: Tensor | None = None,
         feature_scale: Tensor | None = None,
     ) -> Tensor:
         """Update the weights, the same way on all ranks.
 
         Args:
-            said: (SHARED - 1,) float32; what rank 0 tells the other ranks.
+            control: (CONTROL_SIZE,) float32; what rank 0 tells the other ranks (``train.control``).
 
         Returns:
-            (SHARED,) float32: means over all ranks of the batch's loss before the update and of ``said``.
+            (MESSAGE_SIZE,) float32: means over all ranks of the batch's loss before the update and of
+            ``control``.
         """
         loss, grads = self.forward_cell(images, labels, path_scale, feature_scale)
         if self.accumulates:
             grads = self.map(_total, self.sums, grads)
             grads = self.map(ops.partial(_scale, self.share), grads)
-        shared = self.concat((ops.reshape(loss, (1,)), said))
+        message = self.concat((ops.reshape(loss, (1,)), control))
         if self.reduces:
-            grads, shared = self.reduce(grads, shared)
+            grads, message = self.reduce(grads, message)
         if self.scales:
             grads, finite = self.loss_scale(grads)
             if finite:  # else the step is left out, and the next one has a smaller scale
@@ -285,13 +288,19 @@ class TrainStep(nn.Cell):
             self.change_weights(grads)
         if self.accumulates:
             self.map(_clear, self.sums)
-        return shared
+        return message
 
     def change_weights(self, grads: tuple[Tensor, ...]) -> bool:
-        """Cut the gradients to their length, and let weights and averages follow them."""
+        """Clip the gradients, and let weights and averages follow them."""
         if self.clip_norm > 0.0:
             grads = ops.clip_by_global_norm(grads, self.clip_norm)
         self.optimizer(grads)
         if self.averages:
             self.ema()
         return True
+
+
+def _sum_of(parameter: Parameter) -> Parameter:
+    """Where the gradients of a parameter are added up."""
+    zeros = ops.zeros(parameter.shape, parameter.dtype)
+    return Parameter(zeros, name=f"sum.{parameter.name}", requires_grad=False)

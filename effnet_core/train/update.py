@@ -1,4 +1,4 @@
-"""One update of a run: masks, rate and batch in, loss out; and how to practise it."""
+"""One update of a run: masks, learning rate and batches in, loss out; and the warm-up of its kernels."""
 
 from __future__ import annotations
 
@@ -10,56 +10,52 @@ from mindspore import Tensor
 from effnet_core.data.loader import Batch
 from effnet_core.family.scaling import drop_path_rates, expand
 from effnet_core.family.variants import variant
+from effnet_core.train.control import Control
 from effnet_core.train.masks import drop_path_scale, dropout_scale, mask_generator
 from effnet_core.train.mixing import change_batch, changes_batches
 from effnet_core.train.optim import set_learning_rate
-from effnet_core.train.run import Run, next_rate
-from effnet_core.train.step import TrainStep
+from effnet_core.train.run import Run, next_lr
 
-NOTHING, SAVE, STOP = 0.0, 1.0, 2.0
-"""What rank 0 may want from all ranks after an update."""
-
-SETTLED_STEPS = 30
-"""Launches after which every CPU kernel has stopped to try how many pieces its loop is best cut into."""
+WARM_UP_STEPS = 30
+"""Launches after which every CPU kernel has settled on the number of pieces to cut its loop into."""
 
 
 def update(
-    run: Run, cell: TrainStep, parts: Sequence[Batch], *, wish: float = NOTHING, spent_s: float = 0
-) -> Tensor:
-    """Do the update after ``run.step``; the caller counts it.
+    run: Run, parts: Sequence[Batch], control: Control | None = None
+) -> tuple[float, Control]:
+    """Do the update after ``run.progress.step``; the caller counts it.
 
     Args:
         parts: its batches, ``optim.accumulate_steps`` of them.
-        wish: what rank 0 wants from all ranks afterwards.
-        spent_s: seconds that the run has taken, by rank 0's clock.
+        control: what this rank tells; only rank 0 has something to tell.
 
     Returns:
-        As ``TrainStep``, with the mean loss of all parts.
+        The loss before the update, the mean over all parts and ranks, and what rank 0 told.
     """
-    run.rate = next_rate(run)
-    set_learning_rate(run.optimizer, run.rate, run.lr_scales)
-    if run.ema is not None:
-        run.ema.set_step(run.step)
-    *first, last = [_inputs(run, batch, part) for part, batch in enumerate(parts)]
-    losses = [cell.collect(*inputs) for inputs in first]
-    said = Tensor(np.array([wish, spent_s], dtype=np.float32))
-    images, labels, *scales = last
-    shared = cell(images, labels, said, *scales)
-    if losses:
-        total = sum(float(loss.asnumpy()) for loss in losses) + shared.asnumpy()[0]
-        rest = shared.asnumpy()[1:]
-        shared = Tensor(np.array([total / len(parts), *rest], dtype=np.float32))
-    return shared
+    setup, progress = run.setup, run.progress
+    progress.lr = next_lr(run)
+    set_learning_rate(run.optimizer, progress.lr, setup.lr_scales)
+    if setup.step_options.ema is not None:
+        setup.step_options.ema.set_step(progress.step)
+    *first, (images, labels, *scales) = [
+        _inputs(run, batch, part) for part, batch in enumerate(parts)
+    ]
+    losses = [run.cell.collect(*inputs) for inputs in first]
+    mean = run.cell(images, labels, (control or Control()).encode(), *scales).asnumpy()
+    losses_of_parts = [*(float(loss.asnumpy()) for loss in losses), float(mean[0])]
+    received = Control.decode(mean[1:], world_size=setup.group.world_size)
+    return sum(losses_of_parts) / len(parts), received
 
 
 def _inputs(run: Run, batch: Batch, part: int) -> tuple[Tensor | None, ...]:
     """Images, labels and masks of one part of an update: a function of seed, step and rank."""
-    config, size = run.config, run.config.per_device_batch_size
-    draw = run.step * config.optim.accumulate_steps + part
-    rng = mask_generator(config.train.seed, step=draw, rank=run.group.rank)
+    setup, progress = run.setup, run.progress
+    config, size = setup.config, setup.config.per_device_batch_size
+    draw = progress.step * config.optim.accumulate_steps + part
+    rng = mask_generator(config.train.seed, step=draw, rank=setup.group.rank)
     path_scale = feature_scale = None
     architecture = expand(variant(config.model.variant))
-    if config.model.drop_path_rate > 0 and not run.frozen:
+    if config.model.drop_path_rate > 0 and not progress.frozen:
         rates = drop_path_rates(len(architecture.blocks), config.model.drop_path_rate)
         path_scale = Tensor(drop_path_scale(rng, rates, size))
     if config.drop_rate > 0:
@@ -72,26 +68,24 @@ def _inputs(run: Run, batch: Batch, part: int) -> tuple[Tensor | None, ...]:
             images.asnumpy(),
             labels.asnumpy(),
             config.data,
-            num_classes=run.dataset.num_classes,
+            num_classes=setup.dataset.num_classes,
         )
         images, labels = (Tensor(array) for array in changed)
     return images, labels, path_scale, feature_scale
 
 
-def practise(run: Run, cell: TrainStep, steps: int) -> None:
-    """Do ``steps`` updates with noise; what they do to the run must be overwritten by its checkpoint.
+def warm_up(run: Run, steps: int) -> None:
+    """Do ``steps`` updates with noise; the caller overwrites parameters and progress afterwards.
 
     MindSpore's CPU kernels try several ways to cut a loop into pieces, one after the other in their
-    first launches, and other pieces round other last bits. A run that continues in a new process takes
-    the bits of the run that was cut only where its kernels have been launched as often.
+    first launches, and other pieces round other last bits. A resumed run continues with the bits of
+    the interrupted one only where its kernels have been launched as often.
     """
-    size, pixels = run.config.per_device_batch_size, run.train_size
+    size, pixels = run.setup.config.per_device_batch_size, run.progress.train_size
     noise = np.random.default_rng(0).standard_normal((size, 3, pixels, pixels))
     batch = Batch(
         Tensor(noise.astype(np.float32)), Tensor(np.arange(size, dtype=np.int32) % 2), size
     )
-    run.network.set_train(not run.frozen)
-    cell.set_train(not run.frozen)
-    parts = [batch] * run.config.optim.accumulate_steps
+    run.set_train()
     for _ in range(steps):
-        update(run, cell, parts).asnumpy()
+        update(run, [batch] * run.setup.config.optim.accumulate_steps)

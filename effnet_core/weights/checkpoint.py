@@ -13,15 +13,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from numpy.typing import NDArray
+from pydantic import Field
 
+from effnet_core.checked import Count, check_fields, whole, with_tuples
 from effnet_core.data.preprocess import PreprocessSpec
-from effnet_core.errors import CheckpointError
-from effnet_core.family.variants import DEFAULT_PADDING, Padding
+from effnet_core.errors import CheckpointError, DataError
+from effnet_core.family.variants import DEFAULT_PADDING, VARIANTS, Padding
 from effnet_core.files import NO_ROOM, atomic_path, read_json, sha256_of_file, write_json
-from effnet_core.text import os_reason
+from effnet_core.text import nearest, os_reason
 from effnet_core.weights.ckpt_file import write_ckpt
 
 if TYPE_CHECKING:
@@ -39,13 +41,13 @@ class Sidecar:
     """What must be known to use a checkpoint; lies beside it as JSON."""
 
     variant: str
-    class_names: tuple[str, ...]
+    class_names: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocess: PreprocessSpec
-    bn_momentum: float
-    bn_eps: float
-    epoch: int
+    bn_momentum: Annotated[float, Field(ge=0, le=1)]
+    bn_eps: Annotated[float, Field(gt=0, le=1)]
+    epoch: Count
     """Finished passes over the training split."""
-    step: int
+    step: Count
     """Finished updates since scratch."""
     training_state: bool
     """Whether optimizer state is inside, so that training can continue."""
@@ -58,8 +60,8 @@ class Sidecar:
     metrics: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     """In a training checkpoint: what else a run must know to continue as if it had not been cut."""
-    sha256: str = ""
-    size_bytes: int = 0
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    size_bytes: Count = 0
     libraries: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -70,6 +72,24 @@ class Sidecar:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {**asdict(self), "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Sidecar:
+        """The sidecar that ``to_dict`` described.
+
+        Raises:
+            ValueError: it is not one, or a value is out of its range.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("it is not an object with names and values")
+        given = with_tuples(values, "class_names")
+        found = check_fields(
+            cls, {**given, "preprocess": PreprocessSpec.from_dict(values.get("preprocess"))}
+        )
+        if found.variant not in VARIANTS:
+            hint = nearest(found.variant, VARIANTS)
+            raise ValueError(f"variant {found.variant!r} is not known here{hint}")
+        return found
 
 
 def sidecar_path(checkpoint: Path) -> Path:
@@ -107,13 +127,12 @@ def read_sidecar(checkpoint: Path) -> Sidecar:
             f"checkpoint {checkpoint} has no sidecar {path.name} beside it, which tells variant, classes "
             "and preprocessing; copy both files"
         )
-    try:
-        values = read_json(path)
-        values["class_names"] = tuple(values["class_names"])
-        values["preprocess"] = PreprocessSpec.from_dict(values["preprocess"])
-        sidecar = Sidecar(**values)
-    except Exception as cause:
-        raise CheckpointError(f"sidecar {path} is damaged or of another version") from cause
+    how = "copy it again, with its checkpoint, from where that came from"
+    with whole(path, "sidecar", error=CheckpointError, remedy=how):
+        try:
+            sidecar = Sidecar.from_dict(read_json(path))
+        except DataError as cause:
+            raise ValueError(str(cause)) from cause
     size = checkpoint.stat().st_size
     if size != sidecar.size_bytes:
         raise CheckpointError(

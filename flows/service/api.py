@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import ssl
 import time
-import urllib.error
-import urllib.request
 import uuid
+from functools import cache
 from typing import Any
+
+import httpx
 
 from effnet_core.errors import ConfigError, EffnetError
 from flows.service.server import AUTH_VARIABLE
@@ -112,24 +114,27 @@ class Api:
         headers = {"Content-Type": "application/json", **self.proof}
         if auth := self.auth or os.environ.get(AUTH_VARIABLE):
             headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
-        request = urllib.request.Request(  # noqa: S310 - the user's own server
-            f"{self.url}{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers=headers,
-            method=method,
-        )
+        content = None if body is None else json.dumps(body)
         try:
-            content = _open(request, timeout_s)
-        except urllib.error.HTTPError as error:
-            refusal = _refusal(error, self.url)
-            if isinstance(refusal, _ProofWanted) and not proven:  # at first, and once an hour
-                self._prove()
-                return self._ask(method, path, body, timeout_s=timeout_s, proven=True)
-            raise refusal from None
-        except (OSError, ValueError) as cause:
-            reason = getattr(cause, "reason", cause)
-            raise ApiError(f"the Prefect server at {self.url} does not answer ({reason})") from None
-        return json.loads(content) if content else None
+            answer = _answer(method, f"{self.url}{path}", content, headers, timeout_s)
+        except (httpx.HTTPError, httpx.InvalidURL) as cause:
+            raise ApiError(f"the Prefect server at {self.url} does not answer ({cause})") from None
+        if answer.is_success:
+            return self._json(answer)
+        refusal = _refusal(answer, self.url)
+        if isinstance(refusal, _ProofWanted) and not proven:  # at first, and once an hour
+            self._prove()
+            return self._ask(method, path, body, timeout_s=timeout_s, proven=True)
+        raise refusal
+
+    def _json(self, answer: httpx.Response) -> Any:
+        try:
+            return answer.json() if answer.content else None
+        except ValueError:
+            raise ApiError(
+                f"{self.url} does not answer as a Prefect server does; is the address right (it ends in "
+                "/api)?"
+            ) from None
 
     def _prove(self) -> None:
         """Fetch what a server with protection against forged requests wants with every change."""
@@ -142,37 +147,49 @@ class _ProofWanted(ConfigError):
     """The server wants a token that shows that no other web page sends the request."""
 
 
-def _open(request: urllib.request.Request, timeout_s: float) -> bytes:
-    """The answer's content; a server that says it is busy is asked again, as Prefect's client does."""
+@cache
+def _tls() -> ssl.SSLContext:
+    """What secure connections trust, read once: that takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
+def _answer(
+    method: str, url: str, content: str | None, headers: dict[str, str], timeout_s: float
+) -> httpx.Response:
+    """A server's answer; one that says it is busy is asked again, as Prefect's client does."""
     for wait_s in (*WAITS_S, None):
-        try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
-                content: bytes = answer.read()
-                return content
-        except urllib.error.HTTPError as error:
-            if error.code not in BUSY or wait_s is None:
-                raise
-            time.sleep(wait_s)
+        answer = httpx.request(
+            method,
+            url,
+            content=content,
+            headers=headers,
+            timeout=timeout_s,
+            follow_redirects=True,
+            verify=_tls(),
+        )
+        if answer.status_code not in BUSY or wait_s is None:
+            return answer
+        time.sleep(wait_s)
     raise AssertionError("unreachable")
 
 
-def _refusal(error: urllib.error.HTTPError, url: str) -> EffnetError:
+def _refusal(answer: httpx.Response, url: str) -> EffnetError:
     """The server's own words for a refusal."""
     try:
-        detail = json.loads(error.read()).get("detail", "")
-    except (OSError, ValueError, AttributeError):
+        detail = answer.json().get("detail", "")
+    except (ValueError, AttributeError):
         detail = ""
-    if error.code == 403 and "CSRF" in f"{detail}":
+    if answer.status_code == 403 and "CSRF" in f"{detail}":
         return _ProofWanted(f"the Prefect server at {url} refused: {detail}")
-    if error.code in (401, 403):
+    if answer.status_code in (401, 403):
         return ConfigError(
             f"the Prefect server at {url} wants a login; set {AUTH_VARIABLE}=USER:PASSWORD"
         )
-    if error.code >= 500:
+    if answer.status_code >= 500:
         return ApiError(
-            f"the Prefect server at {url} failed (HTTP {error.code}); its log says why, which is often a "
-            "full disk"
+            f"the Prefect server at {url} failed (HTTP {answer.status_code}); its log says why, which is "
+            "often a full disk"
         )
-    text = f"{detail}" or f"HTTP {error.code}"
-    kind = ConfigError if error.code in (400, 404, 409, 422) else ApiError
+    text = f"{detail}" or f"HTTP {answer.status_code}"
+    kind = ConfigError if answer.status_code in (400, 404, 409, 422) else ApiError
     return kind(f"the Prefect server refused: {text}")

@@ -7,8 +7,8 @@ What it adds to Prefect, for one machine:
   Running for ever; a run that lost its worker continues, and can still be cancelled;
 - SIGTERM ends it in an order that lets runs save and report: worker, runs, server.
 
-It runs under ``supervise.py``, so that nothing is left when it is killed itself. Standard library and
-``flows.api`` only.
+It runs under ``supervise.py``, so that nothing is left when it is killed itself. It imports little, since it
+lives long.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from effnet_core.errors import EffnetError
 from effnet_core.files import write_json
 from effnet_core.locks import sole_user
+from effnet_core.text import visible
 from flows.service.api import JSON, Api
 from flows.service.recovery import STOPPED, Recovery, age_s
 from flows.service.server import SERVER_AUTH_VARIABLE, server_command
@@ -43,7 +46,7 @@ RUN_GRACE_S = 45.0
 PENDING_AFTER_S = 60.0
 """A run that is Pending for longer without a process lost its worker while it was being started."""
 LOG_BYTES = 20_000_000
-RUN_VARIABLE = b"PREFECT__FLOW_RUN_ID="
+RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
 
 @dataclass
@@ -111,7 +114,8 @@ class Kept:
 def say(text: str) -> None:
     """A line of the daemon's own log; lost where the disk is full, since the daemon must continue."""
     with contextlib.suppress(OSError):
-        os.write(1, f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n".encode())
+        line = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {visible(text)}\n"
+        os.write(1, line.encode())
 
 
 def open_log(path: Path) -> IO[bytes]:
@@ -127,17 +131,11 @@ def run_processes() -> dict[str, int]:
     Children inherit the variable that names the run, so the first is the one whose parent has it not.
     """
     runs: dict[int, tuple[str, int]] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-            stat = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        named = next((item for item in variables if item.startswith(RUN_VARIABLE)), None)
-        if named is not None and stat[0] != "Z":
-            runs[int(entry.name)] = named.partition(b"=")[2].decode(), int(stat[1])
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            run = process.environ().get(RUN_VARIABLE)
+            if run is not None and process.status() != psutil.STATUS_ZOMBIE:
+                runs[process.pid] = run, process.ppid()
     return {run: pid for pid, (run, parent) in runs.items() if runs.get(parent, ("", 0))[0] != run}
 
 
@@ -185,7 +183,10 @@ class Watch:
 
     def _is_orphan(self, pid: int, flow_run_id: str) -> bool:
         """Whether a run's process has lost its worker; true only once, since one signal is enough."""
-        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        try:
+            parent = psutil.Process(pid).ppid()
+        except psutil.Error:  # it has ended meanwhile
+            return False
         orphan = parent in (1, os.getppid()) and flow_run_id not in self.told
         if orphan:
             self.told.add(flow_run_id)

@@ -13,15 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from effnet_core.cli.terminal import console
 from effnet_core.errors import ConfigError
 from effnet_core.files import read_json, require_space
 from effnet_core.jobs import supervise
-from effnet_core.jobs.supervise import descendants
 from effnet_core.locks import turn
 from flows.service.api import Api
 from flows.service.client_file import remove_client_file, write_client_file
@@ -241,16 +242,16 @@ def _start(port: int, place: Environment, *, login: bool) -> Service:
 def _parent(pid: int) -> int:
     """The process that started another; 1 where that has ended."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
+        return psutil.Process(pid).ppid()
+    except psutil.Error:
         return 1
 
 
 def _is_daemon(pid: int) -> bool:
     """Whether a process is a daemon or its supervisor, since ids are used again."""
     try:
-        return b"flows.service.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
+        return "flows.service.daemon" in psutil.Process(pid).cmdline()
+    except psutil.Error:
         return False
 
 
@@ -280,12 +281,13 @@ def _wait_for_worker(service: Service) -> None:
 
 def _busy_with(service: Service, word: str) -> bool:
     """Whether the daemon has a child process of that kind; the server remembers dead ones a while."""
-    for pid in descendants(service.pid):
-        try:
-            if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+    below: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        below = psutil.Process(service.pid).children(recursive=True)
+    for process in below:
+        with suppress(psutil.Error):
+            if word in process.cmdline():
                 return True
-        except OSError:
-            continue
     return False
 
 

@@ -108,7 +108,7 @@ def _watch(api: Api, flow_run_id: str) -> None:
             run = api.run(flow_run_id)
             if run["state_name"] != state:
                 state = run["state_name"]
-                console.print(f"[bold]{state}[/bold] {run['name']}", soft_wrap=True)
+                console.print(f"{state} {run['name']}", soft_wrap=True)
             log.show()
             answered = time.monotonic()
         except ApiError as error:

@@ -10,18 +10,18 @@ Imports nothing of Prefect, so that it can set the environment that Prefect read
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import httpx
+import psutil
 
 from effnet_core.errors import ConfigError, EffnetError
 from effnet_core.files import read_json, write_json
@@ -190,8 +190,8 @@ def running_server(home: Path) -> RunningServer | None:
 def _is_ours(pid: int) -> bool:
     """Whether a process lives and belongs to this user."""
     try:
-        return Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
-    except OSError:
+        return psutil.Process(pid).uids().effective == os.geteuid()
+    except psutil.Error:
         return False
 
 
@@ -296,9 +296,8 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -
 
 def _healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310 - loopback
-            return bool(json.load(answer))
-    except (OSError, ValueError, urllib.error.URLError):
+        return bool(httpx.get(f"{url}/health", timeout=2).raise_for_status().json())
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
 
 

@@ -21,6 +21,7 @@ def show_published(published: Published) -> None:
     )
     facts = [
         ["state", state],
+        *([["gate", markdown_text(published.gate)]] if published.gate else []),
         ["top-1", f"{published.top1:.2%}"],
         ["address", markdown_code(published.uri)],
         ["uploaded", "no, it was there already" if published.reused else "yes"],
@@ -32,17 +33,13 @@ def show_published(published: Published) -> None:
 def show_evaluation(result: EvalResult, weights: str) -> None:
     """Accuracy of a checkpoint, and its classes from worst to best."""
     top5 = "" if result.top5 is None else f", top-5 {result.top5:.2%}"
-    rows = []
-    for name, counts in zip(result.class_names, enumerate(result.confusion), strict=False):
-        label, row = counts
-        if sum(row):
-            rows.append(
-                (
-                    row[label] / sum(row),
-                    [markdown_text(name), f"{sum(row):,}", f"{row[label] / sum(row):.2%}"],
-                )
-            )
-    rows.sort(key=lambda item: item[0])
+    confusion = result.confusion
+    columns = zip(
+        result.class_names, confusion.by_true().tolist(), confusion.right().tolist(), strict=False
+    )
+    classes = [(right / images, name, images) for name, images, right in columns if images]
+    classes.sort(key=lambda item: item[0])
+    rows = [[markdown_text(name), f"{images:,}", f"{share:.2%}"] for share, name, images in classes]
     facts = [
         [
             "images",
@@ -55,7 +52,7 @@ def show_evaluation(result: EvalResult, weights: str) -> None:
     parts = [
         f"# top-1 {result.top1:.2%}{top5}",
         _table(["", ""], facts),
-        _table(["class, worst first", "images", "right"], [row for _, row in rows]),
+        _table(["class, worst first", "images", "right"], rows),
     ]
     _show("evaluation", "\n\n".join(parts), "accuracy")
 

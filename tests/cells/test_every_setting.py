@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,17 +23,23 @@ from effnet_core.data.transforms import train_transforms
 from effnet_core.errors import CheckpointError, ConfigError
 from effnet_core.jobs.collective import Group, parameters_digest
 from effnet_core.results import EvalResult
-from effnet_core.train import loop, saver, saving
+from effnet_core.train import batches, loop, saving
+from effnet_core.train.batches import epoch_batches
+from effnet_core.train.control import Control
 from effnet_core.train.optim import create_optimizer, set_learning_rate
 from effnet_core.train.resume import resume
-from effnet_core.train.run import Run, prepare, step_cell
-from effnet_core.train.step import SHARED, TrainStep
+from effnet_core.train.run import Run
+from effnet_core.train.run import start as start_run
+from effnet_core.train.session import open_session
+from effnet_core.train.setup import prepare
+from effnet_core.train.step import StepOptions, TrainStep
 from effnet_core.train.tracking import open_trackers
 from effnet_core.train.update import update
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
 from effnet_core.weights.load import load_parameters
 from tests.cells.test_evaluate import BrightnessNetwork
+from tests.cells.test_loop import Recorder
 from tests.cells.test_training import parameters
 from tests.cells.test_transforms import in_pipeline
 from tests.support import every_setting
@@ -46,7 +53,11 @@ def prepared(config: RunConfig, folder: Path) -> Run:
     source = source_with_splits(folder / "source", train=6, val=2, classes=("cat", "dog"))
     stage_dataset(source, folder / "data")
     (folder / "run").mkdir(exist_ok=True)
-    return prepare(config, Group(0, 1), data_dir=folder / "data", run_dir=folder / "run")
+    return start_run(prepare(config, Group(0, 1), data_dir=folder / "data", run_dir=folder / "run"))
+
+
+def resumed(config: RunConfig, folder: Path) -> Run:
+    return resume(prepared(config, folder).setup)
 
 
 def outcome(config: RunConfig, folder: Path) -> str:
@@ -59,26 +70,21 @@ def outcome(config: RunConfig, folder: Path) -> str:
 
 def masks(config: RunConfig, folder: Path) -> list[bytes | None]:
     """What one step gives the network beside images and labels."""
-    run, seen = prepared(config, folder), []
-
-    def step(_images: Tensor, _labels: Tensor, _wish: Tensor, *scales: Tensor | None) -> Tensor:
-        seen.extend(None if scale is None else scale.asnumpy().tobytes() for scale in scales)
-        return Tensor(0.0)
-
-    nothing = Tensor(np.zeros(1, np.float32))
-    update(run, step, [Batch(nothing, nothing, 8)])
-    return seen
+    run, nothing = prepared(config, folder), Tensor(np.zeros(1, np.float32))
+    run.cell = recorder = Recorder(run)
+    update(run, [Batch(nothing, nothing, 8)])
+    return recorder.masks
 
 
 def stem_output(config: RunConfig, folder: Path) -> bytes:
-    stem = prepared(config, folder).network.stem
+    stem = prepared(config, folder).setup.network.stem
     stem.set_train(False)
     return stem(noise()).asnumpy().tobytes()
 
 
 def stem_statistics(config: RunConfig, folder: Path) -> bytes:
     """BatchNorm's running mean after one training step of the stem."""
-    stem = prepared(config, folder).network.stem
+    stem = prepared(config, folder).setup.network.stem
     stem.set_train(True)
     stem(noise())
     return stem.norm.moving_mean.asnumpy().tobytes()
@@ -91,9 +97,9 @@ def noise() -> Tensor:
 def start(config: RunConfig, folder: Path) -> tuple[int, str]:
     """Step and weights that a run starts from, where ``other.ckpt`` is another run's checkpoint."""
     run = prepared(config, folder)
-    for parameter in run.network.get_parameters():
+    for parameter in run.setup.network.get_parameters():
         parameter.set_data(ms.ops.ones_like(parameter))
-    run.step = 2
+    run.progress.step = 2
     path = folder / "other.ckpt"
     checkpoint.save(path, run.parameters(), saving.describe_checkpoint(run, training_state=True))
     changes: dict[str, Any] = {}
@@ -101,9 +107,8 @@ def start(config: RunConfig, folder: Path) -> tuple[int, str]:
         changes["model"] = config.model.model_copy(update={"weights": str(path)})
     if config.train.resume_from:
         changes["train"] = config.train.model_copy(update={"resume_from": path})
-    fresh = prepared(config.model_copy(update=changes), folder)
-    resume(fresh)
-    return fresh.step, parameters_digest(fresh.network.get_parameters())
+    fresh = resumed(config.model_copy(update=changes), folder)
+    return fresh.progress.step, parameters_digest(fresh.setup.network.get_parameters())
 
 
 def start_from_other_classes(config: RunConfig, folder: Path) -> str:
@@ -112,33 +117,33 @@ def start_from_other_classes(config: RunConfig, folder: Path) -> str:
     run = prepared(config, folder)
     sidecar = saving.describe_checkpoint(run, training_state=False)
     facts = vars(sidecar) | {"class_names": ("hen", "owl")}
-    checkpoint.save(path, run.network.get_parameters(), Sidecar(**facts))
+    checkpoint.save(path, run.setup.network.get_parameters(), Sidecar(**facts))
     model = config.model.model_copy(update={"weights": str(path)})
     try:
-        resume(prepared(config.model_copy(update={"model": model}), folder))
+        resumed(config.model_copy(update={"model": model}), folder)
     except CheckpointError:
         return "refused"
     return "started"
 
 
-def practised(config: RunConfig, folder: Path) -> int:
-    """How many steps a run practises that continues from step 2."""
+def warm_up_steps(config: RunConfig, folder: Path) -> int:
+    """How many steps with noise a run does before it continues from step 2."""
     run = prepared(config, folder)
-    run.step = 2
+    run.progress.step = 2
     path = folder / "other.ckpt"
     checkpoint.save(path, run.parameters(), saving.describe_checkpoint(run, training_state=True))
     config = config.model_copy(
         update={"train": config.train.model_copy(update={"resume_from": path})}
     )
     with mock.patch("effnet_core.train.update.update") as step:
-        resume(prepared(config, folder))
+        resumed(config, folder)
     return step.call_count
 
 
 def learning(config: RunConfig, folder: Path) -> list[str]:
     """What learns in the first steps, and the rate of each in a step with rate 1."""
     run = prepared(config, folder)
-    set_learning_rate(run.optimizer, 1.0, run.lr_scales)
+    set_learning_rate(run.optimizer, 1.0, run.setup.lr_scales)
     rates = run.optimizer.learning_rate
     shared = [rates] * len(run.optimizer.parameters) if isinstance(rates, ms.Parameter) else rates
     return [
@@ -148,14 +153,15 @@ def learning(config: RunConfig, folder: Path) -> list[str]:
 
 
 def training_images(config: RunConfig, folder: Path) -> tuple[str, ...]:
-    return prepared(config, folder).split.paths
+    return prepared(config, folder).setup.train_split.paths
 
 
 def evaluated(config: RunConfig, folder: Path) -> tuple[str, int, list[tuple[int, ...]]]:
     run = prepared(config, folder)
-    run.network = network = BrightnessNetwork()
-    loop._evaluate(run)
-    return run.latest.split, run.latest.seen, network.shapes
+    network = BrightnessNetwork()
+    run.setup = replace(run.setup, network=network)
+    result = loop._evaluate(run)
+    return result.split, result.seen, network.shapes
 
 
 def augmented(config: RunConfig, _: Path) -> bytes:
@@ -171,9 +177,10 @@ def decoding_threads(config: RunConfig, folder: Path) -> int:
     with (
         mock.patch.object(ds.GeneratorDataset, "map", side_effect=InterruptedError) as apply,
         mock.patch("effnet_core.data.loader.available_cores", return_value=[0, 1, 2, 3]),
+        mock.patch("mindspore.dataset.core.validator_helpers.cpu_count", return_value=4),
         pytest.raises(InterruptedError),
     ):
-        next(loop._epoch_batches(run))
+        next(epoch_batches(run))
     return apply.call_args.kwargs["num_parallel_workers"]
 
 
@@ -184,7 +191,7 @@ def checked_files(config: RunConfig, folder: Path) -> int:
         mock.patch("effnet_core.data.loader.FileSource", side_effect=InterruptedError) as source,
         pytest.raises(InterruptedError),
     ):
-        next(loop._epoch_batches(run))
+        next(epoch_batches(run))
     return int(source.call_args.args[3].sum())
 
 
@@ -193,7 +200,7 @@ def way_of_batches(config: RunConfig, folder: Path) -> str:
     run = prepared(config, folder)
     with mock.patch.object(ms, "data_sink", side_effect=InterruptedError):
         try:
-            next(loop._epoch_batches(run))
+            next(epoch_batches(run))
         except InterruptedError:
             return "queue"
     return "host"
@@ -213,9 +220,9 @@ def sizes(config: RunConfig, folder: Path) -> list[int]:
     """Side of the training input in each epoch."""
     run, seen = prepared(config, folder), []
     for epoch in range(config.train.epochs):
-        run.step = epoch * run.steps_per_epoch
+        run.progress.step = epoch * run.setup.steps_per_epoch
         loop._begin_epoch(run)
-        seen.append(next(loop._epoch_batches(run)).images.shape[-1])
+        seen.append(next(epoch_batches(run)).images.shape[-1])
     return seen
 
 
@@ -229,13 +236,13 @@ def after_one_step(config: RunConfig, folder: Path) -> str:
         Batch(Tensor(images[i : i + size]), Tensor(labels[i : i + size]), size)
         for i in range(0, 8, size)
     ]
-    cell = step_cell(run).set_train(True)
-    update(run, cell, parts)
+    run.set_train()
+    update(run, parts)
     return f"{len(parts)} {parameters_digest(run.parameters())}"
 
 
 def first_scale(config: RunConfig, folder: Path) -> tuple[float, bool]:
-    scale = prepared(config, folder).loss_scale
+    scale = prepared(config, folder).setup.step_options.loss_scale
     assert scale is not None
     return float(scale.factor), scale.dynamic
 
@@ -249,23 +256,22 @@ def trackers(config: RunConfig, folder: Path) -> list[str]:
 def end_of_the_run(config: RunConfig, folder: Path) -> tuple[int, int]:
     """After how many evaluations a run ends that never gets better, and whose weights it delivers."""
     run = prepared(config, folder)
-    run.saver = saver.Saver(folder / "run" / "checkpoints", keep=1)
     tops = iter([0.5, *[0.25] * 9])
     count = 0
-    while not run.finished:
-        run.step += run.steps_per_epoch
-        run.network.classifier.bias.set_data(Tensor(np.full(2, run.step, np.float32)))
-        result = EvalResult(seen=4, correct1=int(4 * next(tops)), correct5=4, loss=1.0)
-        with mock.patch.object(loop, "evaluate_network", return_value=result):
-            loop._finish_epoch(run)
-        count += 1
-    run.saver.join()
+    with open_session(run) as session:
+        while not run.finished:
+            run.progress.step += run.setup.steps_per_epoch
+            value = np.full(2, run.progress.step, np.float32)
+            run.setup.network.classifier.bias.set_data(Tensor(value))
+            result = EvalResult(seen=4, correct1=int(4 * next(tops)), correct5=4, loss=1.0)
+            with mock.patch.object(loop, "evaluate_network", return_value=result):
+                loop._finish_epoch(run, session)
+            count += 1
     with mock.patch.object(loop, "evaluate_network", return_value=result):
-        loop._finish(run, seconds=1.0)
-    run.saver.close()
-    model = prepared(config, folder).network
+        loop._deliver(run, session, latest=result, started=0.0)
+    model = prepared(config, folder).setup.network
     load_parameters(folder / "run" / "model.ckpt", model.get_parameters())
-    return count, int(model.classifier.bias.asnumpy()[0]) // run.steps_per_epoch
+    return count, int(model.classifier.bias.asnumpy()[0]) // run.setup.steps_per_epoch
 
 
 class Linear(nn.Cell):
@@ -285,12 +291,11 @@ def loss(config: RunConfig, _: Path) -> float:
     step = TrainStep(
         network,
         create_optimizer(network.trainable_params(), config.optim),
-        label_smoothing=config.train.label_smoothing,
-        world_size=1,
+        StepOptions(label_smoothing=config.train.label_smoothing),
     )
     images = Tensor(np.ones((2, 4), np.float32) * np.arange(4, dtype=np.float32))
-    labels, nothing = Tensor(np.array([0, 0], np.int32)), Tensor(np.zeros(SHARED - 1, np.float32))
-    return float(step(images, labels, nothing)[0])
+    labels = Tensor(np.array([0, 0], np.int32))
+    return float(step(images, labels, Control().encode())[0])
 
 
 def drawn(config: RunConfig, folder: Path) -> tuple[Any, ...]:
@@ -298,11 +303,11 @@ def drawn(config: RunConfig, folder: Path) -> tuple[Any, ...]:
     run = prepared(config, folder)
     seeds = []
     with mock.patch.object(
-        loop, "batches", side_effect=lambda *_, seed, **__: seeds.append(seed) or iter(())
+        batches, "batches", side_effect=lambda *_, seed, **__: seeds.append(seed) or iter(())
     ):
-        next(loop._epoch_batches(run), None)
+        next(epoch_batches(run), None)
     return (
-        parameters_digest(run.network.get_parameters()),
+        parameters_digest(run.setup.network.get_parameters()),
         epoch_order(12, seed=config.train.seed, epoch=0).tobytes(),
         tuple(seeds),
         tuple(masks(config, folder)),
@@ -327,8 +332,8 @@ PROOFS = {
     "data.policy_ops": Proof("4", augmented, (*TINY, "data.policy=randaugment")),
     "data.policy_magnitude": Proof("30", augmented, (*TINY, "data.policy=randaugment")),
     "data.progressive_sizes": Proof("[16, 24]", sizes, TINY),
-    "data.check_share": Proof("1", checked_files, TINY),
     "data.workers": Proof("3", decoding_threads, TINY),
+    "data.check_share": Proof("1", checked_files, TINY),
     "data.sink": Proof("true", way_of_batches, (*TINY, "runtime.device=Ascend")),
     "optim.name": Proof("sgd", updated),
     "optim.momentum": Proof("0.5", updated),
@@ -351,7 +356,7 @@ PROOFS = {
     "train.label_smoothing": Proof("0.3", loss),
     "train.seed": Proof("7", drawn, TINY),
     "train.resume_from": Proof("other.ckpt", start, TINY),
-    "runtime.exact_resume": Proof("false", practised, TINY),
+    "runtime.exact_resume": Proof("true", warm_up_steps, TINY),
     "evaluate.per_device_batch_size": Proof("3", evaluated, TINY),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -23,9 +24,13 @@ from effnet_core.events import Event
 from effnet_core.files import append_jsonl, read_jsonl
 from effnet_core.jobs.collective import Group
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
-from effnet_core.train import loop, metrics, saver, saving
+from effnet_core.train import loop, metrics, saving
 from effnet_core.train.resume import resume
-from effnet_core.train.run import Run, prepare
+from effnet_core.train.run import Run, start
+from effnet_core.train.session import open_session
+from effnet_core.train.setup import Setup, prepare
+from effnet_core.train.step import MESSAGE_SIZE
+from effnet_core.train.tracking import Trackers
 from effnet_core.train.update import update
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
@@ -34,24 +39,33 @@ from tests.support.tiny import tiny_config
 
 def prepared(data_dir: Path, run_dir: Path, *overrides: str) -> Run:
     """A run of 2 epochs of 3 steps, before its first."""
+    return start(setup(data_dir, run_dir, *overrides))
+
+
+def setup(data_dir: Path, run_dir: Path, *overrides: str) -> Setup:
     run_dir.mkdir(exist_ok=True)
     return prepare(tiny_config(*overrides), Group(0, 1), data_dir=data_dir, run_dir=run_dir)
 
 
+def resumed(data_dir: Path, run_dir: Path, *overrides: str) -> Run:
+    """A run as it starts from what is there."""
+    return resume(setup(data_dir, run_dir, *overrides))
+
+
 def fill(run: Run, value: float) -> None:
-    for parameter in run.network.get_parameters():
+    for parameter in run.setup.network.get_parameters():
         parameter.set_data(Tensor(np.full(parameter.shape, value, np.float32)))
 
 
 def value_of(run: Run) -> float:
-    return float(run.network.classifier.bias.asnumpy()[0])
+    return float(run.setup.network.classifier.bias.asnumpy()[0])
 
 
 def save(run: Run, path: Path, *, value: float, step: int, state: bool = True, **facts: object):
     """Leave a checkpoint whose weights are all ``value``."""
     fill(run, value)
-    run.step = step
-    parameters = run.parameters() if state else run.network.get_parameters()
+    run.progress.step = step
+    parameters = run.parameters() if state else run.setup.network.get_parameters()
     sidecar = saving.describe_checkpoint(run, training_state=state)
     checkpoint.save(path, parameters, Sidecar(**{**vars(sidecar), **facts}))
     return path
@@ -71,38 +85,33 @@ def test_the_order_in_which_starting_points_count(
 ) -> None:
     """Last checkpoint of the run > train.resume_from > model.weights > scratch."""
     run_dir = tmp_path / "run"
-    run = prepared(data_dir, run_dir)
-    resume(run)
-    scratch = value_of(run)
-    assert (run.step, run.resumed_from, scratch) == (0, 0, 0.0)
+    run = resumed(data_dir, run_dir)
+    assert (run.progress.step, run.resumed_from, value_of(run)) == (0, 0, 0.0)
 
     only_weights = [f"model.weights={sources['model.weights']}"]
     both = [*only_weights, f"train.resume_from={sources['train.resume_from']}"]
     seen = []
     for overrides in (only_weights, both):
-        run = prepared(data_dir, run_dir, *overrides)
-        resume(run)
-        seen.append((run.step, value_of(run)))
+        run = resumed(data_dir, run_dir, *overrides)
+        seen.append((run.progress.step, value_of(run)))
     assert seen == [(0, 3.0), (4, 2.0)]
 
     folder = run_dir / CHECKPOINTS_NAME
     save(run, checkpoint.step_path(folder, 5), value=9, step=5)
     newest = save(run, checkpoint.step_path(folder, 6), value=8, step=6)
     newest.write_bytes(b"cut")
-    run = prepared(data_dir, run_dir, *both)
-    resume(run)
-    assert (run.step, run.resumed_from, value_of(run)) == (5, 5, 9.0)
+    run = resumed(data_dir, run_dir, *both)
+    assert (run.progress.step, run.resumed_from, value_of(run)) == (5, 5, 9.0)
 
 
 def test_optimizer_state_is_resumed_too(data_dir: Path, tmp_path: Path) -> None:
     first = prepared(data_dir, tmp_path / "a")
     states = [p for p in first.optimizer.get_parameters() if p.name.startswith("mean_square.")]
-    assert len(states) == len(first.network.trainable_params())
+    assert len(states) == len(first.setup.network.trainable_params())
     for parameter in states:
         parameter.set_data(Tensor(np.full(parameter.shape, 0.5, np.float32)))
     path = save(first, tmp_path / "s.ckpt", value=1, step=3)
-    second = prepared(data_dir, tmp_path / "b", f"train.resume_from={path}")
-    resume(second)
+    second = resumed(data_dir, tmp_path / "b", f"train.resume_from={path}")
     found = [p for p in second.optimizer.get_parameters() if p.name.startswith("mean_square.")]
     assert all((p.asnumpy() == 0.5).all() for p in found)
 
@@ -131,7 +140,7 @@ def test_starting_points_that_do_not_fit(
         (f"model.weights={tmp_path / 'gone.ckpt'}", CheckpointError, "does not exist"),
     ]
     for override, kind, message in cases:
-        fresh = prepared(data_dir, tmp_path / "run", override)
+        fresh = setup(data_dir, tmp_path / "run", override)
         with pytest.raises(kind) as caught:
             resume(fresh)
         assert message in str(caught.value)
@@ -140,29 +149,37 @@ def test_starting_points_that_do_not_fit(
 def test_lines_of_steps_that_will_be_done_again_are_dropped(
     data_dir: Path, tmp_path: Path, sources: dict[str, str]
 ) -> None:
-    run = prepared(data_dir, tmp_path / "run", f"train.resume_from={sources['train.resume_from']}")
-    path = run.run_dir / METRICS_NAME
+    path = tmp_path / "run" / METRICS_NAME
+    path.parent.mkdir()
     for step in (3, 4, 5, 6):
         append_jsonl(path, {"kind": "train", "step": step})
-    resume(run)
+    resumed(data_dir, tmp_path / "run", f"train.resume_from={sources['train.resume_from']}")
     assert [row["step"] for row in read_jsonl(path)] == [3, 4]
+
+
+class Recorder:
+    """In the place of a compiled step: notes the masks that it is given."""
+
+    def __init__(self, run: Run) -> None:
+        self.optimizer = run.optimizer
+        self.masks: list[bytes | None] = []
+
+    def __call__(self, _images: Tensor, _labels: Tensor, _control: Tensor, *scales: Tensor | None):
+        self.masks += [None if scale is None else scale.asnumpy().tobytes() for scale in scales]
+        return Tensor(np.zeros(MESSAGE_SIZE, np.float32))
 
 
 def test_masks_and_rate_follow_step_and_rank(data_dir: Path, tmp_path: Path) -> None:
     """A resumed run draws what the straight run would have drawn; ranks draw apart."""
     nothing = Tensor(np.zeros(1, np.float32))
 
-    def of(step: int, rank: int) -> tuple[float, list[bytes]]:
+    def of(step: int, rank: int) -> tuple[float, list[bytes | None]]:
         run = prepared(data_dir, tmp_path / "run", "model.drop_path_rate=0.5")
-        run.step, run.group = step, Group(rank, 2)
-        seen: list[bytes] = []
-
-        def record(_images: Tensor, _labels: Tensor, _wish: Tensor, *scales: Tensor) -> Tensor:
-            seen.extend(scale.asnumpy().tobytes() for scale in scales)
-            return nothing
-
-        update(run, record, [Batch(nothing, nothing, 8)])
-        return float(run.optimizer.learning_rate.asnumpy()), seen
+        run.setup = replace(run.setup, group=Group(rank, 2))
+        run.progress.step = step
+        run.cell = recorder = Recorder(run)
+        update(run, [Batch(nothing, nothing, 8)])
+        return float(run.optimizer.learning_rate.asnumpy()), recorder.masks
 
     rate, masks = of(0, 0)
     assert of(0, 0) == (rate, masks)
@@ -198,9 +215,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
     data_dir: Path, tmp_path: Path, bad: float
 ) -> None:
     run = prepared(data_dir, tmp_path / "run")
-    run.step, run.rate = 5, 0.125
+    run.progress.step, run.progress.lr = 5, 0.125
     with pytest.raises(TrainingDiverged) as caught:
-        metrics.settle(run, [Tensor(1.0), Tensor(bad), Tensor(2.0)])
+        metrics.flush(run, [1.0, bad, 2.0])
     message = str(caught.value)
     assert f"the loss became {bad} at step 4 of 6 (checked in steps 3-5)" in message
     assert "learning rate of 0.125" in message
@@ -209,24 +226,25 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
 
 def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) -> None:
     run = prepared(data_dir, tmp_path / "run")
-    run.step, run.rate = 5, float(run.rates[4])  # the second of the second epoch
-    assert metrics.settle(run, [Tensor(1.0), Tensor(2.0), Tensor(3.0)]) == 3
-    metrics.log_step(run, steps=2, seconds=0.5)
+    run.progress.step, run.progress.lr = 5, float(run.setup.schedule[4])  # 2nd of the 2nd epoch
+    pending = [1.0, 2.0, 3.0]
+    assert (metrics.flush(run, pending), pending) == (3, [])
+    metrics.log_step(run, Trackers([]), steps=2, seconds=0.5)
     assert events[-1].message == (
         "epoch 2/2 step 2/3 loss 3.000 (mean 2.000) lr 0.00038 250 ms/step 32.0 images/s"
     )
-    [row] = read_jsonl(run.run_dir / METRICS_NAME)
+    [row] = read_jsonl(run.setup.run_dir / METRICS_NAME)
     assert {"epoch": 2, "step": 5, "loss": 3.0, "loss_mean": 2.0}.items() <= row.items()
     assert (events[-1].done, events[-1].total) == (5, 6)
 
 
 def test_a_run_folder_that_disappears_is_named(data_dir: Path, tmp_path: Path) -> None:
     run = prepared(data_dir, tmp_path / "run")
-    run.step = 3
-    metrics.settle(run, [Tensor(1.0)])
+    run.progress.step = 3
+    metrics.flush(run, [1.0])
     (tmp_path / "run").rename(tmp_path / "elsewhere")
     with pytest.raises(DataError) as caught:
-        metrics.log_step(run, steps=1, seconds=1.0)
+        metrics.log_step(run, Trackers([]), steps=1, seconds=1.0)
     assert str(caught.value) == (
         f"run folder {tmp_path / 'run'} can no longer be written to (no such file or directory) at step "
         "3; bring it back, and the same command continues from the last checkpoint"
@@ -237,31 +255,32 @@ def test_a_stop_during_the_evaluation_of_an_epoch_saves_that_epoch(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = prepared(data_dir, tmp_path / "run")
-    run.saver = saver.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
-    run.step, run.epoch_finished = run.steps_per_epoch, False
+    run.progress.step, run.progress.epoch_finished = run.setup.steps_per_epoch, False
     monkeypatch.setattr("effnet_core.train.evaluate.stop_requested", lambda: True)
-    with pytest.raises(Interrupted, match=r"training was stopped at step 3 of 6 and saved"):
-        loop._finish_epoch(run)
+    with (
+        pytest.raises(Interrupted, match=r"training was stopped at step 3 of 6 and saved"),
+        open_session(run) as session,
+    ):
+        loop._finish_epoch(run, session)
     saved = checkpoint.newest(tmp_path / "run" / CHECKPOINTS_NAME)
     assert saved is not None
     assert checkpoint.read_sidecar(saved).step == 3
-    fresh = prepared(data_dir, tmp_path / "run", "runtime.exact_resume=false")
-    resume(fresh)
-    assert not fresh.epoch_finished  # it will be evaluated first of all
+    fresh = resumed(data_dir, tmp_path / "run")
+    assert not fresh.progress.epoch_finished  # it will be evaluated first of all
 
 
 # --- saving --------------------------------------------------------------------------------------
 
 
-def test_a_save_that_fails_is_told_by_the_next_and_spoils_nothing(
+def test_a_save_that_fails_is_reported_by_the_next_and_spoils_nothing(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = prepared(data_dir, tmp_path / "run")
     folder = tmp_path / "run" / CHECKPOINTS_NAME
-    run.saver = saver.Saver(folder, keep=3)
-    run.step = 1
-    saving.save(run)
-    run.saver.join()
+    saver = saving.open_saver(run)
+    run.progress.step = 1
+    saving.save(run, saver)
+    saver.join()
 
     def full(target: Path, _: object) -> None:
         target.write_bytes(b"half")
@@ -269,13 +288,13 @@ def test_a_save_that_fails_is_told_by_the_next_and_spoils_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_ckpt", full)
-        run.step = 2
-        saving.save(run)
+        run.progress.step = 2
+        saving.save(run, saver)
         with pytest.raises(
             CheckpointError, match=r"no space left on device\); it needs [\d,]+ bytes"
         ):
-            run.saver.join()
-    run.saver.close()
+            saver.join()
+    saver.close()
     assert checkpoint.newest(folder) == checkpoint.step_path(folder, 1)
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000001.ckpt", "step-00000001.json"]
 
@@ -285,11 +304,11 @@ def test_a_checkpoint_holds_what_the_parameters_were_when_it_was_asked_for(
 ) -> None:
     """Steps continue while it is written."""
     run = prepared(data_dir, tmp_path / "run")
-    run.saver = saver.Saver(tmp_path / "run" / CHECKPOINTS_NAME, keep=3)
+    saver = saving.open_saver(run)
     fill(run, 1.0)
-    run.step = 3
-    with mock.patch.object(run.saver, "save") as save_arrays:
-        saving.save(run)
+    run.progress.step = 3
+    with mock.patch.object(saver, "save") as save_arrays:
+        saving.save(run, saver)
     fill(run, 2.0)
     arrays = save_arrays.call_args.args[1]
     assert (arrays["classifier.bias"] == 1.0).all()
@@ -303,15 +322,13 @@ def test_statistics_of_each_rank_come_back_to_it_or_their_mean_to_others(
     of_ranks = np.stack([np.full(size, value, np.float32) for value in (1.0, 3.0)])
     folder = tmp_path / "run" / CHECKPOINTS_NAME
     arrays = {p.name: p.asnumpy().copy() for p in run.parameters()}
-    run.step = 2
+    run.progress.step = 2
     sidecar = saving.describe_checkpoint(run, training_state=True)
     path = checkpoint.step_path(folder, 2)
     checkpoint.save_arrays(path, {**arrays, saving.RANK_STATISTICS: of_ranks}, sidecar)
     seen = []
     for group in (Group(0, 2), Group(1, 2), Group(0, 1)):
-        fresh = prepared(data_dir, tmp_path / "run", "runtime.exact_resume=false")
-        fresh.group = group
-        resume(fresh)
+        fresh = resume(replace(setup(data_dir, tmp_path / "run"), group=group))
         values = np.concatenate([p.asnumpy().reshape(-1) for p in fresh.statistics()])
         seen.append(set(values.tolist()))
     assert seen == [{1.0}, {3.0}, {2.0}]

@@ -14,8 +14,9 @@ from effnet_core.config.schema import OptimConfig
 from effnet_core.family.scaling import Block
 from effnet_core.model.layers import ConvNormAct, GlobalMean, LayerSettings, SqueezeExcite
 from effnet_core.model.network import EfficientNet, MBConv, create_model
+from effnet_core.train.control import Control
 from effnet_core.train.optim import create_optimizer, set_learning_rate
-from effnet_core.train.step import SHARED, TrainStep
+from effnet_core.train.step import StepOptions, TrainStep
 from effnet_core.weights.load import load_parameters
 from effnet_core.weights.resolve import resolve
 from tests.kernels.library import built
@@ -150,7 +151,7 @@ class Course:
         self.optimizer = create_optimizer(
             self.network.trainable_params(), OptimConfig(name="sgd", momentum=0.9)
         )
-        self.cell = TrainStep(self.network, self.optimizer, label_smoothing=0.1, world_size=1)
+        self.cell = TrainStep(self.network, self.optimizer, StepOptions(label_smoothing=0.1))
         self.shape = (batch, 3, size, size)
 
     def train(self, steps: int, *, first: int = 0) -> list[float]:
@@ -158,13 +159,13 @@ class Course:
         losses = []
         self.network.set_train(True)
         self.cell.set_train(True)
-        said = Tensor(np.zeros(SHARED - 1, np.float32))
+        control = Control().encode()
         for step in range(first, first + steps):
             rng = np.random.default_rng(step)
             images = Tensor(rng.standard_normal(self.shape).astype(np.float32))
             labels = Tensor(rng.integers(0, 5, self.shape[0]).astype(np.int32))
             set_learning_rate(self.optimizer, self.rate)
-            losses.append(float(self.cell(images, labels, said).asnumpy()[0]))
+            losses.append(float(self.cell(images, labels, control).asnumpy()[0]))
         return losses
 
     def state(self) -> dict[str, Any]:

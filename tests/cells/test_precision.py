@@ -12,13 +12,11 @@ from mindspore import Tensor
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.model.network import create_model
-from effnet_core.train import precision, saver, saving
+from effnet_core.train import precision, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
 from effnet_core.train.precision import LossScale, loss_scale, lower
-from effnet_core.train.resume import resume
-from effnet_core.train.run import step_cell
-from effnet_core.train.step import TrainStep
-from tests.cells.test_loop import prepared
+from effnet_core.train.step import StepOptions, TrainStep
+from tests.cells.test_loop import prepared, resumed
 from tests.cells.test_training import (
     NOTHING,
     OF_CLASS,
@@ -34,13 +32,8 @@ def three_losses(config: RunConfig) -> tuple[list[float], list[ms.Parameter]]:
     network = create_model("efficientnet_tiny", num_classes=3)
     lower(network, config)
     optimizer = create_optimizer(network.trainable_params(), config.optim)
-    step = TrainStep(
-        network,
-        optimizer,
-        label_smoothing=0.1,
-        world_size=1,
-        loss_scale=loss_scale(config),
-    ).set_train(True)
+    options = StepOptions(label_smoothing=0.1, loss_scale=loss_scale(config))
+    step = TrainStep(network, optimizer, options).set_train(True)
     losses = []
     for _ in range(3):
         set_learning_rate(optimizer, 0.01)
@@ -109,19 +102,18 @@ def test_a_scale_that_does_well_is_doubled(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_scale_is_resumed(data_dir: Path, tmp_path: Path) -> None:
-    settings = ("train.amp_level=O2", "runtime.exact_resume=false")
-    run = prepared(data_dir, tmp_path / "run", *settings)
-    assert run.loss_scale is not None
-    run.loss_scale.factor.set_data(Tensor(512.0, ms.float32))
-    run.loss_scale.good_steps.set_data(Tensor(17, ms.int32))
-    run.step = 3
-    run.saver = saver.Saver(tmp_path / "run" / "checkpoints", keep=1)
-    saving.save(run)
-    run.saver.close()
-    fresh = prepared(data_dir, tmp_path / "run", *settings)
-    resume(fresh)
-    assert fresh.loss_scale is not None
-    assert (float(fresh.loss_scale.factor), int(fresh.loss_scale.good_steps)) == (512.0, 17)
+    run = prepared(data_dir, tmp_path / "run", "train.amp_level=O2")
+    scale = run.setup.step_options.loss_scale
+    assert scale is not None
+    scale.factor.set_data(Tensor(512.0, ms.float32))
+    scale.good_steps.set_data(Tensor(17, ms.int32))
+    run.progress.step = 3
+    saver = saving.open_saver(run)
+    saving.save(run, saver)
+    saver.close()
+    found = resumed(data_dir, tmp_path / "run", "train.amp_level=O2").setup.step_options.loss_scale
+    assert found is not None
+    assert (float(found.factor), int(found.good_steps)) == (512.0, 17)
 
 
 def test_no_scale_without_fp16() -> None:
@@ -133,14 +125,14 @@ def test_no_scale_without_fp16() -> None:
 
 def test_float32_is_left_as_it_was(data_dir: Path, tmp_path: Path) -> None:
     run = prepared(data_dir, tmp_path / "run")
-    assert run.loss_scale is None
-    assert not step_cell(run).scales
+    assert run.setup.step_options.loss_scale is None
+    assert not run.cell.scales
     assert not any(p.name.startswith("loss_scale") for p in run.parameters())
 
 
 def test_own_operators_are_left_out_of_16_bits(data_dir: Path, tmp_path: Path) -> None:
     """They compute in float32 only."""
-    network = prepared(data_dir, tmp_path / "run", "train.amp_level=O2").network
+    network = prepared(data_dir, tmp_path / "run", "train.amp_level=O2").setup.network
     assert not [cell for _, cell in network.cells_and_names() if getattr(cell, "fused", None)]
     with pytest.raises(ConfigError, match=r"native computes in float32 only.*amp_level=O2; set"):
         prepared(data_dir, tmp_path / "run", "train.amp_level=O2", "runtime.kernels=native")

@@ -11,11 +11,12 @@ from mindspore import Parameter, Tensor
 
 from effnet_core.config.schema import OptimConfig
 from effnet_core.model.network import create_model
+from effnet_core.train.control import Control
 from effnet_core.train.optim import create_optimizer, decays, lr_scales, set_learning_rate
-from effnet_core.train.step import SHARED, Ema, TrainStep
+from effnet_core.train.step import Ema, StepOptions, TrainStep
 from tests.support.images import draw
 
-NOTHING = Tensor(np.zeros(SHARED - 1, np.float32))
+NOTHING = Control().encode()
 NAMES = ("block.conv.weight", "block.norm.gamma", "block.norm.beta", "classifier.bias")
 
 
@@ -150,7 +151,7 @@ def test_compiled_steps_are_gradient_and_update_by_hand() -> None:
     start = {p.name: p.asnumpy().astype(np.float64) for p in trainable}
     reference = gradients_of(network)
     step = TrainStep(
-        network, create_optimizer(trainable, cfg), label_smoothing=0.1, world_size=1
+        network, create_optimizer(trainable, cfg), StepOptions(label_smoothing=0.1)
     ).set_train(True)
     rates, history = [0.01, 0.02], []
     for rate in rates:
@@ -188,7 +189,7 @@ def linear_step(**settings: object) -> tuple[Linear, TrainStep]:
     network = Linear()
     cfg = OptimConfig(name="sgd", momentum=0, weight_decay=0)
     optimizer = create_optimizer(network.trainable_params(), cfg)
-    step = TrainStep(network, optimizer, label_smoothing=0.0, world_size=1, **settings)
+    step = TrainStep(network, optimizer, StepOptions(**settings))
     set_learning_rate(optimizer, 1.0)
     return network, step
 
@@ -243,7 +244,7 @@ def test_the_moving_average_follows_the_weights() -> None:
     ema = Ema(list(network.get_parameters()), 0.9)
     cfg = OptimConfig(name="sgd", momentum=0, weight_decay=0)
     optimizer = create_optimizer(network.trainable_params(), cfg)
-    step = TrainStep(network, optimizer, label_smoothing=0.0, world_size=1, ema=ema)
+    step = TrainStep(network, optimizer, StepOptions(ema=ema))
     expected = network.classifier.weight.asnumpy().astype(np.float64)
     for index in range(4):
         set_learning_rate(optimizer, 0.5)
@@ -262,7 +263,7 @@ def test_four_images_are_learned_by_heart() -> None:
     network = create_model("efficientnet_tiny", num_classes=3, bn_momentum=0.9)
     network.set_train(True)
     optimizer = create_optimizer(network.trainable_params(), OptimConfig(weight_decay=0))
-    step = TrainStep(network, optimizer, label_smoothing=0.0, world_size=1).set_train(True)
+    step = TrainStep(network, optimizer, StepOptions()).set_train(True)
     images, labels = images_and_labels()
     losses = []
     for index in range(60):

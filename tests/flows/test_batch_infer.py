@@ -42,9 +42,15 @@ def inbox(tmp_path: Path) -> Path:
 
 
 def run(inbox: Path, checkpoint: Path, output: Path, **options: Any) -> dict[str, Any]:
-    summary: dict[str, Any] = batch_infer_flow(
+    totals = batch_infer_flow(
         str(inbox), str(checkpoint), str(output), **{"overrides": SETTINGS, **options}
     )
+    summary: dict[str, Any] = read_json(Path(totals["summary"]))
+    assert totals == {
+        **{key: summary[key] for key in totals if key in summary},
+        "output": str(output),
+        "summary": str(output / "summary.json"),
+    }
     return summary
 
 

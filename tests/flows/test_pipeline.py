@@ -22,9 +22,11 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStartTime,
 )
 
-from effnet_core.errors import DataError
+from effnet_core.errors import DataError, FolderInUse
 from effnet_core.events import Event
 from effnet_core.files import read_json
+from effnet_core.locks import sole_user
+from flows.batch_infer import batch_infer_flow
 from flows.pipeline import pipeline_flow
 from flows.stage import stage_flow
 from tests.support.images import class_folders, draw, encode
@@ -180,6 +182,15 @@ def test_a_failed_stage_leaves_later_ones_unrun(tmp_path: Path, inbox: Path) -> 
     with pytest.raises(DataError, match="does not exist"):
         pipeline_flow(str(tmp_path / "nowhere"), str(inbox), str(tmp_path / "out"))
     assert not (tmp_path / "out" / "train").exists()
+
+
+def test_two_runs_never_have_one_folder(tmp_path: Path, inbox: Path) -> None:
+    out = tmp_path / "out"
+    with sole_user(out, what="it"):
+        with pytest.raises(FolderInUse, match=f"folder of the pipeline {out} is in use"):
+            pipeline_flow(str(tmp_path / "nowhere"), str(inbox), str(out))
+        with pytest.raises(FolderInUse, match=f"output folder {out} is in use"):
+            batch_infer_flow(str(inbox), "efficientnet_b0.ckpt", str(out))
 
 
 def test_stage_flow_alone(source_dir: Path, tmp_path: Path) -> None:

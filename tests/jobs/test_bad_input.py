@@ -59,7 +59,8 @@ def test_class_folder_without_images(tmp_path: Path) -> None:
     class_folders(tmp_path / "images", {"cat": 3, "dog": 3})
     (tmp_path / "images" / "owl").mkdir()
     result = effnet("stage", tmp_path / "images", "--out", tmp_path / "data")
-    refused(result, 1, "owl has no images")
+    assert result.exit_code == 0
+    assert "2 classes" in result.output
 
 
 def damaged_folder(root: Path, *, good: int) -> Path:

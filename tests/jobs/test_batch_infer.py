@@ -83,7 +83,6 @@ def awkward(folder: Path) -> dict[str, str | None]:
     Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
     files: dict[str, tuple[bytes, str | None]] = {
         "text.jpg": (b"hello", "not an image"),
-        "page.html": (b"<html>", "not an image"),
         "empty.png": (b"", "empty file"),
         "cut.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
         "cut.png": (png[: len(png) // 2], "truncated"),
@@ -106,6 +105,7 @@ def awkward(folder: Path) -> dict[str, str | None]:
     }
     for name, (content, _) in files.items():
         (folder / name).write_bytes(content)
+    (folder / "page.html").write_bytes(b"<html>")
     (folder / "loop").symlink_to(folder)
     (folder / "dangling.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(folder / "pipe.jpg")
@@ -140,6 +140,8 @@ def test_every_file_of_an_awkward_folder_is_labelled_or_named(
     reasons = {row["path"]: row["reason"] for row in read_jsonl(output / "errors.jsonl")}
     labelled = {row["path"] for row in read_parts(output)}
     assert labelled == {name for name, reason in wanted.items() if reason is None}
+    other = [row["path"] for row in read_jsonl(output / "other_files.jsonl")]
+    assert other == ["page.html"] and summary["other_files"] == 1
     assert reasons.keys() == {name for name, reason in wanted.items() if reason is not None}
     for name, reason in wanted.items():
         assert reason is None or reason in reasons[name], f"{name}: {reasons[name]}"

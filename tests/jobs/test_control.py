@@ -169,7 +169,7 @@ def test_a_job_that_takes_too_long_saves_and_is_stopped(
 @pytest.mark.slow  # tests/jobs/test_exact_resume.py asks for more, on two ranks
 def test_a_resumed_run_ends_like_a_straight_one(data_dir: Path, tmp_path: Path) -> None:
     """Cut after the first of two epochs: same losses, nearly the same weights."""
-    settings = ("train.epochs=2", "train.log_every_steps=1", "runtime.mindspore_log=error")
+    settings = ("train.epochs=2", "runtime.exact_resume=true", "runtime.mindspore_log=error")
     straight = tmp_path / "straight"
     api.train(tiny_config(*settings), data_dir, straight)
     resumed = tmp_path / "resumed"

@@ -28,6 +28,7 @@ EPOCHS, STEPS = 3, 13
 """Of every run here; more steps than the kernels need to settle, and no round number."""
 
 SETTINGS = (
+    "runtime.exact_resume=true",
     "runtime.world_size=2",  # a core each: with several, MindSpore itself is not always repeatable
     f"train.epochs={EPOCHS}",
     "data.image_size=128",  # or all steps are done before the signal arrives

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import entry
+from flows import cli
 from tests.support.images import class_folders, draw, encode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def test_other_commands_and_their_options_exist(
         module = ROOT.joinpath(*words[2].split(".")).with_suffix(".py")
         start = partial(runpy.run_path, str(module), run_name="__main__")
     else:
-        start = entry.main
+        start = cli.main
     with pytest.raises(SystemExit) as ended:
         start()
     shown = capsys.readouterr()

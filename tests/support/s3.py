@@ -143,15 +143,18 @@ def new_bucket(access: S3Access) -> str:
 
 
 @pytest.fixture
-def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The test server's credentials and nothing else of the surroundings."""
+def aws_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test server's credentials and nothing else of the surroundings.
+
+    The same in every test: a client is kept for each environment, and takes 6 MB.
+    """
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/no/aws/config")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/no/aws/credentials")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from effnet_core import files, text
-from effnet_core.errors import DataError, OutputExists
+from effnet_core.errors import ConfigError, DataError, OutputExists
+from effnet_core.files import make_folder
 from effnet_core.storage.local import LocalStore
 
 ODD_TEXT = 'a,b "c"\n\r\t\u2028\u2029\x85\x0b\x1c ü 🐈 \\ \udce9'
@@ -160,3 +161,13 @@ def test_os_errors_as_sentences() -> None:
 )
 def test_human_bytes(size: float, words: str) -> None:
     assert text.human_bytes(size) == words
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/prefix", "S3://bucket", "gs://bucket/x"])
+def test_an_address_is_not_a_folder(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^output folder {address} must be a folder of this ma"):
+        make_folder(Path(address), what="output folder")
+    assert not list(tmp_path.iterdir())

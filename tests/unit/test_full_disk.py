@@ -16,6 +16,7 @@ from effnet_core.storage import S3Url
 from effnet_core.storage.trees import upload_tree
 from tests.support.images import class_folders
 from tests.support.s3 import SeaweedFS
+from tests.support.weights import make_checkpoint
 from tests.unit.data.test_sources import pack
 from tests.unit.model_store.test_publication import put
 
@@ -101,3 +102,12 @@ def test_a_model_that_does_not_fit(
     refused("store", "fetch", "--out", str(out), *where, *at)
     assert "model.ckpt" not in files(out)
     assert not [name for name in files(out) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("format", ["onnx", "safetensors"])
+def test_an_export_that_does_not_fit(format: str, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "model.ckpt")
+    out = tmp_path / "out" / f"model.{format}"
+    message = refused("export", "-w", str(checkpoint), "--out", str(out), "--format", format)
+    assert f"{out} cannot be written (" in message
+    assert files(tmp_path / "out") == []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from effnet_core import files
+from effnet_core import files, ownership
 from effnet_core.errors import DataError
 from effnet_core.ownership import make_own_folder, require_own
 
@@ -64,6 +66,42 @@ def test_what_others_can_write_to_is_refused(mode: int, tmp_path: Path) -> None:
         check(inner / "file")
     inner.parent.chmod(mode | stat.S_ISVTX)
     check(inner / "file")
+
+
+@pytest.mark.parametrize(
+    ("gid", "name", "members", "private"),
+    [
+        (1000, "ann", [], True),
+        (1000, "ann", ["ann"], True),
+        (1000, "ann", ["ann", "bob"], False),
+        (1000, "users", [], False),
+        (100, "ann", [], False),
+    ],
+)
+def test_the_group_of_one_person_is_nobody_else(
+    gid: int,
+    name: str,
+    members: list[str],
+    private: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    user = pwd.struct_passwd(("ann", "x", os.geteuid(), 1000, "", "/home/ann", "/bin/sh"))
+    monkeypatch.setattr(ownership.pwd, "getpwuid", lambda _: user)
+    monkeypatch.setattr(
+        ownership.grp, "getgrgid", lambda _: grp.struct_group((name, "x", gid, members))
+    )
+    assert ownership.is_private_group(gid) is private
+    real = ownership.is_private_group
+    monkeypatch.setattr(ownership, "is_private_group", lambda _: real(gid))
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    tmp_path.chmod(0o775)
+    if private:
+        check(tmp_path / "file")
+    else:
+        with pytest.raises(DataError, match="other users can write"):
+            check(tmp_path / "file")
 
 
 def test_a_file_below_a_closed_folder_may_have_any_mode(tmp_path: Path) -> None:

@@ -80,13 +80,13 @@ def test_the_library_alone_asks_no_server() -> None:
 def test_avx512_is_a_problem_where_the_processor_has_it(
     setting: str | None, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_cpu_flags", lambda: {"avx", "avx2", "avx512f"})
+    monkeypatch.setattr(doctor, "processor_features", lambda: {"avx", "avx2", "avx512f"})
     monkeypatch.delenv(ONEDNN_ISA, raising=False)
     if setting:
         monkeypatch.setenv(ONEDNN_ISA, setting)
     found = one(doctor.vector_setting(), "vector instructions")
     assert found.level == level
-    monkeypatch.setattr(doctor, "_cpu_flags", lambda: {"avx", "avx2"})
+    monkeypatch.setattr(doctor, "processor_features", lambda: {"avx", "avx2"})
     assert one(doctor.vector_setting(), "vector instructions").level == "ok"
 
 

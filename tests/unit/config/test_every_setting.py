@@ -252,6 +252,24 @@ def object_store_client(config: RunConfig, folder: Path) -> tuple[Any, ...]:
     return meta.endpoint_url, meta.region_name, meta.config.request_checksum_calculation, key_id
 
 
+def headers_of_a_request(config: RunConfig, _: Path) -> list[str]:
+    """Names of the headers with which an object would be asked for."""
+    seen: list[str] = []
+
+    def stop(request: Any, **_: Any) -> None:
+        seen.extend(sorted(map(str.lower, request.headers)))
+        raise InterruptedError
+
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with mock.patch.dict(os.environ, keys):
+        client = s3_client(config.storage.access)
+        client.meta.events.register_first("before-send.s3", stop)
+        with pytest.raises(InterruptedError):
+            client.get_object(Bucket="bbb", Key="k")
+        client.meta.events.unregister("before-send.s3", stop)
+    return seen
+
+
 def credentials_in_a_task(config: RunConfig, _: Path) -> str:
     """The variables that a task's child process would get."""
     block = mock.Mock()
@@ -316,7 +334,7 @@ def end_of_a_job_that_only_waits(config: RunConfig, folder: Path) -> str:
     process = mock.Mock(poll=lambda: None if clock.now < 3600 else 0)
     with (
         mock.patch.object(launch, "time", clock),
-        mock.patch.object(launch, "read_processes", return_value={1: Process("S", 0.0)}),
+        mock.patch.object(launch, "read_processes", return_value={1: Process("sleeping", 0.0)}),
         mock.patch.object(stall.time, "monotonic", clock.monotonic),
         mock.patch.object(StallWatch.__init__, "__defaults__", (clock.monotonic,)),
     ):
@@ -418,6 +436,8 @@ PROOFS = {
     "storage.profile": Proof("lab", object_store_client),
     "storage.region": Proof("eu-west-1", object_store_client),
     "storage.checksums": Proof("when_required", object_store_client),
+    "storage.anonymous": Proof("true", headers_of_a_request),
+    "storage.requester_pays": Proof("true", headers_of_a_request),
     "storage.credentials_block": Proof("bucket-key", credentials_in_a_task),
     "runtime.world_size": Proof("4", command),
     "runtime.kernels": Proof("builtin", chosen_operators),

@@ -12,13 +12,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from effnet_core import files
-from effnet_core.errors import DataError
+from effnet_core.errors import DataError, EffnetError
+from flows.service import api as api_module
 from flows.service import doctor, lifecycle
 from flows.service.api import Api, ApiError
-from flows.service.daemon import Kept
+from flows.service.daemon import RUN_VARIABLE, Kept, Watch, run_processes
 from flows.service.environments import ROOT
 from flows.service.server import STATE_DIR_VARIABLE
 
@@ -102,6 +104,63 @@ def test_a_server_that_fails_is_told_from_one_that_refuses() -> None:
     finally:
         thread.join()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome"),
+    [
+        ([(503, b"{}"), (429, b"{}"), (200, b"[]")], []),
+        ([(503, b"{}")] * 3, r"failed \(HTTP 503\)"),
+        (
+            [(200, b"<html>hello</html>")],
+            "does not answer as a Prefect server does; is the address",
+        ),
+        ([(404, b'{"detail": "no such run"}')], "the Prefect server refused: no such run"),
+        ([(401, b"who?")], "wants a login; set PREFECT_API_AUTH_STRING=USER:PASSWORD"),
+        ([(None, b"")], r"at http://127.0.0.1:\d+/api does not answer \(Server disconnected"),
+    ],
+)
+def test_what_a_server_answers_is_told(
+    answers: list[tuple[int | None, bytes]], outcome: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is busy is asked again."""
+    monkeypatch.setattr(api_module, "WAITS_S", (0.0, 0.0))
+    left = iter(answers)
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            code, body = next(left)
+            if code is not None:
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Silent."""
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        api = Api(f"http://127.0.0.1:{server.server_port}/api")
+        if isinstance(outcome, str):
+            with pytest.raises(EffnetError, match=outcome):
+                api.runs()
+        else:
+            assert api.runs() == outcome
+        assert next(left, None) is None
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_nobody_at_the_address() -> None:
+    for url in ("http://127.0.0.1:9/api", "http://127.0.0.1:port/api", "nowhere"):
+        with pytest.raises(ApiError, match=f"the Prefect server at {url} does not answer"):
+            Api(url).runs()
+        assert not Api(url).healthy()
 
 
 def test_a_proof_that_has_grown_old_is_renewed() -> None:
@@ -195,3 +254,25 @@ def test_down_waits_for_the_supervisor_too(
     reaper.join(10)
     supervisor.stdout.close()
     assert "stopped" in capsys.readouterr().out
+
+
+def test_the_process_of_a_run_is_the_first_that_knows_its_name() -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    environment = {**os.environ, RUN_VARIABLE: "a-run"}
+    with subprocess.Popen(
+        [sys.executable, "-c", child], env=environment, stdin=subprocess.PIPE
+    ) as process:
+        deadline = time.monotonic() + 20
+        while not psutil.Process(process.pid).children():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert run_processes()["a-run"] == process.pid
+    assert "a-run" not in run_processes()
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_left_alone() -> None:
+    """The daemon ended with a traceback."""
+    watch = Watch(Api("http://127.0.0.1:9/api"), "pool")
+    assert not watch._is_orphan(2**22 + 1, "a-run")
+    told = [watch._is_orphan(os.getpid(), "a-run") for _ in range(2)]
+    assert told == [True, False]

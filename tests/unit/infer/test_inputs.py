@@ -103,14 +103,14 @@ def test_a_list_keeps_its_order(folder: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "file\nx.jpg\n", "no column 'path'"),
-        ("a.jsonl", "no json\n", "is not valid JSON Lines"),
-        ("b.jsonl", '{"file": "x.jpg"}\n', "no column 'path'"),
-        ("c.jsonl", "[1]\n", "is not valid JSON Lines"),
+        ("a.csv", "a,b\nx.jpg,1\n", "no column 'path'"),
+        ("a.jsonl", "no json\n", "is not a table"),
+        ("b.jsonl", '{"fil": "x.jpg"}\n', "no column 'path'"),
+        ("c.jsonl", "[1]\n", "is not a table"),
         ("d.jsonl", '{"path": "x.jpg"}\n{"path": 3}\n', r"entry 2 of list .* is not a path: 3"),
         ("e.jsonl", '{"path": "x\\u0000"}\n', "entry 1 of list .* is not a path"),
         ("b.csv", "label,path\ncat\n", "entry 1 of list .* is not a path: None"),
-        ("a.parquet", "no parquet", "is not valid Parquet"),
+        ("a.parquet", "no parquet", "is not a table"),
         ("a.txt", "\n", "names no files"),
         ("b.txt", "x.jpg\ny.jpg\nx.jpg\n", "names .*x.jpg more than once"),
         ("c.txt", "x.jpg\n./x.jpg\n", "names .*x.jpg more than once"),
@@ -188,7 +188,58 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path) -> None:
         return real(path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("effnet_core.infer.inputs.os.scandir", scandir)
+        patch.setattr("effnet_core.storage.folders.os.scandir", scandir)
         assert list_inputs([folder], OUT).paths == ("a", "b.jpg")
         with pytest.raises(ImageProblem, match="folder that cannot be listed"):
             FolderSource(folder).read("a")
+
+
+OTHERS = {
+    "notes.txt": b"x",
+    "sound.ogg": b"OggS",
+    "Thumbs.db": b"\xd0\xcf",
+    "IMG.AAE": b"<?xml",
+    "no-suffix": b"text",
+    "IMG.CR2": b"II*\0",
+}
+LEFT_OUT = ("@eaDir/a.jpg", "__MACOSX/._b.jpg", "a/._z.jpg", "$RECYCLE.BIN/c.jpg", "#recycle/d.jpg")
+
+
+def test_what_is_not_a_picture_is_listed_apart(folder: Path) -> None:
+    for name, content in OTHERS.items():
+        (folder / name).write_bytes(content)
+    fill(folder, list(LEFT_OUT))
+    (folder / "photo").write_bytes(b"\x89PNG\r\n\x1a\n")
+    found = list_inputs([folder], OUT)
+    assert found.paths == ("a/b/c.jpg", "a/z.jpg", "b.jpg", "photo")
+    assert sorted(path for path, _ in found.other) == sorted(OTHERS)
+    assert {path.partition("/")[0] for path, _ in found.left_out} >= {"@eaDir", "__MACOSX"}
+    by_pattern = list_inputs([str(folder / "**" / "*")], OUT)
+    assert by_pattern.paths == found.paths
+    assert sorted(path for path, _ in by_pattern.other) == sorted(OTHERS)
+
+
+def test_a_folder_or_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(DataError, match=r"has no files that are pictures but 1 other file\(s\)"):
+        list_inputs([tmp_path], OUT)
+    with pytest.raises(DataError, match=r"notes.md is not a picture \(.md\); give pictures"):
+        list_inputs([tmp_path / "notes.md"], OUT)
+
+
+def test_a_link_to_itself_costs_one_file(folder: Path) -> None:
+    (folder / "self").symlink_to("self")
+    (folder / "self.jpg").symlink_to("self.jpg")
+    found = list_inputs([folder], OUT)
+    assert found.paths == ("a/b/c.jpg", "a/z.jpg", "b.jpg", "self", "self.jpg")
+    with pytest.raises(ImageProblem, match="too many levels"):
+        FolderSource(folder).read("self.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("Image;x\nb.jpg;1\na/z.jpg;2\n", "utf-8"), ("file_name\tx\nb.jpg\t1\na/z.jpg\t2", "utf-16")],
+)
+def test_tables_of_other_programs(folder: Path, text: str, encoding: str) -> None:
+    (folder / "list.csv").write_bytes(text.encode(encoding))
+    assert list_inputs([folder / "list.csv"], OUT).paths == ("b.jpg", "a/z.jpg")

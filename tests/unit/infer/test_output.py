@@ -31,7 +31,7 @@ ODD_NAMES = [
     "ünï/コード 🐈.jpg",
     "[1, 2].jpg",
     "'; --.jpg",
-    " leading and trailing ",
+    " leading and trailing.jpg ",
 ]
 
 

@@ -37,6 +37,7 @@ from effnet_core.infer.pipeline import (
 from effnet_core.infer.plan import plan
 from effnet_core.infer.readers import FolderSource
 from effnet_core.infer.shards import predict_shards
+from effnet_core.results import ShardResult
 from tests.support.fakes import SPEC, BrightnessPredictor
 from tests.support.images import draw, encode
 
@@ -318,9 +319,11 @@ def test_predict_shards_writes_parts_and_counts(
         (6, 8),
     ]
     assert [shard["labelled"] for shard in result["shards"]] == [3, 2, 2]
-    assert result["shards"][1]["rejected"] == [{"path": "3-bad.png", "reason": "empty file"}]
-    assert result["shards"][0]["histogram"] == {"red": 1, "green": 1, "blue": 1}
-    assert all(shard["latency_ms"][0] > 0 for shard in result["shards"])
+    assert [shard["rejected"] for shard in result["shards"]] == [0, 1, 0]
+    found = [ShardResult.read(path) for path in sorted((output / "shards").iterdir())]
+    assert found[1].rejected == [{"path": "3-bad.png", "reason": "empty file"}]
+    assert found[0].histogram == {"red": 1, "green": 1, "blue": 1}
+    assert all(shard.latency_ms[0] > 0 for shard in found)
     assert len(read_parts(output)) == 7
     assert [event.done for event in events if event.message] == [3, 6, 8]
     assert events[-1].message.startswith("labelled 2 images, set aside 0, wrote part-00002-")
@@ -388,7 +391,7 @@ def test_too_many_bad_files_stop_the_job_after_their_shard(folder: Path, tmp_pat
     config = config_of(shard_images=3, max_error_share=0.1)
     inputs = inputs_of(folder, tmp_path / "out", config)
     result = predict_shards(BrightnessPredictor(), inputs, config)
-    assert [len(shard["rejected"]) for shard in result["shards"]] == [3]
+    assert [shard["rejected"] for shard in result["shards"]] == [3]
     assert len(inputs["shards"]) == 4
 
 

@@ -32,7 +32,7 @@ def test_our_errors_keep_type_and_text(tmp_path: Path, kind: type[EffnetError]) 
     write_error(tmp_path, kind("what; 'ü'\nand more"), rank=3)
     error = read_error(tmp_path)
     assert type(error) is kind
-    assert str(error) == "what; 'ü'\nand more"
+    assert str(error) == "what; 'ü'\\nand more"  # a name may hold a line's end, a message may not
     assert error.retryable is kind.retryable
 
 
@@ -85,7 +85,7 @@ def test_the_first_error_stays(tmp_path: Path) -> None:
 
 def test_an_error_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / ERROR_NAME).write_text("{")
-    assert "is unreadable" in str(read_error(tmp_path))
+    assert "cannot be read" in str(read_error(tmp_path))
 
 
 def test_retryable_flags() -> None:

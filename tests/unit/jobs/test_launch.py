@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from effnet_core.jobs.job import (
     read_error,
     write_error,
 )
-from effnet_core.jobs.launch import run_job
+from effnet_core.jobs.launch import job_folder, run_job
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_events_are_repeated_once_and_whole(run_dir: Path, events: list[Event]) 
     with path.open("ab") as stream:
         stream.write(b'ssage": "two"}\n')
     tail.repeat()
-    assert [event.message for event in events] == ["ü \u2028 one", "two"]
+    assert [event.message for event in events] == ["ü \\u2028 one", "two"]
 
 
 SAVES_SLOWLY = """
@@ -309,3 +310,18 @@ def test_answers_of_an_earlier_try_do_not_count(run_dir: Path) -> None:
         run_with(run_dir, None)
     assert not (run_dir / RESULT_NAME).exists()
     assert not (run_dir / ERROR_NAME).exists()
+
+
+def test_a_temporary_folder_stays_where_an_error_points_into_it() -> None:
+    """ "See /tmp/.../worker_0.log" of a job whose folder was gone helped nobody."""
+    with pytest.raises(WorkerLost), job_folder("evaluate") as folder:
+        (folder / "worker_0.log").write_text("why")
+        raise WorkerLost(f"rank 0 died; see {folder / 'worker_0.log'}")
+    assert (folder / "worker_0.log").read_text() == "why"
+    shutil.rmtree(folder)
+    with pytest.raises(DataError), job_folder("evaluate") as folder:
+        raise DataError("there is no such split")
+    assert not folder.exists()
+    with job_folder("evaluate") as folder:
+        (folder / "result.json").write_text("{}")
+    assert not folder.exists()

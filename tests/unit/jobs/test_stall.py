@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from effnet_core.config.schema import RuntimeConfig
@@ -18,6 +19,12 @@ from effnet_core.jobs import launch, supervise
 from effnet_core.jobs.stall import Process, StallWatch, read_processes
 
 LIMIT_S = 100.0
+STATES = {
+    "S": psutil.STATUS_SLEEPING,
+    "T": psutil.STATUS_STOPPED,
+    "D": psutil.STATUS_DISK_SLEEP,
+}
+"""By the letters that ``ps`` shows."""
 
 
 class Job:
@@ -26,7 +33,7 @@ class Job:
     def __init__(self) -> None:
         self.now = 0.0
         self.told = 0
-        self.processes = {1: Process("S", 0.0), 2: Process("S", 0.0)}
+        self.processes = {1: Process(STATES["S"], 0.0), 2: Process(STATES["S"], 0.0)}
         self.watch = StallWatch(LIMIT_S, lambda: dict(self.processes), lambda: self.now)
 
     def run(self, seconds: int, cpu: tuple[float, float], states: str = "SS") -> str | None:
@@ -34,7 +41,7 @@ class Job:
         for _ in range(seconds):
             self.now += 1
             for pid, (state, cores) in enumerate(zip(states, cpu, strict=True), start=1):
-                self.processes[pid] = Process(state, self.processes[pid].cpu_s + cores)
+                self.processes[pid] = Process(STATES[state], self.processes[pid].cpu_s + cores)
             if problem := self.watch.problem(self.told):
                 return problem
         return None
@@ -100,9 +107,9 @@ def test_what_the_system_says(busy: subprocess.Popen[bytes]) -> None:
     while (first := read_processes([busy.pid]))[busy.pid].cpu_s < 0.05:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert first[busy.pid].state in "RS"
+    assert first[busy.pid].state in (psutil.STATUS_RUNNING, STATES["S"])
     os.kill(busy.pid, signal.SIGSTOP)
-    while read_processes([busy.pid])[busy.pid].state != "T":
+    while read_processes([busy.pid])[busy.pid].state != STATES["T"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert read_processes([2**22 + 1]) == {}

@@ -164,7 +164,7 @@ def test_a_library_that_somebody_else_may_have_put_there_is_never_loaded(
         library.parent.chmod(0o777)
     else:
         os.chown(library if how == "foreign file" else library.parent, 65534, 65534)
-    assert choice.describe(*AUTO).own is False
+    assert choice.describe(*AUTO).native is False
     require_fallback("is not used: ")
     assert not (tmp_path / "loaded").exists()
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
+from effnet_core.confusion import Confusion
 from effnet_core.infer.readers import FolderSource
 from effnet_core.render import plots
-from effnet_core.reports.pipeline import ReportInputs, write_report
+from effnet_core.reports.gallery import Selection
+from effnet_core.reports.pipeline import Rejected, ReportInputs, write_report
 from effnet_core.results import EvalResult
 from effnet_core.text import format_seconds, format_share
 
@@ -71,7 +73,8 @@ def evaluate(classes: int, names: Sequence[str] = ()) -> EvalResult:
         confusion[i][(i + 1) % classes] += 2
     names = list(names) or [f"class_{i}" for i in range(classes)]
     seen = 10 * classes
-    return EvalResult(seen, 8 * classes, 9 * classes, 0.5, confusion, names, "val", seconds=2.0)
+    counts = Confusion.from_dense(confusion)
+    return EvalResult(seen, 8 * classes, 9 * classes, 0.5, counts, names, "val", seconds=2.0)
 
 
 def make_metrics(epochs: int = 3, top5: float | None = 0.99) -> list[dict[str, Any]]:
@@ -113,8 +116,8 @@ def inputs(tmp_path: Path) -> ReportInputs:
         stages={"stage": 1.5, "train": 125.0},
         metrics=make_metrics(),
         evaluation=result,
-        predictions=[row(path, i, result.class_names) for i, path in enumerate(paths)],
-        rejected=[{"path": "b/cut.jpg", "reason": "truncated"}],
+        selection=Selection.of(row(path, i, result.class_names) for i, path in enumerate(paths)),
+        rejected=Rejected.of([{"path": "b/cut.jpg", "reason": "truncated"}]),
         source=FolderSource(root),
         config_yaml="model:\n  weights: https://example.org/b0.ckpt\n",
     )
@@ -174,8 +177,8 @@ def test_names_cannot_become_markup(tmp_path: Path, inputs: ReportInputs) -> Non
         facts={evil: evil},
         stages={evil: 1.0},
         evaluation=evaluate(6, names),
-        predictions=[row(path, 0, names), row(evil, 1, names)],
-        rejected=[{"path": evil, "reason": evil}],
+        selection=Selection.of([row(path, 0, names), row(evil, 1, names)]),
+        rejected=Rejected.of([{"path": evil, "reason": evil}]),
         config_yaml=evil,
     )
     page = write(tmp_path, hostile)
@@ -188,9 +191,11 @@ def test_names_cannot_become_markup(tmp_path: Path, inputs: ReportInputs) -> Non
 
 def test_file_names_that_are_no_text(tmp_path: Path, inputs: ReportInputs) -> None:
     strange = b"caf\xe9.png".decode("utf-8", "surrogateescape")
-    rejected = [{"path": strange, "reason": "empty file"}]
+    rejected = Rejected.of([{"path": strange, "reason": "empty file"}])
     predictions = [row(strange, 0, ["a", "b"]), row("nul\0.png", 0, ["a", "b"])]
-    page = write_plain(tmp_path, replace(inputs, rejected=rejected, predictions=predictions))
+    page = write_plain(
+        tmp_path, replace(inputs, rejected=rejected, selection=Selection.of(predictions))
+    )
     assert r"caf\udce9.png empty file" in page.text
     assert "embedded null byte" in page.text
 
@@ -202,7 +207,7 @@ def test_pictures_belong_to_their_paths(tmp_path: Path, inputs: ReportInputs) ->
     save_image(inputs.source.root, "red.png")
     save_image(inputs.source.root, "blue.jpg", BLUE, exif=turned)
     rows = [row("red.png", 0, names, 0.75), row("blue.jpg", 1, names, 0.625)]
-    page = write_plain(tmp_path, replace(inputs, predictions=rows))
+    page = write_plain(tmp_path, replace(inputs, selection=Selection.of(rows)))
     seen = {}
     for picture in page.thumbnails():
         content = base64.b64decode(picture["src"].partition(",")[2])
@@ -222,7 +227,9 @@ def test_pictures_belong_to_their_paths(tmp_path: Path, inputs: ReportInputs) ->
 def test_small_pictures_keep_their_pixels(tmp_path: Path, inputs: ReportInputs) -> None:
     (inputs.source.root / "tiny.png").parent.mkdir(exist_ok=True)
     Image.new("L", (8, 8), 200).save(inputs.source.root / "tiny.png")
-    page = write_plain(tmp_path, replace(inputs, predictions=[row("tiny.png", 0, ["a", "b"])]))
+    page = write_plain(
+        tmp_path, replace(inputs, selection=Selection.of([row("tiny.png", 0, ["a", "b"])]))
+    )
     assert [picture.get("class") for picture in page.thumbnails()] == ["pixelated"] * 2
 
 
@@ -233,7 +240,7 @@ def test_missing_and_damaged_pictures_become_placeholders(
     (inputs.source.root / "bad.png").write_bytes(b"no picture")
     names = ["a", "b"]
     rows = [row(path, 0, names) for path in ("good.png", "gone.png", "bad.png")]
-    page = write_plain(tmp_path, replace(inputs, predictions=rows))
+    page = write_plain(tmp_path, replace(inputs, selection=Selection.of(rows)))
     assert len(page.thumbnails()) == 2  # in both galleries
     labels = [div["aria-label"] for div in page.find("div", "placeholder")]
     assert labels == ["bad.png, no picture", "gone.png, no picture"] * 2
@@ -256,7 +263,7 @@ def test_galleries_are_capped(
     path = save_image(inputs.source.root, "same.png")
     names = [f"class_{i}" for i in range(classes)]
     rows = [row(path, i % classes, names, 1 - i / 1000) for i in range(400)]
-    page = write_plain(tmp_path, replace(inputs, predictions=rows))
+    page = write_plain(tmp_path, replace(inputs, selection=Selection.of(rows)))
     assert len(page.thumbnails()) == shown + 24
     assert note in page.text
     least = [figure["title"] for figure in page.find("figure", "tile")][-24:]
@@ -266,8 +273,10 @@ def test_galleries_are_capped(
 
 def test_long_tables_say_what_they_leave_out(tmp_path: Path, inputs: ReportInputs) -> None:
     result = evaluate(1000)
-    result.confusion[777][777], result.confusion[777][3] = 1, 7
-    rejected = [{"path": f"{i}.jpg", "reason": "truncated"} for i in range(1234)]
+    counts = result.confusion.dense()
+    counts[777, 777], counts[777, 3] = 1, 7
+    result = replace(result, confusion=Confusion.from_dense(counts.tolist()))
+    rejected = Rejected.of({"path": f"{i}.jpg", "reason": "truncated"} for i in range(1234))
     page = write(tmp_path, replace(inputs, evaluation=result, rejected=rejected))
     assert "Drawn are the 40 of 1,000 classes" in page.text
     assert "True class Answer Images Share class_777 class_3 7 70.0%" in page.text
@@ -285,8 +294,8 @@ def test_an_empty_run_has_a_report(tmp_path: Path, inputs: ReportInputs) -> None
         stages={},
         metrics=[],
         evaluation=EvalResult(0, 0, 0, 0.0),
-        predictions=[],
-        rejected=[],
+        selection=Selection(),
+        rejected=Rejected.of([]),
         config_yaml="",
     )
     page = write(tmp_path, nothing)
@@ -309,7 +318,8 @@ def test_two_classes_have_no_top5(tmp_path: Path, inputs: ReportInputs) -> None:
 def test_a_class_without_images_or_answers_has_no_ratio(
     tmp_path: Path, inputs: ReportInputs
 ) -> None:
-    result = EvalResult(3, 2, 3, 0.1, [[2, 1, 0], [0, 0, 0], [0, 0, 0]], ["a", "b", "c"])
+    confusion = Confusion.from_dense([[2, 1, 0], [0, 0, 0], [0, 0, 0]])
+    result = EvalResult(3, 2, 3, 0.1, confusion, ["a", "b", "c"])
     page = write(tmp_path, replace(inputs, evaluation=result, metrics=[]))
     dash = "\N{EN DASH}"
     assert f"b 0 {dash} 0.0% c 0 {dash} {dash}" in page.text
@@ -395,22 +405,15 @@ def test_matrices_stay_readable(classes: int) -> None:
 
 def test_counts_of_a_small_matrix_are_written() -> None:
     names = ["a", "b"]
-    once = plots.confusion_matrix([[8, 2], [2, 8]], names)
-    assert once != plots.confusion_matrix([[80, 20], [20, 80]], names)  # the same shares
-
-
-def test_confusions_are_ranked() -> None:
-    confusion = [[5, 0, 2], [9, 1, 0], [2, 3, 4]]
-    ranked = [(1, 0, 9), (2, 1, 3), (0, 2, 2), (2, 0, 2)]
-    assert plots.rank_confusions(confusion) == ranked
-    assert confusion[0][0] == 5
-    assert plots.rank_confusions([]) == []
+    few, many = (Confusion.from_dense([[8 * n, 2 * n], [2 * n, 8 * n]]) for n in (1, 10))
+    once = plots.confusion_matrix(few, names)
+    assert once != plots.confusion_matrix(many, names)  # the same shares
 
 
 def test_a_large_matrix_keeps_the_confused_classes() -> None:
     confusion = [[10 if i == j else 0 for j in range(200)] for i in range(200)]
     confusion[150][199] = 4
-    kept = plots.select_matrix_classes(confusion)
+    kept = plots.select_matrix_classes(Confusion.from_dense(confusion))
     assert len(kept) == 40
     assert {150, 199} <= set(kept)
     assert kept == sorted(kept)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from effnet_core import files
-from effnet_core.cli.copy import copied
 from effnet_core.errors import DataError, StoreError
 from effnet_core.events import Event
 from effnet_core.storage import S3Access, S3Url, ranged, s3_client, trees
@@ -161,21 +159,43 @@ def test_a_cut_download_goes_on(
 
 
 @pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("p/../../outside", r"a key with '..' in its name"),
+        ("p//etc/passwd", "a key with an absolute name"),
+        ("p/a/./b", "a key with an empty part"),
+        ("p/a//b", "a key with an empty part"),
+        ("p/a\\..\\b", "a key with a backslash"),
+        ("p/C:/x", "a key with a drive letter"),
+        ("p/" + "s" * 300, "a part of more than 255 bytes"),
+        ("p/a/", "a slash at its end, but content"),
+    ],
+)
+def test_a_key_that_cannot_be_a_file_costs_one_object(
+    moto: S3Access, tmp_path: Path, key: str, words: str, events: list[Event]
+) -> None:
+    bucket = new_bucket(moto)
+    for name in ("p/good.jpg", key):
+        s3_client(moto).put_object(Bucket=bucket, Key=name, Body=b"x")
+    out = tmp_path / "deep" / "out"
+    assert download_tree(S3Url(bucket, "p"), out, moto) == 1
+    assert [path.name for path in tmp_path.rglob("*.jpg")] == ["good.jpg"]
+    assert not (tmp_path / "outside").exists()
+    [told] = [event.message for event in events if event.message.startswith("left out")]
+    assert f"1 object(s) of s3://{bucket}/p" in told and words in told
+    s3_client(moto).delete_object(Bucket=bucket, Key="p/good.jpg")
+    with pytest.raises(DataError, match="is refused: it has a key with"):
+        download_tree(S3Url(bucket, "p"), tmp_path / "other", moto)
+
+
+@pytest.mark.parametrize(
     ("keys", "words"),
     [
-        (["p/../../outside"], r"a key with '\.\.' in its name"),
-        (["p//etc/passwd"], "a key with an absolute name"),
-        (["p/a/./b"], "a key with an empty part"),
-        (["p/a//b"], "a key with an empty part"),
-        (["p/a\\..\\b"], "a key with a backslash"),
-        (["p/C:/x"], "a key with a drive letter"),
-        (["p/" + "s" * 300], "a part of more than 255 bytes"),
-        (["p/a/"], "a slash at its end, but content"),
         (["p/e\u0301.jpg", "p/é.jpg"], "are one name to file systems"),
         (["p/f", "p/f/g"], "'f' is a key and the folder of 'f/g'"),
     ],
 )
-def test_keys_that_lead_elsewhere_stop_everything(
+def test_keys_that_are_one_file_stop_everything(
     moto: S3Access, tmp_path: Path, keys: list[str], words: str
 ) -> None:
     bucket = new_bucket(moto)
@@ -185,6 +205,35 @@ def test_keys_that_lead_elsewhere_stop_everything(
     with pytest.raises(DataError, match=rf"^s3://{bucket}/p is refused: .*{words}"):
         download_tree(S3Url(bucket, "p"), out, moto)
     assert not (tmp_path / "deep").exists()
+
+
+def test_long_keys_arrive_and_go(moto: S3Access, tmp_path: Path) -> None:
+    bucket = new_bucket(moto)
+    names = [f"{'n' * 250}{n}.jpg" for n in range(2)]
+    for name in names:
+        s3_client(moto).put_object(Bucket=bucket, Key=f"p/{name}", Body=name.encode())
+    assert download_tree(S3Url(bucket, "p"), tmp_path / "out", moto) == 2
+    assert [(tmp_path / "out" / name).read_text() for name in names] == names
+    assert upload_tree(tmp_path / "out", S3Url(bucket, "q"), moto) == 3  # and the state
+
+
+def test_links_to_folders_travel_and_loops_end(
+    moto: S3Access, tmp_path: Path, events: list[Event]
+) -> None:
+    for name in ("source/a.jpg", "elsewhere/b.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    source = tmp_path / "source"
+    (source / "linked").symlink_to(tmp_path / "elsewhere")
+    (source / "loop").symlink_to("..")
+    (source / "self").symlink_to("self")
+    (source / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
+    bucket = new_bucket(moto)
+    assert upload_tree(source, S3Url(bucket, "p"), moto) == 2
+    keys = [item.key for item in list_tree(S3Url(bucket, "p"), moto)]
+    assert keys == ["p/a.jpg", "p/linked/b.jpg"]
+    [told] = [event.message for event in events if event.message.startswith("left out")]
+    assert "2 of" in told
 
 
 def test_markers_of_folders_are_left_out(moto: S3Access, tmp_path: Path) -> None:
@@ -236,28 +285,17 @@ def test_an_upload_of_nothing(tmp_path: Path, moto: S3Access) -> None:
             upload_tree(folder, S3Url("bucket", "x"), moto)
 
 
-def test_copying_loads_only_what_it_needs(
-    seaweedfs: SeaweedFS, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_public_bucket_is_read_without_credentials(
+    moto: S3Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", seaweedfs.endpoint_url)
-    fill(tmp_path / "source")
-    heavy = {"boto3", "botocore", "typer", "rich", "pydantic", "effnet_core.cli.app", "tarfile"}
-    url = f"s3://{bucket}/set"
-    for source, target in ((str(tmp_path / "source"), url), (url, str(tmp_path / "back"))):
-        code = (
-            "import sys; from flows.entry import main\n"
-            f"sys.argv = ['effnet', 'copy', {source!r}, {target!r}]\n"
-            f"main(); print(sorted({heavy!r} & set(sys.modules)))"
-        )
-        argv = [sys.executable, "-c", code]
-        lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
-        assert lines[0].startswith(" transfer  ")
-        assert lines[1:] == ["7 file(s) copied", "[]"]
-    assert contents(tmp_path / "back") == contents(tmp_path / "source")
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["copy"], ["copy", "a", "--help"], ["copy", "a", "b", "-o", "c=d"], ["a"] * 3]
-)
-def test_only_the_plainest_copy_takes_the_short_way(arguments: list[str]) -> None:
-    assert copied(arguments) is False
+    bucket = new_bucket(moto)
+    s3_client(moto).put_object(Bucket=bucket, Key="p/a.jpg", Body=b"x", ACL="public-read")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(StoreError, match="credentials"):
+        download_tree(S3Url(bucket, "p"), tmp_path / "out", moto)
+    public = replace(moto, anonymous=True)
+    assert download_tree(S3Url(bucket, "p"), tmp_path / "out", public) == 1

@@ -1,0 +1,106 @@
+"""Pictures that are copies for the eye: saved anew, resized or brightened, so that their bytes differ.
+
+A difference hash: whether each cell of a small grey picture is clearly brighter than its neighbour. It is
+what ``imagehash.dhash`` computes at 16 cells a side, with a threshold against a JPEG's noise; that
+library would bring another wavelet package for one function (docs/adr/0005).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from effnet_core.data.images import ImageProblem, decode_image, read_bytes, to_rgb
+
+SIDE = 16
+CLEARLY = 3
+"""Grey levels of 256 between neighbours that are more than a JPEG's noise."""
+BITS = SIDE * SIDE
+MAX_DISTANCE = 16
+"""Bits of 256 in which copies differ at most."""
+MIN_BITS, MAX_BITS = 12, BITS - 12
+"""Plainer pictures all look the same to the hash."""
+MAX_SHARED = 50
+"""Pictures with one part of the hash in common; more of them have it by chance."""
+MAX_COMPARED = 1000
+"""Pairs that are looked at once more."""
+SAME_LEVELS = 8.0
+"""Mean difference of the small grey pictures of copies."""
+PROBE_SIZE = (136, 128)
+
+Hash = NDArray[np.uint32]
+
+
+def fingerprint(probe: Image.Image) -> bytes:
+    """The hash of a picture, 32 bytes.
+
+    Args:
+        probe: the picture at ``PROBE_SIZE``, RGB.
+    """
+    grey = probe.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
+    cells = np.asarray(grey).astype(np.int16)
+    return np.packbits(cells[:, 1:] > cells[:, :-1] + CLEARLY).tobytes()
+
+
+def near_pairs(
+    hashes: Sequence[bytes], is_train: NDArray[np.bool_], digests: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Positions of a training picture and of one of another split that look alike.
+
+    Args:
+        hashes: of ``fingerprint``.
+        is_train: of each picture.
+        digests: of their bytes; equal ones are exact copies and no matter of this.
+    """
+    if not len(hashes) or is_train.all() or not is_train.any():
+        return []
+    table = np.frombuffer(b"".join(hashes), np.uint32).reshape(len(hashes), -1)
+    bits = np.unpackbits(table.view(np.uint8), axis=1).sum(axis=1)
+    telling = (bits >= MIN_BITS) & (bits <= MAX_BITS)
+    train, other = np.flatnonzero(is_train & telling), np.flatnonzero(~is_train & telling)
+    pairs: set[tuple[int, int]] = set()
+    for part in range(table.shape[1]):
+        left, right = _equal(table[train, part], table[other, part])
+        first, second = train[left], other[right]
+        differing = np.unpackbits((table[first] ^ table[second]).view(np.uint8), axis=1)
+        close = differing.sum(axis=1) <= MAX_DISTANCE
+        pairs.update(zip(first[close].tolist(), second[close].tolist(), strict=True))
+    return sorted((a, b) for a, b in pairs if digests[a] != digests[b])
+
+
+def confirmed(
+    root: Path, paths: Sequence[str], pairs: Sequence[tuple[int, int]]
+) -> list[list[str]]:
+    """The paths of those pairs that also look alike in grey; at most ``MAX_COMPARED`` are looked at."""
+    found = []
+    for pair in pairs[:MAX_COMPARED]:
+        names = [paths[index] for index in pair]
+        one, two = (_small(root / name) for name in names)
+        if one is not None and two is not None and np.abs(one - two).mean() <= SAME_LEVELS:
+            found.append(names)
+    return found
+
+
+def _equal(first: NDArray[np.uint32], second: NDArray[np.uint32]) -> tuple[NDArray[np.intp], ...]:
+    """Positions of equal values in both, but for values that many share."""
+    order = np.argsort(first, kind="stable")
+    low = np.searchsorted(first[order], second, "left")
+    count = np.searchsorted(first[order], second, "right") - low
+    count[(count > MAX_SHARED) | (second == 0)] = 0
+    right = np.repeat(np.arange(len(second)), count)
+    starts = np.repeat(low - np.concatenate(([0], np.cumsum(count)[:-1])), count)
+    return order[starts + np.arange(len(right))], right
+
+
+def _small(path: Path) -> NDArray[np.float32] | None:
+    try:
+        image = decode_image(read_bytes(path), at_least_px=2 * SIDE, max_pixels=sys.maxsize)
+        grey = to_rgb(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    except ImageProblem:
+        return None
+    return np.asarray(grey).astype(np.float32)

@@ -1,0 +1,70 @@
+"""Copies for the eye across splits: found where they are, and not where pictures only resemble each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effnet_core.data.card import read_facts
+from effnet_core.data.near_copies import near_pairs
+from effnet_core.data.staging import stage_dataset
+from effnet_core.events import Event
+from tests.support.images import draw, encode
+
+
+def put(root: Path, name: str, image: Image.Image, **options: object) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    kind = "PNG" if name.endswith("png") else "JPEG"
+    (root / name).write_bytes(encode(image, kind, **options))
+
+
+CHANGES = {
+    "saved anew": lambda image: image,
+    "resized": lambda image: image.resize((300, 240), Image.Resampling.LANCZOS),
+    "brighter": lambda image: image.point(lambda value: min(255, value + 6)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_training_picture_that_was_saved_anew_in_validation_is_told(
+    tmp_path: Path, change: str, events: list[Event]
+) -> None:
+    source = tmp_path / "source"
+    for split, first in (("train", 0), ("val", 100)):
+        for label, name in enumerate(("cat", "dog")):
+            for number in range(8):
+                image = draw(400, 320, seed=first + 20 * label + number)
+                put(source, f"{split}/{name}/{number}.png", image)
+    copy = CHANGES[change](draw(400, 320, seed=3))
+    put(source, "val/dog/copy.jpg", copy, quality=70)
+    stage_dataset(source, tmp_path / "out")
+    near = read_facts(tmp_path / "out")["near_leakage"]
+    pair = ["images/train/cat/3.png", "images/val/dog/copy.jpg"]
+    assert near == {"pairs": 1, "examples": [pair]}
+    assert any("(near copies)" in event.message for event in events)
+
+
+def test_exact_copies_and_plain_pictures_are_no_near_copies() -> None:
+    rng = np.random.default_rng(0)
+    busy, plain = rng.bytes(32), b"\x01" + bytes(31)
+    is_train = np.array([True, True, False, False])
+    assert near_pairs([busy, plain, busy, plain], is_train, ["a", "b", "a", "c"]) == []
+    assert near_pairs([busy, plain, busy, plain], is_train, ["a", "b", "d", "c"]) == [(0, 2)]
+    assert near_pairs([busy], np.array([True]), ["a"]) == []
+    assert near_pairs([], np.array([], bool), []) == []
+
+
+def test_all_pairs_within_seven_bits_are_found() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.integers(0, 256, (200, 32), dtype=np.uint8)
+    changed = base.copy()
+    for row in changed:
+        for bit in rng.choice(256, 7, replace=False):
+            row[bit // 8] ^= 1 << (bit % 8)
+    hashes = [row.tobytes() for row in np.concatenate([base, changed])]
+    is_train = np.arange(400) < 200
+    found = near_pairs(hashes, is_train, [str(n) for n in range(400)])
+    assert found == [(n, n + 200) for n in range(200)]
