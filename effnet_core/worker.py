@@ -87,6 +87,10 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
             write_error(run_dir, _explained(error, job, run_dir), rank=rank)
         traceback.print_exc()
         return 1
+    finally:
+        # Cells that are still referenced when the interpreter has torn down its modules complain from
+        # __del__; everything above ended with its function, and this collects what cycles still hold.
+        gc.collect()
 
 
 def _explained(error: Exception, job: Job, run_dir: Path) -> Exception:
@@ -196,8 +200,4 @@ def _write_event(job: Job, run_dir: Path, event: Event) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    code = main(Path(sys.argv[1]))
-    # Cells that are still referenced when the interpreter has torn down its modules complain from
-    # __del__; everything above ended with its function, and this collects what cycles still hold.
-    gc.collect()
-    sys.exit(code)
+    sys.exit(main(Path(sys.argv[1])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.confusion import Confusion, ConfusionCounter
-from effnet_core.data.loader import batches
+from effnet_core.data.loader import Batch, batches
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.order import eval_range
 from effnet_core.data.preprocess import PreprocessSpec
@@ -61,16 +62,7 @@ def evaluate_network(
     mine = eval_range(len(split), rank=group.rank, world_size=group.world_size)
     tally = Tally(len(class_names))
     network.set_train(False)
-    for batch in batches(
-        split,
-        mine,
-        transforms=eval_transforms(spec),
-        batch_size=config.evaluate.per_device_batch_size,
-        workers=config.data.workers,
-        check_share=config.data.check_share,
-        seed=config.train.seed,
-        background=spec.background,
-    ):
+    for batch in _batches_at(mine, split, spec, config):
         if stop_requested():
             raise Interrupted(f"evaluation was stopped after {tally.seen} of {len(mine)} images")
         logits = network(batch.images).asnumpy()  # (N, num_classes)
@@ -91,6 +83,21 @@ def evaluate_network(
         split=split.name,
         world_size=group.world_size,
         seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _batches_at(
+    indices: range, split: Split, spec: PreprocessSpec, config: RunConfig
+) -> Iterator[Batch]:
+    return batches(
+        split,
+        indices,
+        transforms=eval_transforms(spec),
+        batch_size=config.evaluate.per_device_batch_size,
+        workers=config.data.workers,
+        check_share=config.data.check_share,
+        seed=config.train.seed,
+        background=spec.background,
     )
 
 

@@ -90,6 +90,7 @@ def test_a_stop_saves_leaves_no_process_and_can_be_resumed(
     step = saved.sidecar.step
     assert step >= 4
     assert f"training was stopped at step {step} of 12000 and saved" in output
+    assert not [log for log in run_dir.glob("logs/*.log") if "Exception ignored" in log.read_text()]
 
     process = start_training(data_dir, run_dir, processes=processes)
     wait_for(lambda: (run_dir / "events.jsonl").exists() and steps_done(run_dir) > step)
