@@ -21,7 +21,7 @@ from effnet_core.files import read_jsonl, write_json
 from effnet_core.infer.inputs import InputList
 from effnet_core.infer.output import finish
 from effnet_core.infer.plan import plan, read_plan
-from effnet_core.jobs.job import read_error
+from effnet_core.jobs.job import read_error, read_job
 from effnet_core.model_store.maintenance import collect_garbage, verify
 from effnet_core.model_store.production import promote, rollback
 from effnet_core.model_store.publication import publish_model
