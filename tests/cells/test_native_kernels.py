@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from effnet_core.config.schema import OptimConfig
+from effnet_core.api import open_weights
+from effnet_core.config.schema import OptimConfig, StorageConfig
 from effnet_core.family.scaling import Block
 from effnet_core.model.layers import ConvNormAct, GlobalMean, LayerSettings, SqueezeExcite
 from effnet_core.model.network import EfficientNet, MBConv, create_model
 from effnet_core.train.control import Control
 from effnet_core.train.optim import create_optimizer, set_learning_rate
 from effnet_core.train.step import StepOptions, TrainStep
+from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.load import load_parameters
-from effnet_core.weights.resolve import resolve
 from tests.kernels.library import built
+from tests.support.weights import make_sidecar
 
 TOLERANCE = 1e-5
 """Of the largest value of a tensor."""
@@ -152,7 +154,7 @@ class Course:
         size: int,
         batch: int,
         rate: float = 0.01,
-        weights: Path | None = None,
+        weights: Checkpoint | None = None,
     ) -> None:
         # Seeded weights leave the deepest blocks' outputs so small that eps rules; 0.9 moves statistics.
         classes = 1000 if weights else 5
@@ -201,6 +203,11 @@ def require_same_statistics(own: dict[str, Any], builtin: dict[str, Any]) -> Non
         assert worst <= 1e-4, f"{name} is apart by {worst:.1e}"
 
 
+def plain(path: Path) -> Checkpoint:
+    """A file of MindSpore's own, which has no sidecar."""
+    return Checkpoint(path, make_sidecar("efficientnet_tiny"))
+
+
 def require_same_course(library: Path, tmp_path: Path, variant: str, **options: Any) -> None:
     """20 steps with either, then each continues from the other's checkpoint."""
     own, builtin = (Course(variant, choice, **options) for choice in (library, None))
@@ -208,8 +215,8 @@ def require_same_course(library: Path, tmp_path: Path, variant: str, **options: 
     require_same_statistics(own.state(), builtin.state())
     for name, course in (("own", own), ("builtin", builtin)):
         ms.save_checkpoint(course.network, str(tmp_path / name))
-    load_parameters(tmp_path / "builtin.ckpt", own.network.get_parameters())
-    load_parameters(tmp_path / "own.ckpt", builtin.network.get_parameters())
+    load_parameters(plain(tmp_path / "builtin.ckpt"), own.network.get_parameters())
+    load_parameters(plain(tmp_path / "own.ckpt"), builtin.network.get_parameters())
     assert own.train(3, first=20) == pytest.approx(builtin.train(3, first=20), rel=1e-4)
     require_same_statistics(own.state(), builtin.state())
 
@@ -226,9 +233,8 @@ def test_training_goes_the_same_way_with_either(library: Path, tmp_path: Path) -
 def test_networks_of_the_family_train_the_same_way_with_either(
     library: Path, tmp_path: Path, variant: str, rate: float
 ) -> None:
-    weights = (
-        resolve(variant) if variant == "efficientnet_lite0" else None
-    )  # ImageNet's, in the lock
+    lite0 = variant == "efficientnet_lite0"
+    weights = open_weights(variant, StorageConfig()) if lite0 else None  # ImageNet's, in the lock
     require_same_course(library, tmp_path, variant, size=128, batch=16, rate=rate, weights=weights)
 
 

@@ -18,7 +18,7 @@ from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.model_store.publication import publish_model
 from effnet_core.model_store.versions import cached_model
-from effnet_core.weights.checkpoint import MODEL_NAME, read_sidecar
+from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 from tests.support import every_setting
 from tests.support.images import source_with_splits
 from tests.support.tiny import tiny_config
@@ -153,7 +153,7 @@ def test_a_model_is_published_as_onnx_too(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     evaluation = make_run(run_dir, "x")
     checkpoint = make_checkpoint(run_dir / MODEL_NAME, variant="efficientnet_tiny")
-    evaluation = replace(evaluation, checkpoint_sha256=read_sidecar(checkpoint).sha256)
+    evaluation = replace(evaluation, checkpoint_sha256=open_checkpoint(checkpoint).sha256)
     found = []
     for onnx in ("false", "true"):
         config = tiny_config(f"storage.onnx={onnx}", f"storage.root={tmp_path / onnx}")
@@ -164,6 +164,6 @@ def test_a_model_is_published_as_onnx_too(tmp_path: Path) -> None:
             gate=config.evaluate,
             version="v1",
         )
-        path = cached_model(config.storage, "v1").with_name("model.onnx")
+        path = cached_model(config.storage, "v1").path.with_name("model.onnx")
         found.append(path.exists() and onnxruntime.InferenceSession(path).get_outputs()[0].name)
     assert found == [False, "logits"]
