@@ -31,6 +31,7 @@ from effnet_core.files import (
     write_json,
 )
 from effnet_core.infer.inputs import InputList
+from effnet_core.jobs.job import Shard
 
 RUN_NAME = "run.json"
 INPUTS_NAME = "inputs.jsonl"
@@ -41,19 +42,6 @@ SHARDS_NAME = "shards"
 
 Lists = list[tuple[int, str]]
 """For each run into an output, how many files it added and the digest of the model that labels them."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A contiguous part of the input list and the part file that holds its answers."""
-
-    index: int
-    start: int
-    stop: int
-    part: str
-    """File name of the part."""
-    model_sha256: str
-    """Digest of the model that labels it, or has."""
 
 
 @dataclass(frozen=True)

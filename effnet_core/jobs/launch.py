@@ -41,9 +41,11 @@ from effnet_core.jobs.job import (
     LOGS_NAME,
     RESULT_NAME,
     Job,
+    TrainJob,
     read_error,
     reserve_room,
     write_error,
+    write_job_file,
 )
 from effnet_core.jobs.stall import StallWatch, read_processes
 from effnet_core.locks import inherited
@@ -75,7 +77,7 @@ def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         WorkerLost: a rank died without an answer.
         JobTimeout: the job took longer than ``runtime.timeout_s``.
     """
-    if job.kind != "train":
+    if not isinstance(job, TrainJob):
         config = config.model_copy(update={"runtime": config.runtime.on_this_host})
     _check_processes(config.runtime)
     write_job(job, config, run_dir)
@@ -150,7 +152,7 @@ def write_job(job: Job, config: RunConfig, run_dir: Path) -> None:
         stale_pid.unlink()
     try:
         write_config(config, run_dir)
-        job.write(run_dir)
+        write_job_file(job, run_dir)
         reserve_room(run_dir)
     except OSError as cause:
         raise DataError(

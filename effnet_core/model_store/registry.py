@@ -33,9 +33,8 @@ from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
 from effnet_core.storage import Store, open_store, require_key
 from effnet_core.text import human_bytes, nearest
+from effnet_core.weights.catalogue import PRODUCTION
 
-PRODUCTION = "production"
-"""Stands for the version that the pointer names, wherever a version is asked for."""
 MANIFEST_NAME = "manifest.json"
 POINTER_NAME = "production.json"
 CLAIM_NAME = "upload.json"

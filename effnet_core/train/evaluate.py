@@ -25,7 +25,7 @@ from effnet_core.jobs.signals import stop_requested
 from effnet_core.kernels.choice import library as operators
 from effnet_core.model.network import EfficientNet
 from effnet_core.results import EvalResult
-from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.load import load_network
 
 STAGE = "evaluate"
@@ -125,21 +125,21 @@ class Tally:
 
 
 def evaluate_checkpoint(
-    config: RunConfig, group: Group, *, checkpoint: Path, data_dir: Path, split: str
+    config: RunConfig, group: Group, *, checkpoint: Checkpoint, data_dir: Path, split: str
 ) -> EvalResult:
     """Evaluate a checkpoint, with the variant, classes and preprocessing of its sidecar.
 
     ``data.image_size``, where it is set, takes the place of the sidecar's.
 
     Raises:
-        CheckpointError: it is missing, damaged or not what its sidecar says.
+        CheckpointError: it does not hold exactly the parameters of its variant.
         DataError: the data set is missing or has other classes.
     """
-    sidecar = checkpoints.read_sidecar(checkpoint)
+    sidecar = checkpoint.sidecar
     dataset = open_dataset(data_dir)
     if dataset.class_names != sidecar.class_names:
         raise DataError(
-            f"checkpoint {checkpoint} knows {sidecar.num_classes} classes "
+            f"checkpoint {checkpoint.path} knows {sidecar.num_classes} classes "
             f"({_first_names(sidecar.class_names)}), data set {data_dir} has {dataset.num_classes} "
             f"({_first_names(dataset.class_names)}); evaluate on data with the same class names"
         )
@@ -154,7 +154,6 @@ def evaluate_checkpoint(
     result = evaluate_network(
         load_network(
             checkpoint,
-            sidecar,
             library=operators(config.runtime.kernels, config.runtime.device, tell),
         ),
         split_as(dataset, split, config.data),

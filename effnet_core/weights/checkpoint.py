@@ -24,7 +24,7 @@ from effnet_core.errors import CheckpointError, DataError
 from effnet_core.family.variants import DEFAULT_PADDING, VARIANTS, Padding
 from effnet_core.files import NO_ROOM, atomic_path, read_json, sha256_of_file, write_json
 from effnet_core.text import nearest, os_reason
-from effnet_core.weights.ckpt_file import write_ckpt
+from effnet_core.weights.ckpt_file import read_ckpt, write_ckpt
 
 if TYPE_CHECKING:
     from mindspore import Parameter
@@ -113,12 +113,74 @@ def find(weights: Path) -> Path:
     return weights / MODEL_NAME
 
 
-def read_sidecar(checkpoint: Path) -> Sidecar:
-    """The sidecar of a checkpoint, after the checkpoint's bytes were checked against it.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was opened and verified; who has one need not look at its digest again."""
+
+    path: Path
+    sidecar: Sidecar
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return self.sidecar.sha256
+
+    def load(self) -> dict[str, NDArray[Any]]:
+        """Every array of the file by its name, training state included.
+
+        Raises:
+            CheckpointError: the file cannot be read any more.
+        """
+        try:
+            return read_ckpt(self.path)
+        except Exception as cause:
+            raise CheckpointError(
+                f"checkpoint {self.path} cannot be read; it is damaged"
+            ) from cause
+
+
+def open_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
+    """Open a checkpoint: read its sidecar and check the file's bytes against it.
+
+    The whole file is read for that, so it is done once a process; pass on what comes back.
+
+    Args:
+        path: the ``.ckpt`` file, its sidecar beside it.
+        sha256: the digest that it must have, where another process has opened it before.
 
     Raises:
-        CheckpointError: file or sidecar is missing, or the file is not the one described.
+        CheckpointError: file or sidecar is missing, the file is not the one described, or not the one
+            that the other process opened.
     """
+    checkpoint = opened_before(path, sha256)
+    if sha256_of_file(path) != checkpoint.sha256:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: its SHA-256 is not the one in its sidecar; "
+            "copy it again or use an earlier one"
+        )
+    return checkpoint
+
+
+def opened_before(path: Path, sha256: str | None) -> Checkpoint:
+    """A checkpoint whose bytes were verified before and are not read again here.
+
+    Args:
+        path: the ``.ckpt`` file, its sidecar beside it.
+        sha256: the digest that was found; None where the caller is about to verify it.
+
+    Raises:
+        CheckpointError: file or sidecar is missing, or they are of another checkpoint now.
+    """
+    sidecar = _read_sidecar(path)
+    if sha256 is not None and sidecar.sha256 != sha256:
+        raise CheckpointError(
+            f"checkpoint {path} was replaced while it was in use: its SHA-256 was {sha256[:12]} and is "
+            f"{sidecar.sha256[:12]} now; start again"
+        )
+    return Checkpoint(path, sidecar)
+
+
+def _read_sidecar(checkpoint: Path) -> Sidecar:
     if not checkpoint.is_file():
         raise CheckpointError(f"checkpoint {checkpoint} does not exist")
     path = sidecar_path(checkpoint)
@@ -138,11 +200,6 @@ def read_sidecar(checkpoint: Path) -> Sidecar:
         raise CheckpointError(
             f"checkpoint {checkpoint} is damaged: {size:,} bytes where its sidecar says "
             f"{sidecar.size_bytes:,}; copy it again or use an earlier one"
-        )
-    if sha256_of_file(checkpoint) != sidecar.sha256:
-        raise CheckpointError(
-            f"checkpoint {checkpoint} is damaged: its SHA-256 is not the one in its sidecar; "
-            "copy it again or use an earlier one"
         )
     return sidecar
 
@@ -214,14 +271,13 @@ def step_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}{SUFFIX}"
 
 
-def newest(folder: Path) -> Path | None:
+def newest(folder: Path) -> Checkpoint | None:
     """The whole training checkpoint with the most steps in a folder; damaged ones are passed over."""
     for path in sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True):
         try:
-            read_sidecar(path)
+            return open_checkpoint(path)
         except CheckpointError:
             continue
-        return path
     return None
 
 

@@ -22,6 +22,7 @@ from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.jobs.collective import Group, join_group
+from effnet_core.jobs.launch import write_job
 from effnet_core.mindvision import __main__ as mindvision
 from effnet_core.mindvision.__main__ import config_of, parser
 from effnet_core.mindvision.ranks import Launch
@@ -63,9 +64,10 @@ def arguments(**given: str) -> list[str]:
 
 def in_this_process(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
     """``runs.train`` without a child process."""
-    api.prepare_training(config, data_dir, run_dir)
-    config = api.read_config(run_dir / "config.yaml")
-    return loop.train(config, Group(0, 1), data_dir=data_dir, run_dir=run_dir)
+    prepared = api.prepare_training(config, data_dir, run_dir)
+    assert isinstance(prepared, api.Prepared)
+    write_job(prepared.job, prepared.config, run_dir)
+    return loop.train(prepared.config, Group(0, 1), data_dir=data_dir, run_dir=run_dir)
 
 
 class Commands:

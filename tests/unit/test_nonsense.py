@@ -21,13 +21,13 @@ from effnet_core.files import read_jsonl, write_json
 from effnet_core.infer.inputs import InputList
 from effnet_core.infer.output import finish
 from effnet_core.infer.plan import plan, read_plan
-from effnet_core.jobs.job import Job, read_error
+from effnet_core.jobs.job import read_error, read_job
 from effnet_core.model_store.maintenance import collect_garbage, verify
 from effnet_core.model_store.production import promote, rollback
 from effnet_core.model_store.publication import publish_model
 from effnet_core.model_store.versions import fetch_model, list_versions, resolve_version
 from effnet_core.results import EvalResult, ShardResult, TrainResult
-from effnet_core.weights.checkpoint import read_sidecar
+from effnet_core.weights.checkpoint import open_checkpoint
 from tests.unit.model_store.test_publication import make_run, put
 
 OPEN = EvaluateConfig()
@@ -279,7 +279,7 @@ def test_sidecars_with_nonsense_are_refused(
         values["preprocess"] = {**values["preprocess"], **inner} if inner else inner
     path.write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=words) as caught:
-        read_sidecar(path.with_suffix(".ckpt"))
+        open_checkpoint(path.with_suffix(".ckpt"))
     text = str(caught.value)
     assert text.startswith(f"sidecar {path} is damaged or of another version (")
     assert text.endswith("; copy it again, with its checkpoint, from where that came from")
@@ -288,7 +288,9 @@ def test_sidecars_with_nonsense_are_refused(
 def test_sidecars(tmp_path: Path) -> None:
     make_run(tmp_path / "run", "x")
     checkpoint = tmp_path / "run" / "model.ckpt"
-    assert hold(checkpoint.with_suffix(".json"), [lambda: read_sidecar(checkpoint)], seed=4) > 100
+    assert (
+        hold(checkpoint.with_suffix(".json"), [lambda: open_checkpoint(checkpoint)], seed=4) > 100
+    )
 
 
 def test_results_of_runs(tmp_path: Path) -> None:
@@ -296,13 +298,15 @@ def test_results_of_runs(tmp_path: Path) -> None:
     evaluation = make_run(run_dir, "x")
     trained = TrainResult(str(run_dir / "model.ckpt"), "a", 1, 1, 0, 1.0, evaluation)
     write_json(run_dir / "result.json", trained.to_dict())
-    write_json(run_dir / "job.json", {"kind": "train", "inputs": {}})
+    write_json(
+        run_dir / "job.json", {"kind": "train", "inputs": {"data_dir": "/d", "data_digest": "x"}}
+    )
     calls = [lambda: api.training_result(run_dir), lambda: api.evaluation_of(run_dir)]
     assert hold(run_dir / "result.json", calls, seed=5) > 100
     path = tmp_path / "evaluation.json"
     write_json(path, evaluation.to_dict())
     assert hold(path, [lambda: EvalResult.read(path)], seed=6) > 80
-    assert hold(run_dir / "job.json", [lambda: Job.read(run_dir)], seed=7) > 50
+    assert hold(run_dir / "job.json", [lambda: read_job(run_dir)], seed=7) > 50
     write_json(
         run_dir / "error.json", {"type": "JobError", "message": "m", "rank": 0, "known": True}
     )

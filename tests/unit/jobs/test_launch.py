@@ -24,8 +24,9 @@ from effnet_core.jobs.job import (
     EVENTS_NAME,
     LOGS_NAME,
     RESULT_NAME,
-    Job,
+    TrainJob,
     read_error,
+    read_job,
     write_error,
 )
 from effnet_core.jobs.launch import job_folder, run_job
@@ -266,6 +267,9 @@ def test_what_ranks_tell_until_they_have_left_is_repeated(
 # --- the answer ----------------------------------------------------------------------------------
 
 
+JOB = TrainJob(Path("data"), "d")
+
+
 def run_with(run_dir: Path, answer: object) -> dict[str, object]:
     """``run_job`` with a process that only calls ``answer``."""
 
@@ -275,13 +279,13 @@ def run_with(run_dir: Path, answer: object) -> dict[str, object]:
         return mock.Mock(stdin=mock.Mock(), **{"poll.return_value": 0})
 
     with mock.patch.object(launch.subprocess, "Popen", side_effect=start):
-        return run_job(Job("train", {"a": 1}), RunConfig(), run_dir)
+        return run_job(JOB, RunConfig(), run_dir)
 
 
 def test_the_answer_is_the_result_file(run_dir: Path) -> None:
     result = run_with(run_dir, lambda: write_json(run_dir / RESULT_NAME, {"top1": 1}))
     assert result == {"top1": 1}
-    assert Job.read(run_dir) == Job("train", {"a": 1})
+    assert read_job(run_dir) == JOB
     assert load_config(run_dir / "config.yaml") == RunConfig()
 
 
