@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from effnet_core.config.load import CONFIG_NAME, read_config
-from effnet_core.config.schema import RunConfig
+from effnet_core.config.schema import RunConfig, StorageConfig
 from effnet_core.data.finding import in_a_line
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
@@ -18,15 +20,26 @@ from effnet_core.files import is_empty, make_folder
 from effnet_core.infer import engines, output, plan
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import Tally
-from effnet_core.infer.plan import Plan, Shard
+from effnet_core.infer.plan import Plan
 from effnet_core.jobs.hosts import host_index
-from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, Job
-from effnet_core.jobs.launch import join_job, run_job, write_job
+from effnet_core.jobs.job import (
+    JOB_NAME,
+    RESULT_NAME,
+    EvaluateJob,
+    PredictJob,
+    RecordsJob,
+    Shard,
+    TrainJob,
+    read_job,
+)
+from effnet_core.jobs.launch import job_folder, join_job, run_job
 from effnet_core.locks import sole_user
-from effnet_core.model_store.versions import from_store
+from effnet_core.model_store.versions import cached_model
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.catalogue import PRODUCTION
+from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.resolve import resolve
 from effnet_core.weights.web import redacted
 
@@ -46,12 +59,37 @@ def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
     if host_index(config.runtime) > 0:
         return _join_training(config, data_dir, run_dir)
     with sole_user(run_dir, what="run folder"):
-        finished = prepare_training(config, data_dir, run_dir)
-        if finished is not None:
-            return finished
-        return TrainResult.from_dict(
-            run_job(Job.read(run_dir), read_config(run_dir / CONFIG_NAME), run_dir)
-        )
+        prepared = prepare_training(config, data_dir, run_dir)
+        if isinstance(prepared, TrainResult):
+            return prepared
+        return TrainResult.from_dict(run_job(prepared.job, prepared.config, run_dir))
+
+
+def open_weights(weights: str | Path, storage: StorageConfig) -> Checkpoint:
+    """Open what a person means by ``--weights``, in every command and flow that takes it.
+
+    A long run asks once and keeps the answer, since ``production`` may move meanwhile.
+
+    Args:
+        weights: a checkpoint, the folder of a training run, a file of another publisher, a URL, a
+            published name, or ``production`` or ``store:VERSION`` of the model store.
+        storage: which store, and the model's name in it.
+
+    Raises:
+        CheckpointError: it is missing, damaged or not of the family.
+        DownloadFailed: it cannot be fetched.
+        StoreError: there is no such version, or the store cannot be reached.
+    """
+    return resolve(weights, store=partial(cached_model, storage))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training run that is ready to start: what ``run_job`` or ``write_job`` takes."""
+
+    job: TrainJob
+    config: RunConfig
+    """With everything looked up that the person's settings left open."""
 
 
 def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
@@ -63,11 +101,11 @@ def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainRes
     return TrainResult.from_dict(join_job(config.runtime, run_dir))
 
 
-def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult | None:
-    """Make a run folder ready for its ranks, anew or to continue.
+def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult | Prepared:
+    """Check a run and its folder before its ranks start, anew or to resume.
 
     Returns:
-        The result, where the run is finished already.
+        What the ranks are to do, or the result, where the run is finished already.
 
     Raises:
         OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files.
@@ -75,11 +113,13 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     """
     dataset = open_dataset(data_dir)
     _require_images(config, dataset.counts)
-    config = _with_absolute_paths(config)
+    from_production = config.model.weights == PRODUCTION
+    job = TrainJob(data_dir.resolve(), dataset.digest, from_production)
+    before = _earlier_run(run_dir)
+    config = _with_absolute_paths(config, before)
     make_folder(run_dir, what="run folder")
-    inputs = {"data_dir": str(data_dir.resolve()), "data_digest": dataset.digest}
-    if (run_dir / JOB_NAME).exists():
-        _require_same_run(config, inputs, run_dir)
+    if before is not None:
+        _require_same_run(Prepared(job, config), before, run_dir)
         if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
             result = training_result(run_dir)
             emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
@@ -88,8 +128,7 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
         raise OutputExists(f"run folder {run_dir} is not empty and holds no run; choose another")
     if config.data.format == "mindrecord":
         ensure_records(dataset, (config.data.train_split, config.data.eval_split), config)
-    write_job(Job("train", inputs), config, run_dir)
-    return None
+    return Prepared(job, config)
 
 
 def training_result(run_dir: Path) -> TrainResult:
@@ -131,8 +170,7 @@ def evaluate(
     """Evaluate a checkpoint on a split of a staged data set.
 
     Args:
-        weights: as ``weights.resolve.resolve`` takes them (checkpoint, run folder, file, URL or name), or
-            ``production`` or ``store:VERSION`` of the model store.
+        weights: as ``open_weights`` takes them.
         data_dir: a staged data set with the same class names.
         split: ``data.eval_split`` by default.
         config: processes, batch size and workers; the model comes from the sidecar.
@@ -142,24 +180,24 @@ def evaluate(
         EffnetError: as ``evaluate_checkpoint`` and the launcher.
     """
     config = config or RunConfig()
-    with tempfile.TemporaryDirectory(prefix="effnet-evaluate-") as temporary:
-        folder = work_dir or Path(temporary)
-        with sole_user(folder, what="evaluation folder"):
-            job = evaluation_job(weights, data_dir, split=split, config=config)
-            return EvalResult.from_dict(run_job(job, config, folder))
+    with (
+        job_folder("evaluate") if work_dir is None else nullcontext(work_dir) as folder,
+        sole_user(folder, what="evaluation folder"),
+    ):
+        job = evaluation_job(weights, data_dir, split=split, config=config)
+        return EvalResult.from_dict(run_job(job, config, folder))
 
 
 def evaluation_job(
     weights: str | Path, data_dir: Path, *, split: str | None = None, config: RunConfig
-) -> Job:
+) -> EvaluateJob:
     """The job that evaluates a checkpoint; arguments as for ``evaluate``.
 
     Raises:
         EffnetError: weights, data and settings do not fit together.
     """
     chosen = split or config.data.eval_split
-    checkpoint = resolve(from_store(weights, config.storage))
-    checkpoints.read_sidecar(checkpoint)
+    checkpoint = open_weights(weights, config.storage)
     dataset = open_dataset(data_dir)
     images = len(dataset.split(chosen))
     if config.runtime.world_size > images:
@@ -169,18 +207,13 @@ def evaluation_job(
         )
     if config.data.format == "mindrecord":
         ensure_records(dataset, (chosen,), config)
-    return Job(
-        "evaluate",
-        {
-            "checkpoint": str(checkpoint.resolve()),
-            "data_dir": str(data_dir.resolve()),
-            "split": chosen,
-        },
+    return EvaluateJob(
+        checkpoint.path.resolve(), checkpoint.sha256, data_dir.resolve(), split=chosen
     )
 
 
 def plan_inference(
-    weights: str | Path,
+    checkpoint: Checkpoint,
     inputs: Sequence[str | Path],
     output: Path,
     *,
@@ -190,11 +223,9 @@ def plan_inference(
     """List the input and claim the output folder; see ``inputs.list_inputs`` and ``inference_plan.plan``.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used.
         DataError, OutputExists, StoreError: input or output cannot be used.
     """
     config = config or RunConfig()
-    sidecar = checkpoints.read_sidecar(resolve(weights))
     listed = list_inputs(inputs, output, recursive=config.infer.recursive, storage=config.storage)
     if listed.left_out:
         emit(Event("predict", f"left out: {in_a_line(listed.left_out)}"))
@@ -203,14 +234,14 @@ def plan_inference(
         first = f"the first: {path} ({reason})"
         emit(Event("predict", f"{len(listed.other):,} other file(s), {first}"))
     return plan.plan(
-        listed, output, model_sha256=sidecar.sha256, infer=config.infer, only_new=only_new
+        listed, output, model_sha256=checkpoint.sha256, infer=config.infer, only_new=only_new
     )
 
 
 def infer_shards(
     planned: Plan,
     shards: Sequence[Shard],
-    weights: str | Path,
+    checkpoint: Checkpoint,
     *,
     config: RunConfig | None = None,
     allowed_errors: int | None = None,
@@ -220,7 +251,7 @@ def infer_shards(
     Args:
         planned: the run; its own list of shards is not looked at.
         shards: those to label.
-        weights: the checkpoint.
+        checkpoint: the model.
         config: settings of inference.
         allowed_errors: how many files of these shards may be without an answer; all by default.
 
@@ -233,21 +264,18 @@ def infer_shards(
     config = config or RunConfig()
     if not shards:
         return []
-    checkpoint = resolve(weights)
-    sidecar = checkpoints.read_sidecar(checkpoint)
     single = config.runtime.model_copy(update={"world_size": 1})
     images = sum(shard.stop - shard.start for shard in shards)
-    job = Job(
-        "predict",
-        {
-            "checkpoint": str(checkpoint.resolve()),
-            "model_sha256": sidecar.sha256,
-            "output": str(planned.output.resolve()),
-            "input_root": planned.root,
-            "shards": [vars(shard) for shard in shards],
-            "allowed_errors": images if allowed_errors is None else allowed_errors,
-            **engines.prepare(checkpoint, config),
-        },
+    engine, engine_file = engines.prepare(checkpoint, config)
+    job = PredictJob(
+        checkpoint.path.resolve(),
+        checkpoint.sha256,
+        engine=engine,
+        engine_file=engine_file,
+        output=planned.output.resolve(),
+        input_root=planned.root,
+        shards=tuple(shards),
+        allowed_errors=images if allowed_errors is None else allowed_errors,
     )
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
@@ -265,8 +293,7 @@ def infer(
     """Label every image of the input, or what an earlier run of the same left undone.
 
     Args:
-        weights: as ``weights.resolve.resolve`` takes them (checkpoint, run folder, file, URL or name), or
-            ``production`` or ``store:VERSION`` of the model store.
+        weights: as ``open_weights`` takes them.
         inputs: as ``inputs.list_inputs`` takes them.
         output: folder of predictions.
         config: settings of inference.
@@ -282,9 +309,9 @@ def infer(
         StoreError: a bucket cannot be reached.
     """
     config = config or RunConfig()
-    weights = from_store(weights, config.storage)
+    checkpoint = open_weights(weights, config.storage)
     with sole_user(output, what="output folder"):
-        planned = plan_inference(weights, inputs, output, config=config, only_new=only_new)
+        planned = plan_inference(checkpoint, inputs, output, config=config, only_new=only_new)
         missing = planned.missing()
         if only_new:
             emit(Event("predict", f"{planned.new} of {planned.images} images are new"))
@@ -296,15 +323,21 @@ def infer(
             tally.check()
             allowed = tally.left
             tally.add(
-                *infer_shards(planned, missing, weights, config=config, allowed_errors=allowed)
+                *infer_shards(planned, missing, checkpoint, config=config, allowed_errors=allowed)
             )
-        return finish_inference(planned, weights, config=config)[0]
+        return finish_inference(planned, checkpoint, weights=str(weights), config=config)[0]
 
 
 def finish_inference(
-    planned: Plan, weights: str | Path, *, config: RunConfig
+    planned: Plan, checkpoint: Checkpoint, *, weights: str, config: RunConfig
 ) -> tuple[dict[str, Any], PredictionsReport | None]:
     """Write totals and the report once every shard is there.
+
+    Args:
+        planned: the run.
+        checkpoint: the model.
+        weights: what the person called it.
+        config: settings of inference and storage.
 
     Returns:
         The content of ``summary.json``, and the report; a single image has none.
@@ -312,23 +345,28 @@ def finish_inference(
     Raises:
         DataError: a shard is missing, or too many files could not be read.
     """
-    sidecar = checkpoints.read_sidecar(resolve(weights))
     try:
         summary = output.finish(
             planned,
             infer=config.infer,
-            model_sha256=sidecar.sha256,
-            background=sidecar.preprocess.background,
+            model_sha256=checkpoint.sha256,
+            background=checkpoint.sidecar.preprocess.background,
         )
         if planned.images == 1:
             return summary, None
         report = write_predictions_report(
-            planned, summary, weights=redacted(str(weights)), storage=config.storage
+            planned, summary, weights=_called(weights, checkpoint), storage=config.storage
         )
     except OSError as cause:
         raise plan.output_lost(planned.output, cause) from cause
     emit(Event("predict", f"report: {report.path}"))
     return summary, report
+
+
+def _called(weights: str, checkpoint: Checkpoint) -> str:
+    """A model as a report names it: in the person's words, and by its file where that says more."""
+    name, path = redacted(weights), str(checkpoint.path)
+    return name if name == path else f"{name} ({path})"
 
 
 def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
@@ -346,27 +384,53 @@ def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
         )
 
 
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Ranks run in another folder, so paths that people gave must not be relative."""
+def _earlier_run(run_dir: Path) -> Prepared | None:
+    """The training run that lies in a folder already.
+
+    Raises:
+        OutputExists: the folder holds another kind of job.
+    """
+    if not (run_dir / JOB_NAME).exists():
+        return None
+    job = read_job(run_dir)
+    if not isinstance(job, TrainJob):
+        raise OutputExists(f"folder {run_dir} holds no training run; choose another")
+    return Prepared(job, read_config(run_dir / CONFIG_NAME))
+
+
+def _with_absolute_paths(config: RunConfig, before: Prepared | None) -> RunConfig:
+    """Ranks run in another folder, so paths that people gave must not be relative.
+
+    A run that began from ``production`` resumes as it began, whatever is in production now.
+    """
     resume = config.train.resume_from
     train = {"resume_from": resume.resolve()} if resume else {}
     config = config.model_copy(update={"train": config.train.model_copy(update=train)})
-    return config if config.model.weights is None else _starting_from(config, config.model.weights)
+    weights = config.model.weights
+    if weights is None:
+        return config
+    if (
+        before
+        and before.config.model.weights
+        and before.job.from_production
+        and weights == PRODUCTION
+    ):
+        weights = before.config.model.weights
+    return _starting_from(config, open_weights(weights, config.storage))
 
 
-def _starting_from(config: RunConfig, weights: str) -> RunConfig:
+def _starting_from(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
     """Settings that were left open follow the weights: padding, eps and what images are made of.
 
     Image size and crop stay the run's own, because a network takes images of any size.
     """
-    checkpoint = resolve(weights).resolve()
-    sidecar = checkpoints.read_sidecar(checkpoint)
+    sidecar = checkpoint.sidecar
     own = sidecar.preprocess
     model: dict[str, Any] = {"bn_eps": sidecar.bn_eps, "padding": sidecar.padding}
     data = {"interpolation": own.interpolation, "mean": own.mean, "std": own.std}
     open_model = {key: value for key, value in model.items() if getattr(config.model, key) is None}
     open_data = {key: value for key, value in data.items() if getattr(config.data, key) is None}
-    open_model["weights"] = str(checkpoint)
+    open_model["weights"] = str(checkpoint.path.resolve())
     return config.model_copy(
         update={
             "model": config.model.model_copy(update=open_model),
@@ -375,9 +439,8 @@ def _starting_from(config: RunConfig, weights: str) -> RunConfig:
     )
 
 
-def _require_same_run(config: RunConfig, inputs: dict[str, Any], run_dir: Path) -> None:
-    before = read_config(run_dir / CONFIG_NAME).model_dump(mode="json")
-    now = config.model_dump(mode="json")
+def _require_same_run(run: Prepared, earlier: Prepared, run_dir: Path) -> None:
+    before, now = (one.config.model_dump(mode="json") for one in (earlier, run))
     changed = [
         f"{section}.{key}"
         for section, values in now.items()
@@ -387,7 +450,7 @@ def _require_same_run(config: RunConfig, inputs: dict[str, Any], run_dir: Path) 
     ]
     if before["runtime"]["world_size"] != now["runtime"]["world_size"]:
         changed.append("runtime.world_size")
-    if Job.read(run_dir).inputs.get("data_digest") != inputs["data_digest"]:
+    if earlier.job.data_digest != run.job.data_digest:
         changed.append("the data set")
     if changed:
         raise OutputExists(
@@ -409,6 +472,6 @@ def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -
         alone = config.model_copy(
             update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
         )
-        job = Job("records", {"data_dir": str(dataset.root.resolve()), "split": name})
-        with tempfile.TemporaryDirectory(prefix="effnet-records-") as folder:
-            run_job(job, alone, Path(folder))
+        job = RecordsJob(dataset.root.resolve(), name)
+        with job_folder("records") as folder:
+            run_job(job, alone, folder)

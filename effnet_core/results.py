@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effnet_core.checked import CHECKED, check_fields, whole
+from effnet_core.checked import check_fields, whole
 from effnet_core.confusion import Confusion
 from effnet_core.files import read_json
 
@@ -36,8 +36,6 @@ class EvalResult:
     seconds: float = 0.0
     num_classes: int = 0
     """How many classes there are; 0 means as many as names."""
-
-    __pydantic_config__ = CHECKED
 
     @property
     def top1(self) -> float:
@@ -136,8 +134,6 @@ class TrainResult:
     """SHA-256 of all weights and statistics, equal on every rank."""
     seconds: float = 0.0
 
-    __pydantic_config__ = CHECKED
-
     def headline(self) -> TrainResult:
         """The same without what grows with the classes: what tasks hand to each other."""
         return replace(self, evaluation=self.evaluation.headline())
@@ -201,8 +197,6 @@ class ShardResult:
     """Milliseconds an image in each call of the engine, decoding included."""
     other: list[dict[str, str]] = field(default_factory=list)
     """Path and reason of files that turned out not to be pictures."""
-
-    __pydantic_config__ = CHECKED
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

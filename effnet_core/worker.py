@@ -27,11 +27,18 @@ from effnet_core.jobs.job import (
     EVENTS_NAME,
     LOGS_NAME,
     RESULT_NAME,
+    EvaluateJob,
     Job,
+    MindirJob,
+    PredictJob,
+    TrainJob,
+    VerifyJob,
+    read_job,
     release_room,
     write_error,
 )
 from effnet_core.jobs.signals import listen_as_first, listen_as_other
+from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 
 SCHEDULER_ROLE = "MS_SCHED"
 
@@ -53,7 +60,7 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
         Exit code: 0 done, 1 failed, 75 stopped on request.
     """
     config = read_config(run_dir / CONFIG_NAME)
-    job = Job.read(run_dir)
+    job = read_job(run_dir)
     rank = int(os.environ.get("MS_NODE_ID", "0"))
     scheduler = os.environ.get("MS_ROLE") == SCHEDULER_ROLE
     if rank == 0 and not scheduler:
@@ -80,6 +87,10 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
             write_error(run_dir, _explained(error, job, run_dir), rank=rank)
         traceback.print_exc()
         return 1
+    finally:
+        # Cells that are still referenced when the interpreter has torn down its modules complain from
+        # __del__; everything above ended with its function, and this collects what cycles still hold.
+        gc.collect()
 
 
 def _explained(error: Exception, job: Job, run_dir: Path) -> Exception:
@@ -90,14 +101,14 @@ def _explained(error: Exception, job: Job, run_dir: Path) -> Exception:
 
 
 def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
-    if job.kind == "predict":
-        return output_lost(Path(job.inputs["output"]), error)
+    if isinstance(job, PredictJob):
+        return output_lost(job.output, error)
     return no_longer_writable(run_dir, error)
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
-    if job.kind == "predict" and job.inputs["engine"] != "mindspore":
-        result = _predict(job, config, None, run_dir)
+    if isinstance(job, PredictJob) and job.engine_file is not None:
+        result = _predict(job, config)
         release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
         return 0  # without the seconds and the memory that MindSpore's import takes
@@ -105,48 +116,60 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     from effnet_core.jobs.collective import join_group
 
     group = join_group(config.runtime)
-    result = _KINDS[job.kind](job, config, group, run_dir)
+    result = _answer(job, config, group, run_dir)
     if group.is_first:
         release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
     return 0
 
 
-def _train(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
-    from effnet_core.train.loop import train
+def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+    """Do a job; the content of ``result.json``."""
+    if isinstance(job, TrainJob):
+        from effnet_core.train.loop import train
 
-    data_dir = Path(job.inputs["data_dir"])
-    return train(config, group, data_dir=data_dir, run_dir=run_dir).to_dict()
+        return train(config, group, data_dir=job.data_dir, run_dir=run_dir).to_dict()
+    if isinstance(job, EvaluateJob):
+        return _evaluate(job, config, group)
+    if isinstance(job, PredictJob):
+        return _predict(job, config)
+    if isinstance(job, VerifyJob):
+        return _verify(job)
+    if isinstance(job, MindirJob):
+        from effnet_core.export.verify import write_mindir
+
+        write_mindir(_checkpoint_of(job), job.file)
+        return {}
+    from effnet_core.data.records import write_records
+
+    return write_records(job.data_dir, job.split)
 
 
-def _evaluate(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+def _checkpoint_of(job: EvaluateJob | PredictJob | VerifyJob | MindirJob) -> Checkpoint:
+    """A job's checkpoint, verified once in this process: the very one that the parent opened."""
+    return open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
+
+
+def _evaluate(job: EvaluateJob, config: RunConfig, group: Any) -> dict[str, Any]:
     from effnet_core.train.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(
-        config,
-        group,
-        checkpoint=Path(job.inputs["checkpoint"]),
-        data_dir=Path(job.inputs["data_dir"]),
-        split=job.inputs["split"],
+        config, group, checkpoint=_checkpoint_of(job), data_dir=job.data_dir, split=job.split
     ).to_dict()
 
 
-def _predict(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+def _predict(job: PredictJob, config: RunConfig) -> dict[str, Any]:
     from effnet_core.infer.engines import load
     from effnet_core.infer.shards import predict_shards
 
-    return predict_shards(load(job.inputs, config.infer), job.inputs, config)
+    return predict_shards(load(job, _checkpoint_of(job), config.infer), job, config)
 
 
-def _verify(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
+def _verify(job: VerifyJob) -> dict[str, Any]:
     from effnet_core.export.verify import compare
 
     return compare(
-        Path(job.inputs["checkpoint"]),
-        Path(job.inputs["file"]),
-        job.inputs["format"],
-        [Path(path) for path in job.inputs["pictures"]],
-        load_engine=_load_engine,
+        _checkpoint_of(job), job.file, job.format, job.pictures, load_engine=_load_engine
     )
 
 
@@ -157,29 +180,6 @@ def _load_engine(engine: str, file: Path, sidecar: Any, images: int) -> Callable
 
     predictor = load_file(engine, file, sidecar, InferConfig(), workers=1, micro_batch=images)
     return lambda pixels: predictor.forward(pixels).logits
-
-
-def _mindir(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
-    from effnet_core.export.verify import write_mindir
-
-    write_mindir(Path(job.inputs["checkpoint"]), Path(job.inputs["file"]))
-    return {}
-
-
-def _records(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
-    from effnet_core.data.records import write_records
-
-    return write_records(Path(job.inputs["data_dir"]), job.inputs["split"])
-
-
-_KINDS: dict[str, Callable[[Job, RunConfig, Any, Path], dict[str, Any]]] = {
-    "train": _train,
-    "evaluate": _evaluate,
-    "predict": _predict,
-    "verify": _verify,
-    "mindir": _mindir,
-    "records": _records,
-}
 
 
 def _take_cores(config: RunConfig, rank: int) -> None:
@@ -200,8 +200,4 @@ def _write_event(job: Job, run_dir: Path, event: Event) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    code = main(Path(sys.argv[1]))
-    # Cells that are still referenced when the interpreter has torn down its modules complain from
-    # __del__; everything above ended with its function, and this collects what cycles still hold.
-    gc.collect()
-    sys.exit(code)
+    sys.exit(main(Path(sys.argv[1])))

@@ -32,7 +32,7 @@ from flows.parameters import (
     ShardImages,
     TopK,
     Workers,
-    as_overrides,
+    form_values,
     own_folder,
 )
 from flows.service.environments import flow_config
@@ -122,27 +122,26 @@ def batch_infer_flow(
     Returns:
         Totals, and the address of ``summary.json``, which has the rest.
     """
-    settings = as_overrides(
-        overrides,
-        infer__top_k=top_k,
-        infer__engine=engine,
-        infer__shard_images=shard_images,
-        runtime__device=device,
-    )
-    config = flow_config(recipe, settings)
+    form = {
+        "infer.top_k": top_k,
+        "infer.engine": engine,
+        "infer.shard_images": shard_images,
+        "runtime.device": device,
+    }
+    config = flow_config(recipe, overrides, form=form_values(form))
     chosen = task_runner(runner, workers, dask_address)
     if not config.infer.engine_threads and dask_address is None:
         share = {"engine_threads": max(1, len(available_cores()) // workers)}
         config = config.model_copy(update={"infer": config.infer.model_copy(update=share)})
-    weights = find_model(config, weights)
+    checkpoint = find_model(config, weights)
     output = output or own_folder("batch-infer")
     on_cpu = config.runtime.device == "CPU"  # where it may run beside a training
     with sole_user(Path(output), what="output folder"):
-        missing = plan_inference(config, weights, folder, output, only_new=only_new)
+        missing = plan_inference(config, checkpoint, folder, output, only_new=only_new)
         if missing:
             with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
-                label_shards.with_options(task_runner=chosen)(config, output, weights)
-        return finish_inference(config, output, weights)
+                label_shards.with_options(task_runner=chosen)(config, output, str(checkpoint.path))
+        return finish_inference(config, output, checkpoint, weights)
 
 
 def task_runner(runner: Runner, workers: int, dask_address: str | None) -> TaskRunner[Any]:

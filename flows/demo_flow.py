@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,5 +56,5 @@ def demo_flow(
             device=device,
             processes=processes,
             engine=engine,
-            overrides=[f"storage.root={folder / 'store'}", *(overrides or [])],
+            overrides=[f"storage.root={json.dumps(str(folder / 'store'))}", *(overrides or [])],
         )

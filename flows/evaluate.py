@@ -15,7 +15,7 @@ from flows.parameters import (
     Processes,
     Recipe,
     Split,
-    as_overrides,
+    form_values,
     own_folder,
 )
 from flows.service.environments import flow_config
@@ -51,8 +51,8 @@ def evaluate_flow(
         processes: Processes that evaluate together, one a device.
         overrides: Further settings as section.key=value; they win over the fields above.
     """
-    settings = as_overrides(overrides, runtime__device=device, runtime__world_size=processes)
-    config = flow_config(recipe, settings)
+    form = form_values({"runtime.device": device, "runtime.world_size": processes})
+    config = flow_config(recipe, overrides, form=form)
     tag_run(f"data:{data_name(data)}")
     work_dir = work_dir or own_folder("evaluate")
     with device_slot(f"evaluating {weights_name(weights)}"):

@@ -17,7 +17,7 @@ from effnet_core.family.variants import VARIANTS
 from effnet_core.files import read_json
 from effnet_core.weights.checkpoint import MODEL_NAME, sidecar_path
 from effnet_core.weights.web import redacted
-from flows.parameters import NO_WEIGHTS, as_overrides
+from flows.parameters import NO_WEIGHTS, form_values
 from flows.service.environments import flow_config
 
 PREFIX = "efficientnet_"
@@ -41,7 +41,7 @@ def training_name(prefix: str) -> Callable[[], str]:
         given = flow_run.get_parameters()
         recipe = str(given.get("recipe", ""))
         try:
-            config = flow_config(recipe, training_overrides(given))
+            config = flow_config(recipe, given.get("overrides"), form=training_values(given))
         except EffnetError:  # the run itself says what is wrong
             return f"{prefix}-{last_name(recipe)}"
         source = given.get("source")  # of a pipeline, whose data need not be there yet
@@ -76,19 +76,25 @@ def publication_name() -> str:
     return f"publish-{short_variant(config)}-as-{config.storage.name}"
 
 
-def training_overrides(given: dict[str, Any]) -> list[str]:
-    """The settings that a training's or a pipeline's form holds."""
-    return as_overrides(
-        given.get("overrides"),
-        model__variant=given.get("variant"),
-        train__epochs=given.get("epochs"),
-        data__global_batch_size=given.get("global_batch_size"),
-        optim__base_lr=given.get("base_lr"),
-        model__weights="null" if given.get("weights") == NO_WEIGHTS else given.get("weights"),
-        runtime__device=given.get("device"),
-        runtime__world_size=given.get("processes"),
-        infer__engine=given.get("engine"),
-    )
+TRAINING_FIELDS = {
+    "variant": "model.variant",
+    "weights": "model.weights",
+    "epochs": "train.epochs",
+    "global_batch_size": "data.global_batch_size",
+    "base_lr": "optim.base_lr",
+    "device": "runtime.device",
+    "processes": "runtime.world_size",
+    "engine": "infer.engine",
+}
+"""Fields of a training's and a pipeline's form, and the settings that they are."""
+
+
+def training_values(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings that the fields of a training's or a pipeline's form hold."""
+    values = form_values({key: given.get(field) for field, key in TRAINING_FIELDS.items()})
+    if given.get("weights") == NO_WEIGHTS:
+        values["model"]["weights"] = None
+    return values
 
 
 def data_name(folder: object) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from effnet_core.config.load import by_section
 from effnet_core.config.recipes import recipe_names
 
 AS_IN_RECIPE: Final = "as in recipe"
@@ -63,18 +64,15 @@ Overrides = list[Annotated[str, Field(pattern=r"^\s*[a-z]+\.[a-z0-9_]+\s*=")]] |
 VARIANTS = get_args(VariantName)[1:]
 
 
-def as_overrides(overrides: Sequence[str] | None, **short: object) -> list[str]:
-    """Parameters of a form as settings; those that a person wrote out come last and win.
+def form_values(fields: Mapping[str, object]) -> dict[str, dict[str, Any]]:
+    """The fields of a form as settings by section; what the form leaves open is left out.
 
     Args:
-        overrides: ``section.key=value`` each.
-        short: ``section__key=value``; left out where it is None or ``as in recipe``.
+        fields: value by ``section.key``; open where it is None, empty or ``as in recipe``.
     """
-    given = {key: value for key, value in short.items() if value not in (None, AS_IN_RECIPE, "")}
-    return [
-        *(f"{key.replace('__', '.')}={value}" for key, value in given.items()),
-        *(overrides or []),
-    ]
+    return by_section(
+        {key: None if value in ("", AS_IN_RECIPE) else value for key, value in fields.items()}
+    )
 
 
 def own_folder(kind: str) -> str:

@@ -17,7 +17,7 @@ from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
 from flows.evaluate import evaluate_flow
 from flows.logs import leave_out_tracebacks
-from flows.names import last_name, tag_run, training_name, training_overrides
+from flows.names import last_name, tag_run, training_name, training_values
 from flows.parameters import (
     AS_IN_RECIPE,
     Device,
@@ -80,15 +80,13 @@ def pipeline_flow(
         "device": device,
         "processes": processes,
         "engine": engine,
-        "overrides": overrides,
     }
-    overrides = training_overrides(given)
-    config = flow_config(recipe, overrides)
+    config = flow_config(recipe, overrides, form=training_values(given))
     out = out or own_folder("pipeline")
     tag_run(config.model.variant, f"data:{last_name(source)}")
     data = data or str(Path(out) / "data")
     with sole_user(Path(out), what="folder of the pipeline"):
-        return _steps(config, out, source, folder, data, recipe, overrides, version)
+        return _steps(config, out, source, folder, data, recipe, given, overrides, version)
 
 
 def _steps(
@@ -98,26 +96,47 @@ def _steps(
     folder: str,
     data: str,
     recipe: str,
+    given: dict[str, Any],
     overrides: list[str] | None,
     version: str | None,
 ) -> dict[str, Any]:
-    """One after the other, in a folder that no other run uses meanwhile."""
+    """One after the other, in a folder that no other run uses meanwhile; each gets its fields of the form."""
+    device, processes = given["device"], given["processes"]
     run_dir, predictions = str(Path(out) / "train"), str(Path(out) / "predictions")
     seconds: dict[str, float] = {}
 
     with _timed(seconds, "stage"):
         stage_flow(source, data, recipe=recipe, overrides=overrides)
     with _timed(seconds, "train"):
-        train_flow(data, run_dir, recipe, overrides=overrides)
+        train_flow(
+            data,
+            run_dir,
+            recipe,
+            variant=given["variant"],
+            epochs=given["epochs"],
+            device=device,
+            processes=processes,
+            overrides=overrides,
+        )
     weights = str(Path(run_dir) / MODEL_NAME)
     with _timed(seconds, "evaluate"):
         work_dir = str(Path(out) / "evaluate")
         split = config.data.eval_split
-        measured = evaluate_flow(weights, data, split, work_dir, recipe, overrides=overrides)
+        measured = evaluate_flow(
+            weights, data, split, work_dir, recipe, device, processes, overrides
+        )
     with _timed(seconds, "publish"):
         published = publish_flow(run_dir, version, True, overrides, measured.path)
     with _timed(seconds, "infer"):
-        batch_infer_flow(folder, weights, predictions, recipe=recipe, overrides=overrides)
+        batch_infer_flow(
+            folder,
+            weights,
+            predictions,
+            engine=given["engine"],
+            device=device,
+            recipe=recipe,
+            overrides=overrides,
+        )
     context = FlowRunContext.get()
     flow_run_id = str(context.flow_run.id) if context and context.flow_run else ""
     return write_report(

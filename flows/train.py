@@ -6,7 +6,7 @@ from prefect import flow
 
 from effnet_core.results import TrainResult
 from flows.logs import leave_out_tracebacks
-from flows.names import data_name, tag_run, training_name, training_overrides
+from flows.names import data_name, tag_run, training_name, training_values
 from flows.parameters import (
     AS_IN_RECIPE,
     BatchSize,
@@ -68,9 +68,8 @@ def train_flow(
         "weights": weights,
         "device": device,
         "processes": processes,
-        "overrides": overrides,
     }
-    config = flow_config(recipe, training_overrides(given))
+    config = flow_config(recipe, overrides, form=training_values(given))
     tag_run(config.model.variant, f"data:{data_name(data)}")
     run_dir = run_dir or own_folder("train")
     with (

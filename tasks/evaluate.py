@@ -12,6 +12,7 @@ from effnet_core.files import sha256_of_file
 from effnet_core.jobs.job import RESULT_NAME
 from effnet_core.results import Measured
 from tasks import policies
+from tasks.credentials import credentials_of
 from tasks.dashboard.cards import show_evaluation
 from tasks.dashboard.progress import on_dashboard
 
@@ -24,7 +25,10 @@ def evaluate_checkpoint(
 ) -> Measured:
     """Accuracy of a checkpoint over every image of a split; a card shows its classes."""
     folder = Path(work_dir)
-    with on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"):
+    with (
+        credentials_of(config.storage),
+        on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"),
+    ):
         result = api.evaluate(checkpoint, Path(data), split=split, config=config, work_dir=folder)
     show_evaluation(result, checkpoint)
     path = folder.resolve() / RESULT_NAME

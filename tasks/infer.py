@@ -17,11 +17,12 @@ from prefect.artifacts import (
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.infer.output import SUMMARY_NAME
-from effnet_core.infer.plan import Plan, Shard, read_plan
-from effnet_core.model_store.versions import from_store
+from effnet_core.infer.plan import Plan, read_plan
+from effnet_core.jobs.job import Shard
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardCounts
 from effnet_core.text import NO_VALUE, format_seconds, markdown_code, markdown_text, visible
+from effnet_core.weights.checkpoint import Checkpoint, opened_before
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
@@ -35,15 +36,15 @@ TOTALS = ("images", "labelled", "rejected", "seconds", "images_per_s", "model_sh
 
 
 @task(name="find-model", **policies.INFER)
-def find_model(config: RunConfig, weights: str) -> str:
-    """The checkpoint that ``production`` or a version stands for now; other weights as they are."""
+def find_model(config: RunConfig, weights: str) -> Checkpoint:
+    """Open the checkpoint that the weights stand for now."""
     with credentials_of(config.storage):
-        return str(from_store(weights, config.storage))
+        return api.open_weights(weights, config.storage)
 
 
 @task(name="plan-inference", **policies.INFER)
 def plan_inference(
-    config: RunConfig, checkpoint: str, folder: str, output: str, *, only_new: bool = False
+    config: RunConfig, checkpoint: Checkpoint, folder: str, output: str, *, only_new: bool = False
 ) -> int:
     """List the input, cut it into shards and claim the output folder, which holds the plan then.
 
@@ -75,14 +76,17 @@ def predict_shard(
         credentials_of(config.storage),
         on_dashboard(f"predict-shard-{shard.index}", STAGE, description=title),
     ):
+        model = opened_before(Path(checkpoint), shard.model_sha256)
         (counts,) = api.infer_shards(
-            plan, [shard], checkpoint, config=config, allowed_errors=allowed_errors
+            plan, [shard], model, config=config, allowed_errors=allowed_errors
         )
     return counts
 
 
 @task(name="finish-inference", **policies.INFER)
-def finish_inference(config: RunConfig, output: str, checkpoint: str) -> dict[str, Any]:
+def finish_inference(
+    config: RunConfig, output: str, checkpoint: Checkpoint, weights: str
+) -> dict[str, Any]:
     """Write totals once every shard is there; refuse when too many files could not be read.
 
     The classes become a table, the totals and the gallery pages on the dashboard.
@@ -92,7 +96,7 @@ def finish_inference(config: RunConfig, output: str, checkpoint: str) -> dict[st
     """
     plan = read_plan(Path(output))
     with credentials_of(config.storage):
-        summary, report = api.finish_inference(plan, checkpoint, config=config)
+        summary, report = api.finish_inference(plan, checkpoint, weights=weights, config=config)
     classes = list(summary["classes"].items())
     create_table_artifact(
         key="batch-infer-classes",

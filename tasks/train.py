@@ -10,6 +10,7 @@ from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.results import TrainResult
 from tasks import policies
+from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
 
 STAGE = "train"
@@ -24,5 +25,8 @@ def train_model(config: RunConfig, data: str, run_dir: str) -> TrainResult:
     Call it directly, not with ``.submit()``: only in the main thread does a cancellation reach it.
     """
     title = f"steps of {config.model.variant}"
-    with on_dashboard("train-progress", STAGE, description=title):
+    with (
+        credentials_of(config.storage),
+        on_dashboard("train-progress", STAGE, description=title),
+    ):
         return api.train(config, Path(data), Path(run_dir)).headline()

@@ -12,6 +12,7 @@ import typer
 
 from effnet_core import __version__
 from effnet_core.cli.guard import guarded, run
+from effnet_core.cli.options import Overrides, Weights
 from effnet_core.cli.store import app as store_commands
 from effnet_core.cli.weights import app as weights_commands
 from effnet_core.config.recipes import recipe_names
@@ -34,20 +35,7 @@ Recipe = Annotated[
     str | None,
     typer.Option("--recipe", "-r", help=f"Recipe ({', '.join(recipe_names())}) or a .yaml file."),
 ]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--override", "-o", metavar="SECTION.KEY=VALUE", help="A setting; repeatable."),
-]
 Data = Annotated[Path, typer.Option("--data", help="Folder of a staged data set.")]
-Weights = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        "-w",
-        help="Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, or of the "
-        "model store: production or store:VERSION.",
-    ),
-]
 Processes = Annotated[
     int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
 ]
@@ -211,7 +199,7 @@ def train(
     processes: Processes = None,
     weights: Annotated[
         str | None,
-        typer.Option("--weights", "-w", help="What to start from: file, run folder, URL or name."),
+        typer.Option("--weights", "-w", help="What to start from; as evaluate takes it."),
     ] = None,
     num_classes: Annotated[
         int | None,
@@ -287,7 +275,7 @@ def predict(
     from effnet_core import api
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
-    from effnet_core.config.load import load_config
+    from effnet_core.config.load import by_section, load_config
     from effnet_core.infer.output import read_parts
     from effnet_core.reports.annotate import annotate_single
 
@@ -296,8 +284,7 @@ def predict(
         "infer.engine": engine,
         "infer.max_error_share": max_errors,
     }
-    extra = [f"{key}={value}" for key, value in short.items() if value is not None]
-    config = load_config(None, [*(override or []), *extra])
+    config = load_config(None, override or [], options=by_section(short))
     with show_events():
         summary = api.infer(weights, inputs, output, config=config, only_new=only_new)
     if summary["labelled"] == 1:
@@ -327,15 +314,24 @@ def export(
     features: Annotated[
         bool, typer.Option("--features", help="Pooled features as a second output (onnx).")
     ] = False,
+    override: Overrides = None,
 ) -> None:
     """Write a model in another format and compare it with MindSpore."""
+    from effnet_core import api
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
+    from effnet_core.config.load import load_config
     from effnet_core.export.export import export as export_model
 
+    config = load_config(None, override or [])
     with show_events():
         agreement = export_model(
-            weights, out, format=format, pictures=image or (), features=features
+            api.open_weights(weights, config.storage),
+            out,
+            format=format,
+            pictures=image or (),
+            features=features,
+            config=config,
         )
     console.print(f"{out}: {agreement}", soft_wrap=True)
 
@@ -377,13 +373,12 @@ def publish(
     from effnet_core import api
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
-    from effnet_core.config.load import CONFIG_NAME, load_config
+    from effnet_core.config.load import CONFIG_NAME, by_section, load_config
     from effnet_core.model_store.publication import publish_model
 
     result = api.training_result(run_dir)
-    short = {"storage.root": store, "storage.name": name}
-    extra = [f"{key}={value}" for key, value in short.items() if value]
-    config = load_config(run_dir / CONFIG_NAME, [*(override or []), *extra])
+    short = by_section({"storage.root": store or None, "storage.name": name or None})
+    config = load_config(run_dir / CONFIG_NAME, override or [], options=short)
     with show_events():
         published = publish_model(
             run_dir,
@@ -407,15 +402,14 @@ def _config(
     num_classes: int | None = None,
 ) -> RunConfig:
     """Settings of recipe and overrides; the short options come last and win."""
-    from effnet_core.config.load import load_config
+    from effnet_core.config.load import by_section, load_config
 
     short = {
         "runtime.world_size": processes,
         "model.weights": weights,
         "model.num_classes": num_classes,
     }
-    extra = [f"{key}={value}" for key, value in short.items() if value is not None]
-    return load_config(recipe, [*(overrides or []), *extra])
+    return load_config(recipe, overrides or [], options=by_section(short))
 
 
 def _print_evaluation(result: EvalResult) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from rich.table import Table
 
-from effnet_core.config.recipes import RECIPES_DIR, recipe_names
+from effnet_core.config.recipes import packaged_recipe, recipe_names
 from effnet_core.config.schema import RunConfig
-from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.family.scaling import cost
 from effnet_core.family.variants import VARIANTS
 
@@ -113,8 +112,7 @@ def recipe_table() -> Table:
     table.add_column("recipe", no_wrap=True)
     table.add_column("settings that differ from the defaults")
     for name in recipe_names():
-        content = parse_yaml((RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
-        table.add_row(name, "  ".join(_flatten(content)))
+        table.add_row(name, "  ".join(_flatten(packaged_recipe(name))))
     return table
 
 

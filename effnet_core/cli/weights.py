@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from effnet_core.cli.guard import guarded
+from effnet_core.cli.options import Overrides
 
 app = typer.Typer(help="Weights of other publishers: list, import, convert.", no_args_is_help=True)
 
@@ -60,19 +61,27 @@ def import_(
 @app.command()
 @guarded
 def convert(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint, run folder, file, URL or name.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="Checkpoint, run folder, file, URL, name, production or store:VERSION."
+        ),
+    ],
     to: Annotated[str, typer.Option("--to", help="Publisher: mindvision, timm, torchvision, ...")],
     out: Annotated[Path, typer.Option("--out", help="File to write (.ckpt or .safetensors).")],
+    override: Overrides = None,
 ) -> None:
     """Write a checkpoint with the names that another publisher's code loads."""
+    from effnet_core.api import open_weights
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
+    from effnet_core.config.load import load_config
     from effnet_core.locks import sole_writer
     from effnet_core.weights.importing import convert as convert_weights
-    from effnet_core.weights.resolve import resolve
 
+    storage = load_config(None, override or []).storage
     with show_events(), sole_writer(out, what="file"):
-        result = convert_weights(resolve(checkpoint), out, to=to)
+        result = convert_weights(open_weights(checkpoint, storage), out, to=to)
     console.print(f"wrote {result.tensors} tensors with {to}'s names to {out}", soft_wrap=True)
     if result.differences:
         console.print(f"for equal logits build the network with {'; '.join(result.differences)}")

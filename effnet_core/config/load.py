@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from effnet_core.config.recipes import RECIPES_DIR, recipe_names
+from effnet_core.config.recipes import packaged_recipe, recipe_names
 from effnet_core.config.schema import RunConfig
 from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError
@@ -37,28 +37,49 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     values: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Read, merge and validate settings.
+    """Read, merge and validate settings. Values that are values already stay so: only text is read as YAML.
 
     Args:
         recipe: name of a packaged recipe, or a path that ends in ``.yaml``.
         overrides: ``section.key=value`` each; the value is read as YAML.
-        values: a nested mapping that lies between recipe and overrides.
+        values: a nested mapping that lies between recipe and overrides, such as ``by_section`` makes.
+        options: another, of the options of a command; it comes last and wins.
 
     Raises:
         ConfigError: the recipe or a key is unknown, or a value has the wrong type or range; the
             message names the key, the value, what is allowed and the nearest known name.
     """
-    merged: dict[str, Any] = {}
-    if recipe is not None:
-        _merge(merged, _read_recipe(recipe))
-    _merge(merged, values or {})
-    for text in overrides:
-        _merge(merged, _parse_override(text))
     try:
-        return RunConfig.model_validate(merged)
+        return RunConfig.model_validate(
+            merged(
+                {} if recipe is None else _read_recipe(recipe),
+                values or {},
+                *map(_parse_override, overrides),
+                options or {},
+            )
+        )
     except ValidationError as cause:
         raise ConfigError(_explain(cause)) from None
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings laid over each other; the later wins."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        _merge(result, layer)
+    return result
+
+
+def by_section(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by ``section.key`` as the nested mapping that ``load_config`` takes; None is left out."""
+    result: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        if value is not None:
+            section, _, leaf = key.partition(".")
+            result.setdefault(section, {})[leaf] = value
+    return result
 
 
 def read_config(path: Path) -> RunConfig:
@@ -80,13 +101,13 @@ def write_config(config: RunConfig, run_dir: Path) -> Path:
 def _read_recipe(recipe: str | Path) -> Mapping[str, Any]:
     path = Path(recipe)
     if path.suffix not in (".yaml", ".yml"):
-        path = RECIPES_DIR / f"{recipe}.yaml"
-        if not path.exists():
-            names = recipe_names()
+        names = recipe_names()
+        if str(recipe) not in names:
             raise ConfigError(
                 f"recipe {str(recipe)!r} is unknown{nearest(str(recipe), names)} "
                 f"(known: {', '.join(names)}; or give a path that ends in .yaml)"
             )
+        return packaged_recipe(str(recipe))
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:

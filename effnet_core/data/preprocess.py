@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
+from effnet_core.checked import check_fields, with_tuples
 from effnet_core.config.schema import RunConfig
-from effnet_core.data.images import MAX_PIXELS, Colour, decode_image, to_rgb
+from effnet_core.data.images import MAX_PIXELS, decode_image, to_rgb
 
 FloatArray = NDArray[np.float32]
 PixelArray = NDArray[np.uint8]
 
 FAST_MARGIN = 2
 """Reduced decoding leaves at least so many pixels for each one of the resized image."""
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+Spread = Annotated[float, Field(gt=0, le=10)]
+Level = Annotated[int, Field(ge=0, le=255)]
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -30,17 +36,17 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 class PreprocessSpec:
     """How an image becomes the network's input; travels with the weights."""
 
-    image_size: int
+    image_size: Annotated[int, Field(ge=1, le=16_384)]
     """Side of the square input, px."""
-    crop_pct: float
+    crop_pct: Annotated[float, Field(gt=0, le=1)]
     """Share of the resized side that the centre crop keeps."""
-    interpolation: str
+    interpolation: Annotated[str, Field(pattern="^(bicubic|bilinear)$")]
     """``bicubic`` or ``bilinear``."""
-    mean: tuple[float, float, float]
+    mean: tuple[Unit, Unit, Unit]
     """For R, G, B, in 0-1 units."""
-    std: tuple[float, float, float]
+    std: tuple[Spread, Spread, Spread]
     """For R, G, B, in 0-1 units."""
-    background: Colour | None = None
+    background: tuple[Level, Level, Level] | None = None
     """Colour that transparent images are laid on, 0-255; None drops transparency, as for sidecars that
     were written before there was a choice."""
 
@@ -54,11 +60,13 @@ class PreprocessSpec:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PreprocessSpec:
-        """The spec that ``to_dict`` described."""
-        colours = {name: tuple(values[name]) for name in ("mean", "std")}
-        ground = values.get("background")
-        return cls(**{**values, **colours, "background": None if ground is None else tuple(ground)})
+    def from_dict(cls, values: Any) -> PreprocessSpec:
+        """The spec that ``to_dict`` described.
+
+        Raises:
+            ValueError: it is not one, or a value is out of its range.
+        """
+        return check_fields(cls, with_tuples(values, "mean", "std", "background"))
 
     @classmethod
     def from_config(cls, config: RunConfig) -> PreprocessSpec:

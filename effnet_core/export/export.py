@@ -14,14 +14,11 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.files import put_in_place
-from effnet_core.jobs.job import Job
-from effnet_core.jobs.launch import run_job
+from effnet_core.jobs.job import MindirJob, VerifyJob
+from effnet_core.jobs.launch import job_folder, run_job
 from effnet_core.locks import sole_writer
 from effnet_core.text import os_reason
-from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.weights.checkpoint import Sidecar
-from effnet_core.weights.ckpt_file import read_ckpt
-from effnet_core.weights.resolve import resolve
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint
 
 Format = Literal["onnx", "mindir", "safetensors"]
 
@@ -55,7 +52,7 @@ class Agreement:
 
 
 def export(
-    weights: str | Path,
+    checkpoint: Checkpoint,
     out: Path,
     *,
     format: str,
@@ -66,7 +63,7 @@ def export(
     """Write a checkpoint in another format; ``out`` appears only once it was compared.
 
     Args:
-        weights: as ``weights.resolve.resolve`` takes them: checkpoint, run folder, file, URL or name.
+        checkpoint: the model.
         out: the file; what lies there is replaced.
         format: ``onnx``, ``mindir`` or ``safetensors``.
         pictures: images that are compared besides random ones and a packaged photograph.
@@ -75,7 +72,7 @@ def export(
 
     Raises:
         ConfigError: there is no such format, or not with these options.
-        CheckpointError, DataError: the checkpoint or a picture cannot be used.
+        CheckpointError, DataError: the checkpoint or a picture cannot be read.
         ExportError: the file does not agree with MindSpore; nothing was written.
         FolderInUse: another command writes ``out`` now.
     """
@@ -87,11 +84,9 @@ def export(
         sole_writer(out, what="exported file"),
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
     ):
-        checkpoint = resolve(weights)
-        sidecar = checkpoints.read_sidecar(checkpoint)
         fresh = Path(folder) / f"model.{format}"
         try:
-            _write(checkpoint, sidecar, fresh, format, features=features, config=config)
+            _write(checkpoint, fresh, format, features=features, config=config)
         except OSError as cause:
             raise DataError(f"{out} cannot be written ({os_reason(cause)}); make room") from cause
         if format == "safetensors":
@@ -105,7 +100,7 @@ def export(
 
 
 def require_agreement(
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     file: Path,
     format: str,
     *,
@@ -117,14 +112,15 @@ def require_agreement(
     Raises:
         ExportError: they do not agree, or the file cannot be loaded.
     """
-    inputs = {
-        "checkpoint": str(checkpoint.resolve()),
-        "file": str(file.resolve()),
-        "format": format,
-        "pictures": [str(path.resolve()) for path in (packaged_photograph(), *pictures)],
-    }
-    with tempfile.TemporaryDirectory(prefix="effnet-verify-") as folder:
-        result = run_job(Job("verify", inputs), _alone(config), Path(folder))
+    job = VerifyJob(
+        checkpoint.path.resolve(),
+        checkpoint.sha256,
+        file.resolve(),
+        format,
+        tuple(path.resolve() for path in (packaged_photograph(), *pictures)),
+    )
+    with job_folder("verify") as folder:
+        result = run_job(job, _alone(config), folder)
     agreement = Agreement(**result)
     if not agreement.is_close:
         raise ExportError(
@@ -143,41 +139,35 @@ def packaged_photograph() -> Path:
 
 
 def _write(
-    checkpoint: Path,
-    sidecar: Sidecar,
-    out: Path,
-    format: str,
-    *,
-    features: bool,
-    config: RunConfig,
+    checkpoint: Checkpoint, out: Path, format: str, *, features: bool, config: RunConfig
 ) -> None:
     if format == "onnx":
         from effnet_core.export.onnx_model import write_onnx
 
-        write_onnx(checkpoint, sidecar, out, features=features)
+        write_onnx(checkpoint, out, features=features)
     elif format == "safetensors":
-        _write_safetensors(checkpoint, sidecar, out)
+        _write_safetensors(checkpoint, out)
     else:
-        inputs = {"checkpoint": str(checkpoint.resolve()), "file": str(out.resolve())}
-        with tempfile.TemporaryDirectory(prefix="effnet-export-") as folder:
-            run_job(Job("mindir", inputs), _alone(config), Path(folder))
+        job = MindirJob(checkpoint.path.resolve(), checkpoint.sha256, out.resolve())
+        with job_folder("export") as folder:
+            run_job(job, _alone(config), folder)
 
 
-def _write_safetensors(checkpoint: Path, sidecar: Sidecar, out: Path) -> None:
+def _write_safetensors(checkpoint: Checkpoint, out: Path) -> None:
     """Weights without optimizer state, under their own names, with the sidecar as metadata."""
     import json
 
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    metadata = {"effnet": json.dumps(sidecar.to_dict()), "format": "np"}
+    metadata = {"effnet": json.dumps(checkpoint.sidecar.to_dict()), "format": "np"}
     try:
         save_file(_weights(checkpoint), out, metadata=metadata)
     except SafetensorError as cause:  # what it makes of the system's answer
         raise OSError(0, str(cause).lower()) from cause
 
 
-def _compare_weights(checkpoint: Path, file: Path) -> Agreement:
+def _compare_weights(checkpoint: Checkpoint, file: Path) -> Agreement:
     from safetensors.numpy import load_file
 
     wanted, found = _weights(checkpoint), load_file(file)
@@ -188,11 +178,13 @@ def _compare_weights(checkpoint: Path, file: Path) -> Agreement:
     return Agreement(0.0, 0.0, 0)
 
 
-def _weights(checkpoint: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+def _weights(
+    checkpoint: Checkpoint,
+) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
     return {
         name: value
-        for name, value in read_ckpt(checkpoint).items()
-        if not name.startswith(checkpoints.OPTIMIZER_PREFIXES)
+        for name, value in checkpoint.load().items()
+        if not name.startswith(OPTIMIZER_PREFIXES)
     }
 
 

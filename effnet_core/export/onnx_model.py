@@ -21,8 +21,7 @@ from effnet_core import __version__
 from effnet_core.errors import CheckpointError
 from effnet_core.family.scaling import Block, expand
 from effnet_core.family.variants import variant as variant_row
-from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Sidecar
-from effnet_core.weights.ckpt_file import read_ckpt
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, Sidecar
 
 Array = NDArray[Any]
 
@@ -38,13 +37,12 @@ GRAPH_VERSION = 2
 
 
 def write_onnx(
-    checkpoint: Path, sidecar: Sidecar, out: Path, *, features: bool = False, pixels: bool = False
+    checkpoint: Checkpoint, out: Path, *, features: bool = False, pixels: bool = False
 ) -> None:
     """Write a checkpoint as an ONNX file.
 
     Args:
-        checkpoint: its bytes were checked by ``read_sidecar`` before.
-        sidecar: what belongs to it.
+        checkpoint: the model.
         out: the file.
         features: also give the pooled features, a second output.
         pixels: take squares of pixels and normalise them inside; see ``build_model``.
@@ -52,7 +50,7 @@ def write_onnx(
     Raises:
         CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
     """
-    model = build_model(read_ckpt(checkpoint), sidecar, features=features, pixels=pixels)
+    model = build_model(checkpoint.load(), checkpoint.sidecar, features=features, pixels=pixels)
     out.write_bytes(model.SerializeToString())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square, normalise
 from effnet_core.errors import EffnetError, ExportError
-from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.checkpoint import Checkpoint, Sidecar
 from effnet_core.weights.load import load_network
 
 FloatArray = NDArray[np.float32]
@@ -27,25 +26,29 @@ LoadEngine = Callable[[str, Path, Sidecar, int], Run]
 RANDOM_IMAGES = 2
 
 
-def write_mindir(checkpoint: Path, out: Path) -> None:
+def write_mindir(checkpoint: Checkpoint, out: Path) -> None:
     """Write a checkpoint as a MindIR file with a free batch dimension.
 
     Args:
-        checkpoint: with its sidecar.
+        checkpoint: the model.
         out: ends in ``.mindir``; MindSpore would add that.
 
     Raises:
         CheckpointError: it is missing, damaged or not what its sidecar says.
     """
-    sidecar = checkpoints.read_sidecar(checkpoint)
-    network = load_network(checkpoint, sidecar)
-    side = sidecar.preprocess.image_size
+    network = load_network(checkpoint)
+    side = checkpoint.sidecar.preprocess.image_size
     images = Tensor(shape=[None, 3, side, side], dtype=ms.float32)
     ms.export(network, images, file_name=str(out), file_format="MINDIR")
 
 
 def compare(
-    checkpoint: Path, file: Path, format: str, pictures: list[Path], *, load_engine: LoadEngine
+    checkpoint: Checkpoint,
+    file: Path,
+    format: str,
+    pictures: Sequence[Path],
+    *,
+    load_engine: LoadEngine,
 ) -> dict[str, Any]:
     """The logits of an exported file beside those of MindSpore.
 
@@ -60,11 +63,11 @@ def compare(
         ``difference``, the largest between two logits; ``spread``, the standard deviation of the logits;
         ``images``, how many were compared. Every image is computed alone and among the others.
     """
-    sidecar = checkpoints.read_sidecar(checkpoint)
+    sidecar = checkpoint.sidecar
     pixels = sample_pixels(sidecar.preprocess, pictures)
     # Without a graph to compile, a few images are done in a fraction of the time.
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    network = load_network(checkpoint, sidecar)
+    network = load_network(checkpoint)
     wanted: FloatArray = network(Tensor(normalise(pixels, sidecar.preprocess))).asnumpy()
     found = _exported_logits(file, format, sidecar, pixels, load_engine)
     return {
@@ -74,7 +77,7 @@ def compare(
     }
 
 
-def sample_pixels(spec: PreprocessSpec, pictures: list[Path]) -> PixelArray:
+def sample_pixels(spec: PreprocessSpec, pictures: Sequence[Path]) -> PixelArray:
     """Noise and pictures, (N, S, S, 3) uint8."""
     side = spec.image_size
     noise = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, side, side, 3), np.uint8)

@@ -30,7 +30,8 @@ from effnet_core.data.images import WHITE, Colour
 from effnet_core.errors import DataError
 from effnet_core.files import atomic_path, read_jsonl, write_json, write_text
 from effnet_core.infer.pipeline import Prediction
-from effnet_core.infer.plan import OTHER_NAME, PARTS_NAME, Plan, Shard
+from effnet_core.infer.plan import OTHER_NAME, PARTS_NAME, Plan
+from effnet_core.jobs.job import Shard
 from effnet_core.results import ShardCounts, ShardResult
 
 ERRORS_NAME = "errors.jsonl"

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effnet_core.checked import CHECKED, check_fields, whole
+from effnet_core.checked import check_fields, whole
 from effnet_core.config.schema import InferConfig
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import (
@@ -31,6 +31,7 @@ from effnet_core.files import (
     write_json,
 )
 from effnet_core.infer.inputs import InputList
+from effnet_core.jobs.job import Shard
 
 RUN_NAME = "run.json"
 INPUTS_NAME = "inputs.jsonl"
@@ -41,21 +42,6 @@ SHARDS_NAME = "shards"
 
 Lists = list[tuple[int, str]]
 """For each run into an output, how many files it added and the digest of the model that labels them."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A contiguous part of the input list and the part file that holds its answers."""
-
-    index: int
-    start: int
-    stop: int
-    part: str
-    """File name of the part."""
-    model_sha256: str
-    """Digest of the model that labels it, or has."""
-
-    __pydantic_config__ = CHECKED
 
 
 @dataclass(frozen=True)
@@ -127,16 +113,13 @@ def plan(
         "format": infer.format,
     }
     before = _claim(output, identity, any_model=only_new)
-    lengths = before.get("lists", [])
-    models = before.get("models", [before.get("model_sha256", "")] * len(lengths))
-    lists: Lists = list(zip(lengths, models, strict=True))
     entries = list(zip(listed.paths, listed.stamps, strict=True))
-    seen = list(_read_entries(output, sum(length for length, _ in lists)))
+    lists, seen = _earlier(output, before)
     if only_new and lists:
         known = set(seen)
         fresh = [entry for entry in entries if entry not in known]
         entries = seen + fresh
-        if before["model_sha256"] != model_sha256:
+        if before.get("model_sha256") != model_sha256:
             lists = _handed_over(output, lists, seen, identity)
         lists += [(len(fresh), model_sha256)] if fresh else []
     else:
@@ -159,6 +142,30 @@ def plan(
         output / OTHER_NAME, ({"path": path, "reason": reason} for path, reason in listed.other)
     )
     return Plan(output, listed.root, len(entries), shards, len(fresh))
+
+
+def _earlier(output: Path, before: dict[str, Any]) -> tuple[Lists, list[tuple[str, str]]]:
+    """What earlier runs have planned: their lists, and the files in order.
+
+    Raises:
+        DataError: their record is damaged.
+    """
+    how = "choose another folder, or delete this one to start over"
+    with whole(output / RUN_NAME, "run record", remedy=how):
+        lengths = [_length(length) for length in before.get("lists", [])]
+        models = before.get("models", [before.get("model_sha256", "")] * len(lengths))
+        lists = [(length, str(model)) for length, model in zip(lengths, models, strict=True)]
+    with whole(output / INPUTS_NAME, "list of inputs", remedy=how):
+        seen = list(_read_entries(output, sum(lengths)))
+        if len(seen) != sum(lengths):
+            raise ValueError(f"it has {len(seen)} of {sum(lengths)} files")
+    return lists, seen
+
+
+def _length(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"a list of {value!r} files")
+    return value
 
 
 def read_plan(output: Path) -> Plan:
@@ -253,6 +260,8 @@ def _read_entries(output: Path, stop: int, start: int = 0) -> Iterator[tuple[str
     with (output / INPUTS_NAME).open() as stream:
         for line in itertools.islice(stream, start, stop):
             path, stamp = json.loads(line)
+            if not isinstance(path, str) or not isinstance(stamp, str):
+                raise ValueError("a line is not a path and a stamp")
             yield path, stamp
 
 
@@ -266,7 +275,12 @@ def _claim(output: Path, identity: dict[str, Any], *, any_model: bool) -> dict[s
     make_folder(output, what="output folder")
     path = output / RUN_NAME
     if path.exists():
-        found: dict[str, Any] = read_json(path)
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise DataError(
+                f"run record {path} is damaged (it is not an object with names and values); choose "
+                "another folder, or delete this one to start over"
+            )
         changed = [
             key
             for key, value in identity.items()

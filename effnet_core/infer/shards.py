@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from effnet_core.config.schema import RunConfig
@@ -17,21 +16,19 @@ from effnet_core.infer.output import write_part
 from effnet_core.infer.pipeline import Prediction, Predictor, Rejection, Wanted, iter_predictions
 from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, output_lost, read_inputs
 from effnet_core.infer.readers import Source, open_source
+from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.jobs.signals import stop_requested
 from effnet_core.results import ShardResult
 
 STAGE = "predict"
 
 
-def predict_shards(
-    predictor: Predictor, inputs: dict[str, Any], config: RunConfig
-) -> dict[str, Any]:
+def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> dict[str, Any]:
     """Label the shards of a job and write a part file for each.
 
     Args:
         predictor: an engine with the model.
-        inputs: ``output``, ``input_root``, ``model_sha256``, ``shards`` (start, stop, part) and
-            ``allowed_errors``, how many files may be without an answer.
+        job: what to label, and where answers go.
         config: settings of inference and storage.
 
     Returns:
@@ -42,40 +39,40 @@ def predict_shards(
         Interrupted: this process was asked to stop; finished shards stay.
         StoreError: the source is lost; finished shards stay.
     """
-    source = open_source(inputs["input_root"], config.storage)
-    config = _with_decoders(predictor, source, inputs, config)
-    total = sum(shard["stop"] - shard["start"] for shard in inputs["shards"])
+    source = open_source(job.input_root, config.storage)
+    config = _with_decoders(predictor, source, job, config)
+    total = sum(shard.stop - shard.start for shard in job.shards)
     done = rejected = 0
     results = []
-    for shard in inputs["shards"]:
-        result = _predict_shard(predictor, source, shard, inputs, config, done=done, total=total)
+    for shard in job.shards:
+        result = _predict_shard(predictor, source, shard, job, config, done=done, total=total)
         results.append(vars(result.counts()))
-        done += shard["stop"] - shard["start"]
+        done += shard.stop - shard.start
         rejected += len(result.rejected)
         emit(
             Event(
                 STAGE,
                 f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote "
-                f"{shard['part']}",
+                f"{shard.part}",
                 done,
                 total,
             )
         )
-        if rejected > inputs["allowed_errors"]:
+        if rejected > job.allowed_errors:
             break
     return {"shards": results}
 
 
 def _with_decoders(
-    predictor: Predictor, source: Source, inputs: dict[str, Any], config: RunConfig
+    predictor: Predictor, source: Source, job: PredictJob, config: RunConfig
 ) -> RunConfig:
     """Settings with a number of decoders: that asked for, or the fastest over the first files."""
     infer = config.infer
-    first = inputs["shards"][0]
-    paths = read_inputs(Path(inputs["output"]), first["start"], first["stop"])[:SAMPLE_IMAGES]
+    first = job.shards[0]
+    paths = read_inputs(job.output, first.start, first.stop)[:SAMPLE_IMAGES]
     if infer.decoders is not None or not predictor.workers or len(paths) < SAMPLE_IMAGES:
         return config
-    key = f"{inputs['engine']} {infer.precision} {inputs['model_sha256']} {predictor.workers}"
+    key = f"{job.engine} {infer.precision} {job.checkpoint_sha256} {predictor.workers}"
     readers = infer.readers or source.readers
     wanted = Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels)
     notes = cached(cache_dir(CACHE_NAME) / TUNING_NAME)
@@ -86,14 +83,14 @@ def _with_decoders(
 def _predict_shard(
     predictor: Predictor,
     source: Source,
-    shard: dict[str, Any],
-    inputs: dict[str, Any],
+    shard: Shard,
+    job: PredictJob,
     config: RunConfig,
     *,
     done: int,
     total: int,
 ) -> ShardResult:
-    infer, output = config.infer, Path(inputs["output"])
+    infer, output = config.infer, job.output
     wanted = Wanted(
         infer.top_k,
         infer.probabilities,
@@ -109,7 +106,7 @@ def _predict_shard(
     micro_batches = iter_predictions(
         predictor,
         source,
-        read_inputs(output, shard["start"], shard["stop"]),
+        read_inputs(output, shard.start, shard.stop),
         wanted,
         readers=infer.readers or source.readers,
         decoders=infer.decoders or 0,
@@ -130,13 +127,13 @@ def _predict_shard(
         done += len(micro_batch.answers)
         latency_ms.append(round(1000 * micro_batch.seconds / len(micro_batch.answers), 3))
         emit_sometimes(STAGE, done, total)
-    part = output / PARTS_NAME / shard["part"]
+    part = output / PARTS_NAME / shard.part
     try:
-        write_part(part, rows, model_sha256=inputs["model_sha256"])
+        write_part(part, rows, model_sha256=job.checkpoint_sha256)
         result = ShardResult(
             part=str(part),
-            start=shard["start"],
-            stop=shard["stop"],
+            start=shard.start,
+            stop=shard.stop,
             labelled=len(rows),
             rejected=rejected,
             other=other,

@@ -14,12 +14,14 @@ RUN_DIR/
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, TypeAlias
 
-from effnet_core.errors import EffnetError, JobError, error_type
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from effnet_core.checked import NONSENSE, first_problem, whole
+from effnet_core.errors import DataError, EffnetError, JobError, error_type
 from effnet_core.files import read_json, write_json
 from effnet_core.text import in_one_line
 
@@ -34,25 +36,144 @@ RESERVE_BYTES = 16_384
 """Room that a job takes at its start and gives back for its answer, which a full disk would swallow."""
 CHECKPOINTS_NAME = "checkpoints"
 
-Kind = Literal["train", "evaluate", "predict", "verify", "mindir", "records"]
+
+@dataclass(frozen=True)
+class _Given:
+    """What each kind of job has in common: it travels as JSON, and unknown keys are refused."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a child process is asked to do."""
+class TrainJob(_Given):
+    """Train in the job's folder, anew or from its last checkpoint."""
 
-    kind: Kind
-    inputs: dict[str, Any] = field(default_factory=dict)
-    """JSON-ready arguments of the kind's function."""
+    data_dir: Path
+    data_digest: str
+    from_production: bool = False
+    """Whether ``model.weights`` was ``production``; the settings hold the version that was it then."""
 
-    def write(self, run_dir: Path) -> None:
-        """Leave the job in its folder for the ranks."""
-        write_json(run_dir / JOB_NAME, asdict(self))
 
-    @classmethod
-    def read(cls, run_dir: Path) -> Job:
-        """The job that lies in a folder."""
-        return cls(**read_json(run_dir / JOB_NAME))
+@dataclass(frozen=True)
+class _OfCheckpoint(_Given):
+    """What jobs that use a checkpoint are given."""
+
+    checkpoint: Path
+    checkpoint_sha256: str
+    """The digest that the parent found; the ranks refuse another."""
+
+
+@dataclass(frozen=True)
+class EvaluateJob(_OfCheckpoint):
+    """Measure a checkpoint on a split."""
+
+    data_dir: Path
+    split: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A contiguous piece of an inference's input list and the part file that holds its answers."""
+
+    index: int
+    start: int
+    stop: int
+    part: str
+    """File name of the part."""
+    model_sha256: str
+    """Digest of the model that labels it, or has."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class PredictJob(_OfCheckpoint):
+    """Label shards of a planned inference."""
+
+    engine: str
+    engine_file: Path | None
+    """What the engine runs; None where it needs no more than the checkpoint."""
+    output: Path
+    input_root: str
+    """Folder or address that the paths of the input list are relative to."""
+    shards: tuple[Shard, ...]
+    allowed_errors: int
+    """How many files may be without an answer."""
+
+
+@dataclass(frozen=True)
+class VerifyJob(_OfCheckpoint):
+    """Compare an exported file or an engine file with MindSpore's logits."""
+
+    file: Path
+    format: str
+    pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class MindirJob(_OfCheckpoint):
+    """Write a checkpoint as MindIR."""
+
+    file: Path
+
+
+@dataclass(frozen=True)
+class RecordsJob(_Given):
+    """Write the MindRecord files of a split."""
+
+    data_dir: Path
+    split: str
+
+
+Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | VerifyJob | MindirJob | RecordsJob
+
+KINDS: dict[str, type[Job]] = {
+    "train": TrainJob,
+    "evaluate": EvaluateJob,
+    "predict": PredictJob,
+    "verify": VerifyJob,
+    "mindir": MindirJob,
+    "records": RecordsJob,
+}
+
+
+def job_to_dict(job: Job) -> dict[str, Any]:
+    """A job as JSON-ready values: its kind, and its inputs by name."""
+    kind = next(name for name, known in KINDS.items() if type(job) is known)
+    return {"kind": kind, "inputs": TypeAdapter(type(job)).dump_python(job, mode="json")}
+
+
+def job_from_dict(values: dict[str, Any]) -> Job:
+    """The job of ``job_to_dict``.
+
+    Raises:
+        ValueError: its kind is unknown, or its inputs are not those of the kind.
+    """
+    kind = KINDS.get(values.get("kind", ""))
+    if kind is None:
+        raise ValueError(
+            f"a job of kind {values.get('kind')!r} is unknown (known: {', '.join(KINDS)})"
+        )
+    try:
+        job: Job = TypeAdapter(kind).validate_python(values.get("inputs"))
+    except ValidationError as cause:
+        raise ValueError(f"inputs of a {values['kind']} job: {first_problem(cause)}") from cause
+    return job
+
+
+def write_job_file(job: Job, run_dir: Path) -> None:
+    """Leave a job in its folder for the ranks."""
+    write_json(run_dir / JOB_NAME, job_to_dict(job))
+
+
+def read_job(run_dir: Path) -> Job:
+    """The job that lies in a folder.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    with whole(run_dir / JOB_NAME, "job"):
+        return job_from_dict(read_json(run_dir / JOB_NAME))
 
 
 def reserve_room(run_dir: Path) -> None:
@@ -93,11 +214,12 @@ def read_error(run_dir: Path) -> EffnetError | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return JobError(f"{path} is unreadable")
-    message = values["message"]
-    if not values["known"]:
-        log = run_dir / LOGS_NAME / f"worker_{values['rank']}.log"
-        message = f"rank {values['rank']} failed ({message}); the whole story is in {log}"
-    return error_type(values["type"])(message)
+        values = read_json(path)
+        message, kind = str(values["message"]), error_type(str(values["type"]))
+        known, rank = values["known"], int(values["rank"])
+    except (*NONSENSE, DataError):
+        return JobError(f"the job failed, and its error in {path} cannot be read")
+    if not known:
+        log = run_dir / LOGS_NAME / f"worker_{rank}.log"
+        message = f"rank {rank} failed ({message}); the whole story is in {log}"
+    return kind(message)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,14 @@ import psutil
 from effnet_core import machine
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig, RuntimeConfig
-from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost, WorkerStalled
+from effnet_core.errors import (
+    ConfigError,
+    DataError,
+    EffnetError,
+    JobTimeout,
+    WorkerLost,
+    WorkerStalled,
+)
 from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json
 from effnet_core.jobs import environment, hosts, supervise
@@ -32,9 +41,11 @@ from effnet_core.jobs.job import (
     LOGS_NAME,
     RESULT_NAME,
     Job,
+    TrainJob,
     read_error,
     reserve_room,
     write_error,
+    write_job_file,
 )
 from effnet_core.jobs.stall import StallWatch, read_processes
 from effnet_core.locks import inherited
@@ -66,11 +77,30 @@ def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         WorkerLost: a rank died without an answer.
         JobTimeout: the job took longer than ``runtime.timeout_s``.
     """
-    if job.kind != "train":
+    if not isinstance(job, TrainJob):
         config = config.model_copy(update={"runtime": config.runtime.on_this_host})
     _check_processes(config.runtime)
     write_job(job, config, run_dir)
     return _run_ranks(config.runtime, run_dir)
+
+
+@contextmanager
+def job_folder(purpose: str) -> Iterator[Path]:
+    """A temporary folder for a job's files; it stays where an error tells people to look into it.
+
+    Args:
+        purpose: a word for its name.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"effnet-{purpose}-"))
+    kept = False
+    try:
+        yield folder
+    except EffnetError as error:
+        kept = str(folder) in str(error)
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
@@ -122,7 +152,7 @@ def write_job(job: Job, config: RunConfig, run_dir: Path) -> None:
         stale_pid.unlink()
     try:
         write_config(config, run_dir)
-        job.write(run_dir)
+        write_job_file(job, run_dir)
         reserve_room(run_dir)
     except OSError as cause:
         raise DataError(

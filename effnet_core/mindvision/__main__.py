@@ -26,7 +26,7 @@ from effnet_core.jobs import environment
 from effnet_core.jobs.job import RESULT_NAME
 from effnet_core.jobs.launch import write_job
 from effnet_core.mindvision.ranks import Launch, forget_launch, join_as_rank
-from effnet_core.results import EvalResult
+from effnet_core.results import EvalResult, TrainResult
 from effnet_core.text import nearest
 
 SCHEDULES = {
@@ -241,7 +241,11 @@ def train(options: argparse.Namespace, launch: Launch) -> int:
 
     def prepare() -> bool:
         data_dir = _staged(options.data_url, run_dir)
-        return api.prepare_training(config, data_dir, run_dir) is None
+        prepared = api.prepare_training(config, data_dir, run_dir)
+        if isinstance(prepared, TrainResult):
+            return False
+        write_job(prepared.job, prepared.config, run_dir)
+        return True
 
     return join_as_rank(launch, config, run_dir, prepare=prepare, show=show)
 

@@ -13,7 +13,6 @@ from effnet_core.events import Event, emit
 from effnet_core.files import sha256_of_file
 from effnet_core.model_store.registry import (
     CLAIM_NAME,
-    PRODUCTION,
     Claim,
     Manifest,
     Registry,
@@ -21,6 +20,7 @@ from effnet_core.model_store.registry import (
     now,
 )
 from effnet_core.text import human_bytes
+from effnet_core.weights.catalogue import PRODUCTION
 
 STAGE = "store"
 ABANDONED_S = 24 * 3600

@@ -25,7 +25,6 @@ from effnet_core.model_store.production import move_pointer
 from effnet_core.model_store.registry import (
     CLAIM_NAME,
     MANIFEST_NAME,
-    PRODUCTION,
     VERSION_NAME,
     Claim,
     FileEntry,
@@ -38,7 +37,14 @@ from effnet_core.model_store.registry import (
 )
 from effnet_core.results import EvalResult
 from effnet_core.text import human_bytes, os_reason
-from effnet_core.weights.checkpoint import MODEL_NAME, Sidecar, read_sidecar, sidecar_path
+from effnet_core.weights.catalogue import PRODUCTION
+from effnet_core.weights.checkpoint import (
+    MODEL_NAME,
+    Checkpoint,
+    Sidecar,
+    open_checkpoint,
+    sidecar_path,
+)
 
 STAGE = "publish"
 
@@ -98,14 +104,15 @@ def publish_model(
             or the store refuses.
         StoreBusy: the store does not answer; the same call takes up what is published already.
     """
-    sidecar = read_sidecar(run_dir / MODEL_NAME)
+    checkpoint = open_checkpoint(run_dir / MODEL_NAME)
+    sidecar = checkpoint.sidecar
     _require_evaluation_of(sidecar, evaluation, run_dir)
     _require_version_name(version)
     registry = Registry.open(storage)
     manifest, reused = _published_already(registry, sidecar.sha256, version), True
     if manifest is None:
         chosen = version or _unfinished(registry, sidecar.sha256) or _version_name(sidecar.sha256)
-        with _onnx_of(run_dir, wanted=storage.onnx) as onnx:
+        with _onnx_of(checkpoint, wanted=storage.onnx) as onnx:
             manifest, reused = _upload(registry, chosen, run_dir, sidecar, evaluation, onnx)
     uri = registry.uri(manifest.version)
     if reused:
@@ -293,7 +300,7 @@ def _put_first(registry: Registry, version: str, name: str, text: bytes) -> byte
 
 
 @contextmanager
-def _onnx_of(run_dir: Path, *, wanted: bool) -> Iterator[Path | None]:
+def _onnx_of(checkpoint: Checkpoint, *, wanted: bool) -> Iterator[Path | None]:
     """The model as ONNX, compared with MindSpore, in a folder for the time of the block."""
     if not wanted:
         yield None
@@ -302,7 +309,7 @@ def _onnx_of(run_dir: Path, *, wanted: bool) -> Iterator[Path | None]:
 
     with tempfile.TemporaryDirectory(prefix="effnet-publish-") as folder:
         path = Path(folder) / ONNX_NAME
-        agreement = export(run_dir / MODEL_NAME, path, format="onnx")
+        agreement = export(checkpoint, path, format="onnx")
         emit(Event(STAGE, f"{ONNX_NAME} {agreement}"))
         yield path
 

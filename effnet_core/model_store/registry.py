@@ -28,14 +28,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from effnet_core.checked import first_problem
+from effnet_core.checked import Sha256, first_problem
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
 from effnet_core.storage import Store, open_store, require_key
 from effnet_core.text import human_bytes, nearest
+from effnet_core.weights.catalogue import PRODUCTION
 
-PRODUCTION = "production"
-"""Stands for the version that the pointer names, wherever a version is asked for."""
 MANIFEST_NAME = "manifest.json"
 POINTER_NAME = "production.json"
 CLAIM_NAME = "upload.json"
@@ -72,7 +71,6 @@ VersionName = Annotated[str, AfterValidator(_version_name)]
 PathInside = Annotated[str, AfterValidator(_path_inside)]
 Moment = Annotated[str, AfterValidator(_moment)]
 """UTC, ISO 8601; sorts as text."""
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -12,7 +12,6 @@ from effnet_core.files import atomic_path, cache_dir, make_folder, sha256_of_fil
 from effnet_core.locks import alone
 from effnet_core.model_store.registry import (
     MANIFEST_NAME,
-    PRODUCTION,
     FileEntry,
     Manifest,
     Registry,
@@ -20,6 +19,8 @@ from effnet_core.model_store.registry import (
 )
 from effnet_core.storage import require_key
 from effnet_core.text import human_bytes, os_reason
+from effnet_core.weights.catalogue import PRODUCTION
+from effnet_core.weights.checkpoint import Checkpoint, opened_before
 
 STAGE = "publish"
 
@@ -128,11 +129,8 @@ def _fetch_file(registry: Registry, manifest: Manifest, file: FileEntry, out: Pa
         raise StoreError(f"{out / file.path} cannot be written ({os_reason(cause)})") from cause
 
 
-STORE_SCHEME = "store:"
-
-
-def cached_model(storage: StorageConfig, version: str = PRODUCTION) -> Path:
-    """The checkpoint of a published version, with its sidecar, on this machine's disk.
+def cached_model(storage: StorageConfig, version: str = PRODUCTION) -> Checkpoint:
+    """The checkpoint of a published version, on this machine's disk.
 
     ``production`` is looked up each time, so a moved pointer is followed; the files of a version that were
     fetched before are compared with their digests and used again.
@@ -144,20 +142,5 @@ def cached_model(storage: StorageConfig, version: str = PRODUCTION) -> Path:
     manifest, data = registry.require(version)
     folder = cache_dir("models") / f"{manifest.version}-{sha256_of_bytes(data)[:16]}"
     with alone(folder):
-        return fetch_model(storage, manifest.version, folder)
-
-
-def from_store(weights: str | Path, storage: StorageConfig) -> str | Path:
-    """What ``production`` or ``store:VERSION`` stands for; other weights as they are.
-
-    A long run asks once and keeps the answer, since the pointer may move meanwhile.
-
-    Raises:
-        StoreError: there is no such version, or the store cannot be reached.
-    """
-    text = str(weights)
-    if text == PRODUCTION and not Path(text).exists():
-        return cached_model(storage)
-    if text.startswith(STORE_SCHEME):
-        return cached_model(storage, text.removeprefix(STORE_SCHEME))
-    return weights
+        path = fetch_model(storage, manifest.version, folder)
+    return opened_before(path, manifest.checkpoint_sha256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.confusion import Confusion, ConfusionCounter
-from effnet_core.data.loader import batches
+from effnet_core.data.loader import Batch, batches
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.order import eval_range
 from effnet_core.data.preprocess import PreprocessSpec
@@ -24,7 +25,7 @@ from effnet_core.jobs.signals import stop_requested
 from effnet_core.kernels.choice import library as operators
 from effnet_core.model.network import EfficientNet
 from effnet_core.results import EvalResult
-from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.load import load_network
 
 STAGE = "evaluate"
@@ -61,16 +62,7 @@ def evaluate_network(
     mine = eval_range(len(split), rank=group.rank, world_size=group.world_size)
     tally = Tally(len(class_names))
     network.set_train(False)
-    for batch in batches(
-        split,
-        mine,
-        transforms=eval_transforms(spec),
-        batch_size=config.evaluate.per_device_batch_size,
-        workers=config.data.workers,
-        check_share=config.data.check_share,
-        seed=config.train.seed,
-        background=spec.background,
-    ):
+    for batch in _batches_at(mine, split, spec, config):
         if stop_requested():
             raise Interrupted(f"evaluation was stopped after {tally.seen} of {len(mine)} images")
         logits = network(batch.images).asnumpy()  # (N, num_classes)
@@ -91,6 +83,21 @@ def evaluate_network(
         split=split.name,
         world_size=group.world_size,
         seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _batches_at(
+    indices: range, split: Split, spec: PreprocessSpec, config: RunConfig
+) -> Iterator[Batch]:
+    return batches(
+        split,
+        indices,
+        transforms=eval_transforms(spec),
+        batch_size=config.evaluate.per_device_batch_size,
+        workers=config.data.workers,
+        check_share=config.data.check_share,
+        seed=config.train.seed,
+        background=spec.background,
     )
 
 
@@ -118,21 +125,21 @@ class Tally:
 
 
 def evaluate_checkpoint(
-    config: RunConfig, group: Group, *, checkpoint: Path, data_dir: Path, split: str
+    config: RunConfig, group: Group, *, checkpoint: Checkpoint, data_dir: Path, split: str
 ) -> EvalResult:
     """Evaluate a checkpoint, with the variant, classes and preprocessing of its sidecar.
 
     ``data.image_size``, where it is set, takes the place of the sidecar's.
 
     Raises:
-        CheckpointError: it is missing, damaged or not what its sidecar says.
+        CheckpointError: it does not hold exactly the parameters of its variant.
         DataError: the data set is missing or has other classes.
     """
-    sidecar = checkpoints.read_sidecar(checkpoint)
+    sidecar = checkpoint.sidecar
     dataset = open_dataset(data_dir)
     if dataset.class_names != sidecar.class_names:
         raise DataError(
-            f"checkpoint {checkpoint} knows {sidecar.num_classes} classes "
+            f"checkpoint {checkpoint.path} knows {sidecar.num_classes} classes "
             f"({_first_names(sidecar.class_names)}), data set {data_dir} has {dataset.num_classes} "
             f"({_first_names(dataset.class_names)}); evaluate on data with the same class names"
         )
@@ -147,7 +154,6 @@ def evaluate_checkpoint(
     result = evaluate_network(
         load_network(
             checkpoint,
-            sidecar,
             library=operators(config.runtime.kernels, config.runtime.device, tell),
         ),
         split_as(dataset, split, config.data),

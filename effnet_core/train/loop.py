@@ -253,8 +253,7 @@ def _deliver(
 
 def _load_best(run: Run) -> None:
     path = run.setup.run_dir / CHECKPOINTS_NAME / checkpoints.BEST_NAME
-    checkpoints.read_sidecar(path)
-    load_parameters(path, run.setup.network.get_parameters())
+    load_parameters(checkpoints.open_checkpoint(path), run.setup.network.get_parameters())
     run.tell(f"the finished model is that of step {run.progress.best.step}, the best")
 
 

@@ -22,7 +22,7 @@ from effnet_core.train.setup import Setup
 from effnet_core.train.state import Best, Progress
 from effnet_core.train.update import WARM_UP_STEPS, warm_up
 from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.weights.checkpoint import CLASSIFIER, Sidecar
+from effnet_core.weights.checkpoint import CLASSIFIER, Checkpoint, Sidecar, open_checkpoint
 from effnet_core.weights.load import load_parameters
 
 
@@ -36,24 +36,25 @@ def resume(setup: Setup) -> Run:
         ConfigError: the checkpoint is beyond the end of this run.
     """
     config = setup.config
-    source = checkpoints.newest(setup.run_dir / CHECKPOINTS_NAME) or config.train.resume_from
+    source = checkpoints.newest(setup.run_dir / CHECKPOINTS_NAME)
+    if source is None and config.train.resume_from is not None:
+        source = open_checkpoint(config.train.resume_from)
     if source is not None:
         run = _continue_from(setup, source)
     else:
         run = start(setup)
         if config.model.weights is not None:
-            _start_from_weights(run, Path(config.model.weights))
+            _start_from_weights(run, open_checkpoint(Path(config.model.weights)))
     if setup.group.is_first:
         _forget_later_metrics(run)
     return run
 
 
-def _continue_from(setup: Setup, source: Path) -> Run:
+def _continue_from(setup: Setup, source: Checkpoint) -> Run:
     """The run of a training checkpoint."""
-    sidecar = checkpoints.read_sidecar(source)
-    _require_same_model(setup, source, sidecar)
-    _require_position(setup, source, sidecar)
-    progress = _restored_progress(setup, source, sidecar)
+    _require_same_model(setup, source)
+    _require_position(setup, source)
+    progress = _restored_progress(setup, source)
     before = Progress(frozen=progress.frozen, train_size=progress.train_size)
     run = Run(setup, before, step_cell(setup, frozen=progress.frozen), resumed_from=progress.step)
     if setup.config.runtime.exact_resume and setup.config.runtime.device == "CPU":
@@ -62,30 +63,32 @@ def _continue_from(setup: Setup, source: Path) -> Run:
     others = load_parameters(source, run.parameters())
     if RANK_STATISTICS in others:
         _take_own_statistics(run, others[RANK_STATISTICS])
-    if source.parent.resolve() != (setup.run_dir / CHECKPOINTS_NAME).resolve():
+    if source.path.parent.resolve() != (setup.run_dir / CHECKPOINTS_NAME).resolve():
         progress.best = Best()  # its weights are in the other run's folder
-    run.tell(f"resuming from {source}, step {progress.step} of {run.total_steps}")
+    run.tell(f"resuming from {source.path}, step {progress.step} of {run.total_steps}")
     return run
 
 
-def _require_position(setup: Setup, source: Path, sidecar: Sidecar) -> None:
+def _require_position(setup: Setup, source: Checkpoint) -> None:
+    sidecar = source.sidecar
     if not sidecar.training_state:
         raise CheckpointError(
-            f"checkpoint {source} holds weights only, so training cannot continue from it; "
+            f"checkpoint {source.path} holds weights only, so training cannot continue from it; "
             "use it as model.weights, or give a checkpoints/step-*.ckpt"
         )
     if setup.schedule is not None and sidecar.step > len(setup.schedule):
         raise ConfigError(
-            f"checkpoint {source} is at step {sidecar.step}, beyond the {len(setup.schedule)} steps of "
+            f"checkpoint {source.path} is at step {sidecar.step}, beyond the {len(setup.schedule)} steps of "
             "this run; raise train.epochs"
         )
 
 
-def _restored_progress(setup: Setup, source: Path, sidecar: Sidecar) -> Progress:
+def _restored_progress(setup: Setup, source: Checkpoint) -> Progress:
     """Where a run is that continues from a checkpoint.
 
     A sidecar that was written before ``Progress`` existed lacks some fields; they follow from the rest.
     """
+    sidecar = source.sidecar
     frozen = setup.frozen_steps > 0 and sidecar.step <= setup.frozen_steps
     earlier: dict[str, Any] = {
         "step": sidecar.step,
@@ -98,8 +101,8 @@ def _restored_progress(setup: Setup, source: Path, sidecar: Sidecar) -> Progress
         return Progress.from_dict({**earlier, **sidecar.progress})
     except ValidationError as cause:
         raise CheckpointError(
-            f"the sidecar of checkpoint {source} does not describe a run's progress as this version does; "
-            "resume with the version that wrote it, or use the checkpoint as model.weights"
+            f"the sidecar of checkpoint {source.path} does not describe a run's progress as this version "
+            "does; resume with the version that wrote it, or use the checkpoint as model.weights"
         ) from cause
 
 
@@ -117,11 +120,10 @@ def _take_own_statistics(run: Run, of_ranks: NDArray[np.float32]) -> None:
         start += parameter.size
 
 
-def _start_from_weights(run: Run, source: Path) -> None:
-    setup = run.setup
-    sidecar = checkpoints.read_sidecar(source)
+def _start_from_weights(run: Run, source: Checkpoint) -> None:
+    setup, sidecar = run.setup, source.sidecar
     new_head = _starts_new_head(setup, sidecar)
-    _require_same_model(setup, source, sidecar, classes=not new_head)
+    _require_same_model(setup, source, classes=not new_head)
     weights = [p for p in setup.network.get_parameters() if not (new_head and of_head(p.name))]
     load_parameters(source, weights, skip=CLASSIFIER if new_head else ())
     head = ""
@@ -131,7 +133,7 @@ def _start_from_weights(run: Run, source: Path) -> None:
         head = f"; its {sidecar.num_classes} classes are replaced by a new head of {new}"
     if setup.step_options.ema is not None:
         setup.step_options.ema.restart()
-    run.tell(f"starting from the weights of {source}{head}")
+    run.tell(f"starting from the weights of {source.path}{head}")
 
 
 def _clear_head(network: EfficientNet) -> None:
@@ -151,22 +153,21 @@ def _starts_new_head(setup: Setup, sidecar: Sidecar) -> bool:
     return wanted and sidecar.class_names != setup.dataset.class_names
 
 
-def _require_same_model(
-    setup: Setup, source: Path, sidecar: Sidecar, *, classes: bool = True
-) -> None:
+def _require_same_model(setup: Setup, source: Checkpoint, *, classes: bool = True) -> None:
+    path, sidecar = source.path, source.sidecar
     if sidecar.variant != setup.config.model.variant:
         raise CheckpointError(
-            f"checkpoint {source} is of variant {sidecar.variant}, the run trains "
+            f"checkpoint {path} is of variant {sidecar.variant}, the run trains "
             f"{setup.config.model.variant}; change model.variant or the checkpoint"
         )
     if (sidecar.bn_eps, sidecar.padding) != (setup.config.bn_eps, setup.config.padding):
         raise CheckpointError(
-            f"checkpoint {source} has eps {sidecar.bn_eps:g} and {sidecar.padding} padding, the run "
+            f"checkpoint {path} has eps {sidecar.bn_eps:g} and {sidecar.padding} padding, the run "
             f"{setup.config.bn_eps:g} and {setup.config.padding}; leave out model.bn_eps and model.padding"
         )
     if classes and sidecar.class_names != setup.dataset.class_names:
         raise CheckpointError(
-            f"checkpoint {source} knows {sidecar.num_classes} classes, the data set has "
+            f"checkpoint {path} knows {sidecar.num_classes} classes, the data set has "
             f"{setup.dataset.num_classes}, or their names differ; use a checkpoint of the same classes, or "
             "set model.new_head=true to start a new head on its backbone"
         )

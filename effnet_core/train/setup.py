@@ -76,11 +76,7 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
     dataset = open_dataset(data_dir)
     train_split = split_as(dataset, config.data.train_split, config.data)
     eval_split = split_as(dataset, config.data.eval_split, config.data)
-    if config.model.num_classes not in (None, dataset.num_classes):
-        raise ConfigError(
-            f"model.num_classes={config.model.num_classes} but the data set {data_dir} has "
-            f"{dataset.num_classes} classes; leave model.num_classes out to follow the data"
-        )
+    _require_classes(config, dataset)
     steps_per_epoch = _steps_per_epoch(config, group, train_split)
     operators = _operators(config, group)
     network = _network(config, dataset.num_classes, operators)
@@ -108,6 +104,14 @@ def prepare(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -
         lr_scales([p.name for p in network.trainable_params()], config.optim),
         has_job=(run_dir / JOB_NAME).exists(),
     )
+
+
+def _require_classes(config: RunConfig, dataset: Dataset) -> None:
+    if config.model.num_classes not in (None, dataset.num_classes):
+        raise ConfigError(
+            f"model.num_classes={config.model.num_classes} but the data set {dataset.root} has "
+            f"{dataset.num_classes} classes; leave model.num_classes out to follow the data"
+        )
 
 
 def _steps_per_epoch(config: RunConfig, group: Group, split: Split) -> int:

@@ -10,6 +10,11 @@ from types import MappingProxyType
 
 from effnet_core.family.variants import VARIANTS, Variant
 
+PRODUCTION = "production"
+"""What ``--weights`` and the model store call the version in use."""
+STORE_SCHEME = "store:"
+"""Begins what ``--weights`` takes for a version of the model store."""
+
 MINDVISION_ADDRESS = "https://download.mindspore.cn/vision/classification/"
 
 

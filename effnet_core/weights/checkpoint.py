@@ -13,16 +13,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from numpy.typing import NDArray
+from pydantic import Field
 
+from effnet_core.checked import Count, check_fields, whole, with_tuples
 from effnet_core.data.preprocess import PreprocessSpec
-from effnet_core.errors import CheckpointError
-from effnet_core.family.variants import DEFAULT_PADDING, Padding
+from effnet_core.errors import CheckpointError, DataError
+from effnet_core.family.variants import DEFAULT_PADDING, VARIANTS, Padding
 from effnet_core.files import NO_ROOM, atomic_path, read_json, sha256_of_file, write_json
-from effnet_core.text import os_reason
-from effnet_core.weights.ckpt_file import write_ckpt
+from effnet_core.text import nearest, os_reason
+from effnet_core.weights.ckpt_file import read_ckpt, write_ckpt
 
 if TYPE_CHECKING:
     from mindspore import Parameter
@@ -39,13 +41,13 @@ class Sidecar:
     """What must be known to use a checkpoint; lies beside it as JSON."""
 
     variant: str
-    class_names: tuple[str, ...]
+    class_names: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocess: PreprocessSpec
-    bn_momentum: float
-    bn_eps: float
-    epoch: int
+    bn_momentum: Annotated[float, Field(ge=0, le=1)]
+    bn_eps: Annotated[float, Field(gt=0, le=1)]
+    epoch: Count
     """Finished passes over the training split."""
-    step: int
+    step: Count
     """Finished updates since scratch."""
     training_state: bool
     """Whether optimizer state is inside, so that training can continue."""
@@ -58,8 +60,8 @@ class Sidecar:
     metrics: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     """In a training checkpoint: what else a run must know to continue as if it had not been cut."""
-    sha256: str = ""
-    size_bytes: int = 0
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    size_bytes: Count = 0
     libraries: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -70,6 +72,24 @@ class Sidecar:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {**asdict(self), "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Sidecar:
+        """The sidecar that ``to_dict`` described.
+
+        Raises:
+            ValueError: it is not one, or a value is out of its range.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("it is not an object with names and values")
+        given = with_tuples(values, "class_names")
+        found = check_fields(
+            cls, {**given, "preprocess": PreprocessSpec.from_dict(values.get("preprocess"))}
+        )
+        if found.variant not in VARIANTS:
+            hint = nearest(found.variant, VARIANTS)
+            raise ValueError(f"variant {found.variant!r} is not known here{hint}")
+        return found
 
 
 def sidecar_path(checkpoint: Path) -> Path:
@@ -93,12 +113,74 @@ def find(weights: Path) -> Path:
     return weights / MODEL_NAME
 
 
-def read_sidecar(checkpoint: Path) -> Sidecar:
-    """The sidecar of a checkpoint, after the checkpoint's bytes were checked against it.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was opened and verified; who has one need not look at its digest again."""
+
+    path: Path
+    sidecar: Sidecar
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return self.sidecar.sha256
+
+    def load(self) -> dict[str, NDArray[Any]]:
+        """Every array of the file by its name, training state included.
+
+        Raises:
+            CheckpointError: the file cannot be read any more.
+        """
+        try:
+            return read_ckpt(self.path)
+        except Exception as cause:
+            raise CheckpointError(
+                f"checkpoint {self.path} cannot be read; it is damaged"
+            ) from cause
+
+
+def open_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
+    """Open a checkpoint: read its sidecar and check the file's bytes against it.
+
+    The whole file is read for that, so it is done once a process; pass on what comes back.
+
+    Args:
+        path: the ``.ckpt`` file, its sidecar beside it.
+        sha256: the digest that it must have, where another process has opened it before.
 
     Raises:
-        CheckpointError: file or sidecar is missing, or the file is not the one described.
+        CheckpointError: file or sidecar is missing, the file is not the one described, or not the one
+            that the other process opened.
     """
+    checkpoint = opened_before(path, sha256)
+    if sha256_of_file(path) != checkpoint.sha256:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: its SHA-256 is not the one in its sidecar; "
+            "copy it again or use an earlier one"
+        )
+    return checkpoint
+
+
+def opened_before(path: Path, sha256: str | None) -> Checkpoint:
+    """A checkpoint whose bytes were verified before and are not read again here.
+
+    Args:
+        path: the ``.ckpt`` file, its sidecar beside it.
+        sha256: the digest that was found; None where the caller is about to verify it.
+
+    Raises:
+        CheckpointError: file or sidecar is missing, or they are of another checkpoint now.
+    """
+    sidecar = _read_sidecar(path)
+    if sha256 is not None and sidecar.sha256 != sha256:
+        raise CheckpointError(
+            f"checkpoint {path} was replaced while it was in use: its SHA-256 was {sha256[:12]} and is "
+            f"{sidecar.sha256[:12]} now; start again"
+        )
+    return Checkpoint(path, sidecar)
+
+
+def _read_sidecar(checkpoint: Path) -> Sidecar:
     if not checkpoint.is_file():
         raise CheckpointError(f"checkpoint {checkpoint} does not exist")
     path = sidecar_path(checkpoint)
@@ -107,23 +189,17 @@ def read_sidecar(checkpoint: Path) -> Sidecar:
             f"checkpoint {checkpoint} has no sidecar {path.name} beside it, which tells variant, classes "
             "and preprocessing; copy both files"
         )
-    try:
-        values = read_json(path)
-        values["class_names"] = tuple(values["class_names"])
-        values["preprocess"] = PreprocessSpec.from_dict(values["preprocess"])
-        sidecar = Sidecar(**values)
-    except Exception as cause:
-        raise CheckpointError(f"sidecar {path} is damaged or of another version") from cause
+    how = "copy it again, with its checkpoint, from where that came from"
+    with whole(path, "sidecar", error=CheckpointError, remedy=how):
+        try:
+            sidecar = Sidecar.from_dict(read_json(path))
+        except DataError as cause:
+            raise ValueError(str(cause)) from cause
     size = checkpoint.stat().st_size
     if size != sidecar.size_bytes:
         raise CheckpointError(
             f"checkpoint {checkpoint} is damaged: {size:,} bytes where its sidecar says "
             f"{sidecar.size_bytes:,}; copy it again or use an earlier one"
-        )
-    if sha256_of_file(checkpoint) != sidecar.sha256:
-        raise CheckpointError(
-            f"checkpoint {checkpoint} is damaged: its SHA-256 is not the one in its sidecar; "
-            "copy it again or use an earlier one"
         )
     return sidecar
 
@@ -195,14 +271,13 @@ def step_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}{SUFFIX}"
 
 
-def newest(folder: Path) -> Path | None:
+def newest(folder: Path) -> Checkpoint | None:
     """The whole training checkpoint with the most steps in a folder; damaged ones are passed over."""
     for path in sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True):
         try:
-            read_sidecar(path)
+            return open_checkpoint(path)
         except CheckpointError:
             continue
-        return path
     return None
 
 

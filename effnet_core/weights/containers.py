@@ -6,16 +6,86 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.errors import CheckpointError
-from effnet_core.text import os_reason
+from effnet_core.files import atomic_path
+from effnet_core.text import in_one_line, os_reason
 from effnet_core.weights.ckpt_file import read_ckpt
-from effnet_core.weights.safetensors_file import read_safetensors
-from effnet_core.weights.torch_file import Malformed, read_torch_legacy, read_torch_zip
+from effnet_core.weights.torch_file import (
+    MAX_DIMS,
+    Malformed,
+    read_torch_legacy,
+    read_torch_zip,
+)
 
 Array = NDArray[Any]
 Container = Literal["MindSpore .ckpt", "safetensors", "torch zip", "torch legacy"]
+
+SAFETENSORS: Mapping[str, str] = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",  # widened to float32: numpy has no such type
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+"""The format's names of types, and what their bytes are."""
+
+
+MAX_HEADER_BYTES = 10_000_000
+"""Room for 100,000 tensors; the library's own limit of 100 MB is a billion bytes of Python objects."""
+
+
+def read_safetensors(path: Path) -> dict[str, Array]:
+    """Every tensor of a safetensors file by its name.
+
+    Raises:
+        Malformed: the file is damaged, or has a type that no weights here have.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    content = path.read_bytes()
+    header = int.from_bytes(content[:8], "little")
+    if header > MAX_HEADER_BYTES:
+        raise Malformed(f"its header has {header:,} bytes, at most {MAX_HEADER_BYTES:,} are read")
+    try:
+        entries = deserialize(content)  # type: ignore[no-untyped-call]
+    except SafetensorError as cause:
+        reason = in_one_line(cause).removeprefix("Error while deserializing: ")
+        raise Malformed(f"it is damaged ({reason})") from cause
+    result = {name: _tensor(name, **entry) for name, entry in entries}
+    if not result:
+        raise Malformed("it holds no named tensors")
+    return result
+
+
+def _tensor(name: str, *, dtype: str, shape: list[int], data: bytes) -> Array:
+    if dtype not in SAFETENSORS:
+        raise Malformed(f"{name[:80]!r} has the unknown type {dtype!r}")
+    try:
+        array = np.frombuffer(data, SAFETENSORS[dtype]).reshape(shape[: MAX_DIMS + 1])
+    except ValueError as cause:
+        raise Malformed(f"{name[:80]!r} has a shape that no tensor has") from cause
+    if array.ndim > MAX_DIMS:
+        raise Malformed(f"{name[:80]!r} has {len(shape)} dimensions, at most {MAX_DIMS} are read")
+    if dtype == "BF16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays as a file that every reader of safetensors takes, atomically."""
+    from safetensors.numpy import save_file
+
+    with atomic_path(path) as temporary:
+        save_file(dict(arrays), temporary)
+
 
 _READERS: Mapping[Container, Callable[[Path], dict[str, Array]]] = {
     "MindSpore .ckpt": read_ckpt,

@@ -22,11 +22,10 @@ from effnet_core.family.variants import variant as variant_row
 from effnet_core.files import read_json, sha256_of_file
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.weights.checkpoint import CLASSIFIER, OPTIMIZER_PREFIXES, Sidecar
-from effnet_core.weights.ckpt_file import read_ckpt, write_ckpt
-from effnet_core.weights.containers import read_tensors
+from effnet_core.weights.checkpoint import CLASSIFIER, OPTIMIZER_PREFIXES, Checkpoint, Sidecar
+from effnet_core.weights.ckpt_file import write_ckpt
+from effnet_core.weights.containers import read_tensors, write_safetensors
 from effnet_core.weights.layouts import LAYOUTS, Layout, family, shapes
-from effnet_core.weights.safetensors_file import write_safetensors
 
 Array = NDArray[Any]
 
@@ -202,14 +201,14 @@ class Converted:
     """What that code must be told to give the same logits."""
 
 
-def convert(checkpoint: Path, out: Path, *, to: str) -> Converted:
+def convert(checkpoint: Checkpoint, out: Path, *, to: str) -> Converted:
     """Write a checkpoint with the names of another publisher.
 
     ``.safetensors`` or MindSpore's ``.ckpt`` by the name of ``out``.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used, or that publisher has no such variant.
-        ConfigError: no such layout or kind of file.
+        CheckpointError: the checkpoint cannot be read.
+        ConfigError: no such layout or kind of file, or that publisher has no such variant.
     """
     if to not in LAYOUTS:
         raise ConfigError(
@@ -217,12 +216,12 @@ def convert(checkpoint: Path, out: Path, *, to: str) -> Converted:
         )
     if out.suffix not in (".ckpt", ".safetensors"):
         raise ConfigError(f"{out} must end in .ckpt or .safetensors")
-    sidecar = checkpoints.read_sidecar(checkpoint)
+    sidecar = checkpoint.sidecar
     row, layout = variant_row(sidecar.variant), LAYOUTS[to]
     if family(row) not in layout.families:
         others = [name for name, other in LAYOUTS.items() if family(row) in other.families]
         raise ConfigError(f"{to} has no {row.name}; these layouts have: {', '.join(others)}")
-    stored, names = read_ckpt(checkpoint), layout.names(row)
+    stored, names = checkpoint.load(), layout.names(row)
     arrays = {foreign: stored[native] for native, foreign in names.items()}
     if (
         layout.ignored

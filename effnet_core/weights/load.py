@@ -10,26 +10,23 @@ from numpy.typing import NDArray
 
 from effnet_core.errors import CheckpointError
 from effnet_core.model.network import EfficientNet, create_model
-from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Sidecar, _some
-from effnet_core.weights.ckpt_file import read_ckpt
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, _some
 
 if TYPE_CHECKING:
     from mindspore import Parameter
 
 
-def load_network(
-    checkpoint: Path, sidecar: Sidecar, *, library: Path | None = None
-) -> EfficientNet:
+def load_network(checkpoint: Checkpoint, *, library: Path | None = None) -> EfficientNet:
     """The network of a checkpoint, for inference.
 
     Args:
-        checkpoint: its bytes were checked by ``read_sidecar`` before.
-        sidecar: what belongs to it.
+        checkpoint: the model.
         library: of native kernels; not for a network that is exported.
 
     Raises:
         CheckpointError: the checkpoint does not hold exactly the network's parameters.
     """
+    sidecar = checkpoint.sidecar
     network = create_model(
         sidecar.variant,
         num_classes=sidecar.num_classes,
@@ -44,12 +41,12 @@ def load_network(
 
 
 def load_parameters(
-    path: Path, parameters: Iterable[Parameter], *, skip: Collection[str] = ()
+    checkpoint: Checkpoint, parameters: Iterable[Parameter], *, skip: Collection[str] = ()
 ) -> dict[str, NDArray[Any]]:
     """Fill parameters from a checkpoint, every one of them and by its exact name.
 
     Args:
-        path: its bytes were checked by ``read_sidecar`` before.
+        checkpoint: where the values are.
         parameters: the ones to fill; the checkpoint may hold training state besides, nothing else.
         skip: names in the checkpoint that are left out on purpose.
 
@@ -62,10 +59,7 @@ def load_parameters(
     import mindspore as ms
 
     parameters = list(parameters)
-    try:
-        stored = read_ckpt(path)
-    except Exception as cause:
-        raise CheckpointError(f"checkpoint {path} cannot be read; it is damaged") from cause
+    path, stored = checkpoint.path, checkpoint.load()
     wanted = {p.name for p in parameters}
     missing = sorted(wanted - set(stored))
     unknown = sorted(

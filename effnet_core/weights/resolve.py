@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from effnet_core.errors import CheckpointError
@@ -11,8 +13,20 @@ from effnet_core.files import cache_dir, cached, sha256_of_file, sha256_of_text
 from effnet_core.locks import alone
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.weights.catalogue import PUBLISHED, Published, installed_file
-from effnet_core.weights.checkpoint import MODEL_NAME, SUFFIX, read_sidecar, sidecar_path
+from effnet_core.weights.catalogue import (
+    PRODUCTION,
+    PUBLISHED,
+    STORE_SCHEME,
+    Published,
+    installed_file,
+)
+from effnet_core.weights.checkpoint import (
+    MODEL_NAME,
+    SUFFIX,
+    Checkpoint,
+    open_checkpoint,
+    sidecar_path,
+)
 from effnet_core.weights.fetch import download
 from effnet_core.weights.importing import import_weights
 from effnet_core.weights.web import redacted, urlsplit_or_none
@@ -23,33 +37,63 @@ IMPORT_VERSION = 1
 STAGE = "weights"
 
 
-def resolve(weights: str | Path) -> Path:
-    """A checkpoint of this project with its sidecar.
+Meaning = Literal["address", "version", "path", "name"]
 
-    Args:
-        weights: a checkpoint, the folder of a training run, a file of another publisher, an address
-            (``http://``, ``https://``) or a name of ``catalogue.PUBLISHED``. Files of others are fetched
-            and imported once, into the cache.
+
+def meaning(weights: str | Path) -> Meaning:
+    """Which of the things that ``--weights`` takes this is; the one place that decides it.
+
+    A file or folder of the name that is there comes before ``production`` and the published names.
+
+    Returns:
+        ``address`` (``http://``, ``https://``), ``version`` of the model store (``production`` or
+        ``store:VERSION``), ``path`` of a file or run folder, or ``name`` of ``catalogue.PUBLISHED``.
 
     Raises:
-        CheckpointError: it is missing, damaged or not of the family.
-        DownloadFailed: it cannot be fetched.
+        CheckpointError: it is none of these.
     """
-    text = str(weights)
-    if address := urlsplit_or_none(text):
-        return _imported(_fetched(text), hint=address.path)
-    path = Path(weights)
+    text, path = str(weights), Path(weights)
+    if urlsplit_or_none(text):
+        return "address"
+    if text.startswith(STORE_SCHEME):
+        return "version"
     if path.exists():
-        return checkpoints.find(path) if path.is_dir() else _of_file(path)
+        return "path"
+    if text == PRODUCTION:
+        return "version"
     if text in PUBLISHED:
-        entry = PUBLISHED[text]
-        return _imported(_file_of(entry), layout=entry.layout, variant=entry.variant)
+        return "name"
     if "/" in text or path.suffix:
         raise CheckpointError(f"checkpoint {redacted(text)} does not exist")
     raise CheckpointError(
         f"weights {redacted(text)!r} are neither a file, a run folder, an address nor a known name"
         f"{nearest(text, PUBLISHED)} (effnet weights list)"
     )
+
+
+def resolve(weights: str | Path, *, store: Callable[[str], Checkpoint]) -> Checkpoint:
+    """Open what a person means by ``--weights``.
+
+    Args:
+        weights: as ``meaning`` takes them. Files of others are fetched and imported once, into the cache.
+        store: gives a version of the model store, or the one in ``production``.
+
+    Raises:
+        CheckpointError: it is missing, damaged or not of the family.
+        DownloadFailed: it cannot be fetched.
+        StoreError: there is no such version, or the store cannot be reached.
+    """
+    text = str(weights)
+    kind = meaning(weights)
+    if kind == "address":
+        return _imported(_fetched(text), hint=urlsplit(text).path)
+    if kind == "version":
+        return store(text.removeprefix(STORE_SCHEME))
+    if kind == "name":
+        entry = PUBLISHED[text]
+        return _imported(_file_of(entry), layout=entry.layout, variant=entry.variant)
+    path = Path(weights)
+    return open_checkpoint(checkpoints.find(path)) if path.is_dir() else _of_file(path)
 
 
 def locate(weights: str) -> tuple[Path, str, str | None]:
@@ -59,26 +103,32 @@ def locate(weights: str) -> tuple[Path, str, str | None]:
         CheckpointError: it is missing.
         DownloadFailed: it cannot be fetched.
     """
-    if address := urlsplit_or_none(weights):
-        return _fetched(weights), address.path, None
-    if not Path(weights).exists() and weights in PUBLISHED:
+    kind = meaning(weights)
+    if kind == "address":
+        return _fetched(weights), urlsplit(weights).path, None
+    if kind == "name":
         entry = PUBLISHED[weights]
         return _file_of(entry), entry.file_name, entry.layout
+    if kind == "version":
+        raise CheckpointError(
+            f"weights {weights} are a version of the model store, a checkpoint of this project already; "
+            "nothing is to be imported (effnet store fetch copies it)"
+        )
     return Path(weights), "", None
 
 
-def _of_file(path: Path) -> Path:
+def _of_file(path: Path) -> Checkpoint:
     """A checkpoint as it is; a file of another publisher through the cache."""
     if path.suffix == SUFFIX and sidecar_path(path).is_file():
-        return path
+        return open_checkpoint(path)
     if path.name == MODEL_NAME:
-        read_sidecar(path)  # ours, so its sidecar is missing: says so
+        return open_checkpoint(path)  # ours, so its sidecar is missing: says so
     return _imported(path)
 
 
 def _imported(
     path: Path, *, hint: str = "", layout: str | None = None, variant: str | None = None
-) -> Path:
+) -> Checkpoint:
     """The import of a file in the cache; made where it is not there yet."""
     name = hint or path.name
     beside = path.with_name("config.json")
@@ -91,7 +141,8 @@ def _imported(
                 path, out, layout=layout, variant=variant, hint=hint, native=False
             )
             emit(Event(STAGE, f"imported {path.name}: {result.describe()}"))
-    return out
+            return Checkpoint(out, result.sidecar)
+    return open_checkpoint(out)
 
 
 def _fetched(url: str, entry: Published | None = None) -> Path:

@@ -25,7 +25,7 @@ def server() -> Iterator[Finding]:
     if not url:
         yield Finding(*("server", "none", "note"), "effnet up starts one on this machine.")
         return
-    api = Api(url)
+    api = lifecycle.server_api()
     if not api.healthy():
         advice = f"Start it, or correct {API_URL}." if os.environ.get(API_URL) else "effnet up"
         yield Finding("server", f"{url} does not answer", "problem", advice)

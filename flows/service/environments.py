@@ -8,6 +8,7 @@ was trained. Settings lie between recipe and overrides.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from effnet_core.config.load import load_config
+from effnet_core.config.load import load_config, merged
 from effnet_core.config.schema import RunConfig, RuntimeConfig, StorageConfig
 from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError
@@ -89,12 +90,22 @@ def read_environment(name: str) -> Environment:
     return found
 
 
-def flow_config(recipe: str | Path | None, overrides: list[str] | None = None) -> RunConfig:
-    """Settings of a flow run: recipe, then this run's environment, then overrides.
+def flow_config(
+    recipe: str | Path | None,
+    overrides: list[str] | None = None,
+    *,
+    form: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Settings of a flow run: recipe, then this run's environment, then its form, then overrides.
+
+    Args:
+        recipe: name or path.
+        overrides: ``section.key=value`` each; they win.
+        form: fields of the form, as ``form_values`` gives them.
 
     Raises:
         ConfigError: as ``load_config``, or the environment is unknown.
     """
     name = os.environ.get(VARIABLE)
     values = read_environment(name).settings if name else {}
-    return load_config(recipe, overrides or [], values=values)
+    return load_config(recipe, overrides or [], values=merged(values, form or {}))

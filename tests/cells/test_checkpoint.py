@@ -18,7 +18,7 @@ from effnet_core.files import read_json, write_json
 from effnet_core.model.network import EfficientNet, create_model
 from effnet_core.train.optim import create_optimizer
 from effnet_core.weights import checkpoint
-from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.checkpoint import Checkpoint, Sidecar
 from effnet_core.weights.load import load_parameters
 from tests.support.fakes import SPEC
 
@@ -71,7 +71,7 @@ def test_a_network_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     network = tiny(1)
     written = checkpoint.save(path, network.get_parameters(), SIDECAR)
-    found = checkpoint.read_sidecar(path)
+    found = checkpoint.open_checkpoint(path).sidecar
     assert found == written
     assert found.sha256
     assert found.size_bytes == path.stat().st_size
@@ -80,7 +80,7 @@ def test_a_network_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     assert blank == SIDECAR
     assert found.num_classes == 3
     other = tiny(2)
-    load_parameters(path, other.get_parameters())
+    load_parameters(checkpoint.open_checkpoint(path), other.get_parameters())
     assert equal(values(network.get_parameters()), values(other.get_parameters()))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.ckpt", "model.json"]
     assert path.stat().st_mode & 0o777 == 0o644
@@ -100,10 +100,10 @@ def test_optimizer_state_comes_back_and_weights_load_without_it(tmp_path: Path, 
             parameter.set_data(Tensor(np.full(parameter.shape, 0.25, np.float32)))
     checkpoint.save(tmp_path / "s.ckpt", everything, SIDECAR)
     _, other = parts(2)
-    load_parameters(tmp_path / "s.ckpt", other)
+    load_parameters(checkpoint.open_checkpoint(tmp_path / "s.ckpt"), other)
     assert equal(values(everything), values(other))
     weights = tiny(3)
-    load_parameters(tmp_path / "s.ckpt", weights.get_parameters())
+    load_parameters(checkpoint.open_checkpoint(tmp_path / "s.ckpt"), weights.get_parameters())
     assert equal(values(network.get_parameters()), values(weights.get_parameters()))
 
 
@@ -111,8 +111,8 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
     saved(tmp_path, a=1)
     path = saved(tmp_path, a=2)
     target = few(a=0)
-    checkpoint.read_sidecar(path)
-    load_parameters(path, target)
+    checkpoint.open_checkpoint(path)
+    load_parameters(checkpoint.open_checkpoint(path), target)
     assert values(target)["a"].tolist() == [2, 2]
 
 
@@ -136,7 +136,7 @@ def test_names_must_fit_exactly(
     path = saved(tmp_path, **stored)
     target = few(**wanted)
     with pytest.raises(CheckpointError) as caught:
-        load_parameters(path, target)
+        load_parameters(checkpoint.open_checkpoint(path), target)
     assert "is of another model" in str(caught.value)
     assert message in str(caught.value)
     assert all((value == 0).all() for value in values(target).values())
@@ -148,7 +148,7 @@ def test_another_number_of_classes_is_another_model(tmp_path: Path) -> None:
     network = tiny(num_classes=4)
     before = values(network.get_parameters())
     with pytest.raises(CheckpointError, match=r"classifier.weight has shape \(3, 32\)"):
-        load_parameters(path, network.get_parameters())
+        load_parameters(checkpoint.open_checkpoint(path), network.get_parameters())
     assert equal(before, values(network.get_parameters()))
 
 
@@ -157,18 +157,18 @@ def test_another_number_of_classes_is_another_model(tmp_path: Path) -> None:
 
 def test_a_missing_checkpoint_or_sidecar(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
-        checkpoint.read_sidecar(tmp_path / "m.ckpt")
+        checkpoint.open_checkpoint(tmp_path / "m.ckpt")
     path = saved(tmp_path, a=1)
     checkpoint.sidecar_path(path).unlink()
     with pytest.raises(CheckpointError, match=r"has no sidecar m\.json beside it"):
-        checkpoint.read_sidecar(path)
+        checkpoint.open_checkpoint(path)
 
 
 def test_a_truncated_checkpoint(tmp_path: Path) -> None:
     path = saved(tmp_path, a=1)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"is damaged: \d+ bytes where its sidecar says \d+"):
-        checkpoint.read_sidecar(path)
+        checkpoint.open_checkpoint(path)
 
 
 def test_a_flipped_bit(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_flipped_bit(tmp_path: Path) -> None:
     content[-3] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="its SHA-256 is not the one in its sidecar"):
-        checkpoint.read_sidecar(path)
+        checkpoint.open_checkpoint(path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"variant": "x"}'])
@@ -186,14 +186,26 @@ def test_a_damaged_sidecar(tmp_path: Path, text: str) -> None:
     path = saved(tmp_path, a=1)
     checkpoint.sidecar_path(path).write_text(text)
     with pytest.raises(CheckpointError, match="is damaged or of another version"):
-        checkpoint.read_sidecar(path)
+        checkpoint.open_checkpoint(path)
 
 
 def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "m.ckpt"
     path.write_bytes(b"hello")
     with pytest.raises(CheckpointError, match="cannot be read; it is damaged"):
-        load_parameters(path, few(a=0))
+        load_parameters(Checkpoint(path, SIDECAR), few(a=0))
+
+
+def test_another_process_s_checkpoint_is_the_same_one_or_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, a=1)
+    first = checkpoint.open_checkpoint(path)
+    assert checkpoint.open_checkpoint(path, sha256=first.sha256) == first
+    assert checkpoint.opened_before(path, first.sha256) == first
+    saved(tmp_path, a=2)
+    with pytest.raises(CheckpointError, match="was replaced while it was in use"):
+        checkpoint.open_checkpoint(path, sha256=first.sha256)
+    with pytest.raises(CheckpointError, match="was replaced while it was in use"):
+        checkpoint.opened_before(path, first.sha256)
 
 
 # --- full disks ----------------------------------------------------------------------------------
@@ -217,9 +229,9 @@ def test_a_write_that_fails_half_way_leaves_the_old_checkpoint(
         f"checkpoint {path} cannot be written (no space left on device); it needs 8 bytes and "
     )
     assert message.endswith(" are free, and earlier checkpoints are untouched")
-    checkpoint.read_sidecar(path)
+    checkpoint.open_checkpoint(path)
     target = few(a=0)
-    load_parameters(path, target)
+    load_parameters(checkpoint.open_checkpoint(path), target)
     assert values(target)["a"].tolist() == [1, 1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.ckpt", "m.json"]
 
@@ -235,7 +247,7 @@ def test_a_disk_that_is_really_full_leaves_nothing_behind(tmp_path: Path) -> Non
             checkpoint.save(path, big, SIDECAR)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    checkpoint.read_sidecar(path)
+    checkpoint.open_checkpoint(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.ckpt", "m.json"]
 
 
@@ -250,7 +262,7 @@ def test_a_sidecar_that_cannot_be_written_leaves_the_old_checkpoint(
     monkeypatch.setattr(checkpoint, "write_json", fail)
     with pytest.raises(CheckpointError, match="no space left on device"):
         saved(tmp_path, a=2)
-    checkpoint.read_sidecar(path)
+    checkpoint.open_checkpoint(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.ckpt", "m.json"]
 
 
@@ -274,17 +286,23 @@ def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     ]
 
 
+def newest_path(folder: Path) -> Path:
+    found = checkpoint.newest(folder)
+    assert found is not None
+    return found.path
+
+
 def test_newest_passes_over_what_is_damaged(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     assert checkpoint.newest(folder) is None
     steps(folder, 9, 10, 11, 12)
-    assert checkpoint.newest(folder) == checkpoint.step_path(folder, 12)
+    assert newest_path(folder) == checkpoint.step_path(folder, 12)
     checkpoint.sidecar_path(checkpoint.step_path(folder, 12)).unlink()
     path = checkpoint.step_path(folder, 11)
     path.write_bytes(path.read_bytes()[:-1])
     side = checkpoint.sidecar_path(checkpoint.step_path(folder, 10))
     write_json(side, {**read_json(side), "sha256": "0" * 64})
-    assert checkpoint.newest(folder) == checkpoint.step_path(folder, 9)
+    assert newest_path(folder) == checkpoint.step_path(folder, 9)
     checkpoint.step_path(folder, 9).unlink()
     assert checkpoint.newest(folder) is None
 

@@ -33,14 +33,14 @@ TOLERANCE = 1e-4
 
 
 def mindspore_engine(checkpoint: Path) -> Predictor:
-    return MindSporePredictor(checkpoint, micro_batch=7)
+    return MindSporePredictor(checkpoints.open_checkpoint(checkpoint), micro_batch=7)
 
 
 def file_engine(name: str, checkpoint: Path) -> Predictor:
     file = checkpoint.with_suffix(".onnx")
-    sidecar = checkpoints.read_sidecar(checkpoint)
-    write_onnx(checkpoint, sidecar, file, features=True, pixels=True)
-    return load_file(name, file, sidecar, InferConfig(), workers=1, micro_batch=7)
+    opened = checkpoints.open_checkpoint(checkpoint)
+    write_onnx(opened, file, features=True, pixels=True)
+    return load_file(name, file, opened.sidecar, InferConfig(), workers=1, micro_batch=7)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def pixels(count: int, side: int = 32) -> np.ndarray:
 def test_an_engine_keeps_the_protocol(engine: Callable[[Path], Predictor], tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "a.ckpt", class_names=("n02123159", "n07920052"))
     predictor = engine(checkpoint)
-    assert predictor.preprocess == checkpoints.read_sidecar(checkpoint).preprocess
+    assert predictor.preprocess == checkpoints.open_checkpoint(checkpoint).sidecar.preprocess
     assert predictor.class_names == ("tiger cat", "espresso")
     whole = predictor.forward(pixels(4))
     assert whole.logits.shape == (4, 2) and whole.logits.dtype == np.float32
@@ -104,10 +104,10 @@ def test_pixels_are_normalised_inside(
 ) -> None:
     """The same answers as from the file for others, which takes normalised images."""
     checkpoint = make_checkpoint(tmp_path / "a.ckpt")
-    sidecar = checkpoints.read_sidecar(checkpoint)
-    write_onnx(checkpoint, sidecar, tmp_path / "plain.onnx")
+    opened = checkpoints.open_checkpoint(checkpoint)
+    write_onnx(opened, tmp_path / "plain.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "plain.onnx"))
-    [wanted] = session.run(["logits"], {"images": normalise(pixels(4), sidecar.preprocess)})
+    [wanted] = session.run(["logits"], {"images": normalise(pixels(4), opened.sidecar.preprocess)})
     found = engine(checkpoint).forward(pixels(4)).logits
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
@@ -178,7 +178,7 @@ def test_engines_agree_with_mindspore(
 
 @pytest.mark.parametrize("variant", TINIES)
 def test_a_mindir_file_agrees(variant: str, tmp_path: Path, eagerly: None) -> None:
-    checkpoint = make_checkpoint(tmp_path / "a.ckpt", variant)
+    checkpoint = checkpoints.open_checkpoint(make_checkpoint(tmp_path / "a.ckpt", variant))
     (tmp_path / "picture.png").write_bytes(encode(draw(50, 60)))
     write_mindir(checkpoint, tmp_path / "a.mindir")
     found = compare(
@@ -193,8 +193,8 @@ def test_a_mindir_file_agrees(variant: str, tmp_path: Path, eagerly: None) -> No
 
 
 def test_a_file_of_other_weights_is_found_out(tmp_path: Path, eagerly: None) -> None:
-    checkpoint = make_checkpoint(tmp_path / "a.ckpt")
-    other = make_checkpoint(tmp_path / "b.ckpt", seed=1)
-    write_onnx(other, checkpoints.read_sidecar(other), tmp_path / "b.onnx")
+    checkpoint = checkpoints.open_checkpoint(make_checkpoint(tmp_path / "a.ckpt"))
+    other = checkpoints.open_checkpoint(make_checkpoint(tmp_path / "b.ckpt", seed=1))
+    write_onnx(other, tmp_path / "b.onnx")
     found = compare(checkpoint, tmp_path / "b.onnx", "onnx", [], load_engine=_load_engine)
     assert found["difference"] > 0.1

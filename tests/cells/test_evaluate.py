@@ -149,11 +149,15 @@ def test_engine_and_evaluation_agree_and_short_batches_do_not_matter(
     model: Path, data_dir: Path
 ) -> None:
     result = evaluate_checkpoint(
-        tiny_config(), ALONE, checkpoint=model, data_dir=data_dir, split="val"
+        tiny_config(),
+        ALONE,
+        checkpoint=checkpoint.open_checkpoint(model),
+        data_dir=data_dir,
+        split="val",
     )
-    assert result.checkpoint_sha256 == checkpoint.read_sidecar(model).sha256
+    assert result.checkpoint_sha256 == checkpoint.open_checkpoint(model).sha256
     assert result.data_digest == open_dataset(data_dir).digest
-    engine = MindSporePredictor(model, micro_batch=8)
+    engine = MindSporePredictor(checkpoint.open_checkpoint(model), micro_batch=8)
     assert engine.class_names == NAMES
     assert engine.preprocess == SPEC
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
@@ -174,7 +178,11 @@ def test_a_checkpoint_of_other_classes_is_refused_with_both_sides(
     stage_dataset(tmp_path / "source", tmp_path / "other", val_share=0.5)
     with pytest.raises(DataError) as caught:
         evaluate_checkpoint(
-            tiny_config(), ALONE, checkpoint=model, data_dir=tmp_path / "other", split="val"
+            tiny_config(),
+            ALONE,
+            checkpoint=checkpoint.open_checkpoint(model),
+            data_dir=tmp_path / "other",
+            split="val",
         )
     assert "knows 3 classes (cat, dog, owl)" in str(caught.value)
     assert "has 2 (ant, bee)" in str(caught.value)
@@ -183,4 +191,4 @@ def test_a_checkpoint_of_other_classes_is_refused_with_both_sides(
 def test_a_damaged_checkpoint_is_no_engine(model: Path) -> None:
     model.write_bytes(model.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="is damaged"):
-        MindSporePredictor(model, micro_batch=1)
+        MindSporePredictor(checkpoint.open_checkpoint(model), micro_batch=1)

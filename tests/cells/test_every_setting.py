@@ -36,7 +36,7 @@ from effnet_core.train.step import StepOptions, TrainStep
 from effnet_core.train.tracking import open_trackers
 from effnet_core.train.update import update
 from effnet_core.weights import checkpoint
-from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.checkpoint import Sidecar, open_checkpoint
 from effnet_core.weights.load import load_parameters
 from tests.cells.test_evaluate import BrightnessNetwork
 from tests.cells.test_loop import Recorder
@@ -270,7 +270,7 @@ def end_of_the_run(config: RunConfig, folder: Path) -> tuple[int, int]:
     with mock.patch.object(loop, "evaluate_network", return_value=result):
         loop._deliver(run, session, latest=result, started=0.0)
     model = prepared(config, folder).setup.network
-    load_parameters(folder / "run" / "model.ckpt", model.get_parameters())
+    load_parameters(open_checkpoint(folder / "run" / "model.ckpt"), model.get_parameters())
     return count, int(model.classifier.bias.asnumpy()[0]) // run.setup.steps_per_epoch
 
 

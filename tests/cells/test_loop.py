@@ -264,7 +264,7 @@ def test_a_stop_during_the_evaluation_of_an_epoch_saves_that_epoch(
         loop._finish_epoch(run, session)
     saved = checkpoint.newest(tmp_path / "run" / CHECKPOINTS_NAME)
     assert saved is not None
-    assert checkpoint.read_sidecar(saved).step == 3
+    assert saved.sidecar.step == 3
     fresh = resumed(data_dir, tmp_path / "run")
     assert not fresh.progress.epoch_finished  # it will be evaluated first of all
 
@@ -295,7 +295,8 @@ def test_a_save_that_fails_is_reported_by_the_next_and_spoils_nothing(
         ):
             saver.join()
     saver.close()
-    assert checkpoint.newest(folder) == checkpoint.step_path(folder, 1)
+    found = checkpoint.newest(folder)
+    assert found is not None and found.path == checkpoint.step_path(folder, 1)
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000001.ckpt", "step-00000001.json"]
 
 

@@ -1,7 +1,8 @@
-"""The ancestor's parameters, one by one: the value given changes the run that its command does.
+"""The ancestor's parameters: what a value changes in the settings, and that the command does a run by them.
 
-Every run here really trains, with MindSpore in this process instead of a child, and without the
-evaluations, which none of them changes.
+That another value of a setting changes the run is shown by ``test_every_setting.py``, so the parameters are
+followed to the settings one by one, and into runs all at once. Those really train, with MindSpore in this
+process instead of a child, and without the evaluations, which no parameter changes.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from typing import Any
 from unittest import mock
 
 import mindspore as ms
-import mindspore.dataset as ds
 import pytest
 
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.jobs.collective import Group, join_group
+from effnet_core.jobs.launch import write_job
 from effnet_core.mindvision import __main__ as mindvision
 from effnet_core.mindvision.__main__ import config_of, parser
 from effnet_core.mindvision.ranks import Launch
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.train import loop
+from tests.support import every_setting
 from tests.support.images import class_folders
 from tests.support.weights import make_checkpoint
 from tests.unit.mindvision.test_mindvision import DEFAULTS
@@ -62,9 +64,10 @@ def arguments(**given: str) -> list[str]:
 
 def in_this_process(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
     """``runs.train`` without a child process."""
-    api.prepare_training(config, data_dir, run_dir)
-    config = api.read_config(run_dir / "config.yaml")
-    return loop.train(config, Group(0, 1), data_dir=data_dir, run_dir=run_dir)
+    prepared = api.prepare_training(config, data_dir, run_dir)
+    assert isinstance(prepared, api.Prepared)
+    write_job(prepared.job, prepared.config, run_dir)
+    return loop.train(prepared.config, Group(0, 1), data_dir=data_dir, run_dir=run_dir)
 
 
 class Commands:
@@ -84,7 +87,7 @@ class Commands:
         """What the command prints and leaves behind."""
         key = tuple(sorted(given.items()))
         if key not in self.seen:
-            here = self.folder / str(len(self.seen))
+            here = self.folder / str(len([*self.folder.iterdir()]))
             shutil.copytree(self.sources, here)
             before = {path.name for path in here.iterdir()}
             with pytest.MonkeyPatch.context() as patch:
@@ -99,14 +102,21 @@ class Commands:
 
 def trace(output: str, folder: Path) -> dict[str, Any]:
     lines = [match.groups() for match in map(LINE.match, output.splitlines()) if match]
+    [config] = folder.glob("*/config.yaml")
     return {
         "steps": [(int(epoch), int(step), int(steps)) for epoch, step, steps, _, _ in lines],
         "loss": [loss for *_, loss, _ in lines],
-        "first loss": lines[0][3],
         "lr": [float(lr) for *_, lr in lines],
         "pixels": re.findall(r"(\d+) px", output),
         "kept": sorted(path.name for path in folder.rglob("checkpoints/step-*.ckpt")),
+        "settings": flat(api.read_config(config)),
     }
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """The settings by their keys."""
+    sections = config.model_dump().items()
+    return {f"{name}.{key}": value for name, keys in sections for key, value in keys.items()}
 
 
 @pytest.fixture(scope="module")
@@ -114,55 +124,83 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     return Commands(tmp_path_factory.mktemp("mindvision"))
 
 
+PIECEWISE = tuple(PIECES.items())
+
+
 @dataclass(frozen=True)
 class Change:
-    """What another value of a parameter changes."""
+    """What another value of a parameter changes in the settings."""
 
     value: str
-    what: str
-    expected: Callable[[Any, Any], bool] = lambda before, after: before != after
+    settings: dict[str, Any]
+    """All that change, by key."""
     given: tuple[tuple[str, str], ...] = ()
 
 
-def more(times: float) -> Callable[[list[Any], list[Any]], bool]:
-    return lambda before, after: len(after) == times * len(before)
-
-
-PIECEWISE = tuple(PIECES.items())
 CHANGES = {
-    "data_url": Change("others", "loss"),
-    "pretrained": Change("w.ckpt", "first loss"),
-    "batch_size": Change("2", "steps", more(2)),
-    "repeat_num": Change("3", "steps", more(3)),
-    "momentum": Change("0.1", "loss"),
-    "epoch_size": Change("4", "steps", more(2)),
-    "keep_checkpoint_max": Change("1", "kept", lambda _, after: after == ["step-00000004.ckpt"]),
-    "ckpt_save_dir": Change("elsewhere", "folders", lambda _, after: "elsewhere" in after),
-    "lr_decay_mode": Change("exponential_decay_lr", "lr"),
-    "decay_epoch": Change("4", "lr"),
-    "smooth_factor": Change("0.4", "first loss"),
-    "max_lr": Change("0.05", "lr", lambda _, after: after[0] == 0.05),
-    "min_lr": Change("0.02", "lr", lambda before, after: min(after) > min(before)),
-    "milestone": Change("1,4", "lr", lambda _, after: after == [0.1, 0.05, 0.05, 0.05], PIECEWISE),
-    "learning_rates": Change(
-        "0.2,0.05", "lr", lambda _, after: after == [0.2, 0.2, 0.05, 0.05], PIECEWISE
+    "device_target": Change("Ascend", {"runtime.device": "Ascend"}),
+    "pretrained": Change("w.ckpt", {"model.weights": "w.ckpt"}),
+    "num_parallel_workers": Change("3", {"data.workers": 3}),
+    "dataset_sink_mode": Change("True", {"data.sink": True}, (("device_target", "Ascend"),)),
+    # MindVision's smoothing spreads over the other classes, ours over all.
+    "num_classes": Change("3", {"model.num_classes": 3, "train.label_smoothing": 0.1 * 3 / 2}),
+    # Its rate is that of the run, ours that of 256 images.
+    "batch_size": Change(
+        "2",
+        {
+            "data.global_batch_size": 2,
+            "evaluate.per_device_batch_size": 2,
+            "optim.base_lr": 0.1 * 256 / 2,
+        },
     ),
-    "resize": Change("48", "pixels", lambda before, after: (before, after) == (["32"], ["48"])),
+    "repeat_num": Change("3", {"data.repeats": 3}),
+    "momentum": Change("0.1", {"optim.momentum": 0.1}),
+    "epoch_size": Change("4", {"train.epochs": 4}),
+    "keep_checkpoint_max": Change("1", {"train.keep_checkpoints": 1}),
+    "lr_decay_mode": Change(
+        "exponential_decay_lr",
+        {"schedule.name": "exponential", "schedule.min_lr": 0.0, "schedule.stair": False},
+    ),
+    "decay_epoch": Change("4", {"schedule.decay_epochs": 4}),
+    "smooth_factor": Change("0.4", {"train.label_smoothing": 0.4 * 2}),
+    "max_lr": Change("0.05", {"optim.base_lr": 0.05 * 256 / 4}),
+    "min_lr": Change("0.02", {"schedule.min_lr": 0.02}),
+    "milestone": Change("1,4", {"schedule.milestones": (1, 4)}, PIECEWISE),
+    "learning_rates": Change("0.2,0.05", {"schedule.rates": (0.2, 0.05)}, PIECEWISE),
+    "resize": Change("48", {"data.image_size": 48}),
 }
-"""Seen in a whole run each."""
 
 SEEN_BELOW = {
-    "device_target": "test_the_device_is_the_one_asked_for",
+    "data_url": "test_the_command_does_a_run_by_all_its_parameters",
+    "ckpt_save_dir": "test_the_command_does_a_run_by_all_its_parameters",
     "run_distribute": "test_several_processes_train_together_only_if_asked_to",
-    "num_parallel_workers": "test_as_many_threads_decode_as_asked_for",
-    "dataset_sink_mode": "test_data_sinking_takes_batches_from_the_device_and_gives_the_same_run",
-    "num_classes": "test_the_number_of_classes_must_be_that_of_the_images",
 }
+"""No settings, but arguments of the run."""
 
 
 def test_every_parameter_is_here() -> None:
     assert {*CHANGES, *SEEN_BELOW} == {*DEFAULTS, "data_url", "resize"}
     assert all(callable(globals()[name]) for name in SEEN_BELOW.values())
+    proved = {*every_setting.UNIT, *every_setting.CELLS, *every_setting.JOBS}
+    assert {key for change in CHANGES.values() for key in change.settings} <= proved
+
+
+@pytest.mark.parametrize("parameter", CHANGES)
+def test_another_value_changes_these_settings_and_no_others(parameter: str) -> None:
+    change = CHANGES[parameter]
+
+    def settings(**given: str) -> dict[str, Any]:
+        return flat(config_of(parser().parse_args(arguments(**given))))
+
+    before, after = (
+        settings(**dict(change.given)),
+        settings(**{**dict(change.given), parameter: change.value}),
+    )
+    changed = {key: value for key, value in after.items() if value != before[key]}
+    assert changed == {
+        key: pytest.approx(value) if isinstance(value, float) else value
+        for key, value in change.settings.items()
+    }
 
 
 def test_the_same_values_make_the_same_run(
@@ -172,18 +210,51 @@ def test_the_same_values_make_the_same_run(
     again = commands.run(capsys, momentum="0.9")
     assert first == again
     assert len(first["steps"]) == 4
+    assert first["pixels"] == ["32"]
+    assert first["kept"] == ["step-00000002.ckpt", "step-00000004.ckpt"]
+    assert first["folders"] == ["out", "out.data"]
+    assert first["settings"] == flat(config_of(parser().parse_args(arguments())))
 
 
-@pytest.mark.parametrize("parameter", CHANGES)
-def test_another_value_changes_the_run(
-    parameter: str, commands: Commands, capsys: pytest.CaptureFixture[str]
+EVERYTHING = {
+    **PIECES,
+    "data_url": "others",
+    "pretrained": "w.ckpt",
+    "num_parallel_workers": "3",
+    "batch_size": "2",
+    "repeat_num": "3",
+    "momentum": "0.1",
+    "epoch_size": "3",
+    "keep_checkpoint_max": "1",
+    "ckpt_save_dir": "elsewhere",
+    "milestone": "1,36",
+    "learning_rates": "0.2,0.05",
+    "smooth_factor": "0.4",
+    "resize": "48",
+}
+
+
+def test_the_command_does_a_run_by_all_its_parameters(
+    commands: Commands, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change = CHANGES[parameter]
-    given = dict(change.given)
-    before = commands.run(capsys, **given)[change.what]
-    after = commands.run(capsys, **{**given, parameter: change.value})[change.what]
-    assert before != after
-    assert change.expected(before, after)
+    run = commands.run(capsys, **EVERYTHING)
+    assert run["steps"] == [(e, s, 12) for e in range(3) for s in range(1, 13)]
+    assert run["lr"] == [0.2, *[0.05] * 35]
+    assert run["pixels"] == ["48"]
+    assert run["kept"] == ["step-00000036.ckpt"]
+    assert run["folders"] == ["elsewhere", "elsewhere.data"]
+    asked_for = flat(config_of(parser().parse_args(arguments(**EVERYTHING))))
+    used = run["settings"] | {"model.weights": Path(run["settings"]["model.weights"]).name}
+    left_open = {key for key, value in asked_for.items() if value is None}  # the weights say it
+    assert {key for key in used if used[key] != asked_for[key]} <= left_open
+
+
+def test_other_images_make_another_run(
+    commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = commands.run(capsys), commands.run(capsys, data_url="others")
+    assert before["loss"] != after["loss"]
+    assert {key for key in before if before[key] != after[key]} == {"loss"}
 
 
 def test_the_device_is_the_one_asked_for() -> None:
@@ -207,24 +278,6 @@ def test_several_processes_train_together_only_if_asked_to() -> None:
     assert joined.call_count == 1
 
 
-def test_as_many_threads_decode_as_asked_for(
-    commands: Commands, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = []
-    build = ds.GeneratorDataset.map
-
-    def listening(dataset: Any, *args: Any, **settings: Any) -> Any:
-        asked.append(settings["num_parallel_workers"])
-        return build(dataset, *args, **{**settings, "num_parallel_workers": 1})
-
-    with (
-        mock.patch.object(ds.GeneratorDataset, "map", listening),
-        mock.patch("effnet_core.data.loader.available_cores", return_value=[0, 1, 2, 3]),
-    ):
-        commands.run(capsys, num_parallel_workers="3")
-    assert set(asked) == {3}
-
-
 def test_data_sinking_takes_batches_from_the_device_and_gives_the_same_run(
     commands: Commands, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +288,8 @@ def test_data_sinking_takes_batches_from_the_device_and_gives_the_same_run(
     monkeypatch.setattr(ms, "data_sink", queues.data_sink)
     fed = commands.run(capsys, dataset_sink_mode="False", device_target="Ascend")
     assert queues.batches == 0
-    assert commands.run(capsys, dataset_sink_mode="True", device_target="Ascend") == fed
+    sunk = commands.run(capsys, dataset_sink_mode="True", device_target="Ascend")
+    assert sunk == fed | {"settings": fed["settings"] | {"data.sink": True}}
     assert (queues.batches, queues.open) == (len(fed["steps"]), 0)
 
 

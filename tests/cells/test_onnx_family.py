@@ -60,14 +60,14 @@ def test_every_variant_agrees_at_its_own_size(name: str, tmp_path: Path) -> None
 
 def difference(name: str, size: int, *, layout: str, folder: Path) -> float:
     """Of the logits of seven images, computed together and the first alone."""
-    checkpoint = imported(name, layout, folder)
-    sidecar = checkpoints.read_sidecar(checkpoint)
+    checkpoint = checkpoints.open_checkpoint(imported(name, layout, folder))
+    sidecar = checkpoint.sidecar
     assert sidecar.padding == ("same" if layout == "timm-tf" else "symmetric")
-    sidecar = replace(sidecar, preprocess=replace(sidecar.preprocess, image_size=size))
+    at_size = replace(sidecar, preprocess=replace(sidecar.preprocess, image_size=size))
     file = folder / "model.onnx"
-    write_onnx(checkpoint, sidecar, file)
+    write_onnx(replace(checkpoint, sidecar=at_size), file)
     session = onnxruntime.InferenceSession(str(file))
-    network = load_network(checkpoint, sidecar)
+    network = load_network(checkpoint)
     images = recipe.images(7, size)
     wanted = np.concatenate([network(Tensor(image[None])).asnumpy() for image in images])
     seven, one = (session.run(["logits"], {"images": batch})[0] for batch in (images, images[:1]))

@@ -12,10 +12,10 @@ from mindspore import Tensor
 from effnet_core.family.variants import variant
 from effnet_core.model.network import create_model
 from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.containers import write_safetensors
 from effnet_core.weights.importing import import_weights
 from effnet_core.weights.layouts import LAYOUTS, shapes
 from effnet_core.weights.load import load_parameters
-from effnet_core.weights.safetensors_file import write_safetensors
 from tests.golden import recipe
 
 PEERS = Path(__file__).parent.parent / "golden" / "peers"
@@ -51,10 +51,11 @@ def foreign_shapes(name: str, layout: str) -> dict[str, tuple[int, ...]]:
 
 
 def logits(path: Path, size: int, **changes: Any) -> np.ndarray[Any, Any]:
-    sidecar = checkpoints.read_sidecar(path)
+    checkpoint = checkpoints.open_checkpoint(path)
+    sidecar = checkpoint.sidecar
     settings = {"bn_eps": sidecar.bn_eps, "padding": sidecar.padding, **changes}
     network = create_model(sidecar.variant, num_classes=sidecar.num_classes, **settings)
-    load_parameters(path, network.get_parameters())
+    load_parameters(checkpoint, network.get_parameters())
     network.set_train(False)
     return network(Tensor(recipe.images(1, size))).asnumpy()
 

@@ -15,7 +15,7 @@ from effnet_core.jobs.job import CHECKPOINTS_NAME
 from effnet_core.model.network import create_model
 from effnet_core.results import EvalResult
 from effnet_core.train import loop
-from effnet_core.weights.checkpoint import BEST_NAME, MODEL_NAME, read_sidecar
+from effnet_core.weights.checkpoint import BEST_NAME, MODEL_NAME, open_checkpoint
 from effnet_core.weights.ckpt_file import read_ckpt
 from effnet_core.weights.load import load_parameters
 from tests.support.tiny import tiny_config
@@ -113,13 +113,13 @@ def test_what_is_evaluated_is_what_is_delivered_and_the_best_of_it_is_kept(
     found: Trained = request.getfixturevalue(run)
     kept = sorted(path.name for path in found.checkpoints.glob("*.ckpt"))
     assert kept == [BEST_NAME, "step-00000009.ckpt"]
-    assert read_sidecar(found.checkpoints / BEST_NAME).step == 6
+    assert open_checkpoint(found.checkpoints / BEST_NAME).sidecar.step == 6
     for path, digest in (
         (found.checkpoints / BEST_NAME, found.evaluated[1]),
         (found.model, found.evaluated[2]),
     ):
         network = create_model("efficientnet_tiny", num_classes=3)
-        load_parameters(path, network.get_parameters())
+        load_parameters(open_checkpoint(path), network.get_parameters())
         assert parameters_digest(network.get_parameters()) == digest
 
 

@@ -23,7 +23,7 @@ from effnet_core.errors import ConfigError
 from effnet_core.family.variants import VARIANTS
 from flows import parameters
 from flows.command import run_as_command
-from flows.names import training_overrides
+from flows.names import training_values
 from flows.service import environments
 from flows.service.automations import BLOCK
 from flows.service.environments import VARIABLE, flow_config, read_environment
@@ -202,18 +202,30 @@ def test_the_form_offers_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_form_leaves_open_stays_as_in_the_recipe() -> None:
-    short = parameters.as_overrides(
-        ["train.epochs=7"], train__epochs=3, model__variant="as in recipe", optim__base_lr=None
-    )
-    assert short == ["train.epochs=3", "train.epochs=7"]
-    assert load_config("digits", short).train.epochs == 7
+    fields = {"train.epochs": 3, "model.variant": "as in recipe", "optim.base_lr": None}
+    form = parameters.form_values({**fields, "model.weights": ""})
+    assert form == {"train": {"epochs": 3}}
+    assert environments.flow_config("digits", form=form).train.epochs == 3
+    assert environments.flow_config("digits", ["train.epochs=7"], form=form).train.epochs == 7
+
+
+def test_a_number_of_a_form_is_the_number_of_the_settings() -> None:
+    """Not by way of text, in which 1e-05 is a word and 2024 or null no name of a folder."""
+    rate = 1 / 3 * 1e-5
+    config = environments.flow_config(None, form=training_values({"base_lr": rate}))
+    assert config.optim.base_lr == rate
+    for weights in ("2024", "null", "1e-3", "a: b", "[x]", "#1", "yes"):
+        config = environments.flow_config(None, form=training_values({"weights": weights}))
+        assert config.model.weights == weights
 
 
 def test_a_deployments_name_holds_whatever_the_recipe() -> None:
     given = {"variant": "efficientnet_b0", "weights": parameters.NO_WEIGHTS}
-    model = load_config("digits", training_overrides(given)).model
+    model = environments.flow_config("digits", form=training_values(given)).model
     assert (model.variant, model.weights) == ("efficientnet_b0", None)
-    kept = load_config("digits", training_overrides({"variant": parameters.AS_IN_RECIPE})).model
+    kept = environments.flow_config(
+        "digits", form=training_values({"variant": parameters.AS_IN_RECIPE})
+    ).model
     assert (kept.variant, kept.weights) == ("efficientnet_lite0", "efficientnet_lite0")
 
 

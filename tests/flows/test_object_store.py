@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from effnet_core.model_store.versions import cached_model
 from effnet_core.storage import S3Url
 from effnet_core.storage.client import Credentials, in_use, using
 from effnet_core.storage.trees import upload_tree
-from effnet_core.weights.checkpoint import read_sidecar
+from effnet_core.weights.checkpoint import open_checkpoint
 from flows.batch_infer import batch_infer_flow
 from flows.publish import publish_flow
 from flows.stage import stage_flow
@@ -100,8 +101,8 @@ def test_from_bucket_to_bucket(
         assert verify(storage) == []
         checkpoint = cached_model(storage, "production")
         assert cached_model(storage) == checkpoint
-    assert checkpoint.is_relative_to(tmp_path / "another-machine")
-    assert read_sidecar(checkpoint).sha256 == read_sidecar(run_dir / "model.ckpt").sha256
+    assert checkpoint.path.is_relative_to(tmp_path / "another-machine")
+    assert checkpoint == replace(open_checkpoint(run_dir / "model.ckpt"), path=checkpoint.path)
     inbox = class_folders(tmp_path / "inbox", {"any": 12}, seed=5)
     out = tmp_path / "out"
     summary = batch_infer_flow(

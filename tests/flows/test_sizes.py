@@ -34,8 +34,8 @@ from effnet_core.data.manifest import open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.files import read_json, write_json
 from effnet_core.infer import output
-from effnet_core.infer.plan import Plan, Shard
-from effnet_core.jobs.job import JOB_NAME, RESULT_NAME
+from effnet_core.infer.plan import Plan
+from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, Shard
 from effnet_core.model_store.versions import resolve_version
 from effnet_core.results import EvalResult, ShardCounts, ShardResult, TrainResult
 from effnet_core.weights.checkpoint import Sidecar

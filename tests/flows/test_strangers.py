@@ -88,6 +88,11 @@ def test_prefects_own_command_works_with_nothing_else_typed(
     assert (tmp_path / "data" / "dataset.json").stat().st_mode & 0o077  # its user's umask holds
 
 
+def test_the_doctor_knows_the_login(service: TestedService) -> None:
+    done = service.effnet("doctor", "--json")
+    assert "1 online" in done.stdout, done.stdout
+
+
 def test_what_a_shell_needs(service: TestedService) -> None:
     done = service.effnet("env")
     assert done.stdout.splitlines() == [

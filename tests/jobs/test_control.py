@@ -87,9 +87,10 @@ def test_a_stop_saves_leaves_no_process_and_can_be_resumed(
     assert processes_of(run_dir) == []
     saved = checkpoint.newest(run_dir / "checkpoints")
     assert saved is not None
-    step = checkpoint.read_sidecar(saved).step
+    step = saved.sidecar.step
     assert step >= 4
     assert f"training was stopped at step {step} of 12000 and saved" in output
+    assert not [log for log in run_dir.glob("logs/*.log") if "Exception ignored" in log.read_text()]
 
     process = start_training(data_dir, run_dir, processes=processes)
     wait_for(lambda: (run_dir / "events.jsonl").exists() and steps_done(run_dir) > step)
@@ -160,10 +161,7 @@ def test_a_job_that_takes_too_long_saves_and_is_stopped(
     assert processes_of(run_dir) == []
     saved = checkpoint.newest(run_dir / "checkpoints")
     assert saved is not None
-    assert any(
-        f"stopped at step {checkpoint.read_sidecar(saved).step} of" in event.message
-        for event in events
-    )
+    assert any(f"stopped at step {saved.sidecar.step} of" in event.message for event in events)
 
 
 @pytest.mark.slow  # tests/jobs/test_exact_resume.py asks for more, on two ranks
@@ -176,7 +174,7 @@ def test_a_resumed_run_ends_like_a_straight_one(data_dir: Path, tmp_path: Path) 
     api.train(tiny_config(*settings), data_dir, resumed)
     last = checkpoint.newest(resumed / "checkpoints")
     assert last is not None
-    for path in (last, checkpoint.sidecar_path(last), resumed / "result.json"):
+    for path in (last.path, checkpoint.sidecar_path(last.path), resumed / "result.json"):
         path.unlink()
     result = api.train(tiny_config(*settings), data_dir, resumed)
     assert result.resumed_from_step == 3

@@ -25,7 +25,7 @@ from tests.support.tiny import tiny_config
 pytestmark = pytest.mark.mindspore
 
 EPOCHS, STEPS = 3, 13
-"""Of every run here; more steps than the kernels need to settle, and no round number."""
+"""Of every run here; more steps than the kernels need to settle on their pieces, and no round number."""
 
 SETTINGS = (
     "runtime.exact_resume=true",

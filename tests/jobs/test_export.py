@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,19 @@ from safetensors import safe_open
 
 from effnet_core import api
 from effnet_core.config.load import load_config
+from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
 from effnet_core.export.export import TOLERANCE, Agreement, export, packaged_photograph
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.files import CACHE_VARIABLE
 from effnet_core.infer.output import read_parts
-from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.model_store.publication import publish_model
+from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 from effnet_core.weights.ckpt_file import read_ckpt
 from tests.support.images import draw, encode
 from tests.support.weights import make_checkpoint
+from tests.unit.model_store.test_publication import make_run
 
 TOLERANT = ("infer.max_error_share=0.5",)
 
@@ -39,6 +43,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     return make_checkpoint(tmp_path / "model.ckpt")
+
+
+@pytest.fixture
+def opened(checkpoint: Path) -> Checkpoint:
+    return open_checkpoint(checkpoint)
 
 
 @pytest.fixture
@@ -68,9 +77,9 @@ def test_an_exported_file_was_compared(format: str, checkpoint: Path, tmp_path: 
     assert b".so:effnet_" not in out.read_bytes()
 
 
-def test_more_pictures_and_features(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+def test_more_pictures_and_features(opened: Checkpoint, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
-    agreement = export(checkpoint, out, format="onnx", pictures=[folder / "0.png"], features=True)
+    agreement = export(opened, out, format="onnx", pictures=[folder / "0.png"], features=True)
     assert agreement.images == 4
     assert agreement.difference <= TOLERANCE < agreement.spread
     assert [item.name for item in onnx.load(out).graph.output] == ["logits", "features"]
@@ -80,13 +89,13 @@ def test_real_b0(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(
         tmp_path / "b0.ckpt", "efficientnet_b0", 1000, class_names=tuple(map(str, range(1000)))
     )
-    agreement = export(checkpoint, tmp_path / "b0.onnx", format="onnx")
+    agreement = export(open_checkpoint(checkpoint), tmp_path / "b0.onnx", format="onnx")
     assert agreement.is_close and agreement.images == 3
 
 
 def test_safetensors_hold_the_weights_and_the_sidecar(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
-    export(checkpoint, out, format="safetensors")
+    export(open_checkpoint(checkpoint), out, format="safetensors")
     with safe_open(out, "np") as stream:
         names = stream.keys()
         found = {name: stream.get_tensor(name) for name in names}
@@ -101,21 +110,21 @@ def test_safetensors_hold_the_weights_and_the_sidecar(checkpoint: Path, tmp_path
 
 
 def test_a_file_that_disagrees_is_refused_and_not_kept(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = make_checkpoint(tmp_path / "other.ckpt", seed=1)
+    other = open_checkpoint(make_checkpoint(tmp_path / "other.ckpt", seed=1))
     out = tmp_path / "out" / "model.onnx"
     out.parent.mkdir()
     out.write_text("an earlier one")
 
-    def write_other(_: Path, sidecar: object, path: Path, *, features: bool) -> None:
-        write_onnx(other, checkpoints.read_sidecar(other), path)
+    def write_other(_: Checkpoint, path: Path, *, features: bool) -> None:
+        write_onnx(other, path)
 
     monkeypatch.setattr("effnet_core.export.onnx_model.write_onnx", write_other)
     with pytest.raises(
         ExportError, match=r"logits differ by up to [0-9.]+ on 3 images, allowed is"
     ):
-        export(checkpoint, out, format="onnx")
+        export(opened, out, format="onnx")
     assert out.read_text() == "an earlier one"
     assert list(out.parent.iterdir()) == [out]
 
@@ -128,16 +137,16 @@ def test_what_counts_as_rounding(difference: float, spread: float, close: bool) 
     assert Agreement(difference, spread, 3).is_close is close
 
 
-def test_what_cannot_be_exported_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_one_sentence(opened: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="format 'tflite' is unknown"):
-        export(checkpoint, tmp_path / "x", format="tflite")
+        export(opened, tmp_path / "x", format="tflite")
     with pytest.raises(ConfigError, match="--features goes with --format onnx"):
-        export(checkpoint, tmp_path / "x", format="mindir", features=True)
+        export(opened, tmp_path / "x", format="mindir", features=True)
     with pytest.raises(ConfigError, match="is a folder"):
-        export(checkpoint, tmp_path, format="onnx")
+        export(opened, tmp_path, format="onnx")
     (tmp_path / "note.txt").write_text("no picture")
     with pytest.raises(DataError, match=r"note\.txt cannot be used: not an image"):
-        export(checkpoint, tmp_path / "x", format="onnx", pictures=[tmp_path / "note.txt"])
+        export(opened, tmp_path / "x", format="onnx", pictures=[tmp_path / "note.txt"])
     done = effnet("export", "-w", tmp_path / "gone.ckpt", "--out", tmp_path / "x.onnx")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "gone.ckpt does not exist" in done.stderr
@@ -174,3 +183,30 @@ def test_an_engine_does_not_start_mindspore(checkpoint: Path, folder: Path, tmp_
 
 def test_the_photograph_is_there() -> None:
     assert packaged_photograph().is_file()
+
+
+def test_published_models_are_exported_by_their_place_in_the_store(tmp_path: Path) -> None:
+    run_dir, storage = tmp_path / "run", StorageConfig(root=str(tmp_path / "store"), name="m")
+    evaluation = make_run(run_dir, "x")
+    model = open_checkpoint(make_checkpoint(run_dir / "model.ckpt"))
+    publish_model(
+        run_dir,
+        evaluation=replace(evaluation, checkpoint_sha256=model.sha256),
+        storage=storage,
+        gate=EvaluateConfig(),
+        version="v1",
+    )
+    settings = ("-o", f"storage.root={storage.root}", "-o", "storage.name=m")
+    for weights in ("production", "store:v1"):
+        out = tmp_path / f"{weights}.safetensors"
+        options = ("--format", "safetensors", "--out", out, *settings)
+        done = effnet("export", "--weights", weights, *options)
+        assert done.returncode == 0, done.stderr
+        with safe_open(out, "np") as stream:
+            assert json.loads(stream.metadata()["effnet"])["sha256"] == model.sha256
+    done = effnet("export", "--weights", "store:v2", "--out", tmp_path / "x.onnx", *settings)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "v2" in done.stderr and "v1" in done.stderr
+    out = tmp_path / "theirs.ckpt"
+    done = effnet("weights", "convert", "production", "--to", "mindvision", "--out", out, *settings)
+    assert done.returncode == 0, done.stderr

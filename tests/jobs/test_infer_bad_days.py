@@ -18,6 +18,7 @@ from effnet_core.errors import DataError, InputLost
 from effnet_core.files import read_json, read_jsonl
 from effnet_core.infer.output import read_parts
 from effnet_core.storage.client import s3_client
+from effnet_core.weights.checkpoint import open_checkpoint
 from tests.support.images import draw, encode
 from tests.support.s3 import SeaweedFS
 from tests.support.signals import heed_ctrl_c
@@ -135,10 +136,11 @@ def test_an_object_that_vanishes_after_the_listing_is_listed_as_such(
         None, ["infer.max_error_share=0.2", f"storage.endpoint_url={seaweedfs.endpoint_url}"]
     )
     output = tmp_path / "out"
-    plan = api.plan_inference(checkpoint, [f"s3://{bucket}/in"], output, config=config)
+    model = open_checkpoint(checkpoint)
+    plan = api.plan_inference(model, [f"s3://{bucket}/in"], output, config=config)
     client.delete_object(Bucket=bucket, Key="in/2.png")
-    api.infer_shards(plan, plan.missing(), checkpoint, config=config)
-    summary, _ = api.finish_inference(plan, checkpoint, config=config)
+    api.infer_shards(plan, plan.missing(), model, config=config)
+    summary, _ = api.finish_inference(plan, model, weights="m", config=config)
     assert (summary["labelled"], summary["rejected"]) == (4, 1)
     [row] = read_jsonl(output / "errors.jsonl")
     assert row == {"path": "2.png", "reason": "the object does not exist any more"}

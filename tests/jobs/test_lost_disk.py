@@ -35,7 +35,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_is_good(
         assert re.search(r"it needs [\d,]+ bytes and [\d,]+ are free", message)
     newest = checkpoint.newest(run_dir / CHECKPOINTS_NAME)
     assert newest is not None
-    before = checkpoint.read_sidecar(newest).step
+    before = newest.sidecar.step
     assert 0 < before < 30
     # With room it continues from there.
     subprocess.run(["mount", "-o", "remount,size=20m", str(run_dir.parent)], check=True)

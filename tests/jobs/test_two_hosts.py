@@ -136,7 +136,7 @@ def test_a_rank_that_is_lost_on_one_host_ends_both_and_the_same_commands_go_on(
 
     saved = checkpoint.newest(run_dir / "checkpoints")
     assert saved is not None
-    step = checkpoint.read_sidecar(saved).step
+    step = saved.sidecar.step
     done = steps_done(run_dir)  # may be beyond the last checkpoint
     running = [start(host, *settings) for host in hosts]
     wait_for_step(done + 1, run_dir, running)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from effnet_core.weights.checkpoint import open_checkpoint
 from effnet_core.weights.importing import convert, import_weights
 
 SCRIPT = Path(__file__).parent.parent / "golden" / "make_peers.py"
@@ -43,14 +44,16 @@ environment.prepare()
 import numpy as np
 from pathlib import Path
 from effnet_core.weights import checkpoint
+from effnet_core.weights.load import load_parameters
 from effnet_core.model.network import create_model
 from mindspore import Tensor
 def main(path, images, out):
-    sidecar = checkpoint.read_sidecar(Path(path))
+    opened = checkpoint.open_checkpoint(Path(path))
+    sidecar = opened.sidecar
     network = create_model(
         sidecar.variant, num_classes=1000, bn_eps=sidecar.bn_eps, padding=sidecar.padding
     )
-    checkpoint.load(Path(path), network.get_parameters())
+    load_parameters(opened, network.get_parameters())
     network.set_train(False)
     np.save(out, network(Tensor(np.load(images)["images"])).asnumpy())
 main(*sys.argv[1:])
@@ -102,7 +105,9 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     print(f"{name}: {difference:.1e} of the spread at {size} px")
     assert difference <= TOLERANCE
 
-    converted = convert(result.checkpoint, tmp_path / "back.safetensors", to=layout)
+    converted = convert(
+        open_checkpoint(result.checkpoint), tmp_path / "back.safetensors", to=layout
+    )
     assert converted.differences == ()
     run_peer("load", name, str(size), str(tmp_path / "back"))
     with np.load(tmp_path / "back.npz") as answer:

@@ -1,11 +1,16 @@
-"""An engine without a network."""
+"""An engine without a network, and jobs for engines."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.infer.pipeline import Outputs
+from effnet_core.infer.plan import Plan
+from effnet_core.jobs.job import PredictJob, Shard
+from effnet_core.weights.checkpoint import Checkpoint
 
 SPEC = PreprocessSpec(32, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -26,3 +31,33 @@ class BrightnessPredictor:
         self.batches.append(pixels.shape)
         means = pixels.mean(axis=(1, 2), dtype=np.float32)
         return Outputs(means / 20, means)
+
+
+def predict_job(planned: Plan, *, allowed_errors: int = 0) -> PredictJob:
+    """All shards of a plan, for a predictor that is there already."""
+    return PredictJob(
+        Path("none.ckpt"),
+        "m",
+        engine="any",
+        engine_file=None,
+        output=planned.output,
+        input_root=planned.root,
+        shards=planned.shards,
+        allowed_errors=allowed_errors,
+    )
+
+
+def engine_job(
+    checkpoint: Checkpoint, engine: str, file: Path | None, *, images: int
+) -> PredictJob:
+    """One shard of so many images, for an engine to be loaded."""
+    return PredictJob(
+        checkpoint.path,
+        checkpoint.sha256,
+        engine=engine,
+        engine_file=file,
+        output=Path("out"),
+        input_root="in",
+        shards=(Shard(0, 0, images, "part", checkpoint.sha256),),
+        allowed_errors=0,
+    )

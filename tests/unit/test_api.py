@@ -13,11 +13,13 @@ from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists
 from effnet_core.events import Event
-from effnet_core.files import write_json
-from effnet_core.jobs.job import RESULT_NAME, Job
+from effnet_core.files import CACHE_VARIABLE, write_json
+from effnet_core.jobs import launch
+from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, Job, TrainJob, write_job_file
 from effnet_core.locks import sole_user
+from effnet_core.model_store.publication import publish_model
 from effnet_core.results import EvalResult, ShardResult, TrainResult
-from effnet_core.weights.checkpoint import MODEL_NAME
+from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 from effnet_core.weights.importing import import_weights
 from tests.support.tiny import tiny_config
 from tests.unit.model_store.test_publication import make_run
@@ -45,7 +47,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Job, RunConfig, Path]]:
     def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         seen.append((job, config, run_dir))
         write_config(config, run_dir)
-        job.write(run_dir)
+        write_job_file(job, run_dir)
         write_json(run_dir / RESULT_NAME, RESULT.to_dict())
         (run_dir / MODEL_NAME).write_bytes(b"")
         return RESULT.to_dict()
@@ -99,6 +101,20 @@ def test_an_unfinished_run_goes_on(jobs: Jobs, data_dir: Path, tmp_path: Path) -
     assert len(jobs) == 2
 
 
+def test_settings_are_written_once_and_read_only_to_compare(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for module, name in ((launch, "write_config"), (api, "read_config")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, n=name, f=real: (calls.append(n), f(*a))[1])
+    monkeypatch.setattr(launch, "_run_ranks", lambda *_: RESULT.to_dict())
+    for wanted in (["write_config"], ["read_config", "write_config"]):
+        calls.clear()
+        assert api.train(tiny_config(), data_dir, tmp_path / "run") == RESULT
+        assert calls == wanted
+
+
 def test_another_run_in_the_folder_is_refused_by_what_differs(
     jobs: Jobs, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -143,8 +159,36 @@ def test_paths_in_settings_are_made_absolute_because_children_work_elsewhere(
     assert given.data.mean == (0.485, 0.456, 0.406)
     assert given.data.std == (1, 1, 1)
     assert given.train.resume_from == tmp_path / "b/c.ckpt"
-    assert job.inputs["data_dir"] == str(data_dir)
+    assert isinstance(job, TrainJob) and job.data_dir == data_dir
     assert api.train(config, data_dir, Path("run")) == RESULT
+
+
+def test_a_run_that_began_from_production_resumes_as_it_began(
+    jobs: Jobs, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    config = tiny_config("model.weights=production", f"storage.root={tmp_path / 'store'}")
+
+    def put_in_production(version: str, correct: int) -> None:
+        made = make_run(tmp_path / version, version, correct=correct)
+        publish_model(
+            tmp_path / version,
+            evaluation=made,
+            storage=config.storage,
+            gate=config.evaluate,
+            version=version,
+        )
+
+    def begin(run_dir: Path) -> str:
+        (run_dir / RESULT_NAME).unlink(missing_ok=True)
+        api.train(config, data_dir, run_dir)
+        return str(jobs[-1][1].model.weights)
+
+    put_in_production("v1", 70)
+    assert "/v1-" in begin(tmp_path / "first")
+    put_in_production("v2", 80)
+    assert "/v1-" in begin(tmp_path / "first")
+    assert "/v2-" in begin(tmp_path / "second")
 
 
 @pytest.mark.parametrize(
@@ -185,8 +229,10 @@ def test_evaluate_asks_for_the_weights_of_a_run_folder(
     monkeypatch.setattr(api, "run_job", run_job)
     assert api.evaluate(tmp_path / "run", data_dir) == EVALUATION
     api.evaluate(tmp_path / "run" / MODEL_NAME, data_dir, split="train")
-    assert [job.inputs["split"] for job in seen] == ["val", "train"]
-    assert {job.inputs["checkpoint"] for job in seen} == {str(tmp_path / "run" / MODEL_NAME)}
+    model = open_checkpoint(tmp_path / "run" / MODEL_NAME)
+    assert seen == [
+        EvaluateJob(model.path, model.sha256, data_dir, split) for split in ("val", "train")
+    ]
 
 
 def test_evaluate_refuses_before_a_process_is_started(data_dir: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ RESULT = EvalResult(
         ({"loss": float("nan")}, "loss: Input should be a finite number"),
         ({"class_names": ["a"]}, "confusion has 3 classes, but there are 1 names"),
         ({"class_names": "abc"}, "class_names: Input should be a valid list"),
-        ({"other": 1}, "other: Unexpected keyword argument"),
+        ({"other": 1}, "other: Extra inputs are not permitted"),
         ({"confusion": None}, "confusion must have classes"),
     ],
 )

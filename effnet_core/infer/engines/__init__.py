@@ -8,17 +8,17 @@ from __future__ import annotations
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effnet_core.config.schema import InferConfig, RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
 from effnet_core.files import cache_dir, cached, put_in_place, sha256_of_text
 from effnet_core.infer.engines.tuning import CACHE_NAME, TUNING_NAME, Layout, best_layout
+from effnet_core.jobs.job import PredictJob
 from effnet_core.locks import alone
 from effnet_core.machine import available_cores
-from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.checkpoint import Checkpoint, Sidecar
 
 if TYPE_CHECKING:
     from effnet_core.infer.pipeline import Predictor
@@ -64,11 +64,14 @@ def _missing(engine: str) -> list[str]:
     return [name for name in PACKAGES[engine] if find_spec(name) is None]
 
 
-def prepare(checkpoint: Path, config: RunConfig) -> dict[str, Any]:
-    """Choose an engine and make what it needs; the job's inputs that ``load`` reads.
+def prepare(checkpoint: Checkpoint, config: RunConfig) -> tuple[str, Path | None]:
+    """Choose an engine and make what it needs.
 
     The engine's file is made once from a checkpoint, compared with MindSpore's logits, and kept in the
     cache under a name made of digests; it is there whole or not at all.
+
+    Returns:
+        The engine's name, and its file; MindSpore has none, it loads the checkpoint itself.
 
     Raises:
         ConfigError: the engine cannot run here.
@@ -77,58 +80,56 @@ def prepare(checkpoint: Path, config: RunConfig) -> dict[str, Any]:
     """
     engine = choose(config)
     if engine == "mindspore":
-        return {"engine": engine}
-    return {"engine": engine, "engine_file": str(engine_file(checkpoint, config, engine))}
+        return engine, None
+    return engine, engine_file(checkpoint, config, engine)
 
 
-def engine_file(checkpoint: Path, config: RunConfig, engine: str = "onnxruntime") -> Path:
+def engine_file(checkpoint: Checkpoint, config: RunConfig, engine: str = "onnxruntime") -> Path:
     """The cached engine file of a checkpoint, made if it is not there; see ``prepare``."""
     from effnet_core.export.onnx_model import GRAPH_VERSION, metadata
 
-    sidecar = checkpoints.read_sidecar(checkpoint)
+    sidecar = checkpoint.sidecar
     what = metadata(sidecar)
     settings = (engine, str(GRAPH_VERSION), str(sidecar.bn_eps), sidecar.padding)
     digest = sha256_of_text(*settings, *what.values())
     path = cached(cache_dir(CACHE_NAME) / f"{sidecar.variant}-{digest[:32]}.onnx")
     with alone(path):
         if not _is_usable(path, what):
-            _make(checkpoint, sidecar, path, engine, config)
+            _make(checkpoint, path, engine, config)
     return path
 
 
-def load(inputs: dict[str, Any], infer: InferConfig) -> Predictor:
+def load(job: PredictJob, checkpoint: Checkpoint, infer: InferConfig) -> Predictor:
     """The engine of a predict job; to be called in a child process.
 
+    Args:
+        job: names the engine and its file, and how many images there are.
+        checkpoint: the job's, opened.
+        infer: settings of the engine.
+
     Raises:
-        CheckpointError: the checkpoint is missing, damaged or not what its sidecar says.
+        CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
         ExportError: the engine file is damaged.
     """
-    checkpoint = Path(inputs["checkpoint"])
-    images = sum(shard["stop"] - shard["start"] for shard in inputs["shards"])
-    if inputs["engine"] == "mindspore":
+    images = sum(shard.stop - shard.start for shard in job.shards)
+    file, sidecar = job.engine_file, checkpoint.sidecar
+    if file is None:
         from effnet_core.infer.engines.mindspore import MindSporePredictor
 
         # Short batches are filled up, so a few images should not pay for a large one.
         micro_batch = infer.batch_size or MINDSPORE_MICRO_BATCH
         return MindSporePredictor(checkpoint, micro_batch=min(micro_batch, images))
-    file = Path(inputs["engine_file"])
-    sidecar = checkpoints.read_sidecar(checkpoint)
     cores = len(available_cores())
 
     def make(layout: Layout) -> Predictor:
         return load_file(
-            inputs["engine"],
-            file,
-            sidecar,
-            infer,
-            workers=layout.workers,
-            micro_batch=layout.micro_batch,
+            job.engine, file, sidecar, infer, workers=layout.workers, micro_batch=layout.micro_batch
         )
 
     asked = Layout(infer.engine_threads, infer.batch_size)
     if images <= FEW or (asked.workers and asked.micro_batch):
         return make(Layout(asked.workers or cores, asked.micro_batch or 1))
-    key = f"{inputs['engine']} {infer.precision} {file.stem}"
+    key = f"{job.engine} {infer.precision} {file.stem}"
     return make(best_layout(key, file.parent / TUNING_NAME, make, asked=asked, cores=cores))
 
 
@@ -162,13 +163,13 @@ def _is_usable(path: Path, wanted: dict[str, str]) -> bool:
     return {item.key: item.value for item in model.metadata_props} == wanted
 
 
-def _make(checkpoint: Path, sidecar: Sidecar, path: Path, engine: str, config: RunConfig) -> None:
+def _make(checkpoint: Checkpoint, path: Path, engine: str, config: RunConfig) -> None:
     from effnet_core.export.export import require_agreement
     from effnet_core.export.onnx_model import write_onnx
 
-    emit(Event("predict", f"making the {engine} engine of {sidecar.variant}, once"))
+    emit(Event("predict", f"making the {engine} engine of {checkpoint.sidecar.variant}, once"))
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        write_onnx(checkpoint, sidecar, fresh, features=True, pixels=True)
+        write_onnx(checkpoint, fresh, features=True, pixels=True)
         require_agreement(checkpoint, fresh, engine, config=config)
         put_in_place(fresh, path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from mindspore import Tensor, nn
 
@@ -11,7 +9,7 @@ from effnet_core.data.imagenet import readable
 from effnet_core.data.preprocess import PixelArray, normalise
 from effnet_core.infer.pipeline import Outputs
 from effnet_core.model.network import EfficientNet
-from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.load import load_network
 
 
@@ -32,17 +30,17 @@ class MindSporePredictor:
 
     workers = 0
 
-    def __init__(self, checkpoint: Path, *, micro_batch: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, micro_batch: int) -> None:
         """Load a checkpoint.
 
         Raises:
-            CheckpointError: it is missing, damaged or not what its sidecar says.
+            CheckpointError: it does not hold exactly the parameters of its variant.
         """
-        sidecar = checkpoints.read_sidecar(checkpoint)
+        sidecar = checkpoint.sidecar
         self.preprocess = sidecar.preprocess
         self.class_names = readable(sidecar.class_names)
         self.micro_batch = micro_batch
-        self.network = _WithFeatures(load_network(checkpoint, sidecar))
+        self.network = _WithFeatures(load_network(checkpoint))
         self.network.set_train(False)
 
     def forward(self, pixels: PixelArray) -> Outputs:

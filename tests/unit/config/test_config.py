@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from effnet_core.config.load import CONFIG_NAME, leaf_keys, load_config, read_config, write_config
-from effnet_core.config.recipes import recipe_names
+from effnet_core.config.load import (
+    CONFIG_NAME,
+    by_section,
+    leaf_keys,
+    load_config,
+    read_config,
+    write_config,
+)
+from effnet_core.config.recipes import packaged_recipe, recipe_names
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 
@@ -74,8 +81,8 @@ def test_an_unknown_recipe_names_the_nearest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "digits.yaml").write_text("train: {epochs: 9}\n")
-    for module in ("load", "recipes"):
-        monkeypatch.setattr(f"effnet_core.config.{module}.RECIPES_DIR", tmp_path)
+    monkeypatch.setattr("effnet_core.config.recipes.RECIPES_DIR", tmp_path)
+    monkeypatch.setattr("effnet_core.config.recipes.PAPER", ())
     message = refusal(recipe="digit")
     assert message == (
         "recipe 'digit' is unknown; did you mean 'digits'? "
@@ -118,6 +125,39 @@ def test_every_recipe_loads(name: str) -> None:
     config = load_config(name)
     assert config != RunConfig()
     assert config.per_device_batch_size * config.runtime.world_size == config.data.global_batch_size
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_the_paper_s_recipes_differ_in_two_settings(number: int) -> None:
+    variant = f"efficientnet_b{number}"
+    said = {
+        "model": {"variant": variant},
+        "data": {"global_batch_size": 4096, "workers": 8},
+        "schedule": {"name": "exponential"},
+        "storage": {"name": variant},
+    }
+    assert packaged_recipe(f"{variant}_imagenet2012") == said
+    assert load_config(f"{variant}_imagenet2012") == load_config(values=said)
+
+
+def test_what_recipes_share_is_no_recipe() -> None:
+    assert len(recipe_names()) == len(set(recipe_names()))
+    assert "digits" in recipe_names()
+    assert not [name for name in recipe_names() if name.startswith("_")]
+    for name in ("_imagenet2012", "efficientnet_b8_imagenet2012"):
+        assert f"recipe {name!r} is unknown" in refusal(recipe=name)
+
+
+def test_options_win_over_overrides_and_are_not_read_as_yaml(tmp_path: Path) -> None:
+    options = by_section({"model.weights": "2024", "train.epochs": None, "optim.base_lr": 1e-5 / 3})
+    config = load_config(
+        overrides=["model.weights=x", "train.epochs=30"],
+        values={"train": {"epochs": 9}, "data": {"workers": 2}},
+        options=options,
+    )
+    assert (config.model.weights, config.train.epochs, config.data.workers) == ("2024", 30, 2)
+    assert config.optim.base_lr == 1e-5 / 3
+    assert read_config(write_config(config, tmp_path)) == config
 
 
 # --- values --------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from effnet_core.infer.output import finish, read_parts, write_part
 from effnet_core.infer.plan import Plan, plan
 from effnet_core.infer.shards import predict_shards
 from effnet_core.jobs import launch, stall
-from effnet_core.jobs.job import EVENTS_NAME, Job
+from effnet_core.jobs.job import EVENTS_NAME, TrainJob
 from effnet_core.jobs.launch import run_job
 from effnet_core.jobs.stall import Process, StallWatch
 from effnet_core.kernels import choice
@@ -42,11 +42,11 @@ from effnet_core.storage import s3_client
 from effnet_core.storage.client import in_use
 from effnet_core.train.mixing import change_batch
 from effnet_core.train.schedule import lr_schedule
-from effnet_core.weights.checkpoint import read_sidecar
+from effnet_core.weights.checkpoint import open_checkpoint
 from tasks.credentials import credentials_of
 from tests.support import every_setting
 from tests.support.every_setting import Proof
-from tests.support.fakes import BrightnessPredictor
+from tests.support.fakes import BrightnessPredictor, engine_job, predict_job
 from tests.support.images import class_folders, draw, encode, source_with_splits
 from tests.support.weights import make_checkpoint
 from tests.unit.model_store.test_publication import make_run
@@ -120,14 +120,8 @@ def parts(config: RunConfig, folder: Path) -> list[str]:
 def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
     """The rows that come out."""
     result = planned(config, folder)
-    inputs = {
-        "output": str(result.output),
-        "input_root": result.root,
-        "model_sha256": "m",
-        "shards": [vars(shard) for shard in result.shards],
-        "allowed_errors": 0,
-    }
-    predict_shards(BrightnessPredictor(), inputs, config)
+    job = predict_job(result)
+    predict_shards(BrightnessPredictor(), job, config)
     return read_parts(result.output)
 
 
@@ -175,21 +169,16 @@ def images_found(config: RunConfig, folder: Path) -> int:
     for path in ("in/a.jpg", "in/deep/b.jpg"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(b"")
-    checkpoint = make_checkpoint(folder / "a.ckpt")
+    checkpoint = open_checkpoint(make_checkpoint(folder / "a.ckpt"))
     return api.plan_inference(checkpoint, [folder / "in"], folder / "out", config=config).images
 
 
 def engine_of(config: RunConfig, folder: Path) -> Any:
-    checkpoint = make_checkpoint(folder / "a.ckpt")
+    checkpoint = open_checkpoint(make_checkpoint(folder / "a.ckpt"))
     engine_file = folder / "a.onnx"
-    write_onnx(checkpoint, read_sidecar(checkpoint), engine_file, features=True, pixels=True)
-    inputs = {
-        "checkpoint": checkpoint,
-        "engine": engines.choose(config),
-        "engine_file": engine_file,
-        "shards": [{"start": 0, "stop": 9}],
-    }
-    return engines.load(inputs, config.infer)
+    write_onnx(checkpoint, engine_file, features=True, pixels=True)
+    job = engine_job(checkpoint, engines.choose(config), engine_file, images=9)
+    return engines.load(job, checkpoint, config.infer)
 
 
 def asked_precision(config: RunConfig, folder: Path) -> str:
@@ -355,7 +344,7 @@ def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | N
         pytest.raises(launch.WorkerLost),
     ):
         os.environ.pop("GLOG_v", None)
-        run_job(Job("train"), config, folder)
+        run_job(TrainJob(folder, "d"), config, folder)
     argv = [item.replace(str(folder), "RUN_DIR") for item in popen.call_args.args[0]]
     return argv, popen.call_args.kwargs["env"].get("GLOG_v")
 

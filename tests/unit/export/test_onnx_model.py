@@ -145,8 +145,8 @@ def test_other_parameters_are_refused(change: object, reason: str) -> None:
 
 def test_a_file_is_made_from_a_checkpoint(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "model.ckpt")
-    sidecar = checkpoints.read_sidecar(checkpoint)
-    write_onnx(checkpoint, sidecar, tmp_path / "model.onnx")
+    sidecar = checkpoints.open_checkpoint(checkpoint).sidecar
+    write_onnx(checkpoint, tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     assert {"checkpoint_sha256": sidecar.sha256}.items() <= {
         item.key: item.value for item in model.metadata_props

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
 from effnet_core.export import export
 from effnet_core.export.onnx_model import write_onnx
-from effnet_core.files import CACHE_VARIABLE, cache_dir, read_json, write_json
+from effnet_core.files import CACHE_VARIABLE, cache_dir
 from effnet_core.infer import engines
 from effnet_core.infer.engines import tuning
-from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
+from tests.support.fakes import engine_job
 from tests.support.weights import make_checkpoint
 
 ONNX = load_config(None, ["infer.engine=onnxruntime"])
@@ -46,23 +48,27 @@ def agreement() -> Iterator[mock.Mock]:
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return make_checkpoint(tmp_path / "model.ckpt")
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return open_checkpoint(make_checkpoint(tmp_path / "model.ckpt"))
 
 
 @pytest.fixture
-def file(checkpoint: Path, tmp_path: Path) -> Path:
+def file(checkpoint: Checkpoint, tmp_path: Path) -> Path:
     path = tmp_path / "engine.onnx"
-    write_onnx(checkpoint, checkpoints.read_sidecar(checkpoint), path, features=True, pixels=True)
+    write_onnx(checkpoint, path, features=True, pixels=True)
     return path
 
 
 def loaded(
-    engine: str, checkpoint: Path, file: Path, *, micro_batch: int = 4, workers: int = 2
+    engine: str, checkpoint: Checkpoint, file: Path, *, micro_batch: int = 4, workers: int = 2
 ) -> Any:
-    sidecar = checkpoints.read_sidecar(checkpoint)
     return engines.load_file(
-        engine, file, sidecar, RunConfig().infer, workers=workers, micro_batch=micro_batch
+        engine,
+        file,
+        checkpoint.sidecar,
+        RunConfig().infer,
+        workers=workers,
+        micro_batch=micro_batch,
     )
 
 
@@ -92,33 +98,38 @@ def test_what_was_asked_for_is_used_or_refused() -> None:
         load_config(None, ["infer.engine=tensorrt"])
 
 
-def test_an_engine_is_made_once(checkpoint: Path, cache: Path, agreement: mock.Mock) -> None:
+def test_an_engine_is_made_once(checkpoint: Checkpoint, cache: Path, agreement: mock.Mock) -> None:
     first = engines.prepare(checkpoint, ONNX)
-    made = Path(first["engine_file"])
+    name, made = first
+    assert name == "onnxruntime" and made is not None
     assert made.parent == cache
     assert engines.prepare(checkpoint, ONNX) == first
     assert agreement.call_count == 1
     assert [path.name for path in cache.glob("[!.]*")] == [made.name]
-    assert engines.prepare(checkpoint, load_config(None, ["infer.engine=mindspore"])) == {
-        "engine": "mindspore"
-    }
+    mindspore = load_config(None, ["infer.engine=mindspore"])
+    assert engines.prepare(checkpoint, mindspore) == ("mindspore", None)
 
 
 def test_another_model_or_sidecar_is_another_engine(
-    checkpoint: Path, cache: Path, agreement: mock.Mock, tmp_path: Path
+    checkpoint: Checkpoint, cache: Path, agreement: mock.Mock, tmp_path: Path
 ) -> None:
     paths = {engines.engine_file(checkpoint, ONNX)}
-    paths.add(engines.engine_file(make_checkpoint(tmp_path / "other.ckpt", seed=1), ONNX))
-    sidecar = checkpoints.sidecar_path(checkpoint)
-    for change in ({"bn_eps": 1e-5}, {"padding": "same"}, {"class_names": ["x", "y", "z"]}):
-        write_json(sidecar, {**read_json(sidecar), **change})
-        paths.add(engines.engine_file(checkpoint, ONNX))
+    other = open_checkpoint(make_checkpoint(tmp_path / "other.ckpt", seed=1))
+    paths.add(engines.engine_file(other, ONNX))
+    changes: tuple[dict[str, Any], ...] = (
+        {"bn_eps": 1e-5},
+        {"padding": "same"},
+        {"class_names": ("x", "y", "z")},
+    )
+    for change in changes:
+        changed = replace(checkpoint, sidecar=replace(checkpoint.sidecar, **change))
+        paths.add(engines.engine_file(changed, ONNX))
     paths.add(engines.engine_file(checkpoint, ONNX, "openvino"))
     assert len(paths) == 6
 
 
 def test_a_damaged_engine_is_made_again(
-    checkpoint: Path, cache: Path, agreement: mock.Mock
+    checkpoint: Checkpoint, cache: Path, agreement: mock.Mock
 ) -> None:
     path = engines.engine_file(checkpoint, ONNX)
     whole = path.read_bytes()
@@ -129,7 +140,7 @@ def test_a_damaged_engine_is_made_again(
 
 
 def test_an_engine_that_disagrees_is_not_kept(
-    checkpoint: Path, cache: Path, agreement: mock.Mock
+    checkpoint: Checkpoint, cache: Path, agreement: mock.Mock
 ) -> None:
     agreement.side_effect = ExportError("differ by up to 3")
     with pytest.raises(ExportError, match="differ by up to 3"):
@@ -137,7 +148,9 @@ def test_an_engine_that_disagrees_is_not_kept(
     assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
 
 
-def test_two_processes_make_an_engine_once(checkpoint: Path, cache: Path, tmp_path: Path) -> None:
+def test_two_processes_make_an_engine_once(
+    checkpoint: Checkpoint, cache: Path, tmp_path: Path
+) -> None:
     count = tmp_path / "count"
     code = f"""
 import time
@@ -145,12 +158,13 @@ from pathlib import Path
 from effnet_core.infer import engines
 from effnet_core.config.schema import RunConfig
 from effnet_core.export import export
+from effnet_core.weights.checkpoint import open_checkpoint
 def agree(*arguments, **options):
     with open({str(count)!r}, "a") as stream:
         stream.write("x")
     time.sleep(0.5)
 export.require_agreement = agree
-print(engines.engine_file(Path({str(checkpoint)!r}), RunConfig()))
+print(engines.engine_file(open_checkpoint(Path({str(checkpoint.path)!r})), RunConfig()))
 """
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -178,7 +192,9 @@ def test_the_cache_lies_where_it_is_asked_for(
 
 
 @pytest.mark.parametrize("engine", FILE_ENGINES)
-def test_answers_do_not_depend_on_piece_or_lane(engine: str, checkpoint: Path, file: Path) -> None:
+def test_answers_do_not_depend_on_piece_or_lane(
+    engine: str, checkpoint: Checkpoint, file: Path
+) -> None:
     batch = pixels(7)
     one = loaded(engine, checkpoint, file, micro_batch=1, workers=1)
     alone = [one.forward(square[None]) for square in batch]
@@ -196,7 +212,9 @@ def test_answers_do_not_depend_on_piece_or_lane(engine: str, checkpoint: Path, f
         np.testing.assert_allclose(answer.features, features, rtol=0, atol=1e-5)
 
 
-def test_openvino_has_computed_once_before_lanes_call_it(checkpoint: Path, file: Path) -> None:
+def test_openvino_has_computed_once_before_lanes_call_it(
+    checkpoint: Checkpoint, file: Path
+) -> None:
     """Two first calls at the same time hung in OpenVINO 2026.4, now and then on a busy machine."""
     with mock.patch(
         "openvino.InferRequest.infer", autospec=True, side_effect=[mock.MagicMock()]
@@ -206,26 +224,22 @@ def test_openvino_has_computed_once_before_lanes_call_it(checkpoint: Path, file:
     assert inputs["pixels"].shape == (3, 32, 32, 3)
 
 
-def test_a_precision_that_the_processor_lacks_is_refused(checkpoint: Path, file: Path) -> None:
-    sidecar = checkpoints.read_sidecar(checkpoint)
+def test_a_precision_that_the_processor_lacks_is_refused(
+    checkpoint: Checkpoint, file: Path
+) -> None:
     infer = RunConfig().infer.model_copy(update={"precision": "bf16"})
     with mock.patch("openvino.Core") as core:
         core.return_value.get_property.return_value = ["FP32", "INT8"]
         with pytest.raises(
             ConfigError, match=r"infer\.precision=bf16 .* use infer\.precision=fp32"
         ):
-            engines.load_file("openvino", file, sidecar, infer, workers=1, micro_batch=1)
+            engines.load_file("openvino", file, checkpoint.sidecar, infer, workers=1, micro_batch=1)
 
 
 def test_the_fastest_piece_is_measured_once_for_each_machine(
-    checkpoint: Path, file: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event]
+    checkpoint: Checkpoint, file: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event]
 ) -> None:
-    inputs = {
-        "checkpoint": str(checkpoint),
-        "engine": "onnxruntime",
-        "engine_file": str(file),
-        "shards": [{"start": 0, "stop": 1000}],
-    }
+    job = engine_job(checkpoint, "onnxruntime", file, images=1000)
     rates = {1: 100.0, 2: 150.0, 4: 140.0, 8: 90.0, 16: 500.0}
     measured: list[int] = []
 
@@ -235,7 +249,7 @@ def test_the_fastest_piece_is_measured_once_for_each_machine(
 
     monkeypatch.setattr(tuning, "_rate", rate)
     monkeypatch.setattr(engines, "available_cores", lambda: [0])
-    load = partial(engines.load, inputs, RunConfig().infer)
+    load = partial(engines.load, job, checkpoint, RunConfig().infer)
     rates[4] = 146.0  # hardly below the best, and hands over less often
     assert load().micro_batch == 4  # type: ignore[attr-defined]
     (file.parent / tuning.TUNING_NAME).unlink()
@@ -251,7 +265,8 @@ def test_the_fastest_piece_is_measured_once_for_each_machine(
     assert len(measured) == 8
     (file.parent / tuning.TUNING_NAME).write_text("nonsense")
     assert load().micro_batch == 2  # type: ignore[attr-defined]
-    inputs["shards"] = [{"start": 0, "stop": engines.FEW}]
+    few = engine_job(checkpoint, "onnxruntime", file, images=engines.FEW)
+    load = partial(engines.load, few, checkpoint, RunConfig().infer)
     assert load().micro_batch == 1  # type: ignore[attr-defined]
 
 
@@ -269,7 +284,7 @@ def test_threads_are_measured_too_unless_they_are_given(
     few_lanes: float,
     settings: tuple[str, ...],
     wanted: str,
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -281,37 +296,27 @@ def test_threads_are_measured_too_unless_they_are_given(
 
     monkeypatch.setattr(tuning, "_rate", rate)
     monkeypatch.setattr(engines, "available_cores", lambda: [0, 1, 2, 3])
-    inputs = {
-        "checkpoint": str(checkpoint),
-        "engine": "onnxruntime",
-        "engine_file": str(file),
-        "shards": [{"start": 0, "stop": 1000}],
-    }
-    found: Any = engines.load(inputs, load_config(None, list(settings)).infer)
+    job = engine_job(checkpoint, "onnxruntime", file, images=1000)
+    found: Any = engines.load(job, checkpoint, load_config(None, list(settings)).infer)
     assert f"{found.workers}x{found.micro_batch}" == wanted
 
 
 @pytest.mark.parametrize("engine", FILE_ENGINES)
-def test_a_rate_is_a_rate(engine: str, checkpoint: Path, file: Path) -> None:
+def test_a_rate_is_a_rate(engine: str, checkpoint: Checkpoint, file: Path) -> None:
     assert tuning._rate(loaded(engine, checkpoint, file)) > 0
 
 
-def test_lanes_are_those_asked_for(checkpoint: Path, file: Path) -> None:
-    inputs = {
-        "checkpoint": str(checkpoint),
-        "engine": "onnxruntime",
-        "engine_file": str(file),
-        "shards": [{"start": 0, "stop": 9}],
-    }
+def test_lanes_are_those_asked_for(checkpoint: Checkpoint, file: Path) -> None:
+    job = engine_job(checkpoint, "onnxruntime", file, images=9)
     for setting, workers in ((0, len(os.sched_getaffinity(0))), (5, 5)):
         infer = load_config(None, [f"infer.engine_threads={setting}"]).infer
-        assert engines.load(inputs, infer).workers == workers
+        assert engines.load(job, checkpoint, infer).workers == workers
 
 
 @pytest.mark.parametrize("engine", FILE_ENGINES)
 @pytest.mark.parametrize("content", [None, b"", b"nonsense"])
 def test_a_bad_engine_file_is_one_sentence(
-    content: bytes | None, engine: str, checkpoint: Path, tmp_path: Path
+    content: bytes | None, engine: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     path = tmp_path / "bad.onnx"
     if content is not None:
@@ -321,12 +326,15 @@ def test_a_bad_engine_file_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_the_parent_loads_no_mindspore(checkpoint: Path, cache: Path, agreement: mock.Mock) -> None:
+def test_the_parent_loads_no_mindspore(
+    checkpoint: Checkpoint, cache: Path, agreement: mock.Mock
+) -> None:
     engines.prepare(checkpoint, ONNX)
     code = (
         "import sys, json; from pathlib import Path; from effnet_core.infer import engines; "
         "from effnet_core.config.schema import RunConfig; "
-        f"engines.prepare(Path({str(checkpoint)!r}), RunConfig()); "
+        "from effnet_core.weights.checkpoint import open_checkpoint; "
+        f"engines.prepare(open_checkpoint(Path({str(checkpoint.path)!r})), RunConfig()); "
         "print(json.dumps(sorted({'mindspore', 'onnxruntime', 'openvino'} & set(sys.modules))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

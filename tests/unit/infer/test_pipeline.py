@@ -37,8 +37,9 @@ from effnet_core.infer.pipeline import (
 from effnet_core.infer.plan import plan
 from effnet_core.infer.readers import FolderSource
 from effnet_core.infer.shards import predict_shards
+from effnet_core.jobs.job import PredictJob
 from effnet_core.results import ShardResult
-from tests.support.fakes import SPEC, BrightnessPredictor
+from tests.support.fakes import SPEC, BrightnessPredictor, predict_job
 from tests.support.images import draw, encode
 
 COLOURS = ("red", "green", "blue")
@@ -295,15 +296,10 @@ def config_of(**settings: Any) -> RunConfig:
     return RunConfig(infer=InferConfig(**settings))
 
 
-def inputs_of(folder: Path, output: Path, config: RunConfig) -> dict[str, Any]:
+def job_of(folder: Path, output: Path, config: RunConfig) -> PredictJob:
     planned = plan(list_inputs([folder], output), output, model_sha256="m", infer=config.infer)
-    return {
-        "output": str(output),
-        "input_root": planned.root,
-        "model_sha256": "m",
-        "shards": [vars(shard) for shard in planned.shards],
-        "allowed_errors": allowed_errors(planned.images, config.infer),
-    }
+    allowed = allowed_errors(planned.images, config.infer)
+    return predict_job(planned, allowed_errors=allowed)
 
 
 def test_predict_shards_writes_parts_and_counts(
@@ -312,7 +308,7 @@ def test_predict_shards_writes_parts_and_counts(
     (folder / "3-bad.png").write_bytes(b"")
     config = config_of(shard_images=3, top_k=2, max_error_share=0.5)
     output = tmp_path / "out"
-    result = predict_shards(BrightnessPredictor(), inputs_of(folder, output, config), config)
+    result = predict_shards(BrightnessPredictor(), job_of(folder, output, config), config)
     assert [(shard["start"], shard["stop"]) for shard in result["shards"]] == [
         (0, 3),
         (3, 6),
@@ -367,8 +363,8 @@ def test_decoders_are_measured_over_the_runs_own_files_unless_they_are_given(
         monkeypatch.setattr(
             pipeline, "_pool", lambda n, what, p=pools, f=pool: (p.append((what, n)), f(n, what))[1]
         )
-        inputs = {**inputs_of(folder, tmp_path / name, config), "engine": "any"}
-        predict_shards(BrightnessPredictor(workers=3), inputs, config)
+        job = job_of(folder, tmp_path / name, config)
+        predict_shards(BrightnessPredictor(workers=3), job, config)
         assert dict(pools)["decoder"] == max(1, wanted)
     assert tried == ([] if setting is not None else [0, 1, 3] * (1 + tuning.TURNS))
     said = [event.message for event in events if "decoding, images/s by decoders" in event.message]
@@ -389,19 +385,19 @@ def test_too_many_bad_files_stop_the_job_after_their_shard(folder: Path, tmp_pat
     for index in range(3):
         (folder / f"0-bad-{index}.png").write_bytes(b"")
     config = config_of(shard_images=3, max_error_share=0.1)
-    inputs = inputs_of(folder, tmp_path / "out", config)
-    result = predict_shards(BrightnessPredictor(), inputs, config)
+    job = job_of(folder, tmp_path / "out", config)
+    result = predict_shards(BrightnessPredictor(), job, config)
     assert [shard["rejected"] for shard in result["shards"]] == [3]
-    assert len(inputs["shards"]) == 4
+    assert len(job.shards) == 4
 
 
 def test_predict_shards_stops_when_asked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(shard_images=2)
-    inputs = inputs_of(folder, tmp_path / "out", config)
+    job = job_of(folder, tmp_path / "out", config)
     answers = iter([False, True])
     monkeypatch.setattr("effnet_core.infer.shards.stop_requested", lambda: next(answers))
     with pytest.raises(Interrupted, match="stopped after 2 of 7 images"):
-        predict_shards(BrightnessPredictor(micro_batch=2), inputs, config)
+        predict_shards(BrightnessPredictor(micro_batch=2), job, config)
     assert len(read_parts(tmp_path / "out")) == 2

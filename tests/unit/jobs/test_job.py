@@ -8,7 +8,24 @@ import pytest
 
 from effnet_core import errors, text
 from effnet_core.errors import ConfigError, DataError, EffnetError, Interrupted, JobError
-from effnet_core.jobs.job import ERROR_NAME, Job, read_error, write_error
+from effnet_core.jobs.job import (
+    ERROR_NAME,
+    KINDS,
+    EvaluateJob,
+    Job,
+    MindirJob,
+    PredictJob,
+    RecordsJob,
+    Shard,
+    TrainJob,
+    VerifyJob,
+    job_from_dict,
+    job_to_dict,
+    read_error,
+    read_job,
+    write_error,
+    write_job_file,
+)
 
 OURS = [
     value
@@ -17,10 +34,56 @@ OURS = [
 ]
 
 
+JOBS: list[Job] = [
+    TrainJob(Path("/ü"), "d", True),
+    EvaluateJob(Path("/a.ckpt"), "s", Path("/data"), "val"),
+    PredictJob(
+        Path("/a.ckpt"),
+        "s",
+        engine="onnxruntime",
+        engine_file=Path("/e.onnx"),
+        output=Path("/out"),
+        input_root="s3://b/in",
+        shards=(Shard(0, 0, 5, "part-0", "s"), Shard(1, 5, 7, "part-1", "s")),
+        allowed_errors=3,
+    ),
+    VerifyJob(Path("/a.ckpt"), "s", Path("/m.onnx"), "onnx", (Path("/p.png"),)),
+    MindirJob(Path("/a.ckpt"), "s", Path("/m.mindir")),
+    RecordsJob(Path("/data"), "train"),
+]
+
+
 def test_a_job_round_trips(tmp_path: Path) -> None:
-    job = Job("train", {"data_dir": "/ü", "shards": [{"start": 1}]})
-    job.write(tmp_path)
-    assert Job.read(tmp_path) == job
+    for job in JOBS:
+        write_job_file(job, tmp_path)
+        assert read_job(tmp_path) == job
+
+
+def test_every_kind_round_trips_here() -> None:
+    assert {type(job) for job in JOBS} == set(KINDS.values())
+
+
+def test_what_a_job_does_not_know_is_refused(tmp_path: Path) -> None:
+    good = job_to_dict(JOBS[0])
+    for change, message in (
+        ({"kind": "dance"}, "a job of kind 'dance' is unknown (known: train, evaluate"),
+        ({"inputs": {**good["inputs"], "splt": "val"}}, "splt: Unexpected keyword argument"),
+        ({"inputs": {"data_dir": "/d"}}, "data_digest: Field required"),
+        (
+            {"inputs": {**good["inputs"], "data_digest": 3}},
+            "data_digest: Input should be a valid string",
+        ),
+        ({"inputs": None}, "inputs of a train job"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            job_from_dict({**good, **change})
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_an_earlier_version_is_understood() -> None:
+    job = job_from_dict({"kind": "train", "inputs": {"data_dir": "/d", "data_digest": "x"}})
+    assert job == TrainJob(Path("/d"), "x")
 
 
 def test_no_error(tmp_path: Path) -> None:
@@ -85,7 +148,7 @@ def test_the_first_error_stays(tmp_path: Path) -> None:
 
 def test_an_error_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / ERROR_NAME).write_text("{")
-    assert "is unreadable" in str(read_error(tmp_path))
+    assert "cannot be read" in str(read_error(tmp_path))
 
 
 def test_retryable_flags() -> None:

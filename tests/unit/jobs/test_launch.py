@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from effnet_core.jobs.job import (
     EVENTS_NAME,
     LOGS_NAME,
     RESULT_NAME,
-    Job,
+    TrainJob,
     read_error,
+    read_job,
     write_error,
 )
-from effnet_core.jobs.launch import run_job
+from effnet_core.jobs.launch import job_folder, run_job
 
 
 @pytest.fixture
@@ -265,6 +267,9 @@ def test_what_ranks_tell_until_they_have_left_is_repeated(
 # --- the answer ----------------------------------------------------------------------------------
 
 
+JOB = TrainJob(Path("data"), "d")
+
+
 def run_with(run_dir: Path, answer: object) -> dict[str, object]:
     """``run_job`` with a process that only calls ``answer``."""
 
@@ -274,13 +279,13 @@ def run_with(run_dir: Path, answer: object) -> dict[str, object]:
         return mock.Mock(stdin=mock.Mock(), **{"poll.return_value": 0})
 
     with mock.patch.object(launch.subprocess, "Popen", side_effect=start):
-        return run_job(Job("train", {"a": 1}), RunConfig(), run_dir)
+        return run_job(JOB, RunConfig(), run_dir)
 
 
 def test_the_answer_is_the_result_file(run_dir: Path) -> None:
     result = run_with(run_dir, lambda: write_json(run_dir / RESULT_NAME, {"top1": 1}))
     assert result == {"top1": 1}
-    assert Job.read(run_dir) == Job("train", {"a": 1})
+    assert read_job(run_dir) == JOB
     assert load_config(run_dir / "config.yaml") == RunConfig()
 
 
@@ -309,3 +314,18 @@ def test_answers_of_an_earlier_try_do_not_count(run_dir: Path) -> None:
         run_with(run_dir, None)
     assert not (run_dir / RESULT_NAME).exists()
     assert not (run_dir / ERROR_NAME).exists()
+
+
+def test_a_temporary_folder_stays_where_an_error_points_into_it() -> None:
+    """ "See /tmp/.../worker_0.log" of a job whose folder was gone helped nobody."""
+    with pytest.raises(WorkerLost), job_folder("evaluate") as folder:
+        (folder / "worker_0.log").write_text("why")
+        raise WorkerLost(f"rank 0 died; see {folder / 'worker_0.log'}")
+    assert (folder / "worker_0.log").read_text() == "why"
+    shutil.rmtree(folder)
+    with pytest.raises(DataError), job_folder("evaluate") as folder:
+        raise DataError("there is no such split")
+    assert not folder.exists()
+    with job_folder("evaluate") as folder:
+        (folder / "result.json").write_text("{}")
+    assert not folder.exists()

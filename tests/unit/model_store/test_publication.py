@@ -30,7 +30,7 @@ from effnet_core.model_store.publication import Published, publish_model
 from effnet_core.model_store.versions import fetch_model, list_versions, resolve_version
 from effnet_core.results import EvalResult
 from effnet_core.storage import LocalStore
-from effnet_core.weights.checkpoint import Sidecar, read_sidecar
+from effnet_core.weights.checkpoint import Sidecar, open_checkpoint
 
 CLASSES = ("cat", "dog", "eel", "fox", "gnu")
 DATA = "d" * 64
@@ -141,7 +141,9 @@ def test_the_whole_story(tmp_path: Path, storage: StorageConfig, name_folder: Pa
         "model.json",
         "result.json",
     ]
-    assert read_sidecar(Path(first.uri) / "model.ckpt").num_classes == 5  # usable where it lies
+    assert (
+        open_checkpoint(Path(first.uri) / "model.ckpt").sidecar.num_classes == 5
+    )  # usable where it lies
 
     second = put(tmp_path, storage, "second", correct=85)
     assert second.promoted and not second.reason
@@ -163,7 +165,7 @@ def test_the_whole_story(tmp_path: Path, storage: StorageConfig, name_folder: Pa
     checkpoint = fetch_model(storage, "production", tmp_path / "out")
     assert checkpoint == tmp_path / "out" / "model.ckpt"
     assert checkpoint.read_bytes() == b"second" * 100
-    assert read_sidecar(checkpoint).class_names == CLASSES
+    assert open_checkpoint(checkpoint).sidecar.class_names == CLASSES
     assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest_bytes
 
     assert rollback(storage)["version"] == first.version

