@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test test-fast test-library test-jobs test-flows test-all check lint format types dist peers bench bench-infer \
-        bench-store bench-records bench-train bench-gpu dashboard docs kernels-asan kernels-aarch64 lock audit clean
+.PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-library test-jobs test-flows \
+        test-all check lint format types dist peers bench bench-infer bench-store bench-records bench-train bench-gpu dashboard docs kernels-asan kernels-aarch64 lock audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,7 +30,15 @@ test-flows: $(STAMP)
 	@$(PYTEST) tests/flows 2>&1 | sed -u 's/^/flows  /'
 
 test-fast: $(STAMP) ## the unit tests without object stores: a minute, for the inner loop
-	@$(BIN)/pytest -q -m "not slow and not store" tests/unit
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-fast-some test-fast-others
+
+# Two halves that take about as long as each other, one a core.
+FAST := -q -m "not slow and not store"
+SOME := $(addprefix tests/unit/,data infer reports)
+test-fast-some: $(STAMP)
+	@$(BIN)/pytest $(FAST) $(SOME)
+test-fast-others: $(STAMP)
+	@$(BIN)/pytest $(FAST) tests/unit $(addprefix --ignore=,$(SOME))
 
 test-all: $(STAMP) ## the test suite with its slow tests
 	$(BIN)/pytest tests/cells

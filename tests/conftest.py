@@ -27,7 +27,7 @@ __all__ = ["aws_environment", "bucket", "moto", "moto_server", "seaweedfs", "sea
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts an object store."""
+    """Mark what starts an object store; fixtures with a server as one of their params mark it themselves."""
     servers = {"seaweedfs_server", "moto_server"}
     for item in items:
         if servers & set(getattr(item, "fixturenames", ())):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from effnet_core.files import sha256_of_text
+
 CLASS_BYTES = 200
 """Bytes of a class name that is also a folder's; longer ones are cut there and told apart by a digest."""
 
@@ -31,8 +33,6 @@ class Candidate:
 
 def class_folder(name: str) -> str:
     """A name for a class's folder: the class's own, but for what a file system or a path would not take."""
-    from effnet_core.files import sha256_of_text
-
     safe = _UNSAFE.sub(lambda found: quote(found[0], safe="").replace(".", "%2E"), name)
     if len(safe.encode(errors="replace")) <= CLASS_BYTES:
         return safe

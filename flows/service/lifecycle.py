@@ -49,6 +49,7 @@ from flows.service.server import (
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = RUN_GRACE_S + 45
 UP_LOCK_NAME = "up.lock"
+LOGINS = {AUTH_VARIABLE, SERVER_AUTH_VARIABLE}
 DATABASE_BYTES = 50_000_000
 """Room that a server's database and logs want at least."""
 
@@ -205,8 +206,9 @@ def _start(port: int, place: Environment, *, login: bool) -> Service:
     url = f"http://{LOOPBACK}:{port}/api"
     worker = f"worker-{os.uname().nodename}"
     auth = login_of(state_dir(), os.environ.get(SERVER_AUTH_VARIABLE)) if login else None
-    environment = {**SERVICE_SETTINGS, **os.environ, **server_settings(port, auth), API_URL: url}
-    environment.pop(AUTH_VARIABLE, None)  # may be that of another server
+    # Without logins of the shell: they may be another server's, or not be wanted.
+    shell = {name: os.environ[name] for name in os.environ.keys() - LOGINS}
+    environment = {**SERVICE_SETTINGS, **shell, **server_settings(port, auth), API_URL: url}
     if auth is not None:
         environment[AUTH_VARIABLE] = auth
     environment.setdefault("PREFECT_HOME", str(home))

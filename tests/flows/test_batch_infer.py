@@ -37,7 +37,7 @@ def inbox(tmp_path: Path) -> Path:
     folder.mkdir()
     for index in range(11):
         (folder / f"{index:02d}.png").write_bytes(encode(draw(seed=index)))
-    (folder / "note.txt").write_text("no image")
+    (folder / "note.png").write_text("no image")
     return folder
 
 

@@ -80,6 +80,7 @@ def test_how_often_a_run_logs_evaluates_and_saves(few_images: Path, tmp_path: Pa
         "evaluated": [1, 2, 3, 4, 5, 6],
         "kept": [8, 10, 12],  # one an epoch, the three newest
     }
+    assert not (few_images / "records").exists()
     overrides = [f"{key}={value}" for key, value in CHANGED.items()]
     seldom = traces(few_images, tmp_path / "b", *overrides)
     assert seldom == {
@@ -89,12 +90,22 @@ def test_how_often_a_run_logs_evaluates_and_saves(few_images: Path, tmp_path: Pa
     }
 
 
-def test_checkpoints_within_epochs_by_steps_and_by_minutes(
+def test_checkpoints_by_steps_and_by_minutes_and_what_is_done_however_seldom_it_is_asked_for(
     few_images: Path, tmp_path: Path
 ) -> None:
     seldom = "train.checkpoint_every_epochs=1000"
-    steps = traces(few_images, tmp_path / "steps", seldom, "train.checkpoint_every_steps=5")
-    assert steps["kept"] == [5, 10, 12]
+    assert traces(
+        few_images,
+        tmp_path / "steps",
+        seldom,
+        "train.checkpoint_every_steps=5",
+        "train.log_every_steps=1000",
+        "train.evaluate_every_epochs=1000",
+    ) == {
+        "logged": [1, 2, 4, 6, 8, 10, 12],  # the end of an epoch always
+        "evaluated": [6],
+        "kept": [5, 10, 12],
+    }
     # Longer than a step and shorter than the run: some, but how many depends on the machine.
     minutes = traces(
         few_images, tmp_path / "minutes", seldom, "train.checkpoint_every_minutes=1e-6"
@@ -103,23 +114,10 @@ def test_checkpoints_within_epochs_by_steps_and_by_minutes(
     assert minutes["kept"] != [12]
 
 
-def test_logging_seldom_still_logs_the_end_of_an_epoch(few_images: Path, tmp_path: Path) -> None:
-    seen = traces(
-        few_images,
-        tmp_path / "run",
-        "train.log_every_steps=1000",
-        "train.checkpoint_every_epochs=1000",
-        "train.evaluate_every_epochs=1000",
-    )
-    assert seen == {"logged": [1, 2, 4, 6, 8, 10, 12], "evaluated": [6], "kept": [12]}
-
-
 def test_records_are_made_where_they_are_wanted_and_only_they_are_read(
     few_images: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(few_images, tmp_path / "data"))
-    traces(data, tmp_path / "a")
-    assert not (data / "records").exists()
     traces(data, tmp_path / "b", "data.format=mindrecord")
     assert sorted(p.name for p in (data / "records").iterdir() if p.is_dir()) == ["train", "val"]
     shutil.rmtree(data / "images")

@@ -63,6 +63,7 @@ def compiler_of(folder: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("CXX", str(script))
 
 
+@pytest.mark.slow  # what is said: tests/unit/kernels/test_build.py
 def test_a_run_whose_cache_cannot_be_written_to_trains_with_the_built_in_ones(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_run_whose_cache_cannot_be_written_to_trains_with_the_built_in_ones(
     assert "cannot be written to" in line
 
 
+@pytest.mark.slow  # what is said: tests/unit/kernels/test_build.py
 def test_a_run_with_flags_for_another_processor_trains_with_the_built_in_ones(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,7 +77,7 @@ def test_an_archive_that_does_not_fit(images: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "staged" / WORK_NAME).rglob("*.jpg"))
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.store)])
 def make_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], StorageConfig]:
     def make() -> StorageConfig:
         if request.param == "folder":

@@ -21,7 +21,8 @@ from flows.service import api as api_module
 from flows.service import doctor, lifecycle
 from flows.service.api import Api, ApiError
 from flows.service.daemon import RUN_VARIABLE, Kept, Watch, run_processes
-from flows.service.environments import ROOT
+from flows.service.deploy import ServiceError
+from flows.service.environments import ROOT, read_environment
 from flows.service.server import STATE_DIR_VARIABLE
 
 FOUND = lifecycle.Service("http://127.0.0.1:9/api", pid=1, pool="local", worker="w", port=9)
@@ -58,6 +59,30 @@ def test_up_twice_at_once_starts_one_service(monkeypatch: pytest.MonkeyPatch) ->
     for thread in both:
         thread.join()
     assert started == [FOUND]
+
+
+@pytest.mark.parametrize("login", [True, False])
+def test_a_login_of_the_shell_reaches_the_server_only_where_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, *, login: bool
+) -> None:
+    given: list[dict[str, str]] = []
+
+    class Ended:
+        def __init__(self, *_: object, env: dict[str, str], **__: object) -> None:
+            given.append(env)
+
+        def poll(self) -> int:
+            return 1
+
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:own")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:another-servers")
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    lifecycle.folder().mkdir()
+    with pytest.raises(ServiceError, match="did not start"):
+        lifecycle._start(0, read_environment("local"), login=login)
+    logins = {name: value for name, value in given[0].items() if name.endswith("AUTH_STRING")}
+    wanted = {"PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"}
+    assert logins == ({name: "admin:own" for name in wanted} if login else {})
 
 
 def test_up_on_a_full_disk_says_so_before_it_starts_anything(

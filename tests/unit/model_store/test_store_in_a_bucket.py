@@ -33,7 +33,7 @@ def storage(seaweedfs: SeaweedFS, bucket: str) -> StorageConfig:
     )
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.store)])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> StorageConfig:
     if request.param == "folder":
         return StorageConfig(root=str(tmp_path / "store"), name="animals")
