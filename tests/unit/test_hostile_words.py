@@ -24,6 +24,7 @@ from effnet_core.events import Event, emit
 from effnet_core.infer.output import as_cell, iter_rows, of_cell, write_part
 from effnet_core.infer.pipeline import Prediction
 from effnet_core.results import EvalResult
+from effnet_core.results.confusion import Confusion
 from effnet_core.text import markdown_code, markdown_text, visible, visible_lines
 from tasks.dashboard import cards
 from tests.support.images import class_folders, draw, encode, source_with_splits
@@ -216,7 +217,12 @@ def test_cards_show_no_picture_of_a_stranger(
     monkeypatch.setattr(cards, "create_markdown_artifact", lambda text, **_: shown.append(text))
     names = [PICTURE.replace("/", "\u2215"), PICTURE]
     result = EvalResult(
-        seen=2, correct1=1, correct5=2, loss=1.0, confusion=[[1, 0], [1, 0]], class_names=names
+        seen=2,
+        correct1=1,
+        correct5=2,
+        loss=1.0,
+        confusion=Confusion.from_dense([[1, 0], [1, 0]]),
+        class_names=names,
     )
     cards.show_evaluation(result, f"https://x/y?{PICTURE}`")
     source = class_folders(tmp_path / "s", {names[0]: 4, "b": 4}, width=20, height=20)

@@ -71,7 +71,7 @@ def test_a_shard_is_not_looked_into_by_unpacking_it(
 
     monkeypatch.setattr(gzip.GzipFile, "read", counted)
     with pytest.raises(DataError, match="it unpacks to"):
-        open_source(bomb).candidates(tmp_path / "work")
+        open_source(bomb).labelled(tmp_path / "work")
     assert sum(unpacked) < MIB
 
 
