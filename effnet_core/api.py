@@ -20,7 +20,7 @@ from effnet_core.files import is_empty, make_folder
 from effnet_core.infer import engines, output, plan
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import Tally
-from effnet_core.infer.plan import Plan
+from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.hosts import host_index
 from effnet_core.jobs.job import (
     JOB_NAME,
@@ -219,7 +219,7 @@ def plan_inference(
     *,
     config: RunConfig | None = None,
     only_new: bool = False,
-) -> Plan:
+) -> InferencePlan:
     """List the input and claim the output folder; see ``inputs.list_inputs`` and ``inference_plan.plan``.
 
     Raises:
@@ -239,7 +239,7 @@ def plan_inference(
 
 
 def infer_shards(
-    planned: Plan,
+    planned: InferencePlan,
     shards: Sequence[Shard],
     checkpoint: Checkpoint,
     *,
@@ -329,7 +329,7 @@ def infer(
 
 
 def finish_inference(
-    planned: Plan, checkpoint: Checkpoint, *, weights: str, config: RunConfig
+    planned: InferencePlan, checkpoint: Checkpoint, *, weights: str, config: RunConfig
 ) -> tuple[dict[str, Any], PredictionsReport | None]:
     """Write totals and the report once every shard is there.
 

@@ -11,12 +11,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from effnet_core.errors import ConfigError, DataError, EffnetError, OutputExists
-from effnet_core.ownership import make_own_folder, require_own
 from effnet_core.text import human_bytes, os_reason
 
 CHUNK_BYTES = 1 << 20
@@ -247,44 +246,6 @@ def refuse_os_errors(what: str) -> Callable[[OSError], EffnetError]:
         return DataError(f"{what} failed: {os_reason(error)}{place}")
 
     return convert
-
-
-CACHE_VARIABLE = "EFFNET_CACHE_DIR"
-
-
-def cache_dir(name: str) -> Path:
-    """A folder of the cache, made if it is not there.
-
-    Args:
-        name: what is kept there, such as ``engines``.
-
-    Raises:
-        DataError: it cannot be written to, or others may have put something there.
-    """
-    path = cached(cache_path(name))
-    with suppress(OSError):  # make_folder says why
-        make_own_folder(path)
-    return make_folder(path, what=f"cache folder (set {CACHE_VARIABLE} for another)")
-
-
-def cached(path: Path) -> Path:
-    """A file or folder of the cache that is about to be used; it need not exist.
-
-    Raises:
-        DataError: somebody else may have put or changed it.
-    """
-    require_own(path, what="cache", remedy=f"set {CACHE_VARIABLE} to a folder of your own")
-    return path
-
-
-def cache_path(name: str) -> Path:
-    """Where a folder of the cache is, or would be.
-
-    The cache is ``$EFFNET_CACHE_DIR``, else ``$XDG_CACHE_HOME/effnet``, else ``~/.cache/effnet``.
-    """
-    root = os.environ.get(CACHE_VARIABLE)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root or f"{base}/effnet").expanduser().absolute() / name
 
 
 RESERVE_BYTES = 200_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow
 
 from effnet_core.config.load import CONFIG_NAME
-from effnet_core.model_store.publication import Published
+from effnet_core.model_store.publication import PublishedVersion
 from flows.logs import leave_out_tracebacks
 from flows.names import publication_name
 from flows.parameters import FolderPath, Overrides, Version
@@ -28,7 +28,7 @@ def publish_flow(
     promote: bool = True,
     overrides: Overrides = None,
     evaluation: FolderPath | None = None,
-) -> Published:
+) -> PublishedVersion:
     """Put the model of a finished run into the store, and promote it if it is good enough.
 
     Args:

@@ -17,7 +17,7 @@ from prefect.artifacts import (
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.infer.output import SUMMARY_NAME
-from effnet_core.infer.plan import Plan, read_plan
+from effnet_core.infer.plan import InferencePlan, read_plan
 from effnet_core.jobs.job import Shard
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardCounts
@@ -60,7 +60,7 @@ def plan_inference(
 
 @task(name="predict-shard", task_run_name="predict-shard-{shard.index}", **policies.SHARD)
 def predict_shard(
-    config: RunConfig, plan: Plan, shard: Shard, checkpoint: str, allowed_errors: int
+    config: RunConfig, plan: InferencePlan, shard: Shard, checkpoint: str, allowed_errors: int
 ) -> ShardCounts:
     """Label one shard in a child process and write its part file.
 
@@ -125,7 +125,7 @@ def finish_inference(
 class Pace:
     """One progress bar for all shards of a run, with the rate and the time left."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: InferencePlan) -> None:
         self.total = sum(shard.stop - shard.start for shard in plan.missing())
         self.kept = plan.images - self.total
         self.images, self.done, self.began = plan.images, 0, time.monotonic()
@@ -148,7 +148,7 @@ class Pace:
         )
 
 
-def _page(plan: Plan, summary: dict[str, Any], report: PredictionsReport | None) -> str:
+def _page(plan: InferencePlan, summary: dict[str, Any], report: PredictionsReport | None) -> str:
     """The totals as Markdown."""
     latency = ", ".join(f"{name} {value:.1f} ms" for name, value in summary["latency_ms"].items())
     rows = {

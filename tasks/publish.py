@@ -8,7 +8,7 @@ from prefect import task
 
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
-from effnet_core.model_store.publication import Published, publish_model
+from effnet_core.model_store.publication import PublishedVersion, publish_model
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
@@ -24,7 +24,7 @@ def publish(
     evaluation: str | None,
     version: str | None,
     promote: bool,
-) -> Published:
+) -> PublishedVersion:
     """Put a run's model into the store as an immutable version, and promote it through the gate.
 
     Args:

@@ -12,7 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas import filters
 
 from effnet_core.config.schema import RunConfig
-from effnet_core.model_store.publication import Published
+from effnet_core.model_store.publication import PublishedVersion
 from effnet_core.reports.pipeline import write_pipeline_report
 from tasks import policies
 from tasks.dashboard.progress import never_in_the_way, on_dashboard
@@ -35,7 +35,7 @@ def write_report(
     *,
     data: str,
     evaluation: str,
-    published: Published,
+    published: PublishedVersion,
     seconds: dict[str, float],
     flow_run_id: str,
 ) -> dict[str, Any]:

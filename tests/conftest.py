@@ -10,8 +10,8 @@ import pytest
 
 from effnet_core.data.staging import stage_dataset
 from effnet_core.events import Event, listen
-from effnet_core.files import CACHE_VARIABLE
 from effnet_core.kernels import build as operators
+from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.weights.web import PRIVATE_VARIABLE
 from tests.support.images import source_with_splits
 from tests.support.s3 import (

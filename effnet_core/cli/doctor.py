@@ -23,7 +23,6 @@ from rich.table import Table
 from rich.text import Text
 
 from effnet_core.errors import EffnetError
-from effnet_core.files import CACHE_VARIABLE, cache_dir
 from effnet_core.jobs.environment import ONEDNN_ISA, ONEDNN_ISA_DEFAULT
 from effnet_core.kernels.choice import describe
 from effnet_core.machine import (
@@ -32,6 +31,7 @@ from effnet_core.machine import (
     newer_than_kernels,
     processor_features,
 )
+from effnet_core.storage.cache import CACHE_VARIABLE, cache_dir
 from effnet_core.text import human_bytes
 
 DISTRIBUTION = "effnet-flows"

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from effnet_core.checked import check_fields, with_tuples
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.images import MAX_PIXELS, decode_image, to_rgb
+from effnet_core.results.checked import check_fields, with_tuples
 
 FloatArray = NDArray[np.float32]
 PixelArray = NDArray[np.uint8]

@@ -33,7 +33,7 @@ MEMBERS_LOOKED_AT = 64
 """Members of an archive that are looked at, to see whether it is a shard of samples."""
 
 
-class Source(Protocol):
+class DatasetSource(Protocol):
     """A data set that is not staged yet."""
 
     @property
@@ -52,7 +52,7 @@ class Source(Protocol):
 
 def open_source(
     source: str | Path, access: S3Access = DEFAULT_ACCESS, rules: Rules = DEFAULT_RULES
-) -> Source:
+) -> DatasetSource:
     """The source at a path or an ``s3://`` address.
 
     Args:

@@ -38,7 +38,7 @@ from effnet_core.data.manifest import (
 )
 from effnet_core.data.near_copies import confirmed, near_pairs
 from effnet_core.data.placing import WORK_NAME, Place, look_into
-from effnet_core.data.sources import Source, open_source
+from effnet_core.data.sources import DatasetSource, open_source
 from effnet_core.data.splits import TRAIN, Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.errors import DataError
@@ -119,7 +119,7 @@ def stage_dataset(
 
 
 def _stage(
-    origin: Source, place: Place, listing: str, *, max_rejected_share: float
+    origin: DatasetSource, place: Place, listing: str, *, max_rejected_share: float
 ) -> tuple[Dataset, bool]:
     """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
     out, sides = place.out, place.sides

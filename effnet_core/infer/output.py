@@ -30,7 +30,7 @@ from effnet_core.data.images import WHITE, Colour
 from effnet_core.errors import DataError
 from effnet_core.files import atomic_path, read_jsonl, write_json, write_text
 from effnet_core.infer.pipeline import Prediction
-from effnet_core.infer.plan import OTHER_NAME, PARTS_NAME, Plan
+from effnet_core.infer.plan import OTHER_NAME, PARTS_NAME, InferencePlan
 from effnet_core.jobs.job import Shard
 from effnet_core.results import ShardCounts, ShardResult
 
@@ -116,7 +116,7 @@ def background_of(summary: Mapping[str, Any]) -> Colour | None:
 
 
 def finish(
-    done: Plan, *, infer: InferConfig, model_sha256: str, background: Colour | None = WHITE
+    done: InferencePlan, *, infer: InferConfig, model_sha256: str, background: Colour | None = WHITE
 ) -> dict[str, Any]:
     """Write ``errors.jsonl`` and ``summary.json`` once every shard is there.
 
@@ -170,18 +170,18 @@ def finish(
     return summary
 
 
-def count_errors(done: Plan) -> int:
+def count_errors(done: InferencePlan) -> int:
     """How many files the finished shards have without an answer."""
     return sum(len(result.rejected) for _, result in _finished(done))
 
 
-def write_errors(done: Plan) -> None:
+def write_errors(done: InferencePlan) -> None:
     """Write ``errors.jsonl`` from the shards that are finished: once a run, when it ends."""
     for _ in _write_errors(done):
         pass
 
 
-def _write_errors(done: Plan) -> Iterator[tuple[Shard, ShardResult]]:
+def _write_errors(done: InferencePlan) -> Iterator[tuple[Shard, ShardResult]]:
     """Write ``errors.jsonl`` while the finished shards are gone through, one by one."""
     with atomic_path(done.output / ERRORS_NAME) as temporary, temporary.open("w") as stream:
         for shard, result in _finished(done):
@@ -190,7 +190,7 @@ def _write_errors(done: Plan) -> Iterator[tuple[Shard, ShardResult]]:
             yield shard, result
 
 
-def _finished(done: Plan) -> Iterator[tuple[Shard, ShardResult]]:
+def _finished(done: InferencePlan) -> Iterator[tuple[Shard, ShardResult]]:
     for shard in done.shards:
         if done.is_done(shard):
             yield shard, ShardResult.read(done.shard_path(shard))
@@ -199,12 +199,12 @@ def _finished(done: Plan) -> Iterator[tuple[Shard, ShardResult]]:
 class Tally:
     """How many files have no answer while shards are finished one after the other."""
 
-    def __init__(self, plan: Plan, infer: InferConfig, *, errors: int) -> None:
+    def __init__(self, plan: InferencePlan, infer: InferConfig, *, errors: int) -> None:
         self.plan, self.infer, self.errors = plan, infer, errors
         self.shards_left = len(plan.missing())
 
     @classmethod
-    def of(cls, plan: Plan, infer: InferConfig) -> Tally:
+    def of(cls, plan: InferencePlan, infer: InferConfig) -> Tally:
         """What earlier runs have left; looks through their shards once."""
         return cls(plan, infer, errors=count_errors(plan))
 

@@ -26,7 +26,7 @@ from effnet_core.data.images import MAX_PIXELS, ImageProblem
 from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square
 from effnet_core.events import Threads
-from effnet_core.infer.readers import Source
+from effnet_core.infer.readers import ImageReader
 from effnet_core.machine import available_cores
 from effnet_core.text import is_unicode
 
@@ -118,7 +118,7 @@ class Piece:
 
 def iter_predictions(
     predictor: Predictor,
-    source: Source,
+    source: ImageReader,
     paths: Sequence[str],
     wanted: Wanted,
     *,

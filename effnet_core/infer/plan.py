@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effnet_core.checked import check_fields, whole
 from effnet_core.config.schema import InferConfig
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.files import (
@@ -32,6 +31,7 @@ from effnet_core.files import (
 )
 from effnet_core.infer.inputs import InputList
 from effnet_core.jobs.job import Shard
+from effnet_core.results.checked import check_fields, whole
 
 RUN_NAME = "run.json"
 INPUTS_NAME = "inputs.jsonl"
@@ -45,7 +45,7 @@ Lists = list[tuple[int, str]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class InferencePlan:
     """An input list cut into shards."""
 
     output: Path
@@ -56,7 +56,7 @@ class Plan:
     new: int
     """Images that no earlier run into this output had."""
 
-    def header(self) -> Plan:
+    def header(self) -> InferencePlan:
         """The same without its shards: small enough to travel with each of them."""
         return replace(self, shards=())
 
@@ -84,7 +84,7 @@ def plan(
     model_sha256: str,
     infer: InferConfig,
     only_new: bool = False,
-) -> Plan:
+) -> InferencePlan:
     """Cut an input list into shards and claim the output folder.
 
     A folder that holds the same run is continued: only what is missing will be done.
@@ -141,7 +141,7 @@ def plan(
     _write_lines(
         output / OTHER_NAME, ({"path": path, "reason": reason} for path, reason in listed.other)
     )
-    return Plan(output, listed.root, len(entries), shards, len(fresh))
+    return InferencePlan(output, listed.root, len(entries), shards, len(fresh))
 
 
 def _earlier(output: Path, before: dict[str, Any]) -> tuple[Lists, list[tuple[str, str]]]:
@@ -168,7 +168,7 @@ def _length(value: Any) -> int:
     return value
 
 
-def read_plan(output: Path) -> Plan:
+def read_plan(output: Path) -> InferencePlan:
     """The plan that ``plan`` left in an output folder.
 
     Raises:
@@ -180,7 +180,7 @@ def read_plan(output: Path) -> Plan:
         images = shards[-1].stop if shards else 0
         if images != facts["images"]:
             raise ValueError(f"it ends at image {images} of {facts['images']}")
-        return Plan(output, str(facts["input"]), images, shards, int(facts["new"]))
+        return InferencePlan(output, str(facts["input"]), images, shards, int(facts["new"]))
 
 
 def _handed_over(
@@ -191,7 +191,7 @@ def _handed_over(
 ) -> Lists:
     """The lists of earlier runs, cut so that another model has the shards that nobody has done."""
     shards = tuple(_cut(lists, entries, identity))
-    before = Plan(output, identity["input"], len(entries), shards, 0)
+    before = InferencePlan(output, identity["input"], len(entries), shards, 0)
     result: Lists = []
     inside = 0
     for length, _ in lists:

@@ -20,7 +20,7 @@ S3_SCHEME = "s3://"
 LOCAL_READERS, REMOTE_READERS = 2, 16
 
 
-class Source(Protocol):
+class ImageReader(Protocol):
     """Where images are read from."""
 
     readers: int
@@ -37,14 +37,14 @@ class Source(Protocol):
         ...
 
 
-def open_source(root: str, storage: StorageConfig) -> Source:
+def open_reader(root: str, storage: StorageConfig) -> ImageReader:
     """What reads the paths of an ``InputList`` with this root."""
     if root.startswith(S3_SCHEME):
-        return BucketSource(root, storage)
-    return FolderSource(Path(root))
+        return BucketReader(root, storage)
+    return FolderReader(Path(root))
 
 
-class FolderSource:
+class FolderReader:
     """Files below a folder."""
 
     readers = LOCAL_READERS
@@ -95,7 +95,7 @@ def _of_directory(path: Path) -> str:
     return "a folder, not a file"
 
 
-class BucketSource:
+class BucketReader:
     """Objects below a prefix."""
 
     readers = REMOTE_READERS

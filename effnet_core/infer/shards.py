@@ -10,15 +10,16 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.finding import turned_out_other
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
-from effnet_core.files import cache_dir, cached, write_json
+from effnet_core.files import write_json
 from effnet_core.infer.engines.tuning import CACHE_NAME, SAMPLE_IMAGES, TUNING_NAME, best_decoders
 from effnet_core.infer.output import write_part
 from effnet_core.infer.pipeline import Prediction, Predictor, Rejection, Wanted, iter_predictions
 from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, output_lost, read_inputs
-from effnet_core.infer.readers import Source, open_source
+from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.jobs.signals import stop_requested
 from effnet_core.results import ShardResult
+from effnet_core.storage.cache import cache_dir, cached
 
 STAGE = "predict"
 
@@ -39,7 +40,7 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
         Interrupted: this process was asked to stop; finished shards stay.
         StoreError: the source is lost; finished shards stay.
     """
-    source = open_source(job.input_root, config.storage)
+    source = open_reader(job.input_root, config.storage)
     config = _with_decoders(predictor, source, job, config)
     total = sum(shard.stop - shard.start for shard in job.shards)
     done = rejected = 0
@@ -64,7 +65,7 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
 
 
 def _with_decoders(
-    predictor: Predictor, source: Source, job: PredictJob, config: RunConfig
+    predictor: Predictor, source: ImageReader, job: PredictJob, config: RunConfig
 ) -> RunConfig:
     """Settings with a number of decoders: that asked for, or the fastest over the first files."""
     infer = config.infer
@@ -82,7 +83,7 @@ def _with_decoders(
 
 def _predict_shard(
     predictor: Predictor,
-    source: Source,
+    source: ImageReader,
     shard: Shard,
     job: PredictJob,
     config: RunConfig,

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, cache_dir, cache_path, cached, write_json
+from effnet_core.files import atomic_path, write_json
 from effnet_core.locks import alone
 from effnet_core.machine import processor_features
+from effnet_core.storage.cache import cache_dir, cache_path, cached
 from effnet_core.text import os_reason
 
 SOURCE = Path(__file__).parent / "source"
@@ -46,7 +47,7 @@ class Unavailable(Exception):
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """How the library is made on this machine."""
 
     compiler: str
@@ -63,7 +64,7 @@ class Plan:
         return f"{instructions}; {Path(self.compiler).name}: {self.version}"
 
 
-def plan() -> Plan:
+def plan() -> BuildPlan:
     """How the library would be made here, and where it lies once it is.
 
     Raises:
@@ -83,7 +84,7 @@ def plan() -> Plan:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     path = cache_path(CACHE_NAME) / f"operators-{digest.hexdigest()[:20]}.so"
     try:
-        return Plan(compiler, version, flags, cached(path))
+        return BuildPlan(compiler, version, flags, cached(path))
     except DataError as cause:
         raise Unavailable(str(cause)) from cause
 
@@ -133,7 +134,7 @@ def processor_flags(machine: str, features: frozenset[str]) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def library(plan: Plan, tell: Callable[[str], None]) -> Path:
+def library(plan: BuildPlan, tell: Callable[[str], None]) -> Path:
     """The library of a plan, sound and tested; built if it is not there.
 
     Any number of processes may ask at once: one builds, the others wait for it.
@@ -179,7 +180,7 @@ def _note(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _build(plan: Plan, tell: Callable[[str], None]) -> None:
+def _build(plan: BuildPlan, tell: Callable[[str], None]) -> None:
     """Compile, test and keep the library; the caller holds its lock."""
     tell(f"building the CPU operators with {plan.compiler} (once on this machine, 5-20 s)")
     started = time.perf_counter()

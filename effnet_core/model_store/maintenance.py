@@ -14,8 +14,8 @@ from effnet_core.files import sha256_of_file
 from effnet_core.model_store.registry import (
     CLAIM_NAME,
     Claim,
-    Manifest,
     Registry,
+    VersionManifest,
     moment_of,
     now,
 )
@@ -117,7 +117,7 @@ def _claim(registry: Registry, version: str) -> Claim | None:
         return None
 
 
-def _verify_files(registry: Registry, manifest: Manifest) -> None:
+def _verify_files(registry: Registry, manifest: VersionManifest) -> None:
     with tempfile.TemporaryDirectory(prefix="effnet-verify-") as folder:
         for file in manifest.files:
             path = Path(folder) / "file"

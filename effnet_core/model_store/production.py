@@ -13,7 +13,13 @@ from typing import Any
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import Conflict, GateRefused, StoreBusy, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.model_store.registry import Manifest, Pointer, Registry, known, sha256_of_bytes
+from effnet_core.model_store.registry import (
+    Pointer,
+    Registry,
+    VersionManifest,
+    known,
+    sha256_of_bytes,
+)
 
 STAGE = "publish"
 ROUNDING = 1e-9
@@ -133,7 +139,7 @@ class Standing:
     pointer: Pointer | None
     etag: str | None
     """To move the pointer with; None where there is no pointer."""
-    production: Manifest | None = None
+    production: VersionManifest | None = None
     """The version to compare with, where there is one that was measured on the same data."""
     incomparable: str = ""
     """Why there is none, as a part of a sentence."""
@@ -141,7 +147,7 @@ class Standing:
     """Why production cannot be read; the gate stays closed then."""
 
 
-def _look(registry: Registry, manifest: Manifest) -> Standing:
+def _look(registry: Registry, manifest: VersionManifest) -> Standing:
     """What is in production now.
 
     Raises:
@@ -156,7 +162,7 @@ def _look(registry: Registry, manifest: Manifest) -> Standing:
         ) from busy
 
 
-def _standing(registry: Registry, manifest: Manifest) -> Standing:
+def _standing(registry: Registry, manifest: VersionManifest) -> Standing:
     try:
         found = registry.pointer()
     except StoreDamaged as damage:
@@ -182,7 +188,7 @@ def _standing(registry: Registry, manifest: Manifest) -> Standing:
     return Standing(pointer, etag, production)
 
 
-def _require_production(registry: Registry, pointer: Pointer) -> Manifest:
+def _require_production(registry: Registry, pointer: Pointer) -> VersionManifest:
     """The manifest of the production version.
 
     Raises:
@@ -197,7 +203,7 @@ def _require_production(registry: Registry, pointer: Pointer) -> Manifest:
 
 
 def _reason(
-    manifest: Manifest,
+    manifest: VersionManifest,
     standing: Standing,
     gate: EvaluateConfig,
     *,
@@ -223,12 +229,12 @@ def _reason(
     )
 
 
-def _is_better(manifest: Manifest, production: Manifest | None) -> bool:
+def _is_better(manifest: VersionManifest, production: VersionManifest | None) -> bool:
     """Whether a version beats another that was measured on the same data."""
     return production is not None and manifest.metrics.top1 > production.metrics.top1 + ROUNDING
 
 
-def _overtaken(registry: Registry, manifest: Manifest, pointer: Pointer | None) -> Conflict:
+def _overtaken(registry: Registry, manifest: VersionManifest, pointer: Pointer | None) -> Conflict:
     """The error for a promotion that lost to another at the same moment."""
     moved = f" to {pointer.version!r} by {pointer.by} at {pointer.at}" if pointer else " by others"
     return Conflict(
@@ -237,7 +243,7 @@ def _overtaken(registry: Registry, manifest: Manifest, pointer: Pointer | None) 
     )
 
 
-def _version_to_return_to(manifest: Manifest, standing: Standing) -> str | None:
+def _version_to_return_to(manifest: VersionManifest, standing: Standing) -> str | None:
     """What a rollback leads to: one that can be read, never the version itself."""
     pointer = standing.pointer
     if pointer is None:
@@ -247,7 +253,9 @@ def _version_to_return_to(manifest: Manifest, standing: Standing) -> str | None:
     return None if previous == manifest.version else previous
 
 
-def _refusal(manifest: Manifest, production: Manifest | None, gate: EvaluateConfig) -> str:
+def _refusal(
+    manifest: VersionManifest, production: VersionManifest | None, gate: EvaluateConfig
+) -> str:
     """Why the gate stays closed, as the rest of a sentence; empty when it opens."""
     top1, seen, split = manifest.metrics.top1, manifest.metrics.seen, manifest.metrics.split
     measured = f"is not promoted: its top-1 {top1:.6g} on {seen} images of {split!r}"
@@ -265,9 +273,9 @@ def _refusal(manifest: Manifest, production: Manifest | None, gate: EvaluateConf
     return ""
 
 
-def _measured_on(manifest: Manifest) -> tuple[str, str]:
+def _measured_on(manifest: VersionManifest) -> tuple[str, str]:
     return manifest.data_digest, manifest.metrics.split
 
 
-def _data_text(manifest: Manifest) -> str:
+def _data_text(manifest: VersionManifest) -> str:
     return f"{manifest.metrics.split!r} of {manifest.data_digest[:12] or 'unknown data'}"

@@ -28,9 +28,9 @@ from effnet_core.model_store.registry import (
     VERSION_NAME,
     Claim,
     FileEntry,
-    Manifest,
     Metrics,
     Registry,
+    VersionManifest,
     now,
     timestamp,
     who,
@@ -57,7 +57,7 @@ NOT_ASKED = "promotion was not asked for"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedVersion:
     """What became of a model that was to be published."""
 
     name: str
@@ -83,7 +83,7 @@ def publish_model(
     gate: EvaluateConfig,
     version: str | None = None,
     promote: bool = True,
-) -> Published:
+) -> PublishedVersion:
     """Put a run's model into the store as an immutable version, and promote it if it is good enough.
 
     A checkpoint that is published under this name already is not uploaded again; its version and
@@ -120,7 +120,7 @@ def publish_model(
     reason, decision = (
         _try_to_promote(registry, manifest.version, gate) if promote else (NOT_ASKED, "")
     )
-    return Published(
+    return PublishedVersion(
         name=registry.name,
         version=manifest.version,
         uri=uri,
@@ -151,7 +151,9 @@ def _require_version_name(version: str | None) -> None:
         )
 
 
-def _published_already(registry: Registry, sha256: str, version: str | None) -> Manifest | None:
+def _published_already(
+    registry: Registry, sha256: str, version: str | None
+) -> VersionManifest | None:
     """The version that holds this checkpoint, the asked-for one first.
 
     Raises:
@@ -169,7 +171,7 @@ def _published_already(registry: Registry, sha256: str, version: str | None) -> 
     return same[-1] if same else None
 
 
-def _same_or_refuse(registry: Registry, manifest: Manifest, sha256: str) -> Manifest:
+def _same_or_refuse(registry: Registry, manifest: VersionManifest, sha256: str) -> VersionManifest:
     if manifest.checkpoint_sha256 != sha256:
         raise StoreError(
             f"version {manifest.version!r} of {registry.name!r} exists with another checkpoint "
@@ -196,7 +198,7 @@ def _upload(
     sidecar: Sidecar,
     evaluation: EvalResult,
     onnx: Path | None,
-) -> tuple[Manifest, bool]:
+) -> tuple[VersionManifest, bool]:
     """Store the files, then the manifest.
 
     Returns:
@@ -214,7 +216,7 @@ def _upload(
         *(FileEntry.of_bytes(name, text) for name, text in texts.items()),
         *([_onnx_entry(onnx)] if onnx else []),
     )
-    manifest = Manifest(
+    manifest = VersionManifest(
         name=registry.name,
         version=version,
         created_at=timestamp(),
@@ -316,7 +318,7 @@ def _onnx_of(checkpoint: Checkpoint, *, wanted: bool) -> Iterator[Path | None]:
 
 def _put_files(
     registry: Registry,
-    manifest: Manifest,
+    manifest: VersionManifest,
     paths: dict[str, Path],
     texts: dict[str, bytes],
 ) -> None:
@@ -341,7 +343,9 @@ def _put_files(
             )
 
 
-def _put_manifest(registry: Registry, manifest: Manifest) -> tuple[Manifest, bytes] | None:
+def _put_manifest(
+    registry: Registry, manifest: VersionManifest
+) -> tuple[VersionManifest, bytes] | None:
     """Complete a version; returns the manifest of somebody who was faster."""
     try:
         key = registry.key(manifest.version, MANIFEST_NAME)

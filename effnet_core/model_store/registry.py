@@ -28,9 +28,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from effnet_core.checked import Sha256, first_problem
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
+from effnet_core.results.checked import Sha256, first_problem
 from effnet_core.storage import Store, open_store, require_key
 from effnet_core.text import human_bytes, nearest
 from effnet_core.weights.catalogue import PRODUCTION
@@ -111,7 +111,7 @@ class Metrics(Record):
     split: str
 
 
-class Manifest(Record):
+class VersionManifest(Record):
     """One published version."""
 
     format: Literal[1] = 1
@@ -136,7 +136,7 @@ class Manifest(Record):
     config: dict[str, Any]
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Manifest:
+    def _fits_together(self) -> VersionManifest:
         digests = {file.path: file.sha256 for file in self.files}
         if len(digests) < len(self.files):
             raise ValueError("a file is listed twice")
@@ -162,7 +162,9 @@ class Pointer(Record):
     """Of the promoted model; pointers of earlier versions of this project do not have it."""
 
     @classmethod
-    def to(cls, manifest: Manifest, data: bytes, *, previous: str | None, reason: str) -> Pointer:
+    def to(
+        cls, manifest: VersionManifest, data: bytes, *, previous: str | None, reason: str
+    ) -> Pointer:
         """A pointer to the version whose manifest was read from ``data``."""
         return cls(
             version=manifest.version,
@@ -226,7 +228,7 @@ class Registry:
             found[version] = found.get(version, False) or file == MANIFEST_NAME
         return found
 
-    def survey(self) -> tuple[list[Manifest], list[Unreadable]]:
+    def survey(self) -> tuple[list[VersionManifest], list[Unreadable]]:
         """Every complete version, newest first, and those whose manifests cannot be read.
 
         Raises:
@@ -246,7 +248,7 @@ class Registry:
         newest_first = sorted(found, key=lambda m: (m.created_at, m.version), reverse=True)
         return newest_first, unreadable
 
-    def manifest(self, version: str) -> tuple[Manifest, bytes] | None:
+    def manifest(self, version: str) -> tuple[VersionManifest, bytes] | None:
         """A version's manifest and the bytes it was read from, or None without one.
 
         Raises:
@@ -254,7 +256,7 @@ class Registry:
             StoreDamaged: it is not a manifest, or that of another version.
         """
         key = self.key(version, MANIFEST_NAME)
-        found = self._read(key, Manifest)
+        found = self._read(key, VersionManifest)
         if found is None:
             return None
         if found[0].version != version:
@@ -276,7 +278,7 @@ class Registry:
         found = self._read(self.key(version, CLAIM_NAME), Claim)
         return found[0] if found else None
 
-    def require(self, version: str) -> tuple[Manifest, bytes]:
+    def require(self, version: str) -> tuple[VersionManifest, bytes]:
         """The manifest of a version or of the one in production, and the bytes it was read from.
 
         Raises:
@@ -308,7 +310,7 @@ class Registry:
             )
         return found
 
-    def require_whole(self, manifest: Manifest) -> None:
+    def require_whole(self, manifest: VersionManifest) -> None:
         """Refuse a version of which files are missing or have another size.
 
         Raises:
@@ -372,7 +374,7 @@ class Registry:
         where = shlex.join(["--store", self.store.uri, "--name", self.name])
         return f"effnet store promote {version} --force 'the reason' {where}"
 
-    def damaged(self, manifest: Manifest, file: FileEntry, what: str) -> StoreError:
+    def damaged(self, manifest: VersionManifest, file: FileEntry, what: str) -> StoreError:
         """The error for a file that is not as the manifest describes it."""
         others = [version for version in self.versions() if version != manifest.version]
         instead = f"use another version ({known(others)}), or " if others else ""

@@ -8,16 +8,17 @@ from typing import Any
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import OutputExists, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.files import atomic_path, cache_dir, make_folder, sha256_of_file
+from effnet_core.files import atomic_path, make_folder, sha256_of_file
 from effnet_core.locks import alone
 from effnet_core.model_store.registry import (
     MANIFEST_NAME,
     FileEntry,
-    Manifest,
     Registry,
+    VersionManifest,
     sha256_of_bytes,
 )
 from effnet_core.storage import require_key
+from effnet_core.storage.cache import cache_dir
 from effnet_core.text import human_bytes, os_reason
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import Checkpoint, opened_before
@@ -100,7 +101,7 @@ def fetch_model(storage: StorageConfig, version: str, out: Path) -> Path:
     return out / manifest.checkpoint
 
 
-def _is_there(out: Path, file: FileEntry, manifest: Manifest) -> bool:
+def _is_there(out: Path, file: FileEntry, manifest: VersionManifest) -> bool:
     """Whether ``out`` holds a file already.
 
     Raises:
@@ -117,7 +118,7 @@ def _is_there(out: Path, file: FileEntry, manifest: Manifest) -> bool:
     )
 
 
-def _fetch_file(registry: Registry, manifest: Manifest, file: FileEntry, out: Path) -> None:
+def _fetch_file(registry: Registry, manifest: VersionManifest, file: FileEntry, out: Path) -> None:
     try:
         with atomic_path(out / file.path) as temporary:
             registry.store.get_file(registry.key(manifest.version, file.path), temporary)

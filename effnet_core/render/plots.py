@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from effnet_core.confusion import Confusion
+from effnet_core.results.confusion import Confusion
 
 DPI = 160
 CURVE_INCHES = (4.0, 2.9)

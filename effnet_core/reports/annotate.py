@@ -15,7 +15,7 @@ from effnet_core.errors import DataError
 from effnet_core.files import atomic_path, read_json
 from effnet_core.infer.output import SUMMARY_NAME, background_of
 from effnet_core.infer.plan import RUN_NAME
-from effnet_core.infer.readers import open_source
+from effnet_core.infer.readers import open_reader
 from effnet_core.render.fonts import Font, font_for
 
 LONGEST_SIDE_PX = 1024
@@ -61,7 +61,7 @@ def annotate_single(row: dict[str, Any], output: Path, storage: StorageConfig) -
     """
     name = PurePosixPath(row["path"]).stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     try:
-        content = open_source(read_json(output / RUN_NAME)["input"], storage).read(row["path"])
+        content = open_reader(read_json(output / RUN_NAME)["input"], storage).read(row["path"])
         summary = output / SUMMARY_NAME
         background = background_of(read_json(summary) if summary.is_file() else {})
         return annotate(content, row, output / f"{name}-labelled.png", background)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from effnet_core.data.images import WHITE, Colour, ImageProblem, decode_image, to_rgb
-from effnet_core.infer.readers import Source
+from effnet_core.infer.readers import ImageReader
 
 MAX_PICTURES = 60
 """Pictures in the gallery by class, all classes together."""
@@ -108,7 +108,7 @@ class Selection:
         _keep(own, (-chance, path, number, row), MAX_PICTURES_PER_CLASS)
         _keep(self._uncertain, (-prob, path, number, row), MAX_UNCERTAIN)
 
-    def groups(self, source: Source) -> tuple[list[Group], str]:
+    def groups(self, source: ImageReader) -> tuple[list[Group], str]:
         """Pictures of the most frequent classes, and a sentence on what was left out."""
         most = sorted(self.counts, key=lambda label: (-self.counts[label], label))[:MAX_PICTURES]
         each = min(MAX_PICTURES_PER_CLASS, MAX_PICTURES // max(1, len(most)))
@@ -126,7 +126,7 @@ class Selection:
             )
         return groups, note + "."
 
-    def uncertain(self, source: Source) -> list[Picture]:
+    def uncertain(self, source: ImageReader) -> list[Picture]:
         """Pictures whose best class has the lowest probability, least certain first."""
         rows = sorted(self._uncertain, key=lambda kept: (-kept[0], kept[1]))
         return [read_picture(kept[-1], source, self.background) for kept in rows]
@@ -140,7 +140,7 @@ def _keep(heap: list[Kept], item: Kept, most: int) -> None:
         heapq.heappushpop(heap, item)
 
 
-def read_picture(row: Row, source: Source, background: Colour | None = WHITE) -> Picture:
+def read_picture(row: Row, source: ImageReader, background: Colour | None = WHITE) -> Picture:
     """A row with its thumbnail; one that cannot be read must not cost the report."""
     answers = list(zip(row["class_names"], row["probs"], strict=True))[:MAX_ANSWERS]
     try:

@@ -19,9 +19,9 @@ from effnet_core.files import iter_jsonl, read_json, read_jsonl, write_json
 from effnet_core.infer.output import ERRORS_NAME, Reasons, background_of, iter_rows
 from effnet_core.infer.output import SUMMARY_NAME as PREDICTIONS_SUMMARY
 from effnet_core.infer.plan import RUN_NAME
-from effnet_core.infer.readers import Source, open_source
+from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
-from effnet_core.model_store.publication import Published
+from effnet_core.model_store.publication import PublishedVersion
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.render.plots import accuracy_curve, beside, loss_curve, png_data_uri
@@ -54,7 +54,7 @@ class ReportInputs:
     selection: Selection
     """Of the predictions, counted and chosen one by one."""
     rejected: Rejected
-    source: Source
+    source: ImageReader
     """What reads the predictions' paths."""
     config_yaml: str
 
@@ -246,7 +246,7 @@ def write_pipeline_report(
     *,
     data_dir: Path,
     evaluation: Path,
-    published: Published,
+    published: PublishedVersion,
     seconds: dict[str, float],
     flow_run_id: str,
 ) -> tuple[dict[str, Any], str]:
@@ -290,7 +290,7 @@ def write_pipeline_report(
             evaluation=measured,
             selection=Selection.of(iter_rows(predictions_dir, COLUMNS), background_of(inference)),
             rejected=Rejected.of(iter_jsonl(predictions_dir / ERRORS_NAME)),
-            source=open_source(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
+            source=open_reader(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
             config_yaml=(run_dir / CONFIG_NAME).read_text(encoding="utf-8"),
         ),
     )

@@ -14,8 +14,8 @@ import numpy as np
 from effnet_core.config.schema import StorageConfig
 from effnet_core.files import iter_jsonl
 from effnet_core.infer.output import ERRORS_NAME, background_of, iter_rows
-from effnet_core.infer.plan import Plan
-from effnet_core.infer.readers import open_source
+from effnet_core.infer.plan import InferencePlan
+from effnet_core.infer.readers import open_reader
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.reports.gallery import CERTAINTY_BINS, COLUMNS, Group, Picture, Selection
@@ -43,7 +43,7 @@ class PredictionsReport:
 
 
 def write_predictions_report(
-    done: Plan, summary: dict[str, Any], *, weights: str, storage: StorageConfig
+    done: InferencePlan, summary: dict[str, Any], *, weights: str, storage: StorageConfig
 ) -> PredictionsReport:
     """Write ``report.html`` into the output of a finished batch inference.
 
@@ -54,7 +54,7 @@ def write_predictions_report(
         storage: how a bucket's pictures are read.
     """
     selection = Selection.of(iter_rows(done.output, COLUMNS), background_of(summary))
-    source = open_source(done.root, storage)
+    source = open_reader(done.root, storage)
     groups, note = selection.groups(source)
     uncertain = selection.uncertain(source)
     classes = list(summary["classes"].items())

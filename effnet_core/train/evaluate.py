@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.config.schema import RunConfig
-from effnet_core.confusion import Confusion, ConfusionCounter
 from effnet_core.data.loader import Batch, batches
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.order import eval_range
@@ -25,6 +24,7 @@ from effnet_core.jobs.signals import stop_requested
 from effnet_core.kernels.choice import library as operators
 from effnet_core.model.network import EfficientNet
 from effnet_core.results import EvalResult
+from effnet_core.results.confusion import Confusion, ConfusionCounter
 from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.load import load_network
 

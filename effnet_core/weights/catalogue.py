@@ -19,7 +19,7 @@ MINDVISION_ADDRESS = "https://download.mindspore.cn/vision/classification/"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedWeights:
     """One file of weights."""
 
     name: str
@@ -61,16 +61,16 @@ _MINDVISION = {
 }
 
 
-def _mindvision(variant: str, suffix: str) -> Published:
+def _mindvision(variant: str, suffix: str) -> PublishedWeights:
     file_name = f"{variant}_{suffix}.ckpt"
-    return Published(
+    return PublishedWeights(
         variant, variant, "MindVision", "mindvision", file_name, url=MINDVISION_ADDRESS + file_name
     )
 
 
 _ENTRIES = (
     *(_mindvision(variant, suffix) for variant, suffix in _MINDVISION.items()),
-    Published(
+    PublishedWeights(
         name="efficientnet_lite0",
         variant="efficientnet_lite0",
         publisher="efficientnet-lite-pytorch",
@@ -83,10 +83,12 @@ _ENTRIES = (
     ),
 )
 
-PUBLISHED: Mapping[str, Published] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+PUBLISHED: Mapping[str, PublishedWeights] = MappingProxyType(
+    {entry.name: entry for entry in _ENTRIES}
+)
 
 
-def installed_file(entry: Published) -> Path | None:
+def installed_file(entry: PublishedWeights) -> Path | None:
     """The file inside its package, where that is installed; the package is not imported."""
     module, _, rest = entry.inside.partition("/")
     if not module:

@@ -9,15 +9,16 @@ from urllib.parse import urlsplit
 
 from effnet_core.errors import CheckpointError
 from effnet_core.events import Event, emit
-from effnet_core.files import cache_dir, cached, sha256_of_file, sha256_of_text
+from effnet_core.files import sha256_of_file, sha256_of_text
 from effnet_core.locks import alone
+from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import (
     PRODUCTION,
     PUBLISHED,
     STORE_SCHEME,
-    Published,
+    PublishedWeights,
     installed_file,
 )
 from effnet_core.weights.checkpoint import (
@@ -145,7 +146,7 @@ def _imported(
     return open_checkpoint(out)
 
 
-def _fetched(url: str, entry: Published | None = None) -> Path:
+def _fetched(url: str, entry: PublishedWeights | None = None) -> Path:
     name = urlsplit(url).path.rpartition("/")[2][-100:] or "weights"
     # The address is part of the name: two servers may call different files the same.
     own = entry.file_name if entry else f"{sha256_of_text(url)[:8]}-{name}"
@@ -156,7 +157,7 @@ def _fetched(url: str, entry: Published | None = None) -> Path:
         return download(url, path, size_bytes=entry.size_bytes, sha256=entry.sha256)
 
 
-def _file_of(entry: Published) -> Path:
+def _file_of(entry: PublishedWeights) -> Path:
     """The file of a published name: from its package, the cache or the network."""
     placed = cached(cache_dir("weights") / entry.file_name)
     path = installed_file(entry) or (placed if placed.is_file() else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect.artifacts import create_markdown_artifact
 
-from effnet_core.model_store.publication import Published
+from effnet_core.model_store.publication import PublishedVersion
 from effnet_core.results import EvalResult
 from effnet_core.text import markdown_code, markdown_text
 from effnet_core.weights.web import redacted
@@ -14,7 +14,7 @@ MOST_ROWS = 40
 """Rows of a table on a card; what is left out is counted."""
 
 
-def show_published(published: Published) -> None:
+def show_published(published: PublishedVersion) -> None:
     """Which version was published, and whether it is in production."""
     state = (
         "production" if published.promoted else f"not promoted: {markdown_text(published.reason)}"

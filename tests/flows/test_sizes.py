@@ -29,15 +29,15 @@ from prefect.client.schemas.filters import (
 from effnet_core import api
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig
-from effnet_core.confusion import ConfusionCounter
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.files import read_json, write_json
 from effnet_core.infer import output
-from effnet_core.infer.plan import Plan
+from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, Shard
 from effnet_core.model_store.versions import resolve_version
 from effnet_core.results import EvalResult, ShardCounts, ShardResult, TrainResult
+from effnet_core.results.confusion import ConfusionCounter
 from effnet_core.weights.checkpoint import Sidecar
 from flows.pipeline import pipeline_flow
 from tests.support.images import class_folders, draw, encode
@@ -124,18 +124,20 @@ class Played:
         digest = open_dataset(data).digest
         return evaluation_of(self.classes, checkpoint_sha256=sha256, data_digest=digest)
 
-    def plan(self, *arguments: Any, **options: Any) -> Plan:
+    def plan(self, *arguments: Any, **options: Any) -> InferencePlan:
         """The real plan, of which all but three shards are finished already."""
         plan = plan_inference(*arguments, **options)
         for shard in plan.shards[:-3]:
             self._finish(plan, shard)
         return plan
 
-    def label(self, plan: Plan, shards: Sequence[Shard], *_: Any, **__: Any) -> list[ShardCounts]:
+    def label(
+        self, plan: InferencePlan, shards: Sequence[Shard], *_: Any, **__: Any
+    ) -> list[ShardCounts]:
         self.shards_labelled += len(shards)
         return [self._finish(plan, shard) for shard in shards]
 
-    def _finish(self, plan: Plan, shard: Shard) -> ShardCounts:
+    def _finish(self, plan: InferencePlan, shard: Shard) -> ShardCounts:
         """Leave what a labelled shard leaves, without the care for the disk that costs most of it."""
         names, path = names_of(2), f"{shard.index}.png"
         answer = {"path": path, "class_ids": [0, 1], "class_names": names, "probs": [0.9, 0.1]}
@@ -160,7 +162,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def start(classes: int) -> Played:
         played = Played(classes)
 
-        def write(plan: Plan) -> Any:
+        def write(plan: InferencePlan) -> Any:
             played.lists_written += 1
             return plain(plan)
 

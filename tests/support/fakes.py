@@ -8,7 +8,7 @@ import numpy as np
 
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.infer.pipeline import Outputs
-from effnet_core.infer.plan import Plan
+from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.weights.checkpoint import Checkpoint
 
@@ -33,7 +33,7 @@ class BrightnessPredictor:
         return Outputs(means / 20, means)
 
 
-def predict_job(planned: Plan, *, allowed_errors: int = 0) -> PredictJob:
+def predict_job(planned: InferencePlan, *, allowed_errors: int = 0) -> PredictJob:
     """All shards of a plan, for a predictor that is there already."""
     return PredictJob(
         Path("none.ckpt"),

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from effnet_core.config.schema import InferConfig, RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
-from effnet_core.files import cache_dir, cached, put_in_place, sha256_of_text
-from effnet_core.infer.engines.tuning import CACHE_NAME, TUNING_NAME, Layout, best_layout
+from effnet_core.files import put_in_place, sha256_of_text
+from effnet_core.infer.engines.tuning import CACHE_NAME, TUNING_NAME, EngineLayout, best_layout
 from effnet_core.jobs.job import PredictJob
 from effnet_core.locks import alone
 from effnet_core.machine import available_cores
+from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar
 
 if TYPE_CHECKING:
@@ -121,14 +122,14 @@ def load(job: PredictJob, checkpoint: Checkpoint, infer: InferConfig) -> Predict
         return MindSporePredictor(checkpoint, micro_batch=min(micro_batch, images))
     cores = len(available_cores())
 
-    def make(layout: Layout) -> Predictor:
+    def make(layout: EngineLayout) -> Predictor:
         return load_file(
             job.engine, file, sidecar, infer, workers=layout.workers, micro_batch=layout.micro_batch
         )
 
-    asked = Layout(infer.engine_threads, infer.batch_size)
+    asked = EngineLayout(infer.engine_threads, infer.batch_size)
     if images <= FEW or (asked.workers and asked.micro_batch):
-        return make(Layout(asked.workers or cores, asked.micro_batch or 1))
+        return make(EngineLayout(asked.workers or cores, asked.micro_batch or 1))
     key = f"{job.engine} {infer.precision} {file.stem}"
     return make(best_layout(key, file.parent / TUNING_NAME, make, asked=asked, cores=cores))
 

@@ -19,7 +19,7 @@ from effnet_core.errors import EffnetError
 from effnet_core.events import Event, Threads, emit
 from effnet_core.files import read_json, write_json
 from effnet_core.infer.pipeline import Predictor, Wanted, iter_predictions
-from effnet_core.infer.readers import Source
+from effnet_core.infer.readers import ImageReader
 from effnet_core.locks import alone
 from effnet_core.machine import processor
 
@@ -49,7 +49,7 @@ Rates = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Layout:
+class EngineLayout:
     """How an engine uses the cores; in what a user asks for, 0 leaves a number open."""
 
     workers: int
@@ -59,15 +59,20 @@ class Layout:
         return f"{self.workers}x{self.micro_batch}"
 
     @classmethod
-    def read(cls, text: str) -> Layout:
+    def read(cls, text: str) -> EngineLayout:
         """The layout that ``str`` wrote."""
         workers, _, micro_batch = text.partition("x")
         return cls(int(workers), int(micro_batch))
 
 
 def best_layout(
-    key: str, notes: Path, make: Callable[[Layout], Predictor], *, asked: Layout, cores: int
-) -> Layout:
+    key: str,
+    notes: Path,
+    make: Callable[[EngineLayout], Predictor],
+    *,
+    asked: EngineLayout,
+    cores: int,
+) -> EngineLayout:
     """The layout with the highest rate, or hardly below: rather large micro-batches, and a worker a core.
 
     Args:
@@ -84,7 +89,7 @@ def best_layout(
         lambda: _measure_layouts(make, asked, cores),
         "the engine, images/s by threads x images in a call",
     )
-    measured = {Layout.read(text): rate for text, rate in rates.items()}
+    measured = {EngineLayout.read(text): rate for text, rate in rates.items()}
     workers = asked.workers or cores
     whole = {layout: rate for layout, rate in measured.items() if layout.workers == workers}
     best = max(measured, key=lambda layout: measured[layout])
@@ -98,7 +103,7 @@ def best_decoders(
     key: str,
     notes: Path,
     predictor: Predictor,
-    source: Source,
+    source: ImageReader,
     paths: Sequence[str],
     wanted: Wanted,
     *,
@@ -153,7 +158,9 @@ def _read(notes: Path) -> dict[str, Rates]:
     return found
 
 
-def _measure_layouts(make: Callable[[Layout], Predictor], asked: Layout, cores: int) -> Rates:
+def _measure_layouts(
+    make: Callable[[EngineLayout], Predictor], asked: EngineLayout, cores: int
+) -> Rates:
     """Sizes with all workers first, then fewer workers with the best size."""
     rates: Rates = {}
     deadline = time.perf_counter() + BUDGET_S
@@ -163,14 +170,16 @@ def _measure_layouts(make: Callable[[Layout], Predictor], asked: Layout, cores: 
         if time.perf_counter() > deadline or rates[str(layout)] < WORSE * max(rates.values()):
             break
     if not asked.workers and cores > 1:
-        best = Layout.read(max(rates, key=lambda text: rates[text]))
-        fewer = Layout(cores // 2, best.micro_batch)
+        best = EngineLayout.read(max(rates, key=lambda text: rates[text]))
+        fewer = EngineLayout(cores // 2, best.micro_batch)
         rates[str(fewer)] = round(_rate(make(fewer)), 2)
     return rates
 
 
-def _sizes(asked: int, workers: int) -> Iterator[Layout]:
-    return (Layout(workers, micro_batch) for micro_batch in ((asked,) if asked else CANDIDATES))
+def _sizes(asked: int, workers: int) -> Iterator[EngineLayout]:
+    return (
+        EngineLayout(workers, micro_batch) for micro_batch in ((asked,) if asked else CANDIDATES)
+    )
 
 
 def _rate(predictor: Predictor) -> float:
@@ -197,7 +206,7 @@ def _rate(predictor: Predictor) -> float:
 class _Memory:
     """Some files of a source, read once, so that no measurement waits for a disk or a server."""
 
-    def __init__(self, source: Source, paths: Sequence[str]) -> None:
+    def __init__(self, source: ImageReader, paths: Sequence[str]) -> None:
         self.readers = source.readers
         self.contents: dict[str, bytes | ImageProblem] = {}
         for path in paths:
@@ -216,7 +225,7 @@ class _Memory:
 
 def _rate_of_files(
     predictor: Predictor,
-    source: Source,
+    source: ImageReader,
     paths: Sequence[str],
     wanted: Wanted,
     readers: int,

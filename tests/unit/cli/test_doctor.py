@@ -126,7 +126,9 @@ def test_what_only_some_need_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_own_operators_are_shown_with_how_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = build.Plan("/usr/bin/c++", "c++ 12", ("-mavx2", "-mfma"), Path("no-such-library.so"))
+    plan = build.BuildPlan(
+        "/usr/bin/c++", "c++ 12", ("-mavx2", "-mfma"), Path("no-such-library.so")
+    )
     monkeypatch.setattr(build, "plan", lambda: plan)
     found = one(doctor.operators(), "CPU kernels")
     assert found.level == "ok"

@@ -29,7 +29,7 @@ from effnet_core.files import write_json
 from effnet_core.infer import engines, pipeline
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import finish, read_parts, write_part
-from effnet_core.infer.plan import Plan, plan
+from effnet_core.infer.plan import InferencePlan, plan
 from effnet_core.infer.shards import predict_shards
 from effnet_core.jobs import launch, stall
 from effnet_core.jobs.job import EVENTS_NAME, TrainJob
@@ -104,7 +104,7 @@ def batch_of_rank_1(config: RunConfig, _: Path) -> list[int]:
     ).tolist()
 
 
-def planned(config: RunConfig, folder: Path) -> Plan:
+def planned(config: RunConfig, folder: Path) -> InferencePlan:
     (folder / "in").mkdir()
     for index in range(6):
         picture = draw(1200, 900, seed=index)

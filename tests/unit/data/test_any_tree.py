@@ -21,7 +21,7 @@ from effnet_core.errors import DataError
 from effnet_core.files import SHORT_BYTES, read_jsonl
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.pipeline import Prediction, Wanted, iter_predictions
-from effnet_core.infer.readers import FolderSource
+from effnet_core.infer.readers import FolderReader
 from tests.support.fakes import BrightnessPredictor
 from tests.support.images import draw, encode
 
@@ -111,7 +111,7 @@ def labelled(root: Path) -> dict[str, str]:
     """As ``staged``, by labelling."""
     found = list_inputs([root], root.with_name("labels"))
     pieces = iter_predictions(
-        BrightnessPredictor(), FolderSource(root), found.paths, Wanted(), readers=1
+        BrightnessPredictor(), FolderReader(root), found.paths, Wanted(), readers=1
     )
     fate = {path: "other" for path, _ in (*found.other, *found.left_out)}
     for piece in pieces:

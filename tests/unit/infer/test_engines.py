@@ -23,9 +23,9 @@ from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
 from effnet_core.export import export
 from effnet_core.export.onnx_model import write_onnx
-from effnet_core.files import CACHE_VARIABLE, cache_dir
 from effnet_core.infer import engines
 from effnet_core.infer.engines import tuning
+from effnet_core.storage.cache import CACHE_VARIABLE, cache_dir
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.support.fakes import engine_job
 from tests.support.weights import make_checkpoint

@@ -15,7 +15,7 @@ from effnet_core.config.schema import StorageConfig
 from effnet_core.data.images import ImageProblem
 from effnet_core.errors import DataError, InputLost, OutputExists
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.readers import FolderSource, open_source
+from effnet_core.infer.readers import FolderReader, open_reader
 
 OUT = Path("/nowhere/out")
 
@@ -37,7 +37,7 @@ def test_a_folder_is_listed_in_order_at_any_depth_without_hidden_files(folder: P
     found = list_inputs([folder], OUT)
     assert found.paths == ("a/b/c.jpg", "a/z.jpg", "b.jpg")
     assert found.root == str(folder)
-    source = open_source(found.root, StorageConfig())
+    source = open_reader(found.root, StorageConfig())
     assert [source.read(path) for path in found.paths] == [path.encode() for path in found.paths]
 
 
@@ -53,7 +53,7 @@ def test_linked_folders_are_followed_once_and_loops_end(folder: Path, tmp_path: 
     found = list_inputs([folder], OUT).paths
     assert found == ("a/b/c.jpg", "a/z.jpg", "b.jpg", "dangling.jpg", "link/photo.jpg")
     with pytest.raises(ImageProblem, match="no such file"):
-        FolderSource(folder).read("dangling.jpg")
+        FolderReader(folder).read("dangling.jpg")
 
 
 def test_a_stamp_changes_with_the_file(folder: Path) -> None:
@@ -143,11 +143,11 @@ def test_a_folder_in_a_list_is_no_file(folder: Path) -> None:
     (folder / "list.txt").write_text("a\nb.jpg\n")
     found = list_inputs([folder / "list.txt"], OUT)
     with pytest.raises(ImageProblem, match="a folder, not a file"):
-        FolderSource(Path(found.root)).read("a")
+        FolderReader(Path(found.root)).read("a")
 
 
 def test_a_folder_that_has_gone_is_no_matter_of_one_file(folder: Path) -> None:
-    source = FolderSource(folder)
+    source = FolderReader(folder)
     (folder / "b.jpg").unlink()
     with pytest.raises(ImageProblem, match="no such file"):
         source.read("b.jpg")
@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path) -> None:
         patch.setattr("effnet_core.storage.folders.os.scandir", scandir)
         assert list_inputs([folder], OUT).paths == ("a", "b.jpg")
         with pytest.raises(ImageProblem, match="folder that cannot be listed"):
-            FolderSource(folder).read("a")
+            FolderReader(folder).read("a")
 
 
 OTHERS = {
@@ -233,7 +233,7 @@ def test_a_link_to_itself_costs_one_file(folder: Path) -> None:
     found = list_inputs([folder], OUT)
     assert found.paths == ("a/b/c.jpg", "a/z.jpg", "b.jpg", "self", "self.jpg")
     with pytest.raises(ImageProblem, match="too many levels"):
-        FolderSource(folder).read("self.jpg")
+        FolderReader(folder).read("self.jpg")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from effnet_core.files import read_json, read_jsonl, write_json
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import ERRORS_NAME, SUMMARY_NAME, finish, read_parts, write_part
 from effnet_core.infer.pipeline import Prediction
-from effnet_core.infer.plan import RUN_NAME, Plan, plan, read_inputs
+from effnet_core.infer.plan import RUN_NAME, InferencePlan, plan, read_inputs
 from effnet_core.results import ShardResult
 
 ODD_NAMES = [
@@ -45,14 +45,14 @@ def fill(folder: Path, names: list[str]) -> Path:
 
 def planned(
     folder: Path, output: Path, *, model: str = "m", only_new: bool = False, **settings: Any
-) -> Plan:
+) -> InferencePlan:
     listed = list_inputs([folder], output)
     return plan(
         listed, output, model_sha256=model, infer=InferConfig(**settings), only_new=only_new
     )
 
 
-def paths_of(result: Plan) -> list[str]:
+def paths_of(result: InferencePlan) -> list[str]:
     return read_inputs(result.output, 0, result.images)
 
 
@@ -255,7 +255,7 @@ def test_csv_has_a_header_even_when_empty(tmp_path: Path) -> None:
 
 
 def complete(
-    result: Plan,
+    result: InferencePlan,
     *,
     rejected: dict[int, list[dict[str, str]]] | None = None,
     only: Sequence[int] | None = None,

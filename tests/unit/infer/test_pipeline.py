@@ -20,7 +20,6 @@ from effnet_core.data.preprocess import normalise, preprocess
 from effnet_core.errors import Interrupted, StoreError
 from effnet_core.events import Event
 from effnet_core.family.variants import VARIANTS
-from effnet_core.files import CACHE_VARIABLE
 from effnet_core.infer import pipeline
 from effnet_core.infer.engines import tuning
 from effnet_core.infer.inputs import list_inputs
@@ -35,10 +34,11 @@ from effnet_core.infer.pipeline import (
     softmax,
 )
 from effnet_core.infer.plan import plan
-from effnet_core.infer.readers import FolderSource
+from effnet_core.infer.readers import FolderReader
 from effnet_core.infer.shards import predict_shards
 from effnet_core.jobs.job import PredictJob
 from effnet_core.results import ShardResult
+from effnet_core.storage.cache import CACHE_VARIABLE
 from tests.support.fakes import SPEC, BrightnessPredictor, predict_job
 from tests.support.images import draw, encode
 
@@ -71,7 +71,7 @@ def label(
     """The answers to some files."""
     micro_batches = iter_predictions(
         predictor or BrightnessPredictor(),
-        FolderSource(folder),
+        FolderReader(folder),
         paths,
         Wanted(**wanted),
         readers=2,
@@ -177,7 +177,7 @@ def test_a_pipe_is_not_waited_for(folder: Path) -> None:
 
 
 def test_a_lost_source_is_no_matter_of_one_file(folder: Path) -> None:
-    class Lost(FolderSource):
+    class Lost(FolderReader):
         def read(self, path: str) -> bytes:
             raise StoreError("the server is gone")
 
@@ -220,7 +220,7 @@ def test_work_runs_ahead_but_not_away(folder: Path, workers: int, decoders: int)
     """A million images are labelled in constant memory: files are read as answers are taken."""
     read: list[str] = []
 
-    class Counting(FolderSource):
+    class Counting(FolderReader):
         def read(self, path: str) -> bytes:
             read.append(path)
             return super().read(path)
@@ -372,7 +372,7 @@ def test_decoders_are_measured_over_the_runs_own_files_unless_they_are_given(
 
 
 def test_a_rate_of_files_counts_files(folder: Path) -> None:
-    memory = tuning._Memory(FolderSource(folder), [*names(folder), "gone.png"])
+    memory = tuning._Memory(FolderReader(folder), [*names(folder), "gone.png"])
     paths = list(memory.contents)
     for decoders in (0, 2):
         found = tuning._rate_of_files(

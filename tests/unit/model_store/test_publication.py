@@ -13,7 +13,6 @@ import pytest
 
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import EvaluateConfig, RunConfig, StorageConfig
-from effnet_core.confusion import Confusion
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import (
     CheckpointError,
@@ -26,9 +25,10 @@ from effnet_core.errors import (
 from effnet_core.events import Event, listen
 from effnet_core.model_store import production, publication, registry, versions
 from effnet_core.model_store.production import promote, rollback
-from effnet_core.model_store.publication import Published, publish_model
+from effnet_core.model_store.publication import PublishedVersion, publish_model
 from effnet_core.model_store.versions import fetch_model, list_versions, resolve_version
 from effnet_core.results import EvalResult
+from effnet_core.results.confusion import Confusion
 from effnet_core.storage import LocalStore
 from effnet_core.weights.checkpoint import Sidecar, open_checkpoint
 
@@ -93,7 +93,7 @@ def put(
     promote: bool = True,
     changes: dict[str, Any] | None = None,
     **facts: Any,
-) -> Published:
+) -> PublishedVersion:
     """Publish a fabricated run; its content is the version's name unless said otherwise."""
     content = content or version or "content"
     run_dir = tmp_path / f"run-{content}-{len(list(tmp_path.glob('run-*')))}"
@@ -120,7 +120,7 @@ def test_the_whole_story(tmp_path: Path, storage: StorageConfig, name_folder: Pa
     stamp, _, digest = first.version.partition("-")
     assert len(stamp) == len("20261123T184000Z") and stamp.endswith("Z")
     assert digest == hashlib.sha256(b"first" * 100).hexdigest()[:8]
-    assert first == Published(
+    assert first == PublishedVersion(
         "animals",
         first.version,
         str(name_folder / "versions" / first.version),
@@ -351,7 +351,7 @@ def test_a_version_completed_by_somebody_else_meanwhile(
     tmp_path: Path, storage: StorageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = publication._put_manifest
-    faster: list[Published] = []
+    faster: list[PublishedVersion] = []
 
     def slow(*arguments: Any) -> Any:
         if not faster:
@@ -410,7 +410,7 @@ def test_incomplete_run_folders_are_refused(tmp_path: Path, storage: StorageConf
     run_dir = tmp_path / "run"
     evaluation = make_run(run_dir, "x")
 
-    def again() -> Published:
+    def again() -> PublishedVersion:
         return publish_model(run_dir, evaluation=evaluation, storage=storage, gate=OPEN)
 
     (run_dir / "config.yaml").rename(run_dir / "away")
@@ -603,7 +603,7 @@ def test_threads_that_publish_together_end_with_the_best(
     for correct in (60, 70, 80, 90):
         run_dir = tmp_path / f"run-{correct}"
         runs.append((run_dir, make_run(run_dir, str(correct), correct=correct)))
-    done: list[Published] = []
+    done: list[PublishedVersion] = []
     start = threading.Barrier(len(runs), timeout=60)
 
     def work(run_dir: Path, evaluation: EvalResult) -> None:

@@ -13,8 +13,8 @@ from effnet_core.files import write_json
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import finish, write_part
 from effnet_core.infer.pipeline import Prediction
-from effnet_core.infer.plan import Plan, plan
-from effnet_core.infer.readers import FolderSource
+from effnet_core.infer.plan import InferencePlan, plan
+from effnet_core.infer.readers import FolderReader
 from effnet_core.render import plots
 from effnet_core.reports import gallery
 from effnet_core.reports.gallery import Selection
@@ -44,12 +44,12 @@ def rows() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> FolderSource:
-    return FolderSource(tmp_path)  # the pictures themselves do not matter
+def source(tmp_path: Path) -> FolderReader:
+    return FolderReader(tmp_path)  # the pictures themselves do not matter
 
 
 def test_the_choice_does_not_depend_on_the_order_of_the_rows(
-    rows: list[dict[str, Any]], source: FolderSource
+    rows: list[dict[str, Any]], source: FolderReader
 ) -> None:
     first = Selection.of(rows)
     random.Random(1).shuffle(rows)
@@ -59,7 +59,7 @@ def test_the_choice_does_not_depend_on_the_order_of_the_rows(
 
 
 def test_least_certain_are_the_lowest_of_all(
-    rows: list[dict[str, Any]], source: FolderSource
+    rows: list[dict[str, Any]], source: FolderReader
 ) -> None:
     wanted = sorted(row["probs"][0] for row in rows)[: gallery.MAX_UNCERTAIN]
     found = [picture.answers[0][1] for picture in Selection.of(rows).uncertain(source)]
@@ -67,7 +67,7 @@ def test_least_certain_are_the_lowest_of_all(
 
 
 def test_samples_are_of_their_class_and_spread_over_it(
-    rows: list[dict[str, Any]], source: FolderSource
+    rows: list[dict[str, Any]], source: FolderReader
 ) -> None:
     of_path = {row["path"]: row for row in rows}
     groups, _ = Selection.of(rows).groups(source)
@@ -100,7 +100,9 @@ def test_a_certain_answer_counts_in_the_last_bin() -> None:
 # --- the report of a batch inference ---------------------------------------------------------------
 
 
-def label(folder: Path, output: Path, form: str = "parquet") -> tuple[Plan, dict[str, Any]]:
+def label(
+    folder: Path, output: Path, form: str = "parquet"
+) -> tuple[InferencePlan, dict[str, Any]]:
     """A finished run over a folder: images get the classes in turn, other files are set aside."""
     infer = InferConfig(shard_images=4, max_error_share=1.0, format=form)  # type: ignore[arg-type]
     done = plan(list_inputs([folder], output), output, model_sha256="ab" * 32, infer=infer)
@@ -123,7 +125,7 @@ def label(folder: Path, output: Path, form: str = "parquet") -> tuple[Plan, dict
     return done, finish(done, infer=infer, model_sha256="ab" * 32)
 
 
-def report(done: Plan, summary: dict[str, Any]) -> PredictionsReport:
+def report(done: InferencePlan, summary: dict[str, Any]) -> PredictionsReport:
     return write_predictions_report(
         done, summary, weights="store:v7", storage=StorageConfig(root="s")
     )

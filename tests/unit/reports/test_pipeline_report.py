@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
-from effnet_core.confusion import Confusion
-from effnet_core.infer.readers import FolderSource
+from effnet_core.infer.readers import FolderReader
 from effnet_core.render import plots
 from effnet_core.reports.gallery import Selection
 from effnet_core.reports.pipeline import Rejected, ReportInputs, write_report
 from effnet_core.results import EvalResult
+from effnet_core.results.confusion import Confusion
 from effnet_core.text import format_seconds, format_share
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -118,7 +118,7 @@ def inputs(tmp_path: Path) -> ReportInputs:
         evaluation=result,
         selection=Selection.of(row(path, i, result.class_names) for i, path in enumerate(paths)),
         rejected=Rejected.of([{"path": "b/cut.jpg", "reason": "truncated"}]),
-        source=FolderSource(root),
+        source=FolderReader(root),
         config_yaml="model:\n  weights: https://example.org/b0.ckpt\n",
     )
 

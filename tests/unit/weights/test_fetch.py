@@ -19,7 +19,7 @@ from effnet_core.errors import CheckpointError, DataError, DownloadFailed
 from effnet_core.events import Event
 from effnet_core.files import RESERVE_BYTES
 from effnet_core.weights import catalogue, fetch, resolve, web
-from effnet_core.weights.catalogue import PUBLISHED, Published
+from effnet_core.weights.catalogue import PUBLISHED, PublishedWeights
 from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.fetch import download
 from tests.unit.weights.test_importing import foreign, write
@@ -370,14 +370,16 @@ def test_a_name_is_the_published_file(
 ) -> None:
     source = write(tmp_path / "x.ckpt", foreign("mindvision", "efficientnet_tiny"))
     server.content = source.read_bytes()
-    entry = Published("tiny", "efficientnet_tiny", "us", "mindvision", "tiny.ckpt", url=server.url)
+    entry = PublishedWeights(
+        "tiny", "efficientnet_tiny", "us", "mindvision", "tiny.ckpt", url=server.url
+    )
     monkeypatch.setattr(resolve, "PUBLISHED", {"tiny": entry})
     assert resolved("tiny").sidecar.variant == "efficientnet_tiny"
     assert (cache / "tiny.ckpt").is_file()
 
 
 def test_a_file_placed_by_hand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Published(
+    entry = PublishedWeights(
         "tiny",
         "efficientnet_tiny",
         "us",
@@ -403,7 +405,7 @@ def test_a_package_that_is_not_installed(cache: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_file_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Published(
+    entry = PublishedWeights(
         "x", "efficientnet_b0", "us", "timm", "x.pth", package="p", inside="p_x/w/x.pth"
     )
     assert catalogue.installed_file(entry) is None

@@ -15,8 +15,8 @@ from effnet_core.config.load import load_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import CheckpointError
 from effnet_core.export import export
-from effnet_core.files import CACHE_VARIABLE
 from effnet_core.jobs.job import Job
+from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.weights.checkpoint import opened_before
 from tests.support.images import draw, encode
 from tests.support.weights import make_checkpoint

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import files, ownership
 from effnet_core.errors import DataError
-from effnet_core.ownership import make_own_folder, require_own
+from effnet_core.storage import cache, ownership
+from effnet_core.storage.ownership import make_own_folder, require_own
 
 
 @pytest.fixture
@@ -135,12 +135,12 @@ def test_the_cache_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, give_away: Callable[[Path], None]
 ) -> None:
     monkeypatch.setenv("EFFNET_CACHE_DIR", str(tmp_path / "cache"))
-    folder = files.cache_dir("engines")
+    folder = cache.cache_dir("engines")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     (folder / "model.onnx").write_text("")
     give_away(folder / "model.onnx")
     with pytest.raises(DataError, match="set EFFNET_CACHE_DIR to a folder of your own"):
-        files.cached(folder / "model.onnx")
+        cache.cached(folder / "model.onnx")
     give_away(folder)
     with pytest.raises(DataError, match="set EFFNET_CACHE_DIR to a folder of your own"):
-        files.cache_dir("engines")
+        cache.cache_dir("engines")

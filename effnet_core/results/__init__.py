@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effnet_core.checked import check_fields, whole
-from effnet_core.confusion import Confusion
 from effnet_core.files import read_json
+from effnet_core.results.checked import check_fields, whole
+from effnet_core.results.confusion import Confusion
 
 TOP5_FROM_CLASSES = 5
 """``top5`` says nothing with fewer classes and is left out."""

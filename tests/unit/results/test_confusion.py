@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effnet_core.confusion import Confusion, ConfusionCounter
 from effnet_core.errors import DataError
 from effnet_core.files import write_json
 from effnet_core.render import plots
 from effnet_core.results import EvalResult, TrainResult
+from effnet_core.results.confusion import Confusion, ConfusionCounter
 
 ROWS = [[5, 0, 2], [9, 1, 0], [2, 3, 4]]
 
@@ -32,7 +32,7 @@ def test_confusions_are_ranked_and_summed() -> None:
 
 
 def test_counting_piece_by_piece_gives_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effnet_core.confusion.MOST_WAITING", 7)
+    monkeypatch.setattr("effnet_core.results.confusion.MOST_WAITING", 7)
     rng = np.random.default_rng(0)
     true, answer = rng.integers(0, 3, (2, 50))
     counter = ConfusionCounter(3)
