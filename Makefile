@@ -29,12 +29,12 @@ test-jobs: $(STAMP)
 test-flows: $(STAMP)
 	@$(PYTEST) tests/flows 2>&1 | sed -u 's/^/flows  /'
 
-test-fast: $(STAMP) ## the unit tests without object stores: a minute, for the inner loop
+test-fast: $(STAMP) ## the unit tests without object stores, for the inner loop
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-fast-some test-fast-others
 
 # Two halves that take about as long as each other, one a core.
 FAST := -q -m "not slow and not store"
-SOME := $(addprefix tests/unit/,data infer reports)
+SOME := $(addprefix tests/unit/,data infer reports weights)
 test-fast-some: $(STAMP)
 	@$(BIN)/pytest $(FAST) $(SOME)
 test-fast-others: $(STAMP)
