@@ -29,6 +29,7 @@ from effnet_core.locks import Owner, alone, inherited, sole_user, sole_writer, t
 from effnet_core.storage import trees
 from tests.support.images import source_with_splits
 from tests.support.tiny import tiny_config
+from tests.support.weights import make_checkpoint
 
 HOLD = (
     "import sys, time; from pathlib import Path; from effnet_core.locks import sole_user\n"
@@ -245,7 +246,8 @@ def stage(folder: Path) -> None:
 
 
 def label(folder: Path) -> None:
-    api.infer("model", [folder.parent / "source"], folder, only_new=True)
+    weights = make_checkpoint(folder.parent / "model.ckpt")
+    api.infer(weights, [folder.parent / "source"], folder, only_new=True)
 
 
 def evaluate(folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_no_cell_outlives_a_job_however_it_ends(
     (tmp_path / "logs").mkdir()
     with (
         mock.patch.multiple(
-            worker, read_config=mock.DEFAULT, Job=mock.DEFAULT, _take_cores=mock.DEFAULT
+            worker, read_config=mock.DEFAULT, read_job=mock.DEFAULT, _take_cores=mock.DEFAULT
         ),
         mock.patch.object(worker, "listen_as_first"),
         mock.patch.object(worker, "_run", job),
