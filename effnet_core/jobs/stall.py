@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psutil
 
 IDLE_SHARE = 0.01
-"""Of a core; a process that only waits has threads that look around now and then."""
+"""Share of a core; a process that only waits has threads that look around now and then."""
 STATES = {
     psutil.STATUS_STOPPED: "is stopped (SIGSTOP)",
     psutil.STATUS_TRACING_STOP: "is held by a debugger",

@@ -138,7 +138,7 @@ class Standing:
 
     pointer: Pointer | None
     etag: str | None
-    """To move the pointer with; None where there is no pointer."""
+    """Version tag that moving the pointer needs; None where there is no pointer."""
     production: VersionManifest | None = None
     """The version to compare with, where there is one that was measured on the same data."""
     incomparable: str = ""

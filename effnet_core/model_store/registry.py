@@ -159,7 +159,7 @@ class Pointer(Record):
     reason: str
     """Why it was moved, and what it was compared with."""
     checkpoint_sha256: Sha256 | Literal[""] = ""
-    """Of the promoted model; pointers of earlier versions of this project do not have it."""
+    """Digest of the promoted model; pointers of earlier versions of this project do not have it."""
 
     @classmethod
     def to(

@@ -52,7 +52,7 @@ class ReportInputs:
     """Rows of ``metrics.jsonl``."""
     evaluation: EvalResult
     selection: Selection
-    """Of the predictions, counted and chosen one by one."""
+    """The predictions, counted and chosen one by one."""
     rejected: Rejected
     source: ImageReader
     """What reads the predictions' paths."""

@@ -110,7 +110,7 @@ class Measured:
     path: str
     """``result.json`` of the evaluation."""
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file."""
     result: EvalResult
     """The headline."""
 

@@ -30,7 +30,7 @@ from effnet_core.weights.load import load_network
 
 STAGE = "evaluate"
 MOST_CLASSES_AT_ONCE = 500
-"""Of these the whole matrix is summed over the ranks: 250,000 numbers in one call."""
+"""Classes of which the whole matrix is summed over the ranks: 250,000 numbers in one call."""
 
 
 def evaluate_network(
