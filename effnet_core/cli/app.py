@@ -147,7 +147,7 @@ def stage(
             help="Folder of class folders, archive, tar shards, .csv file, ILSVRC2012, or s3://bucket/prefix."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the staged data set.")],
+    out: Annotated[Path, typer.Option("--out", "--output", help="Folder of the staged data set.")],
     val_share: Annotated[
         float, typer.Option(min=0, max=0.9, help="Validation share where there are no splits.")
     ] = 0.2,
@@ -258,8 +258,21 @@ def predict(
             ".parquet) or s3://bucket/prefix."
         ),
     ],
-    weights: Weights,
-    output: Annotated[Path, typer.Option("--output", help="Folder of predictions.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            help="As of evaluate; by default production of the store, else the newest finished training in "
+            "runs/, else installed ImageNet weights.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "--out", help="Folder of predictions; runs/predict/TIME by default."
+        ),
+    ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Short for infer.top_k.")] = None,
     engine: Annotated[str | None, typer.Option(help="Short for infer.engine.")] = None,
     max_errors: Annotated[
@@ -273,6 +286,7 @@ def predict(
 ) -> None:
     """Label images; the input is never written to. One picture is also drawn with its labels."""
     from effnet_core import api
+    from effnet_core.cli.defaults import choose_weights, own_folder
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import by_section, load_config
@@ -285,11 +299,17 @@ def predict(
         "infer.max_error_share": max_errors,
     }
     config = load_config(None, override or [], options=by_section(short))
+    if weights is None:
+        weights, origin = choose_weights(config.storage)
+        console.print(f"weights: {origin} (--weights names others)", soft_wrap=True, markup=False)
+    output = own_folder("predict") if output is None else output
     with show_events():
         summary = api.infer(weights, inputs, output, config=config, only_new=only_new)
     if summary["labelled"] == 1:
         row = read_parts(output)[0]
         typer.echo(str({row["class_ids"][0]: row["class_names"][0]}))
+        for name, share in zip(row["class_names"], row["probs"], strict=True):
+            console.print(f"{share:7.1%}  {name}", soft_wrap=True, markup=False)
         copy = annotate_single(row, output, config.storage)
         console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
     console.print(
@@ -305,7 +325,7 @@ def predict(
 @guarded
 def export(
     weights: Weights,
-    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    out: Annotated[Path, typer.Option("--out", "--output", help="File to write.")],
     format: Annotated[str, typer.Option("--format", help="onnx, mindir or safetensors.")] = "onnx",
     image: Annotated[
         list[Path] | None,

@@ -85,7 +85,7 @@ def show(
 @app.command()
 @guarded
 def fetch(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the version's files.")],
+    out: Annotated[Path, typer.Option("--out", "--output", help="Folder for the version's files.")],
     version: Version = "production",
     store: Store = None,
     name: Name = None,

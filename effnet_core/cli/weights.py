@@ -28,7 +28,7 @@ def import_(
     file: Annotated[
         str, typer.Argument(help="Weights: .ckpt, .safetensors or .pth file, URL or name.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.ckpt).")],
+    out: Annotated[Path, typer.Option("--out", "--output", help="Checkpoint to write (.ckpt).")],
     variant: Annotated[str | None, typer.Option(help="What it must be; found by default.")] = None,
     layout: Annotated[
         str | None, typer.Option(help="Whose names; needed only where two fit.")
@@ -68,7 +68,9 @@ def convert(
         ),
     ],
     to: Annotated[str, typer.Option("--to", help="Publisher: mindvision, timm, torchvision, ...")],
-    out: Annotated[Path, typer.Option("--out", help="File to write (.ckpt or .safetensors).")],
+    out: Annotated[
+        Path, typer.Option("--out", "--output", help="File to write (.ckpt or .safetensors).")
+    ],
     override: Overrides = None,
 ) -> None:
     """Write a checkpoint with the names that another publisher's code loads."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.support.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
 
+ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = {
     "chelsea": (Path(skimage.__file__).parent / "data" / "chelsea.png", "{282: 'tiger cat'}"),
     "coffee": (Path(skimage.__file__).parent / "data" / "coffee.png", "{967: 'espresso'}"),
@@ -23,15 +26,32 @@ PHOTOGRAPHS = {
 }
 
 
-def effnet(*arguments: object) -> str:
+def effnet(*arguments: object, folder: Path | None = None) -> str:
     command = [sys.executable, "-m", "effnet_core", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, env=variables
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_photograph_alone_is_enough(tmp_path: Path) -> None:
+    """No weights and no folder named: those of the package, a folder of its own, the five best answers."""
+    picture, answer = PHOTOGRAPHS["flower"]
+    said = effnet("predict", picture, folder=tmp_path)
+    assert "weights: efficientnet_lite0, ImageNet's 1,000 classes" in said
+    assert answer in said.splitlines()
+    shares = [float(share) for share in re.findall(r"^ *([0-9.]+)%  \S", said, flags=re.MULTILINE)]
+    assert len(shares) == 5
+    assert shares == sorted(shares, reverse=True)
+    (output,) = (tmp_path / "runs" / "predict").iterdir()
+    assert f"runs/predict/{output.name}" in said
+    assert (output / "flower-labelled.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["chelsea", "coffee"])
 def test_a_photograph_is_named_and_drawn_on(name: str, tmp_path: Path) -> None:
     picture, answer = PHOTOGRAPHS[name]
     before = picture.stat().st_mtime_ns, sorted(picture.parent.iterdir())

