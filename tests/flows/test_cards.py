@@ -9,6 +9,7 @@ import pytest
 
 from effnet_core.events import Event
 from effnet_core.results import EvalResult
+from effnet_core.results.confusion import Confusion
 from tasks.dashboard import cards, progress
 
 pytestmark = pytest.mark.prefect
@@ -25,7 +26,7 @@ def test_a_class_may_be_called_anything(monkeypatch: pytest.MonkeyPatch) -> None
         correct5=2,
         loss=1.0,
         class_names=[EVIL, "b"],
-        confusion=[[1, 0], [1, 0]],
+        confusion=Confusion.from_dense([[1, 0], [1, 0]]),
         split="val",
     )
     cards.show_evaluation(result, f"runs/{EVIL}")
