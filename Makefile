@@ -101,7 +101,7 @@ dashboard: $(STAMP) ## the Prefect dashboard over the runs of the demo
 
 # At -O1, so that what is reported can be read.
 CXX ?= c++
-kernels-asan: ## the CPU operators' own test under AddressSanitizer and UndefinedBehaviorSanitizer (needs a C++ compiler)
+kernels-asan: ## the CPU kernels' own test under AddressSanitizer and UndefinedBehaviorSanitizer (needs a C++ compiler)
 	@mkdir -p build
 	$(CXX) -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -Wall -Wextra -Wno-psabi \
 	    $(if $(filter x86_64,$(shell uname -m)),-mavx2 -mfma) -pthread \
@@ -109,7 +109,7 @@ kernels-asan: ## the CPU operators' own test under AddressSanitizer and Undefine
 	build/kernels-asan
 
 AARCH64 ?= aarch64-linux-gnu-g++
-kernels-aarch64: ## the CPU operators' own test for aarch64, emulated (Debian: g++-aarch64-linux-gnu, qemu-user)
+kernels-aarch64: ## the CPU kernels' own test for aarch64, emulated (Debian: g++-aarch64-linux-gnu, qemu-user)
 	@mkdir -p build
 	$(AARCH64) -std=c++17 -O3 -ffp-contract=fast -fno-math-errno -Wall -Wextra -Wno-psabi -pthread -static \
 	    effnet_core/kernels/source/*.cpp tests/kernels/main.cpp -o build/kernels-aarch64

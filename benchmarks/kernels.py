@@ -1,4 +1,4 @@
-"""The CPU operators of EfficientNet-B0, one by one and as a step, beside what this machine can do at best.
+"""The CPU kernels of EfficientNet-B0, one by one and as a step, beside what this machine can do at best.
 
 The operators are called without MindSpore, those that training calls. Arithmetic counts multiplications and
 additions of the convolutions; memory counts each input and output of an operator once, which no operator
@@ -224,7 +224,7 @@ def main() -> None:
         f"A whole training step takes {1e3 * step:.0f} ms. These operators, each alone and at its best, are "
         f"{total.seconds / step:.0%} of that, and their limits {bound / step:.0%}.",
     ]
-    write_note(__file__, "CPU operators", rows)
+    write_note(__file__, "CPU kernels", rows)
 
 
 def _row(kind: str, cost: Cost, by_flops: float, by_bytes: float, bound: float) -> str:

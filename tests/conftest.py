@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The cache of the tests and their child processes: new in each run, but for the CPU operators.
+    """The cache of the tests and their child processes: new in each run, but for the CPU kernels.
 
     Their library's name says what it was made of and with, and it is tested before each use. So all runs
     can share one, which takes 15 s of a processor to build.

@@ -463,7 +463,7 @@ class RuntimeConfig(Section):
     host_index: int | None = Field(None, ge=0)
     """Which of `runtime.hosts` this machine is, from 0; found by its addresses when absent."""
     kernels: Literal["auto", "builtin", "native"] = "auto"
-    """CPU operators of training and evaluation: this project's own where they can be had; MindSpore's
+    """CPU kernels of training and evaluation: this project's own where they can be had; MindSpore's
     built-in ones; own ones or an error."""
     pin_cores: bool = True
     """Give each CPU process cores of its own."""

@@ -154,7 +154,7 @@ def library(plan: BuildPlan, tell: Callable[[str], None]) -> Path:
         with alone(path):
             problem = problem_of(path) if path.exists() else None
             if problem is not None:
-                tell(f"the CPU operators in {path} are built anew: the file {problem}")
+                tell(f"the CPU kernels in {path} are built anew: the file {problem}")
             if problem is not None or not path.exists():
                 _build(plan, tell)
     except DataError as cause:
@@ -182,7 +182,7 @@ def _note(path: Path) -> Path:
 
 def _build(plan: BuildPlan, tell: Callable[[str], None]) -> None:
     """Compile, test and keep the library; the caller holds its lock."""
-    tell(f"building the CPU operators with {plan.compiler} (once on this machine, 5-20 s)")
+    tell(f"building the CPU kernels with {plan.compiler} (once on this machine, 5-20 s)")
     started = time.perf_counter()
     files = [str(path) for path in sources(".cpp")]
     with atomic_path(plan.library) as temporary:

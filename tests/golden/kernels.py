@@ -1,4 +1,4 @@
-"""Cases of the CPU operators: inputs drawn from a seed, and what must come out, in files beside this.
+"""Cases of the CPU kernels: inputs drawn from a seed, and what must come out, in files beside this.
 
 ``make_kernels.py`` computes the answers with torch in double precision; tests only read them.
 """

@@ -1,4 +1,4 @@
-"""What a run says of its CPU operators, and that it continues without own ones."""
+"""What a run says of its CPU kernels, and that it continues without native ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_run_without_a_compiler_trains_with_the_built_in_ones(
         tiny_config("train.epochs=1", "schedule.warmup_epochs=0"), data_dir, tmp_path
     )
     assert result.epochs == 1
-    said = [event.message for event in events if event.message.startswith("CPU operators")]
+    said = [event.message for event in events if event.message.startswith("CPU kernels")]
     assert said == [
         "CPU kernels: built-in, several times slower than native ones: the C++ compiler "
         "CXX=no-such-compiler was not found; unset CXX or mend it"
@@ -52,7 +52,7 @@ def train_shortly(data_dir: Path, run_dir: Path, *overrides: str) -> TrainResult
 def operators_of(run_dir: Path) -> list[str]:
     """What a run said of its operators."""
     said = [row.get("message", "") for row in read_jsonl(run_dir / EVENTS_NAME)]
-    return [line for line in said if "CPU operators" in line]
+    return [line for line in said if "CPU kernels" in line]
 
 
 def compiler_of(folder: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:

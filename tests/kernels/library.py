@@ -20,7 +20,7 @@ def built() -> Path:
     try:
         return build.library(build.plan(), print)
     except build.Unavailable as cause:
-        missing("the CPU operators' library", how=str(cause))
+        missing("the CPU kernels' library", how=str(cause))
 
 
 class Library:

@@ -69,7 +69,7 @@ def test_it_is_built_once_and_found_again(
     path, said = ask()
     assert path == before.library
     assert [line.partition(" with")[0].partition(" (")[0] for line in said] == [
-        "building the CPU operators",
+        "building the CPU kernels",
         "CPU kernels: native",
     ]
     assert len(said) == 2

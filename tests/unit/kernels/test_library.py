@@ -1,4 +1,4 @@
-"""The CPU operators against torch's answers, and whether they answer the same twice."""
+"""The CPU kernels against torch's answers, and whether they answer the same twice."""
 
 from __future__ import annotations
 
