@@ -31,6 +31,7 @@ from flows.pipeline import pipeline_flow
 from flows.stage import stage_flow
 from tests.support.images import class_folders, draw, encode
 from tests.support.tiny import TINY
+from tests.support.weights import make_checkpoint
 
 ARTIFACTS = [
     "train-progress",
@@ -55,7 +56,7 @@ def inbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inbox")
     for index in range(3):
         (folder / f"{index}.png").write_bytes(encode(draw(seed=index, label=index)))
-    (folder / "notes.txt").write_text("no image")
+    (folder / "notes.png").write_text("no image")
     return folder
 
 
@@ -89,7 +90,7 @@ def test_the_pipeline_gives_every_result(finished: tuple[Path, dict[str, Any]]) 
     table = pq.read_table(summary["predictions"])
     assert table["path"].to_pylist() == ["0.png", "1.png", "2.png"]
     rejected = (out / "predictions" / "errors.jsonl").read_text()
-    assert json.loads(rejected)["path"] == "notes.txt"
+    assert json.loads(rejected)["path"] == "notes.png"
 
 
 async def read_run(flow_run_id: str) -> tuple[Any, list[Any], list[str], list[Any]]:
@@ -186,11 +187,12 @@ def test_a_failed_stage_leaves_later_ones_unrun(tmp_path: Path, inbox: Path) -> 
 
 def test_two_runs_never_have_one_folder(tmp_path: Path, inbox: Path) -> None:
     out = tmp_path / "out"
+    weights = make_checkpoint(tmp_path / "model.ckpt")
     with sole_user(out, what="it"):
         with pytest.raises(FolderInUse, match=f"folder of the pipeline {out} is in use"):
             pipeline_flow(str(tmp_path / "nowhere"), str(inbox), str(out))
         with pytest.raises(FolderInUse, match=f"output folder {out} is in use"):
-            batch_infer_flow(str(inbox), "efficientnet_b0.ckpt", str(out))
+            batch_infer_flow(str(inbox), str(weights), str(out))
 
 
 def test_stage_flow_alone(source_dir: Path, tmp_path: Path) -> None:

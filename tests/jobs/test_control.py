@@ -97,7 +97,7 @@ def test_a_stop_saves_leaves_no_process_and_can_be_resumed(
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     messages = [row.get("message", "") for row in read_jsonl(run_dir / "events.jsonl")]
-    assert any(f"resuming from {saved}, step {step} of" in message for message in messages)
+    assert any(f"resuming from {saved.path}, step {step} of" in message for message in messages)
     steps = [row["step"] for row in read_jsonl(run_dir / METRICS_NAME) if row["kind"] == "train"]
     assert steps == sorted(set(steps))
     assert processes_of(run_dir) == []

@@ -143,7 +143,7 @@ def test_a_rank_that_is_lost_on_one_host_ends_both_and_the_same_commands_go_on(
     for process in running:  # told to stop, as a scheduler would do it
         process.send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=90) for process in running]
-    assert f"resuming from {saved}, step {step} of" in outputs[0][0]
+    assert f"resuming from {saved.path}, step {step} of" in outputs[0][0]
     assert "was stopped at step" in outputs[0][0]
     assert [process.returncode for process in running] == [75, 75]
     wait_for(lambda: not processes_of(run_dir), seconds=15)
