@@ -52,11 +52,11 @@ def opened(checkpoint: Path) -> Checkpoint:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five pictures and a file that is none."""
+    """Five pictures and one that is damaged."""
     (tmp_path / "pictures").mkdir()
     for index in range(5):
         (tmp_path / "pictures" / f"{index}.png").write_bytes(encode(draw(50, 40, seed=index)))
-    (tmp_path / "pictures" / "note.txt").write_text("no picture")
+    (tmp_path / "pictures" / "note.png").write_text("no picture")
     return tmp_path / "pictures"
 
 

@@ -144,8 +144,8 @@ def test_other_parameters_are_refused(change: object, reason: str) -> None:
 
 
 def test_a_file_is_made_from_a_checkpoint(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "model.ckpt")
-    sidecar = checkpoints.open_checkpoint(checkpoint).sidecar
+    checkpoint = checkpoints.open_checkpoint(make_checkpoint(tmp_path / "model.ckpt"))
+    sidecar = checkpoint.sidecar
     write_onnx(checkpoint, tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     assert {"checkpoint_sha256": sidecar.sha256}.items() <= {
