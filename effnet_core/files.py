@@ -74,6 +74,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_temporaries(folder: Path, suffixes: tuple[str, ...]) -> None:
+    """Remove what ``atomic_path`` of a killed process left in a folder that this call has to itself.
+
+    Args:
+        folder: need not exist.
+        suffixes: of the files that are written there, such as ``.json``.
+    """
+    for path in folder.glob(".*.????????"):
+        if path.stem.endswith(suffixes) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def short_name(name: str) -> str:
     """The beginning of a file name that leaves room for what a temporary file's name adds."""
     return os.fsdecode(os.fsencode(name)[:SHORT_BYTES])

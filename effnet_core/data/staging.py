@@ -48,6 +48,7 @@ from effnet_core.files import (
     read_json,
     read_jsonl,
     refuse_os_errors,
+    remove_temporaries,
     require_empty_or_own,
     require_space,
     sha256_of_text,
@@ -123,6 +124,7 @@ def _stage(
 ) -> tuple[Dataset, bool]:
     """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
     out, sides = place.out, place.sides
+    remove_temporaries(out, (".json", ".jsonl", ".parquet", ".html", ".md", ".txt"))
     require_empty_or_own(out, DATASET_NAME, what="output folder")
     if (reused := _already_staged(out, listing)) is not None:
         count = sum(reused.counts.values()) + reused.rejected

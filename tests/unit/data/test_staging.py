@@ -620,3 +620,15 @@ def test_where_hard_links_are_refused_files_are_copied(
     staged = dataset.root / dataset.split("train").paths[0]
     assert staged.stat().st_nlink == 1
     assert decode_image(staged.read_bytes()).size == (40, 32)
+
+
+@pytest.mark.parametrize("staged_before", [False, True])
+def test_what_a_killed_staging_was_writing_is_removed(staged_before: bool, tmp_path: Path) -> None:
+    source, out = class_folders(tmp_path / "source", {"cat": 4, "dog": 4}), tmp_path / "out"
+    if staged_before:
+        stage_dataset(source, out)
+    out.mkdir(exist_ok=True)
+    for name in (".dataset.json.a1b2c3d4", ".rejected.jsonl.a1b2c3d4", ".data_card.html.a1b2c3d4"):
+        (out / name).write_text("half")
+    stage_dataset(source, out)
+    assert not [path.name for path in out.rglob(".*")]
