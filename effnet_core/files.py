@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,16 +74,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def remove_temporaries(folder: Path, suffixes: tuple[str, ...]) -> None:
+def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
     """Remove what ``atomic_path`` of a killed process left in a folder that this call has to itself.
 
     Args:
         folder: need not exist.
-        suffixes: of the files that are written there, such as ``.json``.
+        names: of the files that are written there; hidden files of other names are not touched.
     """
-    for path in folder.glob(".*.????????"):
-        if path.stem.endswith(suffixes) and path.is_file():
-            path.unlink(missing_ok=True)
+    for name in names:
+        ours = re.compile(rf"\.{re.escape(short_name(name))}\.[a-z0-9_]{{8}}")
+        for path in folder.glob(f".{short_name(name)}.*"):
+            if ours.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def short_name(name: str) -> str:

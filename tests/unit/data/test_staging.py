@@ -622,6 +622,17 @@ def test_where_hard_links_are_refused_files_are_copied(
     assert decode_image(staged.read_bytes()).size == (40, 32)
 
 
+def test_hidden_files_of_others_are_kept(tmp_path: Path) -> None:
+    source, out = class_folders(tmp_path / "source", {"cat": 4, "dog": 4}), tmp_path / "out"
+    out.mkdir()
+    kept = [out / ".notes.json.20231105", out / ".dataset.json.NOTOURS1"]
+    for path in kept:
+        path.write_text("mine")
+    with pytest.raises(OutputExists):
+        stage_dataset(source, out)
+    assert [path.read_text() for path in kept] == ["mine", "mine"]
+
+
 @pytest.mark.parametrize("staged_before", [False, True])
 def test_what_a_killed_staging_was_writing_is_removed(staged_before: bool, tmp_path: Path) -> None:
     source, out = class_folders(tmp_path / "source", {"cat": 4, "dog": 4}), tmp_path / "out"
