@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,8 @@ from effnet_core.jobs.job import (
     TrainJob,
     read_job,
 )
-from effnet_core.jobs.launch import job_folder, join_job, run_job
-from effnet_core.locks import sole_user
+from effnet_core.jobs.launch import join_job, run_job
+from effnet_core.locks import scratch_folder, sole_user
 from effnet_core.model_store.versions import cached_model
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
@@ -180,12 +180,19 @@ def evaluate(
         EffnetError: as ``evaluate_checkpoint`` and the launcher.
     """
     config = config or RunConfig()
-    with (
-        job_folder("evaluate") if work_dir is None else nullcontext(work_dir) as folder,
-        sole_user(folder, what="evaluation folder"),
-    ):
+    with _evaluation_folder(work_dir) as folder:
         job = evaluation_job(weights, data_dir, split=split, config=config)
         return EvalResult.from_dict(run_job(job, config, folder))
+
+
+@contextmanager
+def _evaluation_folder(work_dir: Path | None) -> Iterator[Path]:
+    if work_dir is None:
+        with scratch_folder("evaluate") as folder:
+            yield folder
+    else:
+        with sole_user(work_dir, what="evaluation folder"):
+            yield work_dir
 
 
 def evaluation_job(
@@ -473,5 +480,5 @@ def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -
             update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
         )
         job = RecordsJob(dataset.root.resolve(), name)
-        with job_folder("records") as folder:
+        with scratch_folder("records") as folder:
             run_job(job, alone, folder)

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from effnet_core.data.card import CARD_MARKDOWN_NAME, CARD_NAME, write_card
+from effnet_core.data.card import write_card
 from effnet_core.data.finding import in_a_line
 from effnet_core.data.formats import DEFAULT_RULES, Labelled, Rules
 from effnet_core.data.imagenet2012 import SYNSETS_NAME
@@ -48,7 +48,6 @@ from effnet_core.files import (
     read_json,
     read_jsonl,
     refuse_os_errors,
-    remove_temporaries,
     require_empty_or_own,
     require_space,
     sha256_of_text,
@@ -65,11 +64,6 @@ STAGE = "stage"
 EVENT_EVERY = 200
 OTHER_NAME = "other_files.jsonl"
 """Files that are not pictures of a class, and what was left out, with the reason."""
-OWN_NAMES = (
-    *(DATASET_NAME, MANIFEST_NAME, CLASSES_NAME, REJECTED_NAME, OTHER_NAME, VERIFICATION_NAME),
-    *(SYNSETS_NAME, CARD_NAME, CARD_MARKDOWN_NAME),
-)
-"""Every file that staging writes beside the images."""
 
 
 def stage_dataset(
@@ -129,7 +123,6 @@ def _stage(
 ) -> tuple[Dataset, bool]:
     """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
     out, sides = place.out, place.sides
-    remove_temporaries(out, OWN_NAMES)
     require_empty_or_own(out, DATASET_NAME, what="output folder")
     if (reused := _already_staged(out, listing)) is not None:
         count = sum(reused.counts.values()) + reused.rejected
