@@ -31,13 +31,14 @@ from effnet_core.jobs.job import (
     Job,
     MindirJob,
     PredictJob,
+    StageJob,
     TrainJob,
     VerifyJob,
     read_job,
     release_room,
     write_error,
 )
-from effnet_core.jobs.signals import listen_as_first, listen_as_other
+from effnet_core.jobs.signals import leave_at_once, listen_as_first, listen_as_other
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 
 SCHEDULER_ROLE = "MS_SCHED"
@@ -112,6 +113,11 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
         release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
         return 0  # without the seconds and the memory that MindSpore's import takes
+    if isinstance(job, StageJob):
+        result = _stage(job, config)
+        release_room(run_dir)
+        write_json(run_dir / RESULT_NAME, result)
+        return 0
     environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
     from effnet_core.jobs.collective import join_group
 
@@ -171,6 +177,27 @@ def _verify(job: VerifyJob) -> dict[str, Any]:
     return compare(
         _checkpoint_of(job), job.file, job.format, job.pictures, load_engine=_load_engine
     )
+
+
+def _stage(job: StageJob, config: RunConfig) -> dict[str, Any]:
+    from effnet_core.data.formats import Rules
+    from effnet_core.data.staging import stage_into
+
+    os.chdir(job.start)
+    leave_at_once("staging was stopped; the same command continues with what is staged already")
+    _, reused = stage_into(
+        job.out,
+        job.source,
+        val_share=job.val_share,
+        seed=job.seed,
+        max_rejected_share=job.max_rejected_share,
+        max_pixels=config.data.max_pixels,
+        background=config.background,
+        rules=Rules.of(config.data),
+        access=config.storage.access,
+        hard_links=config.data.hard_links,
+    )
+    return {"reused": reused}
 
 
 def _load_engine(engine: str, file: Path, sidecar: Any, images: int) -> Callable[[Any], Any]:

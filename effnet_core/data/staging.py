@@ -107,21 +107,49 @@ def stage_dataset(
         StoreError: the object store refuses.
         OutputExists: ``out`` holds something else, or is in use.
     """
+    with sole_user(out, what="output folder"):
+        return stage_into(
+            out,
+            source,
+            val_share=val_share,
+            seed=seed,
+            max_rejected_share=max_rejected_share,
+            max_pixels=max_pixels,
+            background=background,
+            rules=rules,
+            access=access,
+            hard_links=hard_links,
+        )
+
+
+def stage_into(
+    out: Path,
+    source: str | Path,
+    *,
+    val_share: float,
+    seed: int,
+    max_rejected_share: float,
+    max_pixels: int,
+    background: Colour | None,
+    rules: Rules,
+    access: S3Access,
+    hard_links: bool,
+) -> tuple[Dataset, bool]:
+    """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
     origin = open_source(source, access, rules)
     if not is_s3(str(source)) and out.resolve().is_relative_to(Path(source).resolve()):
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
-    with sole_user(out, what="output folder"):
-        rule = {"val_share": val_share, "seed": seed}
-        sides = Sides(val_share, seed, _sides_before(out, rule))
-        place = Place(out, sides, max_pixels, background, hard_links)
-        listing = sha256_of_text(*map(str, (rule, max_pixels, background, rules)), origin.listing())
-        return _stage(origin, place, listing, max_rejected_share=max_rejected_share)
+    rule = {"val_share": val_share, "seed": seed}
+    sides = Sides(val_share, seed, _sides_before(out, rule))
+    place = Place(out, sides, max_pixels, background, hard_links)
+    listing = sha256_of_text(*map(str, (rule, max_pixels, background, rules)), origin.listing())
+    return _stage(origin, place, listing, max_rejected_share=max_rejected_share)
 
 
 def _stage(
     origin: DatasetSource, place: Place, listing: str, *, max_rejected_share: float
 ) -> tuple[Dataset, bool]:
-    """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
+    """As ``stage_dataset``, once it is known what is staged where."""
     out, sides = place.out, place.sides
     require_empty_or_own(out, DATASET_NAME, what="output folder")
     if (reused := _already_staged(out, listing)) is not None:
