@@ -11,9 +11,9 @@ from typing import Any
 
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
-from effnet_core.data.finding import in_a_line
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
+from effnet_core.data.sources.finding import in_a_line
 from effnet_core.errors import ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
 from effnet_core.files import is_empty, make_folder
@@ -94,7 +94,7 @@ def stage(
     """
     config = config or RunConfig()
     single = config.runtime.model_copy(update={"world_size": 1, "timeout_s": 0})
-    job = StageJob(str(source), Path.cwd(), out.absolute(), val_share, seed, max_rejected_share)
+    job = StageJob(str(source), Path.cwd(), out, val_share, seed, max_rejected_share)
     with sole_user(out, what="output folder"), scratch_folder("stage") as folder:
         try:
             result = run_job(job, config.model_copy(update={"runtime": single}), folder)

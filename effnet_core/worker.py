@@ -180,7 +180,7 @@ def _verify(job: VerifyJob) -> dict[str, Any]:
 
 
 def _stage(job: StageJob, config: RunConfig) -> dict[str, Any]:
-    from effnet_core.data.formats import Rules
+    from effnet_core.data.sources.formats import Rules
     from effnet_core.data.staging import stage_into
 
     os.chdir(job.start)
