@@ -117,7 +117,9 @@ def report(
         say(f"{what:32}{count:6}")
     say(f"\n{len(findings.seen)} kind(s) of findings")
     for what, details in findings.seen.items():
-        say(f"{len(details):4}  {what}\n      {details[0][:300]}")
+        say(f"{len(details):4}  {what}")
+        for detail in details[:5]:
+            say(f"      {detail[:300]}")
 
 
 def say(text: str) -> None:

@@ -187,7 +187,7 @@ def audit_leftovers(world: World) -> dict[str, int]:
     The file of a lock that nobody holds may stay where a killed command was the last one in its folder: the
     next one takes it over.
     """
-    free_locks = 0
+    free_locks, others = 0, list[str]()
     for process in world.processes():
         with suppress(Exception):
             world.findings.add("a process is left", f"{process.pid} {process.cmdline()}")
@@ -198,9 +198,14 @@ def audit_leftovers(world: World) -> dict[str, int]:
                 text = path.read_text(errors="replace")
                 world.findings.add("a lock is held", f"{name}: {text}")
             free_locks += 1
-        elif TEMPORARY.fullmatch(path.name) or path.parent == world.temporary:
+        elif TEMPORARY.fullmatch(path.name):
             world.findings.add("a temporary file is left", str(name))
-    return {"files of free locks": free_locks}
+        elif path.parent == world.temporary:
+            others.append(path.name)
+            if path.name.startswith("effnet-"):
+                world.findings.add("a temporary folder is left", str(name))
+    print(f"of libraries, in the folder for temporary files: {others}", flush=True)
+    return {"files of free locks": free_locks, "temporary files of libraries": len(others)}
 
 
 def _everything(folder: Path) -> list[Path]:
