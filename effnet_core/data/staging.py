@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from effnet_core.data.card import write_card
 from effnet_core.data.images import MAX_PIXELS, WHITE, Colour
@@ -29,6 +27,8 @@ from effnet_core.data.manifest import (
     Dataset,
     image_id,
     open_dataset,
+    read_facts,
+    read_manifest,
     rows_digest,
     write_manifest,
 )
@@ -209,10 +209,10 @@ def _stage(
 def _sides_before(out: Path, rule: dict[str, Any]) -> dict[str, str]:
     """What an earlier staging by the same rule decided, by digest."""
     try:
-        if read_json(out / DATASET_NAME).get("rule") != rule:
+        if read_facts(out).get("rule") != rule:
             return {}
-        table = pq.read_table(out / MANIFEST_NAME, columns=["sha256", "split"])
-    except (DataError, OSError, AttributeError, pa.ArrowException):
+        table = read_manifest(out, ["sha256", "split"])
+    except DataError:
         return {}
     return dict(zip(table["sha256"].to_pylist(), table["split"].to_pylist(), strict=True))
 
@@ -285,10 +285,13 @@ def _write_all(
 def _already_staged(out: Path, listing: str) -> Dataset | None:
     if not (out / DATASET_NAME).exists():
         return None
-    facts = read_json(out / DATASET_NAME)
-    if not facts.get("complete") or facts.get("listing") != listing:
-        return None
-    return open_dataset(out) if _is_whole(out) else None
+    try:
+        facts = read_facts(out)
+        if not facts.get("complete") or facts.get("listing") != listing:
+            return None
+        return open_dataset(out) if _is_whole(out) else None
+    except DataError:
+        return None  # damaged: staged again
 
 
 def _is_whole(out: Path) -> bool:
@@ -297,7 +300,7 @@ def _is_whole(out: Path) -> bool:
     Images are not flushed one by one, which would take longer than all the rest; those that a power cut
     has emptied are found here.
     """
-    table = pq.read_table(out / MANIFEST_NAME, columns=["path", "size_bytes"])
+    table = read_manifest(out, ["path", "size_bytes"])
     try:
         return all(
             os.stat(out / path).st_size == size  # noqa: PTH116 - a million of them

@@ -10,6 +10,7 @@ import json
 import random
 import tarfile
 import zipfile
+from copy import deepcopy
 from typing import Any
 
 WORDS = (
@@ -71,15 +72,15 @@ def of_values(chance: random.Random, value: Any) -> Any:
     holder, key = chance.choice(places)
     kind = chance.randrange(8)
     if holder is None:
-        return chance.choice((*OTHERS, *NUMBERS, *WORDS))
+        return deepcopy(chance.choice((*OTHERS, *NUMBERS, *WORDS)))
     if kind == 0:
         del holder[key]
     elif kind == 1 and isinstance(holder, dict):
-        holder[chance.choice(WORDS)] = holder[key]
+        holder[chance.choice(WORDS)] = deepcopy(holder[key])
     elif kind == 2 and isinstance(holder, list):
-        holder.append(holder[key])
+        holder.append(deepcopy(holder[key]))
     else:
-        holder[key] = chance.choice(chance.choice((OTHERS, NUMBERS, WORDS)))
+        holder[key] = deepcopy(chance.choice(chance.choice((OTHERS, NUMBERS, WORDS))))
     return value
 
 
