@@ -108,16 +108,11 @@ def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
-    if isinstance(job, PredictJob) and job.engine_file is not None:
-        result = _predict(job, config)
+    if isinstance(job, StageJob) or (isinstance(job, PredictJob) and job.engine_file is not None):
+        result = _answer(job, config, None, run_dir)
         release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
         return 0  # without the seconds and the memory that MindSpore's import takes
-    if isinstance(job, StageJob):
-        result = _stage(job, config)
-        release_room(run_dir)
-        write_json(run_dir / RESULT_NAME, result)
-        return 0
     environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
     from effnet_core.jobs.collective import join_group
 
@@ -139,6 +134,8 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
         return _evaluate(job, config, group)
     if isinstance(job, PredictJob):
         return _predict(job, config)
+    if isinstance(job, StageJob):
+        return _stage(job, config)
     if isinstance(job, VerifyJob):
         return _verify(job)
     if isinstance(job, MindirJob):
