@@ -136,13 +136,8 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
         return _predict(job, config)
     if isinstance(job, StageJob):
         return _stage(job, config)
-    if isinstance(job, VerifyJob):
-        return _verify(job)
-    if isinstance(job, MindirJob):
-        from effnet_core.export.verify import write_mindir
-
-        write_mindir(_checkpoint_of(job), job.file)
-        return {}
+    if isinstance(job, VerifyJob | MindirJob):
+        return _export(job)
     from effnet_core.data.records import write_records
 
     return write_records(job.data_dir, job.split)
@@ -168,9 +163,12 @@ def _predict(job: PredictJob, config: RunConfig) -> dict[str, Any]:
     return predict_shards(load(job, _checkpoint_of(job), config.infer), job, config)
 
 
-def _verify(job: VerifyJob) -> dict[str, Any]:
-    from effnet_core.export.verify import compare
+def _export(job: VerifyJob | MindirJob) -> dict[str, Any]:
+    from effnet_core.export.verify import compare, write_mindir
 
+    if isinstance(job, MindirJob):
+        write_mindir(_checkpoint_of(job), job.file)
+        return {}
     return compare(
         _checkpoint_of(job), job.file, job.format, job.pictures, load_engine=_load_engine
     )

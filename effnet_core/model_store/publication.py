@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_core import __version__
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
-from effnet_core.errors import Conflict, GateRefused, StoreDamaged, StoreError
+from effnet_core.errors import Conflict, GateRefused, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.files import read_jsonl, sha256_of_file
 from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
@@ -109,8 +109,7 @@ def publish_model(
     _require_evaluation_of(sidecar, evaluation, run_dir)
     _require_version_name(version)
     registry = Registry.open(storage)
-    with suppress(StoreDamaged):  # that is for the gate; a share that is not mounted gets no files
-        registry.pointer()
+    registry.require_mounted()
     manifest, reused = _published_already(registry, sidecar.sha256, version), True
     if manifest is None:
         chosen = version or _unfinished(registry, sidecar.sha256) or _version_name(sidecar.sha256)

@@ -273,11 +273,19 @@ class Registry:
         """
         found = self._read(self.pointer_key, Pointer)
         if found is None:
-            if isinstance(self.store, LocalStore):
-                mounts.require_mounted(self.store.root, self.name)
+            self.require_mounted()
             return None
         self.remember(found[0])
         return found[0], found[2]
+
+    def require_mounted(self) -> None:
+        """Refuse a store in a folder whose production is gone together with the share that it was on.
+
+        Raises:
+            StoreBusy: that share is not mounted now.
+        """
+        if isinstance(self.store, LocalStore) and self.store.head(self.pointer_key) is None:
+            mounts.require_mounted(self.store.root, self.name)
 
     def remember(self, pointer: Pointer) -> None:
         """Note on this machine that a store in a folder has this production, so that it can be missed."""
