@@ -87,7 +87,6 @@ def _let_the_hand_play(world: World, hand: Hand, minutes: float, seed: int) -> N
     for action in actions(seed):
         next_at = time.monotonic() + action.after_s
         while time.monotonic() < min(next_at, end):
-            hand.undo_due()
             world.tick()
             time.sleep(0.5)
         if time.monotonic() >= end:
@@ -99,7 +98,6 @@ def _let_the_hand_play(world: World, hand: Hand, minutes: float, seed: int) -> N
         if action.what == "rest":
             rested = time.monotonic() + REST_S
             while time.monotonic() < min(rested, end):
-                hand.undo_due()
                 world.tick()
                 time.sleep(0.5)
 

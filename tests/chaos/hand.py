@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -79,6 +80,8 @@ class Hand:
         self.done = Counter[str]()
         self.idle = Counter[str]()
         self.later: list[tuple[float, str, Callable[[], None]]] = []
+        self.peace = threading.Event()
+        threading.Thread(target=self.undo_due, daemon=True).start()
         self.doings: dict[str, Callable[[Action], str]] = {
             "kill -9 a rank": lambda a: self._kill(a, "rank"),
             "kill -9 a run": lambda a: self._kill(a, "run", "engine"),
@@ -114,18 +117,23 @@ class Hand:
         return text or "nothing there"
 
     def undo_due(self) -> None:
-        """End what has lasted long enough."""
-        now = time.monotonic()
-        due = [item for item in self.later if item[0] <= now]
-        self.later = [item for item in self.later if item[0] > now]
-        for _, _, undo in due:
-            undo()
+        """End what has lasted long enough, by a thread of its own: the server may be what does not answer.
+
+        The thread stays, because the object store ends with the thread that has started it.
+        """
+        while not self.peace.wait(0.2):
+            now = time.monotonic()
+            for item in [item for item in self.later if item[0] <= now]:
+                item[2]()
+                self.later.remove(item)
 
     def undo_all(self) -> None:
         """End everything that lasts."""
-        for _, _, undo in self.later:
-            undo()
-        self.later = []
+        for process in self.world.processes():
+            wake(process)
+        self.later = [(0.0, what, undo) for _, what, undo in self.later]
+        while self.later:
+            time.sleep(0.2)
         for process in self.world.processes():
             wake(process)
 
