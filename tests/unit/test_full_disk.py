@@ -95,7 +95,7 @@ def test_a_model_that_does_not_fit(
     make_storage: Callable[[], StorageConfig], tmp_path: Path
 ) -> None:
     storage = make_storage()
-    put(tmp_path, storage, "v1", content="x" * 400)  # 40 kB
+    put(tmp_path, storage, "v1", content="x" * 240)  # 24 kB
     out = tmp_path / "fetched"
     at = ["-o", f"storage.endpoint_url={storage.endpoint_url}"] if storage.endpoint_url else []
     where = ["--store", storage.root, "--name", storage.name]
