@@ -121,9 +121,15 @@ docs: $(STAMP) ## renew docs/configuration.md and docs/models.md, with its pictu
 	$(BIN)/effnet models --chart docs/images/accuracy.png
 	$(BIN)/effnet models --architecture efficientnet_b0 --chart docs/images/efficientnet_b0.png
 
-lock: ## renew requirements.lock from pyproject.toml (needs uv)
+lock: ## renew requirements.lock and requirements-gpu.lock from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
 	    --no-annotate --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
+	@mkdir -p build
+	$(PYTHON) -c 'import tomllib, pathlib; \
+	    print(*tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["optional-dependencies"]["gpu"], sep="\n")' \
+	    > build/gpu.in
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
+	    --no-annotate --custom-compile-command "make lock" -c requirements.lock build/gpu.in -o requirements-gpu.lock
 
 audit: $(STAMP) ## compare requirements.lock with a database of known vulnerabilities (OSV), where the network has one
 	@$(BIN)/python .ci/audit.py

@@ -108,7 +108,7 @@ def _identity(item: Mapping[str, Any]) -> tuple[str, str]:
 
 def _bring_slots(api: Api, place: Environment, *, reset: bool) -> None:
     """The environment's slots for devices; their number is left as people set it."""
-    limit = {"limit": place.device_jobs, "active": True}
+    limit = {"limit": place.slots, "active": True}
     if place.slot not in {found["name"] for found in limits(api)}:
         api.post("/v2/concurrency_limits/", {"name": place.slot, **limit})
     elif reset:
