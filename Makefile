@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-library test-jobs test-flows \
-        test-all check lint format types dist peers bench bench-infer bench-store bench-records bench-train bench-gpu dashboard docs kernels-asan kernels-aarch64 lock audit clean
+        test-all check lint format types dist peers bench bench-infer bench-store bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 lock audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -84,8 +84,19 @@ bench-train: $(STAMP) ## training speed against mindcv and torch (EFFNET_PEERS_P
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/finetune.py
 
-bench-gpu: $(STAMP) ## training speed on one GPU against torch (docs/gpu.md; EFFNET_PEERS_PYTHON: a Python that has torch)
-	$(BIN)/python -m benchmarks.gpu
+# onnxruntime-gpu holds all of onnxruntime, under the same name.
+GPU_STAMP := $(VENV)/.installed-gpu
+$(GPU_STAMP): requirements-gpu.lock $(STAMP)
+	@echo "adding what NVIDIA GPUs need from requirements-gpu.lock (3.7 GB to fetch, 6 GB on the disk)"
+	@$(BIN)/python -m pip uninstall --quiet --yes onnxruntime
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.lock
+	@touch $@
+
+gpu: $(GPU_STAMP) ## add what NVIDIA GPUs need to .venv (docs/gpu.md)
+
+# DRY=1 takes .venv as it is.
+gpu-check: $(if $(DRY),$(STAMP),$(GPU_STAMP)) ## correctness, speed and profile of this machine's GPUs, in ten minutes (DRY=1: on a CPU; EFFNET_PEERS_PYTHON: a Python with torch)
+	$(BIN)/python -m benchmarks.gpu $(if $(DRY),--dry-run) $(if $(ONLY),--only "$(ONLY)")
 
 up: $(STAMP) ## the service: Prefect server, dashboard, worker, all deployments (effnet up)
 	@$(BIN)/effnet up

@@ -170,7 +170,7 @@ def some_of(
     began, told = time.monotonic(), False
     while True:
         with ExitStack() as held:
-            taken = []
+            taken: list[int] = []
             for place, lock in enumerate(locks):
                 if len(taken) < count and (handle := _take(lock)) is not None:
                     held.enter_context(_holding(handle, lock))

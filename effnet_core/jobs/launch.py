@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -238,7 +239,7 @@ def _supervised(
     runtime: RuntimeConfig,
     run_dir: Path,
     events: _EventTail,
-    visible: dict[str, str],
+    visible: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A command below a supervisor, in a session of its own; ended with the block, its events told."""
     single = runtime.world_size == 1

@@ -203,7 +203,11 @@ def load_file(
         from effnet_core.infer.engines.openvino import OpenVinoPredictor
 
         return OpenVinoPredictor(
-            file, sidecar, workers=workers, micro_batch=micro_batch, precision=infer.precision
+            file,
+            sidecar,
+            workers=workers,
+            micro_batch=micro_batch,
+            precision="bf16" if infer.precision == "bf16" else "fp32",
         )
     from effnet_core.infer.engines.onnxruntime import OnnxRuntimePredictor
 
