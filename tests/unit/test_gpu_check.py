@@ -153,7 +153,9 @@ def test_a_dry_run_goes_the_whole_way_on_a_cpu(tmp_path: Path) -> None:
     written = read_json(tmp_path / "gpu.json")
     assert {part["state"] for part in written["parts"].values()} == {"done"}
     correct = written["parts"]["correctness"]["found"]
-    assert correct["resumed"] == correct["straight"] == correct["evaluated_on_cpu"]
+    straight = pytest.approx(correct["straight"], rel=1e-3)  # on several cores to rounding
+    assert correct["resumed"] == straight
+    assert correct["evaluated_on_cpu"] == straight
     assert correct["labels_same"] == correct["labelled"] > 0
     assert written["parts"]["labelling"]["found"]["onnxruntime, float32"]["images_per_s"] > 0
     assert {"1 rank(s)", "2 rank(s)"} == set(written["parts"]["two ranks"]["found"])
