@@ -189,7 +189,7 @@ def _mindvision(row: Variant) -> dict[str, object]:
 
 # MindVision's .ckpt files: torchvision's nesting, MindSpore's leaves.
 # Source: mindvision/classification/models/backbones/efficientnet.py, names listed from a built network;
-# classification/dataset/imagenet.py, evaluation: Resize(side + 32) with MindSpore's default filter, CenterCrop.
+# classification/dataset/imagenet.py: Resize(side + 32) with MindSpore's default filter, then CenterCrop.
 MINDVISION = Layout(
     name="mindvision",
     stem=("backbone.features.0.features.0", "backbone.features.0.features.1"),
