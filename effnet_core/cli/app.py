@@ -94,12 +94,26 @@ def models(
 
 @app.command()
 @guarded
-def recipes() -> None:
-    """List the recipes and what each one changes."""
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: its command, cost and settings as YAML.")
+    ] = None,
+) -> None:
+    """List the recipes and what each one changes, or print one."""
     from effnet_core.cli.tables import recipe_table
     from effnet_core.cli.terminal import console
+    from effnet_core.config.recipes import recipe_names, recipe_text
+    from effnet_core.errors import ConfigError
+    from effnet_core.text import nearest
 
-    console.print(recipe_table())
+    if name is None:
+        console.print(recipe_table())
+    else:
+        if name not in recipe_names():
+            raise ConfigError(
+                f"recipe {name!r} is unknown{nearest(name, recipe_names())} (effnet recipes lists them)"
+            )
+        typer.echo(recipe_text(name), nl=False)
 
 
 @app.command()
