@@ -48,6 +48,35 @@ def demo(
 
 @app.command()
 @guarded
+def pipeline(
+    photos: Annotated[
+        str,
+        typer.Argument(
+            help="Labelled images: folder of class folders, archive, or s3://bucket/prefix."
+        ),
+    ],
+    unlabelled: Annotated[str, typer.Argument(help="Images to label with the new model.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "--output",
+            help="Folder of the run; runs/pipeline/TIME by default. A run that was cut continues in it.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Recipe or .yaml file.")
+    ] = None,
+    override: Overrides = None,
+) -> None:
+    """Everything in one go: stage, train, evaluate, publish, label and report, as flow runs."""
+    from flows.shown import run_pipeline
+
+    run_pipeline(photos, unlabelled, out, recipe=recipe, overrides=override)
+
+
+@app.command()
+@guarded
 def dashboard(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port; 4200 by default.")

@@ -66,6 +66,9 @@ def bin_dir(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(pip, check=True)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    launcher = Path(sysconfig.get_path("scripts"), "msrun").read_text().splitlines()[1:]
+    (python.parent / "msrun").write_text("\n".join([f"#!{python}", *launcher]))
+    (python.parent / "msrun").chmod(0o755)
     return python.parent
 
 
