@@ -158,7 +158,7 @@ def stage(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
-    from effnet_core.data.formats import Rules
+    from effnet_core.data.sources.formats import Rules
     from effnet_core.data.staging import stage_dataset
 
     config = load_config(None, override or [])

@@ -161,19 +161,30 @@ def _settings() -> list[tuple[str, str, str]]:
     return rows
 
 
-def weights_lines() -> list[str]:
-    """One line a published file of weights; lines, not a table, so that addresses stay whole."""
-    from effnet_core.weights.catalogue import PUBLISHED
+def weights_lines(*, show_all: bool = False) -> list[str]:
+    """One line a published file of weights; lines, not a table, so that addresses stay whole.
 
-    form = "{:<20}{:>6}{:>7}{:>10}  {}"
-    lines = [form.format("name", "top-1", "top-5", "TF top-1", "from")]
-    for entry in PUBLISHED.values():
-        row = entry.row
-        accuracies = map(_percent, (row.top1, row.top5, row.reference_top1))
-        lines.append(form.format(entry.name, *accuracies, entry.place))
+    Args:
+        show_all: also those of timm, torchvision and lukemelas.
+    """
+    from effnet_core.weights.catalogue import PUBLISHED, every
+
+    entries = (every() if show_all else PUBLISHED).values()
+    width = max(len(entry.name) for entry in entries)
+    form = f"{{:<{width}}}{{:>7}}{{:>7}}{{:>9}}  {{:<13}} {{}}"
+    lines = [form.format("name", "top-1", "top-5", "classes", "licence", "from")]
+    for entry in entries:
+        accuracies = map(_percent, (entry.top1, entry.top5))
+        classes = f"{entry.num_classes:,}"
+        lines.append(form.format(entry.name, *accuracies, classes, entry.licence, entry.place))
+    more = (
+        [] if show_all else ["--all lists those of timm, torchvision and lukemelas too, about 80."]
+    )
     return [
         *lines,
-        "ImageNet, 1000 classes, %, as published. --weights takes these names, any address, and files of",
+        "top-1, top-5: ImageNet, %, as the publisher states them for this very file.",
+        *more,
+        "--weights takes these names, names of the files, hf-hub:OWNER/NAME, any address, and files of",
         "MindVision, mindcv, torchvision, timm and lukemelas (.ckpt, .safetensors, .pth).",
     ]
 
