@@ -20,8 +20,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -200,6 +200,46 @@ def turn(lock: Path, tell: Callable[[str], None] | None = None) -> Iterator[None
         pause = min(2 * pause, POLL_S)
     with _holding(handle, lock):
         yield
+
+
+@contextmanager
+def some_of(
+    locks: Sequence[Path], count: int, tell: Callable[[str], None] | None = None
+) -> Iterator[list[int]]:
+    """Hold ``count`` of several locks, the first that are free; wait until there are as many.
+
+    Who waits holds none, so that nobody waits in a circle. Child processes that get ``inherited()`` keep
+    the locks too, until the last of them has ended.
+
+    Args:
+        locks: files, of which none need exist.
+        count: at most as many as ``locks``.
+        tell: is given a line about who is waited for, once that takes long; an event by default.
+
+    Returns:
+        Positions in ``locks`` of those that are held.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    began, told = time.monotonic(), False
+    while True:
+        with ExitStack() as held:
+            taken: list[int] = []
+            for place, lock in enumerate(locks):
+                if len(taken) < count and (handle := _take(lock)) is not None:
+                    held.enter_context(_holding(handle, lock))
+                    with _changing:
+                        _inherited.add(handle)
+                    taken.append(place)
+            if len(taken) == count:
+                yield taken
+                return
+            users = sorted({_named(lock) for place, lock in enumerate(locks) if place not in taken})
+        if not told and time.monotonic() - began > TELL_AFTER_S:
+            told = True
+            (tell or _emit)(f"waiting for {' and '.join(users)}")
+        time.sleep(POLL_S)
 
 
 @contextmanager

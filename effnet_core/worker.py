@@ -160,7 +160,8 @@ def _predict(job: PredictJob, config: RunConfig) -> dict[str, Any]:
     from effnet_core.infer.engines import load
     from effnet_core.infer.shards import predict_shards
 
-    return predict_shards(load(job, _checkpoint_of(job), config.infer), job, config)
+    predictor = load(job, _checkpoint_of(job), config.infer, config.runtime.device)
+    return predict_shards(predictor, job, config)
 
 
 def _export(job: VerifyJob | MindirJob) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from effnet_core.config.schema import RunConfig
+from effnet_core.config.schema import RunConfig, RuntimeConfig
 from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.files import put_in_place
@@ -204,6 +204,8 @@ def _require_image(path: Path) -> None:
 
 
 def _alone(config: RunConfig) -> RunConfig:
-    return config.model_copy(
-        update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
-    )
+    """The same for one process; on a CPU in place of a GPU, where convolutions round to TF32."""
+    one = config.runtime.model_copy(update={"world_size": 1})
+    if one.device == "GPU":
+        one = RuntimeConfig(mindspore_log=one.mindspore_log, timeout_s=one.timeout_s)
+    return config.model_copy(update={"runtime": one})

@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -31,7 +32,7 @@ from effnet_core.errors import (
 )
 from effnet_core.events import Event, emit
 from effnet_core.files import make_folder, read_json, remove_temporaries
-from effnet_core.jobs import environment, hosts, supervise
+from effnet_core.jobs import cuda, devices, environment, hosts, supervise
 from effnet_core.jobs.job import (
     ERROR_NAME,
     EVENTS_NAME,
@@ -108,7 +109,11 @@ def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
 def _run_ranks(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
     """Start this machine's ranks of the job in a folder, and wait for the answer."""
     events = _EventTail(run_dir / EVENTS_NAME)
-    with _supervised(_command(runtime, run_dir), runtime, run_dir, events) as process:
+    command = _command(runtime, run_dir)
+    with (
+        devices.reserved(runtime) as visible,
+        _supervised(command, runtime, run_dir, events, visible) as process,
+    ):
         _wait(process, runtime, run_dir, events)
     if (run_dir / RESULT_NAME).exists():
         result: dict[str, Any] = read_json(run_dir / RESULT_NAME)
@@ -140,6 +145,7 @@ def write_job(job: Job, config: RunConfig, run_dir: Path) -> None:
 
 
 def _check_processes(runtime: RuntimeConfig) -> None:
+    devices.require_devices(runtime)
     cores = len(machine.available_cores())
     if runtime.device == "CPU" and runtime.local_world_size > cores:
         here = " on this host" if runtime.hosts else ""
@@ -195,6 +201,8 @@ def _child_environment(runtime: RuntimeConfig) -> dict[str, str]:
         )
     child = dict(os.environ)
     environment.set_log_level(child, runtime.mindspore_log)
+    if runtime.device == "GPU":
+        cuda.prepare(child, lazy_kernels=runtime.lazy_kernels)
     if given := in_use():
         child.update(given.environment())
     # msrun starts "python" from PATH, which must be the interpreter that runs this.
@@ -206,7 +214,11 @@ def _child_environment(runtime: RuntimeConfig) -> dict[str, str]:
 
 @contextmanager
 def _supervised(
-    command: list[str], runtime: RuntimeConfig, run_dir: Path, events: _EventTail
+    command: list[str],
+    runtime: RuntimeConfig,
+    run_dir: Path,
+    events: _EventTail,
+    visible: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A command below a supervisor, in a session of its own; ended with the block, its events told."""
     single = runtime.world_size == 1
@@ -228,7 +240,7 @@ def _supervised(
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=_child_environment(runtime),
+            env={**_child_environment(runtime), **visible},
             cwd=log.parent,  # MindSpore leaves its dumps in the current folder
             pass_fds=locks,
             start_new_session=True,
