@@ -14,6 +14,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
