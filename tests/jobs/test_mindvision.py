@@ -30,8 +30,15 @@ FLAGS = [
     *("--resize", "32", "--batch_size", "4", "--num_parallel_workers", "1"),
 ]
 TINY = {
-    "variant": "efficientnet_tiny", "device": "CPU", "width": 1.0, "depth": 1.0,
-    "channels": 32, "size": 32, "rate": 0.01, "epochs": 2, "batch": 4,
+    "variant": "efficientnet_tiny",
+    "device": "CPU",
+    "width": 1.0,
+    "depth": 1.0,
+    "channels": 32,
+    "size": 32,
+    "rate": 0.01,
+    "epochs": 2,
+    "batch": 4,
 }
 """The same for MindVision's YAML."""
 TRAIN = ["train", *FLAGS, "--epoch_size", "2", "--decay_epoch", "2", "--max_lr", "0.01"]
