@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from effnet_core.auto.decide import decide
+from effnet_core.auto.estimate import told
+from effnet_core.auto.facts import find_weights, look
+from effnet_core.auto.first import deliver_probe, run_probe
+from effnet_core.auto.places import differing, ensure_staged
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
 from effnet_core.data.manifest import Dataset, open_dataset
@@ -32,7 +38,7 @@ from effnet_core.jobs.job import (
     TrainJob,
     read_job,
 )
-from effnet_core.jobs.launch import job_folder, join_job, run_job
+from effnet_core.jobs.launch import job_folder, join_job, run_job, write_job
 from effnet_core.locks import sole_user
 from effnet_core.model_store.versions import cached_model
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
@@ -47,22 +53,57 @@ RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
 
 
-def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
+def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
     """Train a model, or continue with the run that lies in ``run_dir``.
 
     A finished run of the same settings and data is not repeated; its result is returned.
+
+    Args:
+        config: settings; with ``auto.enabled`` what they leave open is decided here.
+        data: a staged data set, or pictures as ``stage_dataset`` takes them, which are staged beside the run.
+        run_dir: folder of the run.
 
     Raises:
         OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files, or is in use.
         EffnetError: as the training loop and the launcher.
     """
     if host_index(config.runtime) > 0:
-        return _join_training(config, data_dir, run_dir)
+        return _join_training(config, Path(data), run_dir)
+    started = time.perf_counter()
     with sole_user(run_dir, what="run folder"):
+        data_dir = ensure_staged(config, data, run_dir)
+        if config.auto.enabled:
+            config = _decided(config, data_dir, run_dir, started)
         prepared = prepare_training(config, data_dir, run_dir)
         if isinstance(prepared, TrainResult):
             return prepared
-        return TrainResult.from_dict(run_job(prepared.job, prepared.config, run_dir))
+        job, config = prepared.job, prepared.config
+        if config.train.probe != "none":
+            write_job(job, config, run_dir)  # so that what stops the probe can be continued
+            result = run_probe(config, job, run_dir)
+            if config.train.probe == "only":
+                seconds = time.perf_counter() - started
+                return deliver_probe(config, job, run_dir, result, seconds=seconds)
+        return TrainResult.from_dict(run_job(job, config, run_dir))
+
+
+def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -> RunConfig:
+    """The settings with everything decided that was left open: as in the run's earlier start, else now."""
+    before = _earlier_run(run_dir)
+    if before is not None and before.config.auto.enabled and not differing(config, before.config):
+        update = {"runtime": config.runtime, "infer": config.infer, "storage": config.storage}
+        return before.config.model_copy(update=update)
+    found = find_weights(config)
+    if found.weights and "variant" not in config.model.model_fields_set:
+        variant = open_weights(found.weights, config.storage).sidecar.variant
+        found = replace(found, variant=variant)
+    spent_s = time.perf_counter() - started
+    facts = look(config, open_dataset(data_dir), found, spent_s=spent_s)
+    decided = decide(config, facts)
+    for decision in decided.decisions:
+        emit(Event("auto", str(decision), metrics={"kind": "decision"}))
+    emit(Event("auto", told(decided.estimate, facts), metrics={"kind": "estimate"}))
+    return decided.config
 
 
 def open_weights(weights: str | Path, storage: StorageConfig) -> Checkpoint:

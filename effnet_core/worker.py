@@ -11,12 +11,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from effnet_core import machine
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
+from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import EXIT_STOPPED, EffnetError, Interrupted
 from effnet_core.events import Event, listen
 from effnet_core.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
@@ -31,6 +33,8 @@ from effnet_core.jobs.job import (
     Job,
     MindirJob,
     PredictJob,
+    ProbeJob,
+    RecordsJob,
     TrainJob,
     VerifyJob,
     read_job,
@@ -107,8 +111,8 @@ def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
-    if isinstance(job, PredictJob) and job.engine_file is not None:
-        result = _predict(job, config)
+    if isinstance(job, PredictJob | ProbeJob) and job.engine_file is not None:
+        result = _answer(job, config, None, run_dir)
         release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
         return 0  # without the seconds and the memory that MindSpore's import takes
@@ -133,6 +137,13 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
         return _evaluate(job, config, group)
     if isinstance(job, PredictJob):
         return _predict(job, config)
+    if isinstance(job, ProbeJob):
+        return _probe(job, config, run_dir)
+    return _answer_rarely(job)
+
+
+def _answer_rarely(job: VerifyJob | MindirJob | RecordsJob) -> dict[str, Any]:
+    """As ``_answer``, of what is done once for a checkpoint or a data set."""
     if isinstance(job, VerifyJob):
         return _verify(job)
     if isinstance(job, MindirJob):
@@ -145,7 +156,7 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
     return write_records(job.data_dir, job.split)
 
 
-def _checkpoint_of(job: EvaluateJob | PredictJob | VerifyJob | MindirJob) -> Checkpoint:
+def _checkpoint_of(job: EvaluateJob | PredictJob | ProbeJob | VerifyJob | MindirJob) -> Checkpoint:
     """A job's checkpoint, verified once in this process: the very one that the parent opened."""
     return open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
 
@@ -163,6 +174,29 @@ def _predict(job: PredictJob, config: RunConfig) -> dict[str, Any]:
     from effnet_core.infer.shards import predict_shards
 
     return predict_shards(load(job, _checkpoint_of(job), config.infer), job, config)
+
+
+def _probe(job: ProbeJob, config: RunConfig, folder: Path) -> dict[str, Any]:
+    from effnet_core.data.preprocess import PreprocessSpec
+    from effnet_core.infer.engines import load_for
+    from effnet_core.infer.features import features_of
+    from effnet_core.train import probe
+
+    checkpoint = _checkpoint_of(job)
+    sidecar = replace(checkpoint.sidecar, preprocess=PreprocessSpec.from_config(config))
+    model = replace(checkpoint, sidecar=sidecar)
+    images = sum(open_dataset(job.data_dir).counts.values())
+    infer = probe.without_measuring(config.infer, images)
+    predictor = load_for(job.engine, job.engine_file, model, infer, images)
+    return probe.probe(
+        config,
+        checkpoint=checkpoint,
+        data_dir=job.data_dir,
+        folder=folder,
+        features_of=lambda split: features_of(
+            predictor, split, model=checkpoint.sha256, config=config, stage=probe.STAGE
+        ),
+    )
 
 
 def _verify(job: VerifyJob) -> dict[str, Any]:

@@ -310,6 +310,17 @@ class Budget:
         return f"{self.amount:g} {self.unit}"
 
 
+class AutoConfig(Section):
+    """Settings that are decided by data, machine and weights where a person leaves them open."""
+
+    enabled: bool = False
+    """Decide every setting that is not given, and say why, before the run starts."""
+    quality: Literal["fast", "good", "best"] = "good"
+    """fast fits a classifier on the weights' features; good fine-tunes for minutes; best for longer."""
+    minutes: float | None = Field(None, gt=0)
+    """Minutes that the whole run may take, from its start."""
+
+
 class TrainConfig(Section):
     """The training run."""
 
@@ -317,6 +328,9 @@ class TrainConfig(Section):
     """Epochs of the run."""
     budget: str | None = None
     """Length of the run in another unit, instead of epochs: '90000 steps', '30 minutes', '5e6 images'."""
+    probe: Literal["none", "first", "only"] = "none"
+    """Fit the classifier alone on features of `model.weights`, in seconds, and train from there; only: and
+    do not train."""
     freeze_epochs: int = Field(0, ge=0)
     """First epochs in which only the classifier learns, with the weights' BatchNorm statistics."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -530,6 +544,7 @@ class RunConfig(Section):
     infer: InferConfig = InferConfig()
     storage: StorageConfig = StorageConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    auto: AutoConfig = AutoConfig()
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> RunConfig:

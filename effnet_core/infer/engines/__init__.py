@@ -113,7 +113,26 @@ def load(job: PredictJob, checkpoint: Checkpoint, infer: InferConfig) -> Predict
         ExportError: the engine file is damaged.
     """
     images = sum(shard.stop - shard.start for shard in job.shards)
-    file, sidecar = job.engine_file, checkpoint.sidecar
+    return load_for(job.engine, job.engine_file, checkpoint, infer, images)
+
+
+def load_for(
+    engine: str, file: Path | None, checkpoint: Checkpoint, infer: InferConfig, images: int
+) -> Predictor:
+    """An engine for so many images; to be called in a child process.
+
+    Args:
+        engine: its name.
+        file: what it runs; None for MindSpore.
+        checkpoint: the model; how its sidecar says that images are made is how the engine makes them.
+        infer: settings of the engine.
+        images: that it will be given, all together.
+
+    Raises:
+        CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
+        ExportError: the engine file is damaged.
+    """
+    sidecar = checkpoint.sidecar
     if file is None:
         from effnet_core.infer.engines.mindspore import MindSporePredictor
 
@@ -124,13 +143,13 @@ def load(job: PredictJob, checkpoint: Checkpoint, infer: InferConfig) -> Predict
 
     def make(layout: EngineLayout) -> Predictor:
         return load_file(
-            job.engine, file, sidecar, infer, workers=layout.workers, micro_batch=layout.micro_batch
+            engine, file, sidecar, infer, workers=layout.workers, micro_batch=layout.micro_batch
         )
 
     asked = EngineLayout(infer.engine_threads, infer.batch_size)
     if images <= FEW or (asked.workers and asked.micro_batch):
         return make(EngineLayout(asked.workers or cores, asked.micro_batch or 1))
-    key = f"{job.engine} {infer.precision} {file.stem}"
+    key = f"{engine} {infer.precision} {file.stem}"
     return make(best_layout(key, file.parent / TUNING_NAME, make, asked=asked, cores=cores))
 
 
