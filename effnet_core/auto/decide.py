@@ -24,7 +24,7 @@ MOST_WEIGHT = 4.0
 """Of a class; a class of one image must not outvote the others."""
 MOST_WEIGHED = 1_000
 """Classes; of more, weights would fill the settings."""
-IMAGES_SEEN = {"good": 6_000, "best": 30_000}
+IMAGES_SEEN = {"good": 4_000, "best": 30_000}
 """By fine-tuning, all epochs together, but no fewer than FEWEST_EPOCHS and no more than MOST_EPOCHS."""
 FEWEST_EPOCHS = {"good": 3, "best": 10}
 MOST_EPOCHS = {"good": 12, "best": 60}
@@ -195,7 +195,7 @@ def _settle_training(plan: _Open, facts: Facts) -> None:
 
 def _settle_length(plan: _Open, facts: Facts) -> None:
     quality = plan.config.auto.quality
-    epochs = round(IMAGES_SEEN.get(quality, 6_000) / max(1, facts.train_images))
+    epochs = round(IMAGES_SEEN.get(quality, 4_000) / max(1, facts.train_images))
     low, high = FEWEST_EPOCHS.get(quality, 3), MOST_EPOCHS.get(quality, 12)
     epochs = min(high, max(low, epochs))
     why = f"{facts.train_images:,} images, auto.quality={quality}"

@@ -549,12 +549,19 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _warmup_fits(self) -> RunConfig:
         warmup, epochs = self.schedule.warmup_epochs, self.train.length.amount
+        if self._decides("schedule.warmup_epochs"):
+            return self
         if self.train.length.unit == "epochs" and warmup >= epochs:
             raise ValueError(
                 f"warmup_epochs={warmup:g} does not end before the run does (epochs={epochs:g}); "
                 f"lower schedule.warmup_epochs or raise train.epochs"
             )
         return self
+
+    def _decides(self, key: str) -> bool:
+        """Whether a setting is open and will be decided."""
+        section, _, leaf = key.partition(".")
+        return self.auto.enabled and leaf not in getattr(self, section).model_fields_set
 
     @model_validator(mode="after")
     def _freezing_fits(self) -> RunConfig:
@@ -564,7 +571,7 @@ class RunConfig(Section):
                 f"freeze_epochs={frozen} is more than the run has (epochs={epochs:g}); "
                 "lower train.freeze_epochs or raise train.epochs"
             )
-        if frozen and self.model.weights is None:
+        if frozen and self.model.weights is None and not self._decides("model.weights"):
             raise ValueError(
                 f"freeze_epochs={frozen} needs weights to start from: a random backbone must learn; "
                 "set model.weights or leave out train.freeze_epochs"

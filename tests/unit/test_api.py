@@ -22,6 +22,7 @@ from effnet_core.results import EvalResult, ShardResult, TrainResult
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 from effnet_core.weights.importing import import_weights
+from tests.support.images import source_with_splits
 from tests.support.tiny import tiny_config
 from tests.unit.model_store.test_publication import make_run
 from tests.unit.weights.test_importing import foreign, write
@@ -212,9 +213,18 @@ def test_settings_that_make_no_step_are_refused_before_a_process_is_started(
     assert not (tmp_path / "run").exists()
 
 
-def test_no_data_set(jobs: Jobs, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no staged data set"):
-        api.train(tiny_config(), tmp_path, tmp_path / "run")
+def test_pictures_that_are_not_there(jobs: Jobs, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        api.train(tiny_config(), tmp_path / "photos", tmp_path / "run")
+    assert jobs == []
+
+
+def test_pictures_are_staged_once_beside_the_runs(jobs: Jobs, tmp_path: Path) -> None:
+    source_with_splits(tmp_path / "photos", train=8, val=2, classes=("cat", "dog"))
+    api.train(tiny_config(), tmp_path / "photos", tmp_path / "runs" / "a")
+    api.train(tiny_config(), tmp_path / "photos", tmp_path / "runs" / "b")
+    (staged,) = (tmp_path / "runs" / "staged").iterdir()
+    assert [job.data_dir for job, _, _ in jobs] == [staged.resolve()] * 2
 
 
 def test_evaluate_asks_for_the_weights_of_a_run_folder(
