@@ -8,8 +8,6 @@ from pathlib import Path
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import DATASET_NAME
-from effnet_core.data.sources.formats import Rules
-from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import EffnetError
 from effnet_core.files import sha256_of_text
 from effnet_core.jobs.job import RESULT_NAME, TrainJob, read_job
@@ -39,26 +37,6 @@ def name_of(data: str | Path) -> str:
     """A word for pictures: the last part of their path, as a name of a folder."""
     last = re.split(r"[/\\]", str(data).rstrip("/"))[-1]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:40] or "pictures"
-
-
-def ensure_staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
-    """The staged data set of a run; pictures that are not staged yet are, once.
-
-    Raises:
-        EffnetError: as ``stage_dataset``.
-    """
-    folder = staged_folder(data, run_dir)
-    if not is_staged(data):
-        stage_dataset(
-            data,
-            folder,
-            max_pixels=config.data.max_pixels,
-            background=config.background,
-            rules=Rules.of(config.data),
-            access=config.storage.access,
-            hard_links=config.data.hard_links,
-        )
-    return folder
 
 
 def run_folder(config: RunConfig, data: str | Path, runs: Path = RUNS) -> Path:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_core.cli.guard import guarded
-from effnet_core.cli.options import Overrides, Processes
-from effnet_core.config.recipes import recipe_names
+from effnet_core.cli.options import Overrides, Processes, Recipe
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,12 +46,7 @@ def train(
             help="Folder of the run, which continues in it if it was cut; runs/train/NAME by default.",
         ),
     ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe", "-r", help=f"Recipe ({', '.join(recipe_names())}) or a .yaml file."
-        ),
-    ] = AUTO,
+    recipe: Recipe = AUTO,
     quality: Annotated[
         str | None,
         typer.Option("--quality", help="fast (seconds), good or best: short for auto.quality."),

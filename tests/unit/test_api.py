@@ -15,7 +15,7 @@ from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputEx
 from effnet_core.events import Event
 from effnet_core.files import write_json
 from effnet_core.jobs import launch
-from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, Job, TrainJob, write_job_file
+from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, Job, StageJob, TrainJob, write_job_file
 from effnet_core.locks import sole_user
 from effnet_core.model_store.publication import publish_model
 from effnet_core.results import EvalResult, ShardResult, TrainResult
@@ -47,6 +47,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Job, RunConfig, Path]]:
     seen: list[tuple[Job, RunConfig, Path]] = []
 
     def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
+        if isinstance(job, StageJob):
+            return launch.run_job(job, config, run_dir)
         seen.append((job, config, run_dir))
         write_config(config, run_dir)
         write_job_file(job, run_dir)
@@ -169,7 +171,8 @@ def test_a_run_that_began_from_production_resumes_as_it_began(
     jobs: Jobs, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    config = tiny_config("model.weights=production", f"storage.root={tmp_path / 'store'}")
+    given = "model.weights=production", "model.variant=efficientnet_b0"
+    config = tiny_config(*given, f"storage.root={tmp_path / 'store'}")
 
     def put_in_production(version: str, correct: int) -> None:
         made = make_run(tmp_path / version, version, correct=correct)

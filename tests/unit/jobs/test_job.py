@@ -18,6 +18,7 @@ from effnet_core.jobs.job import (
     ProbeJob,
     RecordsJob,
     Shard,
+    StageJob,
     TrainJob,
     VerifyJob,
     job_from_dict,
@@ -58,6 +59,7 @@ JOBS: list[Job] = [
     VerifyJob(Path("/a.ckpt"), "s", Path("/m.onnx"), "onnx", (Path("/p.png"),)),
     MindirJob(Path("/a.ckpt"), "s", Path("/m.mindir")),
     RecordsJob(Path("/data"), "train"),
+    StageJob("images", Path("/start"), Path("out"), 0.2, 0, 0.1),
 ]
 
 
