@@ -108,6 +108,8 @@ class VerifyJob(_OfCheckpoint):
     file: Path
     format: str
     pictures: tuple[Path, ...]
+    image_size: int | None = None
+    """Side of the input, px, where it is not the checkpoint's."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class MindirJob(_OfCheckpoint):
     """Write a checkpoint as MindIR."""
 
     file: Path
+    image_size: int | None = None
+    """Side of the input, px, where it is not the checkpoint's."""
 
 
 @dataclass(frozen=True)
