@@ -12,6 +12,7 @@ import typer
 
 from effnet_core import __version__
 from effnet_core.cli import trained
+from effnet_core.cli.bench import bench
 from effnet_core.cli.guard import guarded, run
 from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes
 from effnet_core.cli.store import app as store_commands
@@ -326,7 +327,7 @@ def copy(
     copy_files(source, target, access)
 
 
-for command in (trained.evaluate, trained.publish, trained.export):
+for command in (trained.evaluate, trained.publish, trained.export, bench):
     app.command()(command)
 app.add_typer(weights_commands, name="weights")
 app.add_typer(store_commands, name="store")

@@ -323,6 +323,9 @@ def test_predict_shards_writes_parts_and_counts(
     assert len(read_parts(output)) == 7
     assert [event.done for event in events if event.message] == [3, 6, 8]
     assert events[-1].message.startswith("labelled 2 images, set aside 0, wrote part-00002-")
+    told = [event.message for event in events if "the other" in event.message]
+    assert len(told) == 1
+    assert "images/s the other 5 images take 0.0 s" in told[0]
 
 
 @pytest.mark.parametrize(
