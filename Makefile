@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.project
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-library test-jobs test-flows \
-        test-all check lint format types dist peers bench bench-infer bench-store bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 lock audit clean
+        test-all chaos fuzz check lint format types dist peers bench bench-infer bench-store bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 lock audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -43,7 +43,17 @@ test-fast-others: $(STAMP)
 
 test-all: $(STAMP) ## the test suite with its slow tests
 	$(BIN)/pytest tests/cells
-	$(BIN)/pytest tests/unit tests/jobs tests/flows
+	$(BIN)/pytest tests/unit tests/jobs tests/flows tests/fuzz tests/chaos
+
+# docs/reliability.md says what it does and what it has found.
+MINUTES ?= 60
+SEED    ?= 1
+chaos: $(STAMP) ## the service and an inbox under a random hand, then an audit (MINUTES=60 SEED=1)
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+
+COUNT ?= 30000
+fuzz: $(STAMP) ## hostile files from a seed, counted by kind (COUNT=30000 SEED=1)
+	$(BIN)/python -m tests.fuzz --count $(COUNT) --seed $(SEED)
 
 check: lint types test ## everything that must be green before a change lands
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_core import __version__
-from effnet_core.cli import trained
+from effnet_core.cli import family_check, trained
 from effnet_core.cli.bench import bench
 from effnet_core.cli.guard import guarded, run
-from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes
+from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes, Recipe
 from effnet_core.cli.store import app as store_commands
 from effnet_core.cli.weights import app as weights_commands
-from effnet_core.config.recipes import recipe_names
 
 if TYPE_CHECKING:
     from effnet_core.config.schema import RunConfig
@@ -32,10 +31,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Recipe = Annotated[
-    str | None,
-    typer.Option("--recipe", "-r", help=f"Recipe ({', '.join(recipe_names())}) or a .yaml file."),
-]
 Data = Annotated[Path, typer.Option("--data", help="Folder of a staged data set.")]
 
 
@@ -170,25 +165,20 @@ def stage(
     override: Overrides = None,
 ) -> None:
     """Verify labelled images, wherever they live, and bring them into a staged data set."""
+    from effnet_core import api
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
-    from effnet_core.data.sources.formats import Rules
-    from effnet_core.data.staging import stage_dataset
 
     config = load_config(None, override or [])
     with show_events():
-        dataset, reused = stage_dataset(
+        dataset, reused = api.stage(
             source,
             out,
             val_share=val_share,
             seed=seed,
             max_rejected_share=max_rejected_share,
-            max_pixels=config.data.max_pixels,
-            background=config.background,
-            rules=Rules.of(config.data),
-            access=config.storage.access,
-            hard_links=config.data.hard_links,
+            config=config,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(
@@ -329,6 +319,7 @@ def copy(
 
 for command in (trained.evaluate, trained.publish, trained.export, bench):
     app.command()(command)
+app.command()(family_check.verify_family)
 app.add_typer(weights_commands, name="weights")
 app.add_typer(store_commands, name="store")
 

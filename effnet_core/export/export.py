@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.files import put_in_place
 from effnet_core.jobs.job import MindirJob, VerifyJob
-from effnet_core.jobs.launch import job_folder, run_job
-from effnet_core.locks import sole_writer
+from effnet_core.jobs.launch import run_job
+from effnet_core.locks import scratch_folder, sole_writer
 from effnet_core.text import os_reason
 from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint
 
@@ -98,9 +97,9 @@ def export(
     config = config or RunConfig()
     with (
         sole_writer(out, what="exported file"),
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
+        scratch_folder("new", beside=out.parent) as folder,
     ):
-        fresh = Path(folder) / f"model.{format}"
+        fresh = folder / f"model.{format}"
         try:
             _write(checkpoint, fresh, format, features=features, dynamic=dynamic, config=config)
         except OSError as cause:
@@ -140,7 +139,7 @@ def require_agreement(
         tuple(path.resolve() for path in (packaged_photograph(), *pictures)),
         image_size=checkpoint.sidecar.preprocess.image_size,
     )
-    with job_folder("verify") as folder:
+    with scratch_folder("verify") as folder:
         result = run_job(job, _alone(config), folder)
     agreement = Agreement(**result)
     if not agreement.is_close:
@@ -182,7 +181,7 @@ def _write(
     else:
         side = checkpoint.sidecar.preprocess.image_size
         job = MindirJob(checkpoint.path.resolve(), checkpoint.sha256, out.resolve(), side)
-        with job_folder("export") as folder:
+        with scratch_folder("export") as folder:
             run_job(job, _alone(config), folder)
 
 

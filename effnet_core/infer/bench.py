@@ -13,7 +13,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from effnet_core.infer import engines
 from effnet_core.infer.pipeline import Predictor, Rejection, Wanted, iter_predictions
 from effnet_core.jobs import cuda
 from effnet_core.jobs.job import PredictJob, Shard
+from effnet_core.locks import scratch_folder
 from effnet_core.machine import available_cores
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar, open_checkpoint, save_arrays
 from effnet_core.weights.layouts import shapes
@@ -133,13 +133,13 @@ def measure(
         tell: is given each result as it comes.
     """
     deadline, results = time.monotonic() + seconds, []
-    with tempfile.TemporaryDirectory(prefix="effnet-bench-") as folder:
+    with scratch_folder("bench") as folder:
         for number, case in enumerate(planned):
             share = (deadline - time.monotonic()) / (len(planned) - number)
             if share <= 0:
                 speed = Speed(case, problem="no time was left; give more --seconds")
             else:
-                speed = _in_a_process(case, config, share, Path(folder), pictures)
+                speed = _in_a_process(case, config, share, folder, pictures)
             results.append(speed)
             tell(speed)
     return results

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,13 +26,12 @@ from effnet_core.config.schema import RunConfig, RuntimeConfig
 from effnet_core.errors import (
     ConfigError,
     DataError,
-    EffnetError,
     JobTimeout,
     WorkerLost,
     WorkerStalled,
 )
 from effnet_core.events import Event, emit
-from effnet_core.files import make_folder, read_json
+from effnet_core.files import make_folder, read_json, remove_temporaries
 from effnet_core.jobs import cuda, devices, environment, hosts, supervise
 from effnet_core.jobs.job import (
     ERROR_NAME,
@@ -83,25 +80,6 @@ def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     _check_processes(config.runtime)
     write_job(job, config, run_dir)
     return _run_ranks(config.runtime, run_dir)
-
-
-@contextmanager
-def job_folder(purpose: str) -> Iterator[Path]:
-    """A temporary folder for a job's files; it stays where an error tells people to look into it.
-
-    Args:
-        purpose: a word for its name.
-    """
-    folder = Path(tempfile.mkdtemp(prefix=f"effnet-{purpose}-"))
-    kept = False
-    try:
-        yield folder
-    except EffnetError as error:
-        kept = str(folder) in str(error)
-        raise
-    finally:
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
@@ -153,6 +131,7 @@ def write_job(job: Job, config: RunConfig, run_dir: Path) -> None:
     make_folder(run_dir / LOGS_NAME, what="log folder")
     for stale in (RESULT_NAME, ERROR_NAME, EVENTS_NAME):
         (run_dir / stale).unlink(missing_ok=True)
+    remove_temporaries(run_dir)
     for stale_pid in (run_dir / LOGS_NAME).glob("rank_*.pid"):
         stale_pid.unlink()
     try:

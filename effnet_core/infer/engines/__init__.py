@@ -5,7 +5,6 @@ The parent chooses an engine and makes its file (``prepare``); a child process r
 
 from __future__ import annotations
 
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from effnet_core.events import Event, emit
 from effnet_core.files import put_in_place, sha256_of_text
 from effnet_core.infer.engines.tuning import CACHE_NAME, TUNING_NAME, EngineLayout, best_layout
 from effnet_core.jobs.job import PredictJob
-from effnet_core.locks import alone
+from effnet_core.locks import alone, scratch_folder
 from effnet_core.machine import available_cores
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar
@@ -237,8 +236,8 @@ def _make(checkpoint: Checkpoint, path: Path, engine: str, config: RunConfig) ->
     from effnet_core.export.onnx_model import write_onnx
 
     emit(Event("predict", f"making the {engine} engine of {checkpoint.sidecar.variant}, once"))
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
-        fresh = Path(folder) / path.name
+    with scratch_folder("new", beside=path.parent) as folder:
+        fresh = folder / path.name
         write_onnx(checkpoint, fresh, features=True, pixels=True)
         require_agreement(checkpoint, fresh, engine, config=config)
         put_in_place(fresh, path)
