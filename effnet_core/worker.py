@@ -159,7 +159,9 @@ def _answer_rarely(
 
 def _checkpoint_of(job: EvaluateJob | PredictJob | ProbeJob | VerifyJob | MindirJob) -> Checkpoint:
     """A job's checkpoint, verified once in this process: the very one that the parent opened."""
-    return open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
+    found = open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
+    side = job.image_size if isinstance(job, VerifyJob | MindirJob) else None
+    return found if side is None else found.with_image_size(side)
 
 
 def _evaluate(job: EvaluateJob, config: RunConfig, group: Any) -> dict[str, Any]:

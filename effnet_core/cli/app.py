@@ -12,6 +12,7 @@ import typer
 
 from effnet_core import __version__
 from effnet_core.cli import family_check, trained, training
+from effnet_core.cli.bench import bench
 from effnet_core.cli.guard import guarded, run
 from effnet_core.cli.options import WEIGHTS_HELP, Overrides
 from effnet_core.cli.store import app as store_commands
@@ -276,7 +277,7 @@ def copy(
     copy_files(source, target, access)
 
 
-for command in (training.train, trained.evaluate, trained.publish, trained.export):
+for command in (training.train, trained.evaluate, trained.publish, trained.export, bench):
     app.command()(command)
 app.command()(family_check.verify_family)
 app.add_typer(weights_commands, name="weights")

@@ -120,6 +120,8 @@ class VerifyJob(_OfCheckpoint):
     file: Path
     format: str
     pictures: tuple[Path, ...]
+    image_size: int | None = None
+    """Side of the input, px, where it is not the checkpoint's."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class MindirJob(_OfCheckpoint):
     """Write a checkpoint as MindIR."""
 
     file: Path
+    image_size: int | None = None
+    """Side of the input, px, where it is not the checkpoint's."""
 
 
 @dataclass(frozen=True)
