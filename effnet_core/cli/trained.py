@@ -109,6 +109,16 @@ def export(
     features: Annotated[
         bool, typer.Option("--features", help="Pooled features as a second output (onnx).")
     ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size",
+            help="Side of the input, px; that of the training's evaluation by default.",
+        ),
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Take images of any height and width (onnx).")
+    ] = False,
     override: Overrides = None,
 ) -> None:
     """Write a model in another format and compare it with MindSpore."""
@@ -132,6 +142,8 @@ def export(
             format=format,
             pictures=image or (),
             features=features,
+            image_size=image_size,
+            dynamic=dynamic,
             config=config,
         )
     console.print(f"{out}: {agreement}", soft_wrap=True)
