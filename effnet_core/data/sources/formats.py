@@ -23,7 +23,8 @@ from effnet_core.data.splits import TEST, TRAIN, VAL, is_split, split_in
 from effnet_core.errors import DataError
 from effnet_core.text import os_reason
 
-METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "_classes.csv")
+"""Hugging Face's, and Roboflow's with a column for each class."""
 Layout = Literal["auto", "classes", "splits"]
 
 
@@ -263,7 +264,7 @@ def _of_classes(tree: Tree, top: str, split: str, result: Labelled) -> list[Cand
 
 
 def _metadata(root: Path, folder: str, tables: list[str]) -> str:
-    """Path of the table that Hugging Face puts into a folder, if it names labels."""
+    """Path of the table that Hugging Face or Roboflow put into a folder, if it names labels."""
     prefix = f"{folder}/" if folder else ""
     here = [f"{prefix}{name}" for name in METADATA_NAMES if f"{prefix}{name}" in tables]
     return next((path for path in here if usable_tables(root, [path], TableRules())), "")
