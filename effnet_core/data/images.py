@@ -310,11 +310,13 @@ def is_one_colour(image: Image.Image) -> bool:
 
 
 def _on(image: Image.Image, background: Colour) -> Image.Image:
-    rgba = to_rgba(image)
-    if rgba.getchannel("A").getextrema() == (255, 255):
-        return rgba.convert("RGB")
-    ground = Image.new("RGBA", rgba.size, (*background, 255))
-    return Image.alpha_composite(ground, rgba).convert("RGB")
+    rgba = image if image.mode in ("RGBA", "LA") else to_rgba(image)
+    ground = Image.new("RGB", rgba.size, background)
+    if rgba.mode == "RGBA":
+        ground.paste(rgba, mask=rgba)
+    else:
+        ground.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
+    return ground
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
