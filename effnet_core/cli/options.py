@@ -10,12 +10,16 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--override", "-o", metavar="SECTION.KEY=VALUE", help="A setting; repeatable."),
 ]
-Weights = Annotated[
-    str,
+WEIGHTS_HELP = (
+    "Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, or of the model store: "
+    "production or store:VERSION."
+)
+Processes = Annotated[
+    int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
+]
+Recipe = Annotated[
+    str | None,
     typer.Option(
-        "--weights",
-        "-w",
-        help="Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, or of the "
-        "model store: production or store:VERSION.",
+        "--recipe", "-r", help="One of 'effnet recipes', or a .yaml file.", show_default=False
     ),
 ]

@@ -153,6 +153,9 @@ def from_table(table: Table, root: Path, rules: TableRules, split: str = "") -> 
         place = split or _split_of(given, table, row.number)
         problem, name = "", text
         try:
+            if "\0" in text + label:
+                name = ""
+                raise ValueError("a null character")
             name = places.find(text, split_in_or_none(place))
             if isinstance(row.values.get(label_column), NotOneLabel):
                 raise ValueError(str(row.values[label_column]))
