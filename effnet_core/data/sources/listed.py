@@ -76,6 +76,17 @@ def usable_tables(
     return found
 
 
+def columns_of_listing(base: Path, name: str) -> tuple[str, ...]:
+    """The columns of a table that lists pictures that are there, besides their paths; empty for another."""
+    try:
+        table = read_table(base / name)
+    except DataError:
+        return ()
+    path = table.find(PATH_COLUMNS)
+    rest = tuple(column for column in table.columns if column != path)
+    return rest if path and _share_there(table, path, table.path.parent) >= 0.5 else ()
+
+
 def _columns(table: Table, rules: TableRules) -> tuple[str, str]:
     """The columns of path and label; of two columns the one that is not the path is the label."""
     path = table.column(PATH_COLUMNS, "path", rules.path_column)
@@ -119,14 +130,21 @@ class NotOneLabel(list[str]):
 
 def _leads_somewhere(table: Table, rules: TableRules) -> bool:
     path, label = _columns(table, rules)
-    places = Places(Path(rules.root) if rules.root else table.path.parent)
+    labelled = [
+        row
+        for row in table.rows[:ROWS_TRIED]
+        if isinstance(row.values.get(label), NotOneLabel) or _text(row.values.get(label))
+    ]
+    root = Path(rules.root) if rules.root else table.path.parent
+    there = _share_there(replace(table, rows=labelled), path, root) * len(labelled)
+    return 2 * there >= len(table.rows[:ROWS_TRIED])
+
+
+def _share_there(table: Table, path: str, root: Path) -> float:
+    """Share of the first rows whose pictures are there, 0-1."""
+    places = Places(root)
     rows = table.rows[:ROWS_TRIED]
-    there = sum(
-        (isinstance(row.values.get(label), NotOneLabel) or bool(_text(row.values.get(label))))
-        and places.exists(_text(row.values.get(path)))
-        for row in rows
-    )
-    return 2 * there >= len(rows)
+    return sum(places.exists(_text(row.values.get(path))) for row in rows) / max(1, len(rows))
 
 
 def from_table(table: Table, root: Path, rules: TableRules, split: str = "") -> list[Candidate]:
