@@ -162,8 +162,10 @@ def operators(options: dict[str, Any]) -> None:
     import numpy as np
 
     from benchmarks.train import median_seconds
+    from effnet_core.jobs import environment
     from effnet_core.jobs.collective import join_group
 
+    environment.prepare()
     join_group(config_of(options).runtime)
     shrink = options["side"] / 224
     for name, (kind, inner, outer, side) in OPERATORS.items():
