@@ -97,7 +97,7 @@ bench-train: $(STAMP) ## training speed against mindcv and torch (EFFNET_PEERS_P
 
 # onnxruntime-gpu holds all of onnxruntime, under the same name.
 GPU_STAMP := $(VENV)/.installed-gpu
-$(GPU_STAMP): requirements-gpu.lock $(STAMP)
+$(GPU_STAMP): requirements-gpu.lock | $(STAMP)
 	@echo "adding what NVIDIA GPUs need from requirements-gpu.lock (3.7 GB to fetch, 6 GB on the disk)"
 	@$(BIN)/python -m pip uninstall --quiet --yes onnxruntime
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.lock
