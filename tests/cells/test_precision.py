@@ -41,7 +41,7 @@ def three_losses(config: RunConfig) -> tuple[list[float], list[ms.Parameter]]:
     return losses, list(network.get_parameters())
 
 
-def test_sixteen_bits_learn_nearly_the_same_and_parameters_stay_float32() -> None:
+def test_sixteen_bits_learn_nearly_the_same_and_parameters_stay_float32(one_block: None) -> None:
     exact, reference = three_losses(tiny_config())
     for level in ("O2", "O3"):
         # Low enough that no gradient overflows: each of the three steps counts.
