@@ -29,7 +29,7 @@ test-flows: test-part-flows-service test-part-flows-others
 using = $(shell grep -lE "$(1)" tests/$(2)/test_*.py)
 files-cells = tests/cells
 files-unit = tests/unit
-files-jobs-runs = $(call using,one_rank|two_ranks,jobs)
+files-jobs-runs = $(call using,one_rank:,jobs)
 files-jobs-others = $(filter-out $(files-jobs-runs),$(wildcard tests/jobs/test_*.py))
 files-flows-service = $(call using,service: TestedService,flows)
 files-flows-others = $(filter-out $(files-flows-service),$(wildcard tests/flows/test_*.py))

@@ -75,10 +75,15 @@ def test_training_prints_a_line_a_step_and_leaves_checkpoints(trained: tuple[Pat
     assert len(list((folder / "device" / "checkpoints").glob("step-*.ckpt"))) == 2
 
 
-def test_eval_prints_the_dictionary(trained: tuple[Path, str], source_dir: Path) -> None:
-    folder, _ = trained
+@pytest.fixture(scope="module")
+def evaluated(trained: tuple[Path, str], source_dir: Path) -> list[dict[str, float]]:
+    """What an evaluation by one process prints."""
     command = [*COMMAND, "eval", *FLAGS, "--data_url", str(source_dir), "--checkpoint", "device"]
-    [found] = accuracies(run(command, folder).stdout)
+    return accuracies(run(command, trained[0]).stdout)
+
+
+def test_eval_prints_the_dictionary(evaluated: list[dict[str, float]]) -> None:
+    [found] = evaluated
     assert list(found) == ["Top_1_Accuracy", "Top_5_Accuracy"]
     assert found["Top_1_Accuracy"] * 12 == pytest.approx(round(found["Top_1_Accuracy"] * 12))
 
@@ -123,13 +128,15 @@ def test_under_msrun(source_dir: Path, tmp_path: Path) -> None:
 
 
 def test_eval_under_msrun_is_one_evaluation_by_all_ranks(
-    trained: tuple[Path, str], source_dir: Path, tmp_path: Path
+    trained: tuple[Path, str],
+    evaluated: list[dict[str, float]],
+    source_dir: Path,
+    tmp_path: Path,
 ) -> None:
     arguments = ["eval", *FLAGS, "--data_url", str(source_dir)]
-    alone = run([*COMMAND, *arguments, "--checkpoint", "device"], trained[0]).stdout
     arguments += ["--checkpoint", str(trained[0] / "device")]
     logs = msrun(arguments, tmp_path / "work")
-    assert [accuracies(log) for log in logs] == [accuracies(alone), [], []]
+    assert [accuracies(log) for log in logs] == [evaluated, [], []]
     assert '"world_size": 2' in (tmp_path / "work/efficientnet_eval/result.json").read_text()
 
 
