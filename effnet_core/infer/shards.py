@@ -18,8 +18,10 @@ from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, output_lost, read_in
 from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.jobs.signals import stop_requested
+from effnet_core.machine import available_cores
 from effnet_core.results import ShardResult
 from effnet_core.storage.cache import cache_dir, cached
+from effnet_core.text import format_seconds
 
 STAGE = "predict"
 
@@ -45,23 +47,25 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
     total = sum(shard.stop - shard.start for shard in job.shards)
     done = rejected = 0
     results = []
+    began = time.monotonic()
     for shard in job.shards:
         result = _predict_shard(predictor, source, shard, job, config, done=done, total=total)
         results.append(vars(result.counts()))
         done += shard.stop - shard.start
         rejected += len(result.rejected)
-        emit(
-            Event(
-                STAGE,
-                f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote "
-                f"{shard.part}",
-                done,
-                total,
-            )
-        )
+        told = f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote {shard.part}"
+        if len(results) == 1 and done < total:
+            told += _estimate(done, total - done, time.monotonic() - began)
+        emit(Event(STAGE, told, done, total))
         if rejected > job.allowed_errors:
             break
     return {"shards": results}
+
+
+def _estimate(done: int, left: int, seconds: float) -> str:
+    """What the rest of a run takes, after its first shard."""
+    rate = done / seconds
+    return f"; at {rate:.1f} images/s the other {left:,} images take {format_seconds(left / rate)}"
 
 
 def _with_decoders(
@@ -69,6 +73,11 @@ def _with_decoders(
 ) -> RunConfig:
     """Settings with a number of decoders: that asked for, or the fastest over the first files."""
     infer = config.infer
+    if (
+        config.runtime.device == "GPU" and infer.decoders is None
+    ):  # the cores have nothing else to do
+        few = infer.model_copy(update={"decoders": len(available_cores())})
+        return config.model_copy(update={"infer": few})
     first = job.shards[0]
     paths = read_inputs(job.output, first.start, first.stop)[:SAMPLE_IMAGES]
     if infer.decoders is not None or not predictor.workers or len(paths) < SAMPLE_IMAGES:

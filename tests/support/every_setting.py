@@ -50,6 +50,8 @@ UNIT = (
     "train.epochs",
     "train.budget",
     "train.amp_dtype",
+    "auto.quality",
+    "auto.minutes",
     "evaluate.min_top1",
     "evaluate.promote_margin",
     "infer.engine",
@@ -75,6 +77,7 @@ UNIT = (
     "storage.anonymous",
     "storage.requester_pays",
     "storage.credentials_block",
+    "runtime.lazy_kernels",
     "runtime.world_size",
     "runtime.kernels",
     "runtime.hosts",
@@ -123,6 +126,7 @@ CELLS = (
     "train.label_smoothing",
     "train.class_weights",
     "train.amp_level",
+    "train.amp_norm",
     "train.trackers",
     "train.loss_scale",
     "train.ema_decay",
@@ -131,6 +135,11 @@ CELLS = (
     "train.seed",
     "train.freeze_epochs",
     "train.resume_from",
+    "runtime.layout",
+    "runtime.conv_tf32",
+    "runtime.matmul_tf32",
+    "runtime.conv_algorithm",
+    "runtime.fuse_kernels",
     "runtime.exact_resume",
     "evaluate.per_device_batch_size",
 )
@@ -146,6 +155,8 @@ JOBS = (
     "train.keep_checkpoints",
     "runtime.device",
     "storage.onnx",
+    "auto.enabled",
+    "train.probe",
 )
 """Proved by running a job."""
 

@@ -14,6 +14,7 @@ import pytest
 from prefect.blocks.system import Secret
 
 from effnet_core import api, worker
+from effnet_core.auto.decide import decide
 from effnet_core.config.load import leaf_keys
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.order import epoch_order, train_indices
@@ -49,6 +50,7 @@ from tests.support.every_setting import Proof
 from tests.support.fakes import BrightnessPredictor, engine_job, predict_job
 from tests.support.images import class_folders, draw, encode, source_with_splits
 from tests.support.weights import make_checkpoint
+from tests.unit.auto.test_decide import FACTS
 from tests.unit.model_store.test_publication import make_run
 
 
@@ -349,6 +351,10 @@ def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | N
     return argv, popen.call_args.kwargs["env"].get("GLOG_v")
 
 
+def loading_of_cuda_kernels(config: RunConfig, _: Path) -> str:
+    return launch._child_environment(config.runtime)["CUDA_MODULE_LOADING"]
+
+
 def sixteen_bits(config: RunConfig, _: Path) -> str:
     return config.amp_dtype
 
@@ -403,6 +409,8 @@ PROOFS = {
     "train.epochs": Proof("10", rates),
     "train.budget": Proof("100 steps", rates),
     "train.amp_dtype": Proof("fp16", sixteen_bits, ON_ASCEND),
+    "auto.quality": Proof("fast", lambda config, _: decide(config, FACTS).config.train),
+    "auto.minutes": Proof("1", lambda config, _: decide(config, FACTS).config.train),
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
@@ -428,6 +436,7 @@ PROOFS = {
     "storage.anonymous": Proof("true", headers_of_a_request),
     "storage.requester_pays": Proof("true", headers_of_a_request),
     "storage.credentials_block": Proof("bucket-key", credentials_in_a_task),
+    "runtime.lazy_kernels": Proof("false", loading_of_cuda_kernels, ("runtime.device=GPU",)),
     "runtime.world_size": Proof("4", command),
     "runtime.kernels": Proof("builtin", chosen_operators),
     "runtime.hosts": Proof("[127.0.0.1, 192.0.2.1]", command, (*TWO_RANKS, PORT)),

@@ -15,8 +15,10 @@ from effnet_core.jobs.job import (
     Job,
     MindirJob,
     PredictJob,
+    ProbeJob,
     RecordsJob,
     Shard,
+    StageJob,
     TrainJob,
     VerifyJob,
     job_from_dict,
@@ -47,9 +49,17 @@ JOBS: list[Job] = [
         shards=(Shard(0, 0, 5, "part-0", "s"), Shard(1, 5, 7, "part-1", "s")),
         allowed_errors=3,
     ),
+    ProbeJob(
+        Path("/a.ckpt"),
+        "s",
+        engine="onnxruntime",
+        engine_file=Path("/e.onnx"),
+        data_dir=Path("/data"),
+    ),
     VerifyJob(Path("/a.ckpt"), "s", Path("/m.onnx"), "onnx", (Path("/p.png"),)),
     MindirJob(Path("/a.ckpt"), "s", Path("/m.mindir")),
     RecordsJob(Path("/data"), "train"),
+    StageJob("images", Path("/start"), Path("out"), 0.2, 0, 0.1),
 ]
 
 
