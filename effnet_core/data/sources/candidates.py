@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,7 +13,8 @@ from effnet_core.files import sha256_of_text
 CLASS_BYTES = 200
 """Bytes of a class name that is also a folder's; longer ones are cut there and told apart by a digest."""
 
-_UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f]|^\.|^\s|[\s.]$")
+_UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f]|^\.|^\s|[\s.]$|%(?=[0-9A-F]{2})")
+"""What is spelled as in a URL; also what looks like that already, so that no two classes share a folder."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Candidate:
     """Why it cannot be used, where that is known already."""
 
 
+@lru_cache(10_000)
 def class_folder(name: str) -> str:
     """A name for a class's folder: the class's own, but for what a file system or a path would not take."""
     safe = _UNSAFE.sub(lambda found: quote(found[0], safe="").replace(".", "%2E"), name)
