@@ -12,7 +12,7 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.text import human_bytes
 
-PEAK_LR = 4e-4
+PEAK_LR = 1e-4
 """Peak rate of fine-tuning, as it is used, for AdamW; the scratch one is SCRATCH_LR."""
 SCRATCH_LR = 2e-3
 BATCHES = (32, 16, 8, 4, 2)
