@@ -44,7 +44,9 @@ TINY = {
 TRAIN = ["train", *FLAGS, "--epoch_size", "2", "--decay_epoch", "2", "--max_lr", "0.01"]
 
 
-def run(command: list[str], folder: Path, *, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[str], folder: Path, *, code: int = 0, timeout_s: int = 240
+) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     root = Path(__file__).parents[2]
     done = subprocess.run(
@@ -57,7 +59,7 @@ def run(command: list[str], folder: Path, *, code: int = 0) -> subprocess.Comple
         },
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=timeout_s,
         check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
@@ -202,6 +204,7 @@ def test_under_mpirun(source_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(960)
 def test_eight_processes_under_mpirun_on_two_cores(source_dir: Path, tmp_path: Path) -> None:
     """``mpirun -n 8`` as on the page: each says its lines, and all end with the same weights."""
     if shutil.which("mpirun") is None:
@@ -209,7 +212,7 @@ def test_eight_processes_under_mpirun_on_two_cores(source_dir: Path, tmp_path: P
     mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "8"]
     path = write_yaml(tmp_path / "config", **TINY, classes=3, path=source_dir)
     arguments = ["train", "-c", str(path), "--batch_size", "1", "--ckpt_save_dir", "./device"]
-    output = run([*mpirun, *COMMAND, *arguments], tmp_path / "work").stdout
+    output = run([*mpirun, *COMMAND, *arguments], tmp_path / "work", timeout_s=900).stdout
     assert epochs_and_steps(output) == [(e, s, 3) for e in (0, 1) for s in (1, 2, 3)]
     assert output.count("final weights sha256") == 8
     assert len(digests(output)) == 1
