@@ -130,7 +130,7 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
 
         return train(config, group, data_dir=job.data_dir, run_dir=run_dir).to_dict()
     if isinstance(job, EvaluateJob):
-        return _evaluate(job, config, group)
+        return _evaluate(job, config, group, run_dir)
     if isinstance(job, PredictJob):
         return _predict(job, config)
     if isinstance(job, VerifyJob):
@@ -150,11 +150,17 @@ def _checkpoint_of(job: EvaluateJob | PredictJob | VerifyJob | MindirJob) -> Che
     return open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
 
 
-def _evaluate(job: EvaluateJob, config: RunConfig, group: Any) -> dict[str, Any]:
+def _evaluate(job: EvaluateJob, config: RunConfig, group: Any, out: Path) -> dict[str, Any]:
     from effnet_core.train.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(
-        config, group, checkpoint=_checkpoint_of(job), data_dir=job.data_dir, split=job.split
+        config,
+        group,
+        checkpoint=_checkpoint_of(job),
+        data_dir=job.data_dir,
+        split=job.split,
+        labels=job.labels,
+        out=out,
     ).to_dict()
 
 

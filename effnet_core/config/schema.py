@@ -335,6 +335,8 @@ class TrainConfig(Section):
     """Evaluations without a better top-1 after which the run ends; 0 means never."""
     final_model: Literal["last", "best"] = "last"
     """Which weights the finished model has: the last ones or those of the best evaluation."""
+    calibrate: bool = True
+    """At the end fit a temperature on the validation split that makes probabilities honest; answers stay."""
     seed: int = Field(0, ge=0)
     """Seed of initial weights, image order, augmentation and masks."""
     log_every_steps: int = Field(50, ge=1)
@@ -375,8 +377,11 @@ class EvaluateConfig(Section):
     """Images per forward pass on each rank."""
     min_top1: float = Field(0.0, ge=0, le=1)
     """A model below this top-1 is not promoted to production."""
+    promote_if: Literal["better", "not_worse", "significantly_better"] = "not_worse"
+    """How a model must compare with production on the same images: top-1 at most the margin below, more
+    than the margin above, or above it with the whole 95 % interval and McNemar's p < 0.05."""
     promote_margin: float = Field(0.0, ge=0, le=1)
-    """How much worse than the current production model a new one may be."""
+    """Difference in top-1 that `promote_if` allows or asks for."""
 
 
 class InferConfig(Section):

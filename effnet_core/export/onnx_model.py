@@ -21,7 +21,7 @@ from effnet_core import __version__
 from effnet_core.errors import CheckpointError
 from effnet_core.family.scaling import Block, expand
 from effnet_core.family.variants import variant as variant_row
-from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, Sidecar
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, Sidecar, calibrated
 
 Array = NDArray[Any]
 
@@ -50,7 +50,9 @@ def write_onnx(
     Raises:
         CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
     """
-    model = build_model(checkpoint.load(), checkpoint.sidecar, features=features, pixels=pixels)
+    sidecar = checkpoint.sidecar
+    parameters = calibrated(checkpoint.load(), sidecar.temperature)
+    model = build_model(parameters, sidecar, features=features, pixels=pixels)
     out.write_bytes(model.SerializeToString())
 
 
@@ -295,10 +297,14 @@ class _Graph:
 
 
 def metadata(sidecar: Sidecar) -> dict[str, str]:
-    """What a file says of its model, in whatever format: all that its user must know."""
+    """What a file says of its model, in whatever format: all that its user must know.
+
+    The logits of the file are divided by ``temperature`` already.
+    """
     return {
         "variant": sidecar.variant,
         "class_names": json.dumps(sidecar.class_names, ensure_ascii=False),
         "preprocess": json.dumps(sidecar.preprocess.to_dict()),
         "checkpoint_sha256": sidecar.sha256,
+        "temperature": f"{sidecar.temperature:g}",
     }

@@ -7,6 +7,7 @@ RUN_DIR/
   metrics.jsonl     one line a log interval (training)
   checkpoints/      training checkpoints (training)
   model.ckpt/.json  the finished model (training)
+  answers.npz       what the model said of each image (training, evaluation)
   result.json       the answer, or
   error.json        why there is none
   logs/             one log a rank, process ids, and room kept for the answer
@@ -69,6 +70,9 @@ class EvaluateJob(_OfCheckpoint):
 
     data_dir: Path
     split: str
+    labels: tuple[int, ...] | None = None
+    """The model's number of each class of the data set, -1 where it does not know the class; by default
+    both have the same classes."""
 
 
 @dataclass(frozen=True)
