@@ -387,6 +387,12 @@ def publish(
     name: Annotated[str | None, typer.Option(help="Short for storage.name.")] = None,
     version: Annotated[str | None, typer.Option(help="Version; made from time and digest.")] = None,
     promote: Annotated[bool, typer.Option(help="Move 'production' if good enough.")] = True,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set of the evaluation, if it was moved: production is measured on it."
+        ),
+    ] = None,
     override: Overrides = None,
 ) -> None:
     """Put a run's model into the store as an immutable version."""
@@ -394,19 +400,14 @@ def publish(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import CONFIG_NAME, by_section, load_config
-    from effnet_core.model_store.publication import publish_model
+    from effnet_core.quality.gate import publish as publish_run
 
-    result = api.training_result(run_dir)
+    api.training_result(run_dir)
     short = by_section({"storage.root": store or None, "storage.name": name or None})
     config = load_config(run_dir / CONFIG_NAME, override or [], options=short)
     with show_events():
-        published = publish_model(
-            run_dir,
-            evaluation=result.evaluation,
-            storage=config.storage,
-            gate=config.evaluate,
-            version=version,
-            promote=promote,
+        published = publish_run(
+            run_dir, config=config, data_dir=data, version=version, promote=promote
         )
     state = "is production" if published.promoted else "not promoted"
     why = published.gate or published.reason

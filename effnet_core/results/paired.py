@@ -80,10 +80,9 @@ class Paired:
         """Top-1 of the challenger less that of the champion, -1 to 1."""
         return (self.won - self.lost) / self.images
 
-    @property
-    def significant(self) -> bool:
-        """Whether McNemar's test tells them apart."""
-        return self.p_value < SIGNIFICANT
+    def surely_above(self, margin: float) -> bool:
+        """Whether the challenger is above by more than ``margin``, and chance is no explanation."""
+        return self.p_value < SIGNIFICANT and self.low > margin
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, ratios included for readers."""
@@ -189,22 +188,25 @@ def interval(lost: int, won: int, images: int) -> tuple[float, float]:
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 
-def refusal(found: Paired, *, promote_if: PromoteIf, margin: float) -> str:
+def refusal(
+    difference: float, *, promote_if: PromoteIf, margin: float, found: Paired | None = None
+) -> str:
     """Why a challenger does not replace the champion, as a part of a sentence; empty where it does.
 
     Args:
-        found: the comparison.
+        difference: top-1 of the challenger less that of the champion.
         promote_if: ``not_worse``: at most ``margin`` below. ``better``: more than ``margin`` above.
             ``significantly_better``: besides, the whole 95 % interval is above ``margin`` and McNemar's
             test says p < 0.05.
         margin: difference in top-1, 0-1.
+        found: the comparison of pairs, without which nothing is significant.
     """
-    difference, limit = found.difference, f"evaluate.promote_margin={margin:g}"
+    limit = f"evaluate.promote_margin={margin:g}"
     if promote_if == "not_worse":
         if difference < -margin - ROUNDING:
             return f"is more than {limit} below"
     elif difference <= margin + ROUNDING:
         return f"is not more than {limit} above"
-    elif promote_if == "significantly_better" and not (found.significant and found.low > margin):
+    elif promote_if == "significantly_better" and not (found and found.surely_above(margin)):
         return f"is not significantly more than {limit} above"
     return ""

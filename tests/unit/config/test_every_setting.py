@@ -404,6 +404,7 @@ PROOFS = {
     "train.budget": Proof("100 steps", rates),
     "train.amp_dtype": Proof("fp16", sixteen_bits, ON_ASCEND),
     "evaluate.min_top1": Proof("0.9", published),
+    "evaluate.promote_if": Proof("better", published, ("evaluate.promote_margin=0.1",)),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
     "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).workers),

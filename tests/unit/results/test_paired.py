@@ -40,7 +40,7 @@ def test_pairs_are_counted_and_classes_too() -> None:
     found = compare_answers(old, new, class_names=NAMES, true=np.array(true), version="v1")
     assert (found.both, found.lost, found.won, found.images) == (2, 3, 3, 8)
     assert found.champion_top1 == found.challenger_top1 == 5 / 8
-    assert found.difference == 0 and found.p_value == 1 and not found.significant
+    assert found.difference == 0 and found.p_value == 1
     assert [(row.name, row.champion, row.challenger) for row in found.classes] == [
         ("cat", 3, 1),
         ("dog", 1, 2),
@@ -102,7 +102,9 @@ def test_what_each_setting_lets_through(
     promote_if: str, margin: float, lost: int, won: int, passes: bool
 ) -> None:
     found = compare_counts(900 - lost - won, lost, won, 100)
-    text = refusal(found, promote_if=promote_if, margin=margin)  # type: ignore[arg-type]
+    text = refusal(found.difference, promote_if=promote_if, margin=margin, found=found)  # type: ignore[arg-type]
+    if promote_if == "significantly_better":
+        assert refusal(found.difference, promote_if=promote_if, margin=margin)
     assert (text == "") is passes
     if text:
         assert f"evaluate.promote_margin={margin:g}" in text
