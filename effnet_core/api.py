@@ -35,6 +35,7 @@ from effnet_core.jobs.job import (
 from effnet_core.jobs.launch import job_folder, join_job, run_job
 from effnet_core.locks import sole_user
 from effnet_core.model_store.versions import cached_model
+from effnet_core.quality.classes import read_class_map, require_match
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.weights import checkpoint as checkpoints
@@ -166,15 +167,18 @@ def evaluate(
     split: str | None = None,
     config: RunConfig | None = None,
     work_dir: Path | None = None,
+    classes: Path | None = None,
 ) -> EvalResult:
     """Evaluate a checkpoint on a split of a staged data set.
 
     Args:
         weights: as ``open_weights`` takes them.
-        data_dir: a staged data set with the same class names.
+        data_dir: a staged data set with classes of the model's, all or some of them.
         split: ``data.eval_split`` by default.
         config: processes, batch size and workers; the model comes from the sidecar.
-        work_dir: where the job's files go; a temporary folder by default.
+        work_dir: where the job's files go, the answers to each image among them; a temporary folder by
+            default.
+        classes: CSV file that says which class of the model each class of the data set is.
 
     Raises:
         EffnetError: as ``evaluate_checkpoint`` and the launcher.
@@ -184,12 +188,17 @@ def evaluate(
         job_folder("evaluate") if work_dir is None else nullcontext(work_dir) as folder,
         sole_user(folder, what="evaluation folder"),
     ):
-        job = evaluation_job(weights, data_dir, split=split, config=config)
+        job = evaluation_job(weights, data_dir, split=split, config=config, classes=classes)
         return EvalResult.from_dict(run_job(job, config, folder))
 
 
 def evaluation_job(
-    weights: str | Path, data_dir: Path, *, split: str | None = None, config: RunConfig
+    weights: str | Path,
+    data_dir: Path,
+    *,
+    split: str | None = None,
+    config: RunConfig,
+    classes: Path | None = None,
 ) -> EvaluateJob:
     """The job that evaluates a checkpoint; arguments as for ``evaluate``.
 
@@ -208,8 +217,29 @@ def evaluation_job(
     if config.data.format == "mindrecord":
         ensure_records(dataset, (chosen,), config)
     return EvaluateJob(
-        checkpoint.path.resolve(), checkpoint.sha256, data_dir.resolve(), split=chosen
+        checkpoint.path.resolve(),
+        checkpoint.sha256,
+        data_dir.resolve(),
+        split=chosen,
+        labels=_labels(checkpoint, dataset, classes),
     )
+
+
+def _labels(
+    checkpoint: Checkpoint, dataset: Dataset, classes: Path | None
+) -> tuple[int, ...] | None:
+    """The model's number of each class of a data set; None where both have the same classes.
+
+    Raises:
+        DataError: the model does not know a class.
+    """
+    known, asked = checkpoint.sidecar.class_names, dataset.class_names
+    if classes is None and known == asked:
+        return None
+    labels = require_match(asked, known, read_class_map(classes) if classes else None)
+    text = f"{len(labels):,} of the model's {len(known):,} classes are in the data set"
+    emit(Event("evaluate", f"{text}; an answer of another class counts as wrong"))
+    return labels
 
 
 def plan_inference(

@@ -229,6 +229,20 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "val",
     override: Overrides = None,
     processes: Processes = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "--out",
+            help="Folder for report.html, figures by class, mistakes, predictions.",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file with lines 'data,model': the model's class for each of the data."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole result as JSON.")
     ] = False,
@@ -238,14 +252,21 @@ def evaluate(
 
     from effnet_core import api
     from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+    from effnet_core.reports.evaluation import report_evaluation
 
     config = _config(None, override, processes)
     with show_events():
-        result = api.evaluate(weights, data, split=split, config=config)
+        result = api.evaluate(
+            weights, data, split=split, config=config, work_dir=output, classes=classes
+        )
+        report = None if output is None else report_evaluation(output, config.storage)
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
-    else:
-        _print_evaluation(result)
+        return
+    _print_evaluation(result)
+    if report is not None:
+        console.print(f"report: {report.path}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -441,6 +462,10 @@ def _print_evaluation(result: EvalResult) -> None:
         f"top-1 {result.top1:.2%}{top5}, loss {result.loss:.4f} "
         f"on {result.seen:,} images of split {result.split}"
     )
+    found = result.calibration
+    if found is not None:
+        with_temperature = f" ({found.before.ece:.2%} before)" if found.temperature != 1 else ""
+        console.print(f"calibration error {found.after.ece:.2%}{with_temperature}")
 
 
 def main() -> None:

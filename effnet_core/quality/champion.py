@@ -17,6 +17,7 @@ from effnet_core.jobs.launch import job_folder, run_job
 from effnet_core.locks import alone
 from effnet_core.model_store.registry import VersionManifest
 from effnet_core.model_store.versions import cached_model
+from effnet_core.quality.classes import match
 from effnet_core.results.answers import ANSWERS_NAME, UNKNOWN, Answers
 from effnet_core.results.paired import Paired, compare_answers
 from effnet_core.weights.checkpoint import Checkpoint
@@ -118,8 +119,7 @@ def matched_classes(checkpoint: Checkpoint, dataset: Dataset) -> tuple[int, ...]
     Raises:
         GateRefused: it knows none of them.
     """
-    numbers = {name: number for number, name in enumerate(checkpoint.sidecar.class_names)}
-    labels = tuple(numbers.get(name, UNKNOWN) for name in dataset.class_names)
+    labels = match(dataset.class_names, checkpoint.sidecar.class_names)
     if all(label == UNKNOWN for label in labels):
         known, asked = checkpoint.sidecar.class_names[0], dataset.class_names[0]
         raise GateRefused(

@@ -163,6 +163,38 @@ def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes
     return render(figure)
 
 
+def reliability_diagram(
+    before: Points, after: Points, counts: Sequence[int], *, theme: Theme = LIGHT
+) -> bytes:
+    """PNG of how often answers are right over how sure the model is of them.
+
+    Args:
+        before: mean probability and share that is right of each bin, before calibration.
+        after: likewise, after calibration; empty where there was none.
+        counts: images of each bin from 0 to 1, as they are now; drawn as bars below.
+        theme: colours of the chart.
+    """
+    figure, axes = _create_axes(theme, "probability of the best class", "share that is right")
+    total, width = max(1, sum(counts)), 1 / len(counts)
+    axes.bar(
+        [width * index for index in range(len(counts))],
+        [0.3 * count / total for count in counts],
+        width=0.92 * width,
+        align="edge",
+        color=theme.grid,
+        label="images",
+    )
+    axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle="--", label="honest")
+    _draw_line(axes, before, color=theme.second, label="before" if after else "now", marker="s")
+    _draw_line(axes, after, color=theme.first, label="calibrated")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left")
+    return render(figure)
+
+
 def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> bytes:
     """PNG of how many images got each class.
 

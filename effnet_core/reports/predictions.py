@@ -129,13 +129,13 @@ def _card(groups: list[Group], uncertain: list[Picture], path: Path) -> str:
     samples = [group.pictures[0] for group in frequent if group.pictures]
     lines = []
     if samples:
-        lines += ["### One of each frequent class", "", *_strip(samples)]
+        lines += ["### One of each frequent class", "", *strip(samples)]
     if uncertain:
-        lines += ["", "### Least certain", "", *_strip(uncertain[:MAX_CARD_PICTURES])]
+        lines += ["", "### Least certain", "", *strip(uncertain[:MAX_CARD_PICTURES])]
     return "\n".join([*lines, "", f"More pictures: {markdown_code(str(path))}", ""])
 
 
-def _strip(pictures: list[Picture], columns: int = 6) -> list[str]:
+def strip(pictures: list[Picture], columns: int = 6) -> list[str]:
     """A Markdown table of pictures, their best class and its probability below."""
     columns = min(columns, len(pictures))
     lines = ["| " * columns + "|", "|---" * columns + "|"]
