@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+PACKAGES := $(VENV)/.installed
+STAMP  := $(VENV)/.project
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-library test-jobs test-flows \
@@ -134,12 +135,16 @@ clean: ## remove caches and builds; keeps .venv, runs/ and .effnet/
 
 # Made with the standard tools, and again only when the lock changes. The lock names every package, so
 # nothing has to be resolved (--no-deps), and every file is checked against its hash.
-$(STAMP): requirements.lock
+$(PACKAGES): requirements.lock
 	@echo "making $(VENV) from requirements.lock (about two minutes, 3.5 GB)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else \
 	    f"Python 3.10-3.12 is needed, this is {v[0]}.{v[1]}; run: make PYTHON=python3.11 ...")'
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@touch $@
+
+# Version, commands and extras of the project itself; seconds.
+$(STAMP): $(PACKAGES) pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

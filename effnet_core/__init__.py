@@ -4,6 +4,6 @@ Importing this package loads neither MindSpore nor Prefect. Work on tensors happ
 processes that ``effnet_core.launch`` starts (docs/adr/0003-launching.md says why).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["__version__"]

@@ -11,9 +11,9 @@ from typing import Any
 
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
-from effnet_core.data.finding import in_a_line
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
+from effnet_core.data.sources.finding import in_a_line
 from effnet_core.errors import ConfigError, DataError, OutputExists
 from effnet_core.events import Event, emit
 from effnet_core.files import is_empty, make_folder

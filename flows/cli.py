@@ -48,6 +48,35 @@ def demo(
 
 @app.command()
 @guarded
+def pipeline(
+    photos: Annotated[
+        str,
+        typer.Argument(
+            help="Labelled images: folder of class folders, archive, or s3://bucket/prefix."
+        ),
+    ],
+    unlabelled: Annotated[str, typer.Argument(help="Images to label with the new model.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "--output",
+            help="Folder of the run; runs/pipeline/TIME by default. A run that was cut continues in it.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Recipe or .yaml file.")
+    ] = None,
+    override: Overrides = None,
+) -> None:
+    """Everything in one go: stage, train, evaluate, publish, label and report, as flow runs."""
+    from flows.shown import run_pipeline
+
+    run_pipeline(photos, unlabelled, out, recipe=recipe, overrides=override)
+
+
+@app.command()
+@guarded
 def dashboard(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port; 4200 by default.")
@@ -126,7 +155,8 @@ def status() -> None:
 def deploy(
     environment: Environment = "local",
     automations: Annotated[
-        Path | None, typer.Option(help="A file in deployments/automations to bring as well.")
+        Path | None,
+        typer.Option(help="Automations to bring as well: heartbeat, or a file of your own."),
     ] = None,
     reset: Reset = False,
 ) -> None:
@@ -136,7 +166,8 @@ def deploy(
     from flows.service.automations import bring_automations
 
     api = lifecycle.server_api()
-    deploy.deploy(api, environment=environment, reset=reset)
+    folder = lifecycle.working_dir(api)
+    deploy.deploy(api, environment=environment, working_dir=folder, reset=reset)
     names = bring_automations(api, automations) if automations else []
     for name in names:
         console.print(f"automation: {name}", markup=False)

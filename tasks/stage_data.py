@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.card import read_card
-from effnet_core.data.formats import Rules
+from effnet_core.data.sources.formats import Rules
 from effnet_core.data.staging import STAGE, stage_dataset
 from effnet_core.text import markdown_code
 from tasks import policies

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_core import __version__
+from effnet_core.cli import trained
 from effnet_core.cli.guard import guarded, run
-from effnet_core.cli.options import Overrides, Weights
+from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes
 from effnet_core.cli.store import app as store_commands
 from effnet_core.cli.weights import app as weights_commands
 from effnet_core.config.recipes import recipe_names
 
 if TYPE_CHECKING:
     from effnet_core.config.schema import RunConfig
-    from effnet_core.results import EvalResult
 
 app = typer.Typer(
     name="effnet",
@@ -36,9 +36,6 @@ Recipe = Annotated[
     typer.Option("--recipe", "-r", help=f"Recipe ({', '.join(recipe_names())}) or a .yaml file."),
 ]
 Data = Annotated[Path, typer.Option("--data", help="Folder of a staged data set.")]
-Processes = Annotated[
-    int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
-]
 
 
 def _version(show: bool) -> None:
@@ -94,12 +91,26 @@ def models(
 
 @app.command()
 @guarded
-def recipes() -> None:
-    """List the recipes and what each one changes."""
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: its command, cost and settings as YAML.")
+    ] = None,
+) -> None:
+    """List the recipes and what each one changes, or print one."""
     from effnet_core.cli.tables import recipe_table
     from effnet_core.cli.terminal import console
+    from effnet_core.config.recipes import recipe_names, recipe_text
+    from effnet_core.errors import ConfigError
+    from effnet_core.text import nearest
 
-    console.print(recipe_table())
+    if name is None:
+        console.print(recipe_table())
+    else:
+        if name not in recipe_names():
+            raise ConfigError(
+                f"recipe {name!r} is unknown{nearest(name, recipe_names())} (effnet recipes lists them)"
+            )
+        typer.echo(recipe_text(name), nl=False)
 
 
 @app.command()
@@ -161,7 +172,7 @@ def stage(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
-    from effnet_core.data.formats import Rules
+    from effnet_core.data.sources.formats import Rules
     from effnet_core.data.staging import stage_dataset
 
     config = load_config(None, override or [])
@@ -210,63 +221,16 @@ def train(
 ) -> None:
     """Train a model on a staged data set, anew or from weights."""
     from effnet_core import api
+    from effnet_core.cli.answers import print_evaluation
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
 
     config = _config(recipe, override, processes, weights, num_classes)
     with show_events():
         result = api.train(config, data, run_dir)
-    _print_evaluation(result.evaluation)
+    print_evaluation(result.evaluation)
     console.print(f"{result.images_per_s:.1f} images/s on {result.world_size} process(es)")
     console.print(f"model: {result.checkpoint}", soft_wrap=True)
-
-
-@app.command()
-@guarded
-def evaluate(
-    weights: Weights,
-    data: Data,
-    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "val",
-    override: Overrides = None,
-    processes: Processes = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "--out",
-            help="Folder for report.html, figures by class, mistakes, predictions.",
-        ),
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with lines 'data,model': the model's class for each of the data."
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the whole result as JSON.")
-    ] = False,
-) -> None:
-    """Measure a checkpoint on a split, exact to the last image."""
-    import json
-
-    from effnet_core import api
-    from effnet_core.cli.lines import show_events
-    from effnet_core.cli.terminal import console
-    from effnet_core.reports.evaluation import report_evaluation
-
-    config = _config(None, override, processes)
-    with show_events():
-        result = api.evaluate(
-            weights, data, split=split, config=config, work_dir=output, classes=classes
-        )
-        report = None if output is None else report_evaluation(output, config.storage)
-    if as_json:
-        typer.echo(json.dumps(result.to_dict()))
-        return
-    _print_evaluation(result)
-    if report is not None:
-        console.print(f"report: {report.path}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -284,8 +248,8 @@ def predict(
         typer.Option(
             "--weights",
             "-w",
-            help="As of evaluate; by default production of the store, else the newest finished training in "
-            "runs/, else installed ImageNet weights.",
+            help=f"{WEIGHTS_HELP} By default production of the store, else the newest finished training "
+            "in runs/, else installed ImageNet weights.",
         ),
     ] = None,
     output: Annotated[
@@ -307,6 +271,7 @@ def predict(
 ) -> None:
     """Label images; the input is never written to. One picture is also drawn with its labels."""
     from effnet_core import api
+    from effnet_core.cli.answers import say_default
     from effnet_core.cli.defaults import choose_weights, own_folder
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
@@ -322,7 +287,7 @@ def predict(
     config = load_config(None, override or [], options=by_section(short))
     if weights is None:
         weights, origin = choose_weights(config.storage)
-        console.print(f"weights: {origin} (--weights names others)", soft_wrap=True, markup=False)
+        say_default("weights", origin)
     output = own_folder("predict") if output is None else output
     with show_events():
         summary = api.infer(weights, inputs, output, config=config, only_new=only_new)
@@ -344,41 +309,6 @@ def predict(
 
 @app.command()
 @guarded
-def export(
-    weights: Weights,
-    out: Annotated[Path, typer.Option("--out", "--output", help="File to write.")],
-    format: Annotated[str, typer.Option("--format", help="onnx, mindir or safetensors.")] = "onnx",
-    image: Annotated[
-        list[Path] | None,
-        typer.Option("--image", help="A picture to compare on, besides others; repeatable."),
-    ] = None,
-    features: Annotated[
-        bool, typer.Option("--features", help="Pooled features as a second output (onnx).")
-    ] = False,
-    override: Overrides = None,
-) -> None:
-    """Write a model in another format and compare it with MindSpore."""
-    from effnet_core import api
-    from effnet_core.cli.lines import show_events
-    from effnet_core.cli.terminal import console
-    from effnet_core.config.load import load_config
-    from effnet_core.export.export import export as export_model
-
-    config = load_config(None, override or [])
-    with show_events():
-        agreement = export_model(
-            api.open_weights(weights, config.storage),
-            out,
-            format=format,
-            pictures=image or (),
-            features=features,
-            config=config,
-        )
-    console.print(f"{out}: {agreement}", soft_wrap=True)
-
-
-@app.command()
-@guarded
 def copy(
     source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix.")],
     target: Annotated[str, typer.Argument(help="The other of the two.")],
@@ -396,44 +326,10 @@ def copy(
     copy_files(source, target, access)
 
 
+for command in (trained.evaluate, trained.publish, trained.export):
+    app.command()(command)
 app.add_typer(weights_commands, name="weights")
 app.add_typer(store_commands, name="store")
-
-
-@app.command()
-@guarded
-def publish(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
-    store: Annotated[str | None, typer.Option(help="Short for storage.root.")] = None,
-    name: Annotated[str | None, typer.Option(help="Short for storage.name.")] = None,
-    version: Annotated[str | None, typer.Option(help="Version; made from time and digest.")] = None,
-    promote: Annotated[bool, typer.Option(help="Move 'production' if good enough.")] = True,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Data set of the evaluation, if it was moved: production is measured on it."
-        ),
-    ] = None,
-    override: Overrides = None,
-) -> None:
-    """Put a run's model into the store as an immutable version."""
-    from effnet_core import api
-    from effnet_core.cli.lines import show_events
-    from effnet_core.cli.terminal import console
-    from effnet_core.config.load import CONFIG_NAME, by_section, load_config
-    from effnet_core.quality.gate import publish as publish_run
-
-    api.training_result(run_dir)
-    short = by_section({"storage.root": store or None, "storage.name": name or None})
-    config = load_config(run_dir / CONFIG_NAME, override or [], options=short)
-    with show_events():
-        published = publish_run(
-            run_dir, config=config, data_dir=data, version=version, promote=promote
-        )
-    state = "is production" if published.promoted else "not promoted"
-    why = published.gate or published.reason
-    console.print(f"{published.name} {published.version}: {published.uri}", soft_wrap=True)
-    console.print(f"{state} ({why})", soft_wrap=True, markup=False)
 
 
 def _config(
@@ -452,20 +348,6 @@ def _config(
         "model.num_classes": num_classes,
     }
     return load_config(recipe, overrides or [], options=by_section(short))
-
-
-def _print_evaluation(result: EvalResult) -> None:
-    from effnet_core.cli.terminal import console
-
-    top5 = "" if result.top5 is None else f", top-5 {result.top5:.2%}"
-    console.print(
-        f"top-1 {result.top1:.2%}{top5}, loss {result.loss:.4f} "
-        f"on {result.seen:,} images of split {result.split}"
-    )
-    found = result.calibration
-    if found is not None:
-        with_temperature = f" ({found.before.ece:.2%} before)" if found.temperature != 1 else ""
-        console.print(f"calibration error {found.after.ece:.2%}{with_temperature}")
 
 
 def main() -> None:

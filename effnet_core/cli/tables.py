@@ -63,8 +63,9 @@ def family_markdown() -> str:
         "",
         "Made by `make docs` from the table of the family; a test keeps it true. Accuracies are",
         "ImageNet's, in %, as MindVision publishes them for its checkpoints (MindSpore) and the TensorFlow",
-        "release for its own. *Config* is the recipe of `effnet train --recipe NAME`, *Download* what",
-        "`--weights NAME` fetches.",
+        "release for its own. *Config* is the recipe of `effnet train --recipe NAME`: MindVision's run and",
+        "Google's, whose cost and accuracy `effnet recipes NAME` tells. *Download* is what `--weights NAME`",
+        "fetches.",
         "",
         "![Published accuracy of the family](images/accuracy.png)",
         "",
@@ -77,7 +78,8 @@ def family_markdown() -> str:
     for row in VARIANTS.values():
         if row.hidden:
             continue
-        size, recipe = cost(row), f"{row.name}_imagenet2012"
+        size = cost(row)
+        recipes = [f"`{name}`" for name in (f"{row.name}_imagenet2012", f"{row.name}_google")]
         entry = addresses.get(row.name)
         place = "-"
         if entry is not None:
@@ -90,7 +92,7 @@ def family_markdown() -> str:
             f"{row.image_size}",
             f"{size.parameters / 1e6:.1f} M",
             f"{size.multiply_adds / 1e9:.2f} G",
-            f"`{recipe}`" if recipe in known else "-",
+            ", ".join(name for name in recipes if name.strip("`") in known) or "-",
             place,
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -161,19 +163,30 @@ def _settings() -> list[tuple[str, str, str]]:
     return rows
 
 
-def weights_lines() -> list[str]:
-    """One line a published file of weights; lines, not a table, so that addresses stay whole."""
-    from effnet_core.weights.catalogue import PUBLISHED
+def weights_lines(*, show_all: bool = False) -> list[str]:
+    """One line a published file of weights; lines, not a table, so that addresses stay whole.
 
-    form = "{:<20}{:>6}{:>7}{:>10}  {}"
-    lines = [form.format("name", "top-1", "top-5", "TF top-1", "from")]
-    for entry in PUBLISHED.values():
-        row = entry.row
-        accuracies = map(_percent, (row.top1, row.top5, row.reference_top1))
-        lines.append(form.format(entry.name, *accuracies, entry.place))
+    Args:
+        show_all: also those of timm, torchvision and lukemelas.
+    """
+    from effnet_core.weights.catalogue import PUBLISHED, every
+
+    entries = (every() if show_all else PUBLISHED).values()
+    width = max(len(entry.name) for entry in entries)
+    form = f"{{:<{width}}}{{:>7}}{{:>7}}{{:>9}}  {{:<13}} {{}}"
+    lines = [form.format("name", "top-1", "top-5", "classes", "licence", "from")]
+    for entry in entries:
+        accuracies = map(_percent, (entry.top1, entry.top5))
+        classes = f"{entry.num_classes:,}"
+        lines.append(form.format(entry.name, *accuracies, classes, entry.licence, entry.place))
+    more = (
+        [] if show_all else ["--all lists those of timm, torchvision and lukemelas too, about 80."]
+    )
     return [
         *lines,
-        "ImageNet, 1000 classes, %, as published. --weights takes these names, any address, and files of",
+        "top-1, top-5: ImageNet, %, as the publisher states them for this very file.",
+        *more,
+        "--weights takes these names, names of the files, hf-hub:OWNER/NAME, any address, and files of",
         "MindVision, mindcv, torchvision, timm and lukemelas (.ckpt, .safetensors, .pth).",
     ]
 

@@ -1,1 +1,1 @@
-"""Data sets: staging, manifests, transforms and loaders."""
+"""From staged data sets to batches; ``sources`` is where images come from."""

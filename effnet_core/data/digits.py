@@ -38,7 +38,7 @@ def write_digits(out: Path) -> bool:
     except ImportError as cause:
         raise ConfigError(
             "the demo's data set comes with scikit-learn, which is not installed; "
-            "pip install 'effnet-flows[demo]'"
+            "pip install scikit-learn"
         ) from cause
     make_folder(out, what="data folder")
     digits = load_digits()

@@ -22,9 +22,9 @@ from effnet_core.data.images import (
     read_bytes,
     to_rgba,
 )
-from effnet_core.data.labelling import Candidate, class_folder
 from effnet_core.data.manifest import image_id
 from effnet_core.data.near_copies import PROBE_SIZE, fingerprint
+from effnet_core.data.sources.candidates import Candidate, class_folder
 from effnet_core.data.splits import Sides
 from effnet_core.files import (
     atomic_path,

@@ -49,6 +49,8 @@ class PreprocessSpec:
     background: tuple[Level, Level, Level] | None = None
     """Colour that transparent images are laid on, 0-255; None drops transparency, as for sidecars that
     were written before there was a choice."""
+    crop_mode: Annotated[str, Field(pattern="^(center|squash)$")] = "center"
+    """``center`` keeps the picture's shape and cuts the middle; ``squash`` makes the whole picture square."""
 
     @property
     def resize_size(self) -> int:
@@ -84,6 +86,8 @@ class PreprocessSpec:
 def resize_and_crop(image: Image.Image, spec: PreprocessSpec, *, fast: bool = False) -> Image.Image:
     """Resize the shorter side to ``spec.resize_size``, then cut the centre square.
 
+    With ``squash`` both sides become ``spec.resize_size``, whatever the picture's shape.
+
     Args:
         image: RGB.
         spec: the two sizes and the filter.
@@ -93,7 +97,9 @@ def resize_and_crop(image: Image.Image, spec: PreprocessSpec, *, fast: bool = Fa
     """
     short, size = spec.resize_size, spec.image_size
     width, height = image.size
-    if width < height:
+    if spec.crop_mode == "squash":
+        width, height = short, short
+    elif width < height:
         width, height = short, int(short * height / width)
     else:
         width, height = int(short * width / height), short

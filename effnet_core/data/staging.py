@@ -20,11 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from effnet_core.data.card import CARD_MARKDOWN_NAME, CARD_NAME, write_card
-from effnet_core.data.finding import in_a_line
-from effnet_core.data.formats import DEFAULT_RULES, Labelled, Rules
-from effnet_core.data.imagenet2012 import SYNSETS_NAME
 from effnet_core.data.images import MAX_PIXELS, WHITE, Colour
-from effnet_core.data.labelling import Candidate
 from effnet_core.data.manifest import (
     CLASSES_NAME,
     DATASET_NAME,
@@ -38,7 +34,11 @@ from effnet_core.data.manifest import (
 )
 from effnet_core.data.near_copies import confirmed, near_pairs
 from effnet_core.data.placing import WORK_NAME, Place, look_into
-from effnet_core.data.sources import DatasetSource, open_source
+from effnet_core.data.sources.candidates import Candidate
+from effnet_core.data.sources.finding import in_a_line
+from effnet_core.data.sources.formats import DEFAULT_RULES, Labelled, Rules
+from effnet_core.data.sources.imagenet2012 import SYNSETS_NAME
+from effnet_core.data.sources.opening import DatasetSource, open_source
 from effnet_core.data.splits import TRAIN, Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.errors import DataError

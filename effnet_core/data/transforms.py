@@ -52,9 +52,12 @@ def eval_transforms(spec: PreprocessSpec) -> list[Any]:
     """
     if spec.interpolation == "bilinear":
         return [partial(_reference, spec=spec)]
+    side = spec.resize_size
     return [
         vision.Decode(),
-        vision.Resize(spec.resize_size, interpolation=Inter.PILCUBIC),
+        vision.Resize(
+            (side, side) if spec.crop_mode == "squash" else side, interpolation=Inter.PILCUBIC
+        ),
         vision.CenterCrop(spec.image_size),
         *_to_network_input(spec),
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core.config.schema import StorageConfig
-from effnet_core.data.finding import (
+from effnet_core.data.sources.finding import (
     HIDDEN,
     find_files,
     tell_apart,
@@ -21,7 +21,7 @@ from effnet_core.data.finding import (
     why_left_out,
     why_other_by_name,
 )
-from effnet_core.data.tables import PATH_COLUMNS, decode_text, read_table
+from effnet_core.data.sources.tables import PATH_COLUMNS, decode_text, read_table
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.infer.readers import S3_SCHEME
 from effnet_core.text import os_reason

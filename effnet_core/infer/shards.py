@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from effnet_core.config.schema import RunConfig
-from effnet_core.data.finding import turned_out_other
+from effnet_core.data.sources.finding import turned_out_other
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.files import write_json

@@ -75,12 +75,12 @@ def _row_of_steps(run: Run, *, steps: int, seconds: float) -> dict[str, Any]:
 
 def _line(run: Run, row: dict[str, Any], seconds: float) -> str:
     """A row as people read it."""
-    step, steps_per_epoch = run.progress.step, run.setup.steps_per_epoch
+    step = run.progress.step
     speed = f"{row['ms_per_step']:.0f} ms/step {row['images_per_s']:.1f} images/s"
     if step == run.resumed_from + 1:
         speed = f"({seconds:.0f} s with the compilation of the graph)"
     return (
-        f"epoch {row['epoch']}{_of_epochs(run)} step {(step - 1) % steps_per_epoch + 1}/{steps_per_epoch} "
+        f"{_position(run)} "
         f"loss {row['loss']:.3f} (mean {row['loss_mean']:.3f}) lr {row['lr']:.5f} {speed}"
     )
 
@@ -99,19 +99,27 @@ def log_evaluation(run: Run, trackers: Trackers, result: EvalResult) -> None:
         "time": round(time.time(), 3),
     }
     record(run, trackers, row)
-    text = f"epoch {run.epoch}{_of_epochs(run)} top-1 {result.top1:.2%}"
+    text = f"{_position(run, at_end=True)} top-1 {result.top1:.2%}"
     if result.top5 is not None:
         text += f" top-5 {result.top5:.2%}"
     text += f" on {result.seen} images of {result.split}"
     emit(Event(STAGE, text, run.progress.step, run.total_steps, row))
 
 
-def _of_epochs(run: Run) -> str:
-    """How many epochs there are, where that is known."""
-    setup = run.setup
-    if setup.schedule is None:
-        return ""
-    return f"/{math.ceil(len(setup.schedule) / setup.steps_per_epoch)}"
+def _position(run: Run, *, at_end: bool = False) -> str:
+    """How far the run is, counted as its length is: in epochs and their steps, or in steps of the whole run.
+
+    Args:
+        at_end: whether an epoch has ended, so that its steps say nothing.
+    """
+    setup, step, length = run.setup, run.progress.step, run.setup.config.train.length
+    if length.unit != "epochs":
+        return f"step {step}" + ("" if setup.schedule is None else f"/{len(setup.schedule)}")
+    epochs = math.ceil(length.amount)
+    if at_end:
+        return f"epoch {run.epoch}/{epochs}"
+    done = (step - 1) % setup.steps_per_epoch + 1
+    return f"epoch {(step - 1) // setup.steps_per_epoch + 1}/{epochs} step {done}/{setup.steps_per_epoch}"
 
 
 def record(run: Run, trackers: Trackers, row: dict[str, Any]) -> None:

@@ -13,12 +13,8 @@ from effnet_core.errors import CheckpointError
 from effnet_core.files import atomic_path
 from effnet_core.text import in_one_line, os_reason
 from effnet_core.weights.ckpt_file import read_ckpt
-from effnet_core.weights.torch_file import (
-    MAX_DIMS,
-    Malformed,
-    read_torch_legacy,
-    read_torch_zip,
-)
+from effnet_core.weights.torch_file import read_torch_legacy, read_torch_zip
+from effnet_core.weights.torch_pickle import MAX_DIMS, Malformed
 
 Array = NDArray[Any]
 Container = Literal["MindSpore .ckpt", "safetensors", "torch zip", "torch legacy"]
@@ -131,6 +127,24 @@ def recognise(path: Path) -> Container:
     raise CheckpointError(f"weights {path} is of no known kind; known: {', '.join(_READERS)}")
 
 
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What DataParallel, torch.compile and training frameworks put before every name."""
+
+
+def without_wrappers(tensors: dict[str, Array]) -> dict[str, Array]:
+    """The same tensors, without what wraps the names of all of them."""
+    while tensors:
+        first = next((one for one in WRAPPERS if all(map(_begins(one), tensors))), None)
+        if first is None:
+            break
+        tensors = {name.removeprefix(first): array for name, array in tensors.items()}
+    return tensors
+
+
+def _begins(start: str) -> Callable[[str], bool]:
+    return lambda name: name.startswith(start)
+
+
 def read_tensors(path: Path) -> tuple[Container, dict[str, Array]]:
     """Kind and named tensors of a file; nothing in it is executed.
 
@@ -139,7 +153,7 @@ def read_tensors(path: Path) -> tuple[Container, dict[str, Array]]:
     """
     container = recognise(path)
     try:
-        return container, _READERS[container](path)
+        return container, without_wrappers(_READERS[container](path))
     except Malformed as cause:
         raise CheckpointError(f"weights {path} ({container}) cannot be used: {cause}") from cause
     except OSError as cause:

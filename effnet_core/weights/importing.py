@@ -5,10 +5,9 @@ Strict: every tensor of the file has its place and every parameter its tensor, o
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.data import imagenet
-from effnet_core.errors import CheckpointError, ConfigError, DataError
+from effnet_core.data.preprocess import PreprocessSpec
+from effnet_core.errors import CheckpointError, ConfigError
+from effnet_core.events import Event, emit
 from effnet_core.family.variants import VARIANTS, Variant
 from effnet_core.family.variants import variant as variant_row
-from effnet_core.files import read_json, sha256_of_file
+from effnet_core.files import sha256_of_file
+from effnet_core.results.checked import check_fields
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import (
@@ -32,9 +34,17 @@ from effnet_core.weights.checkpoint import (
 from effnet_core.weights.ckpt_file import write_ckpt
 from effnet_core.weights.containers import read_tensors, write_safetensors
 from effnet_core.weights.layouts import LAYOUTS, Layout, family, shapes
+from effnet_core.weights.publisher import (
+    FIXED,
+    Statement,
+    of_name,
+    read_statement,
+    require_named_digest,
+)
 
 Array = NDArray[Any]
 
+STAGE = "weights"
 BN_MOMENTUM = 0.99
 SHOWN = 10
 """Names that a message lists before it counts."""
@@ -47,6 +57,7 @@ class Match:
     row: Variant
     layout: Layout
     num_classes: int
+    """Outputs of the head; 0 where the file has no head."""
     missing: tuple[str, ...]
     """Names that the file lacks."""
     left_over: tuple[str, ...]
@@ -75,7 +86,9 @@ class Imported:
     layout: str
     tensors: int
     file_classes: int
-    """Classes of the file's own head."""
+    """Classes of the file's own head; 0 where it has none."""
+    told_by: str
+    """Who says how images are prepared, in words; empty where it is a guess."""
 
     @property
     def new_head(self) -> bool:
@@ -84,15 +97,18 @@ class Imported:
 
     def describe(self) -> str:
         """One sentence for people."""
-        head = (
-            f"; its head of {self.file_classes} classes was replaced by a new, untrained one of "
-            f"{self.sidecar.num_classes}"
-            if self.new_head
-            else f", {self.file_classes} classes"
-        )
+        new = f"a new, untrained one of {self.sidecar.num_classes}"
+        head = f", {self.file_classes} classes"
+        if self.new_head:
+            had = f"its head of {self.file_classes} classes" if self.file_classes else "no head"
+            head = f"; {had} was replaced by {new}" if self.file_classes else f"; {had}, {new}"
+        spec = self.sidecar.preprocess
+        shape = "squash" if spec.crop_mode == "squash" else f"crop {spec.crop_pct:.4g}"
         return (
             f"{self.container} with {self.tensors} tensors in {self.layout}'s layout: "
-            f"{self.sidecar.variant}{head}; eps {self.sidecar.bn_eps:g}, {self.sidecar.padding} padding"
+            f"{self.sidecar.variant}{head}; eps {self.sidecar.bn_eps:g}, {self.sidecar.padding} padding; "
+            f"images {spec.image_size} px, {shape}, {spec.interpolation}, mean {_numbers(spec.mean)}, "
+            f"std {_numbers(spec.std)} ({self.told_by or 'a guess'})"
         )
 
 
@@ -107,6 +123,7 @@ def import_weights(
     seed: int = 0,
     hint: str = "",
     native: bool = True,
+    preprocess: Mapping[str, object] | None = None,
 ) -> Imported:
     """Read weights of any known publisher and write them as a checkpoint with its sidecar.
 
@@ -121,38 +138,94 @@ def import_weights(
         hint: a name that the file had where it came from.
         native: accept this project's own names too; without the sidecar, eps and padding are then those
             of the defaults.
+        preprocess: fields of ``PreprocessSpec`` that are known better than what the publisher says.
 
     Raises:
-        CheckpointError: the file is damaged, unknown or not exactly one of the family.
-        ConfigError: no such variant or layout.
+        CheckpointError: the file is damaged, unknown, not exactly one of the family, or not the file that
+            its name promises.
+        ConfigError: no such variant or layout, or a value of ``preprocess`` is out of its range.
     """
     if class_names is not None and num_classes not in (None, len(class_names)):
         raise ConfigError(f"num_classes={num_classes} but {len(class_names)} class names are given")
+    digest = sha256_of_file(path)
+    doubt = require_named_digest(path, hint or path.name, digest)
     container, tensors = read_tensors(path)
-    match = recognise(path, tensors, variant=variant, layout=layout, hint=hint)
+    architecture, stated = read_statement(path) or ("", None)
+    name = architecture or hint or path.name
+    match = recognise(path, tensors, variant=variant, layout=layout, hint=name)
     if match.layout.name == "native" and not native:
         raise CheckpointError(
             f"checkpoint {path} has no sidecar {path.with_suffix('.json').name} beside it, which tells "
             "variant, classes and preprocessing; copy both files (or say what it is: effnet weights import)"
         )
+    statement = stated or of_name(f"{hint} {path.name}", match.layout.name, match.row.name)
+    spec, told_by = _spec(match, statement, preprocess or {})
+    if doubt:
+        emit(Event(STAGE, f"warning: {doubt}"))
+    if not told_by:
+        emit(Event(STAGE, f"warning: {_guess(path, match, spec)}"))
+    if not class_names and statement and len(statement.class_names) == match.num_classes:
+        class_names = statement.class_names if num_classes in (None, match.num_classes) else None
     arrays = _native(match, tensors)
     wanted = num_classes or (len(class_names) if class_names else match.num_classes)
+    if not wanted:
+        raise CheckpointError(
+            f"weights {path} have no head (a backbone, num_classes=0); say how many classes a new one gets: "
+            "effnet weights import FILE --num-classes N --out OUT.ckpt"
+        )
     if wanted != match.num_classes:
-        arrays.update(_new_head(arrays["classifier.weight"].shape[1], wanted, seed))
+        arrays.update(
+            _new_head(shapes(match.row, num_classes=1)["classifier.weight"][1], wanted, seed)
+        )
+    eps = statement.bn_eps if statement else None
+    padding = statement.padding if statement else None
     sidecar = Sidecar(
         variant=match.row.name,
         class_names=class_names or default_class_names(wanted),
-        preprocess=match.layout.spec(match.row),
+        preprocess=spec,
         bn_momentum=BN_MOMENTUM,
-        bn_eps=match.layout.eps(match.row),
-        padding=match.layout.padding,
+        bn_eps=match.layout.eps(match.row) if eps is None else eps,
+        padding=padding or match.layout.padding,
         epoch=0,
         step=0,
         training_state=False,
-        source=f"{hint or path.name} ({container}, {match.layout.name}), sha256 {sha256_of_file(path)}",
+        source=f"{hint or path.name} ({container}, {match.layout.name}), sha256 {digest}",
     )
     written = checkpoints.save_arrays(out, arrays, sidecar)
-    return Imported(out, written, container, match.layout.name, len(tensors), match.num_classes)
+    return Imported(
+        out, written, container, match.layout.name, len(tensors), match.num_classes, told_by
+    )
+
+
+def _spec(
+    match: Match, statement: Statement | None, given: Mapping[str, object]
+) -> tuple[PreprocessSpec, str]:
+    """How images are prepared, and who says so: the caller, the publisher, or nobody."""
+    spec, told_by = match.layout.spec(match.row), ""
+    if match.layout.name in FIXED:
+        told_by = f"as all of {match.layout.name}"
+    if statement and statement.preprocess:
+        spec, told_by = replace(spec, **statement.preprocess), statement.source  # type: ignore[arg-type]
+    if given:
+        spec = replace(spec, **given)  # type: ignore[arg-type]
+        told_by = f"{told_by}, and as given" if told_by else "as given"
+    try:
+        return check_fields(PreprocessSpec, vars(spec)), told_by
+    except ValueError as cause:
+        raise ConfigError(f"images cannot be prepared so: {cause}") from cause
+
+
+def _guess(path: Path, match: Match, spec: PreprocessSpec) -> str:
+    return (
+        f"{path.name} does not say how images are prepared for it; the usual of {match.layout.name} is taken "
+        f"(mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, {spec.image_size} px, crop "
+        f"{spec.crop_pct:.4g}, {spec.interpolation}), and a wrong one costs accuracy: place its config.json "
+        "beside it, or tell: effnet weights import FILE --mean --std --crop-pct --interpolation --image-size"
+    )
+
+
+def _numbers(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def recognise(
@@ -192,7 +265,7 @@ def recognise(
             )
         matches = [match for match in matches if match.row == asked]
     if fitting:
-        return _only(path, fitting, hint or _published_name(path))
+        return _only(path, fitting, hint or path.name)
     if not matches:
         raise ConfigError(f"layout {layout} has no {asked.name if asked else 'such variant'}")
     raise _refusal(path, min(matches, key=lambda match: match.faults), len(tensors))
@@ -263,6 +336,10 @@ def _compare(row: Variant, layout: Layout, tensors: Mapping[str, Array]) -> Matc
     head = tensors.get(names["classifier.bias"])
     num_classes = head.shape[0] if head is not None and head.ndim == 1 else 1000
     wanted = {names[name]: shape for name, shape in shapes(row, num_classes=num_classes).items()}
+    if not any(names[name] in tensors for name in CLASSIFIER):  # a backbone without a head
+        num_classes = 0
+        for name in CLASSIFIER:
+            del wanted[names[name]]
     left_over = [
         name
         for name in tensors
@@ -293,16 +370,6 @@ def _only(path: Path, fitting: list[Match], hint: str) -> Match:
     )
 
 
-def _published_name(path: Path) -> str:
-    """The file's name, and what a config.json beside it (as on the Hugging Face hub) calls the model."""
-    name = path.name
-    beside = path.with_name("config.json")
-    if beside.is_file():
-        with contextlib.suppress(DataError, AttributeError):
-            name += " " + str(read_json(beside).get("architecture", ""))
-    return name
-
-
 def _refusal(path: Path, match: Match, count: int) -> CheckpointError:
     lists = [
         f"{len(names)} {what} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
@@ -322,7 +389,11 @@ def _refusal(path: Path, match: Match, count: int) -> CheckpointError:
 def _native(match: Match, tensors: Mapping[str, Array]) -> dict[str, Array]:
     names = match.layout.names(match.row)
     order = shapes(match.row, num_classes=match.num_classes)
-    return {name: np.asarray(tensors[names[name]], dtype=np.float32) for name in order}
+    return {
+        name: np.asarray(tensors[names[name]], dtype=np.float32)
+        for name in order
+        if names[name] in tensors
+    }
 
 
 def _new_head(features: int, num_classes: int, seed: int) -> dict[str, Array]:

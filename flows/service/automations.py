@@ -10,7 +10,9 @@ import yaml
 from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError
 from flows.service.api import JSON, Api
+from flows.service.environments import DEPLOYMENTS
 
+FOLDER = DEPLOYMENTS.parent / "automations"
 BLOCK = "block"
 """Key of an action that names a block as ``TYPE/NAME``, where Prefect wants an id."""
 
@@ -20,7 +22,8 @@ def bring_automations(api: Api, path: Path) -> list[str]:
 
     Args:
         api: their server.
-        path: a YAML file as ``prefect automation create`` takes it, except that actions name blocks.
+        path: a YAML file as ``prefect automation create`` takes it, except that actions name blocks; or the
+            name of one in ``deployments/automations``.
 
     Returns:
         Their names.
@@ -39,13 +42,15 @@ def bring_automations(api: Api, path: Path) -> list[str]:
 
 
 def _read(path: Path) -> list[JSON]:
+    ours = FOLDER / f"{path}.yaml"
+    path = ours if ours.is_file() and not path.exists() else path
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
         found: list[JSON] = content["automations"]
     except (OSError, yaml.YAMLError, TypeError, KeyError) as cause:
         text = " ".join(str(cause).split())
         raise ConfigError(
-            f"{path} is not a file of automations ({text}); see deployments/automations"
+            f"{path} is not a file of automations ({text}); see those in {FOLDER}"
         ) from None
     return found
 

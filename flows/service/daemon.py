@@ -194,7 +194,14 @@ class Watch:
 
 
 def keep(
-    folder: Path, *, port: int, pool: str, worker: str, runs: int, login: bool = False
+    folder: Path,
+    *,
+    port: int,
+    pool: str,
+    worker: str,
+    runs: int,
+    working_dir: Path,
+    login: bool = False,
 ) -> None:
     """Run server and worker until SIGTERM.
 
@@ -204,6 +211,7 @@ def keep(
         pool: work pool that the worker serves.
         worker: its name.
         runs: flow runs that it has at work at once.
+        working_dir: where relative paths of runs start; only noted in the record.
         login: whether the server wants one; it is in the environment.
     """
     umask = os.umask(0o077)  # of our own files; what runs write is not ours to hide
@@ -220,7 +228,8 @@ def keep(
         theirs = {key: value for key, value in os.environ.items() if key != SERVER_AUTH_VARIABLE}
         workers = Kept("worker", [*prefect, *work], folder / "worker.log", theirs, umask)
         record = {"url": api.url, "port": port, "pool": pool, "worker": worker, "login": login}
-        write_json(folder / RECORD_NAME, {**record, "pid": os.getpid()})
+        ours = {"working_dir": str(working_dir), "pid": os.getpid()}
+        write_json(folder / RECORD_NAME, {**record, **ours})
         watch = Watch(api, pool)
         while not stops:
             server.look()
@@ -281,6 +290,7 @@ def main() -> None:
     parser.add_argument("--pool", required=True)
     parser.add_argument("--worker", required=True)
     parser.add_argument("--runs", type=int, required=True)
+    parser.add_argument("--working-dir", type=Path, required=True)
     parser.add_argument("--login", action="store_true")
     options = vars(parser.parse_args())
     keep(options.pop("folder"), **options)

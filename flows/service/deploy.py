@@ -23,7 +23,7 @@ import yaml
 from effnet_core.cli.terminal import console
 from effnet_core.errors import ConfigError, EffnetError
 from flows.service.api import Api
-from flows.service.environments import DEPLOYMENTS, ROOT, VARIABLE, Environment, read_environment
+from flows.service.environments import DEPLOYMENTS, VARIABLE, Environment, read_environment
 from flows.service.merging import (
     NOWHERE,
     Settings,
@@ -34,7 +34,7 @@ from flows.service.merging import (
     of_server,
     templated,
 )
-from flows.service.server import API_URL, AUTH_VARIABLE, SETTINGS, python_path, state_dir
+from flows.service.server import API_URL, AUTH_VARIABLE, SETTINGS, own_state_dir, python_path
 
 # A worker asks for work every two seconds instead of ten, so a run starts sooner. Heartbeats let the
 # automation deployments/automations/heartbeat.yaml notice runs that were lost with their machine. Leases of
@@ -56,12 +56,16 @@ class ServiceError(EffnetError):
     """The service did not start, or is not there."""
 
 
-def deploy(api: Api, *, environment: str, reset: bool = False) -> None:
+def deploy(
+    api: Api, *, environment: str, working_dir: Path | None = None, reset: bool = False
+) -> None:
     """Bring work pool, device slots and deployments to what the repository says.
 
     Args:
         api: server to deploy to.
         environment: a name in ``deployments/environments``.
+        working_dir: where relative paths of runs start, unless the environment says; by default the current
+            folder.
         reset: whether what people changed on the dashboard goes back to what the repository says.
 
     Raises:
@@ -70,14 +74,14 @@ def deploy(api: Api, *, environment: str, reset: bool = False) -> None:
     """
     place = read_environment(environment)
     if not DEPLOYMENTS.exists():
-        raise ConfigError(f"{DEPLOYMENTS} does not exist; deploy from a checkout of the repository")
+        raise ConfigError(f"{DEPLOYMENTS} does not exist; install effnet-flows again")
     _create_pool(api, place)
     _bring_slots(api, place, reset=reset)
     variables = {
         VARIABLE: environment,
         "EFFNET_POOL": place.pool,
         "EFFNET_SLOT": place.slot,
-        "EFFNET_WORKING_DIR": place.working_dir or str(ROOT),
+        "EFFNET_WORKING_DIR": place.working_dir or str(working_dir or Path.cwd()),
     }
     file = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))
     items, ours = _filled_in(file["deployments"], variables), {}
@@ -103,7 +107,7 @@ def deploy(api: Api, *, environment: str, reset: bool = False) -> None:
 
 def _identity(item: Mapping[str, Any]) -> tuple[str, str]:
     """Name and function of a deployment; another project's may have the same name."""
-    return item["name"], str(item["entrypoint"]).rpartition(":")[2]
+    return item["name"], re.split("[.:]", str(item["entrypoint"]))[-1]
 
 
 def _bring_slots(api: Api, place: Environment, *, reset: bool) -> None:
@@ -222,11 +226,12 @@ def _prefect(api: Api, arguments: list[str], variables: Mapping[str, str] | None
     environment = {**SERVICE_SETTINGS, **os.environ, **(variables or {}), API_URL: api.url}
     if api.auth is not None:
         environment[AUTH_VARIABLE] = api.auth
-    environment.setdefault("PREFECT_HOME", str(state_dir() / "prefect"))
+    state = own_state_dir()
+    environment.setdefault("PREFECT_HOME", str(state / "prefect"))
     environment["PYTHONPATH"] = python_path()
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        cwd=ROOT,  # entrypoints are relative to the current folder
+        cwd=state,  # nothing there can be taken for a module of ours
         env=environment,
         check=False,
         capture_output=True,

@@ -28,7 +28,7 @@ from flows.service.api import Api
 from flows.service.client_file import remove_client_file, write_client_file
 from flows.service.daemon import RECORD_NAME, RUN_GRACE_S, open_log
 from flows.service.deploy import SERVICE_SETTINGS, ServiceError, deploy
-from flows.service.environments import ROOT, Environment, read_environment
+from flows.service.environments import Environment, read_environment
 from flows.service.private import login_of, private_folder
 from flows.service.server import (
     API_URL,
@@ -66,6 +66,8 @@ class Service:
     port: int
     login: bool = False
     """Whether its server wants the login of the state folder."""
+    working_dir: str = ""
+    """Where relative paths of its runs start: the folder in which it was started."""
 
     @property
     def auth(self) -> str | None:
@@ -106,6 +108,13 @@ def server_api() -> Api:
     return service.api
 
 
+def working_dir(api: Api) -> Path:
+    """Where relative paths of a server's runs start: where its service was started, else here."""
+    service = running()
+    ours = service is not None and service.url == api.url and service.working_dir
+    return Path(service.working_dir) if service and ours else Path.cwd()
+
+
 def up(
     *, port: int | None, environment: str, login: bool | None = None, reset: bool = False
 ) -> None:
@@ -140,7 +149,8 @@ def up(
                 f"{'a' if service.login else 'no'} login; effnet down stops it"
             )
         _wait_for_server(service)
-        deploy(service.api, environment=environment, reset=reset)
+        api = service.api
+        deploy(api, environment=environment, working_dir=working_dir(api), reset=reset)
         _wait_for_worker(service)
         found = write_client_file(client_settings())
     _print_next_steps(service, with_prefect=found)
@@ -215,7 +225,7 @@ def _start(port: int, place: Environment, *, login: bool) -> Service:
     (folder() / RECORD_NAME).unlink(missing_ok=True)
     daemon = [sys.executable, "-m", "flows.service.daemon", str(folder()), "--port", str(port)]
     daemon += ["--pool", place.pool, "--worker", worker, "--runs", str(place.runs)]
-    daemon += ["--login"] if login else []
+    daemon += ["--working-dir", str(Path.cwd()), *(["--login"] if login else [])]
     reader, writer = os.pipe()  # the supervisor holds both ends, so its input never closes
     with open_log(folder() / "daemon.log") as stream:
         process = subprocess.Popen(
@@ -227,7 +237,7 @@ def _start(port: int, place: Environment, *, login: bool) -> Service:
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**environment, "PYTHONPATH": python_path()},
-            cwd=ROOT,
+            cwd=folder(),  # nothing there can be taken for a module of ours
             pass_fds=(writer,),
             start_new_session=True,
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import site
 import socket
 import subprocess
 import sys
@@ -92,9 +93,10 @@ def server_command(port: int) -> list[str]:
 
 
 def python_path() -> str:
-    """What lets other processes import this very code."""
+    """What lets other processes import this very code, from a checkout too."""
     root = str(Path(__file__).resolve().parents[2])
-    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    installed = root in {*site.getsitepackages(), site.getusersitepackages()}
+    return os.pathsep.join(filter(None, ["" if installed else root, os.environ.get("PYTHONPATH")]))
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def training_card(
         facts["loss"] = f"{last['loss_mean']:.4f} (mean of the epoch)"
     if evaluated:
         best = max(evaluated, key=lambda row: float(row["top1"]))
-        facts["best epoch"] = f"{best['epoch']}, {_accuracy(best)}"
+        facts["best"] = f"{_accuracy(best)} after {_when(best)}"
     if result is not None:
         facts["speed"] = f"{result.images_per_s:.1f} images/s"
         facts["took"] = f"{result.seconds:.0f} s, {result.steps:,} steps"
@@ -127,7 +127,7 @@ def training_card(
     if result is not None:
         title = _accuracy({"top1": result.evaluation.top1, "top5": result.evaluation.top5})
     elif evaluated:
-        title = f"{_accuracy(evaluated[-1])} after epoch {evaluated[-1]['epoch']}"
+        title = f"{_accuracy(evaluated[-1])} after {_when(evaluated[-1])}"
     curves = beside(loss_curve(metrics), accuracy_curve(metrics))
     return "\n".join(
         [
@@ -169,6 +169,11 @@ def epoch_rows(metrics: list[Row]) -> list[Row]:
             }
         )
     return rows
+
+
+def _when(row: Row) -> str:
+    """When an evaluation was; a run shorter than an epoch has finished none."""
+    return f"epoch {row['epoch']}" if row["epoch"] else f"step {row['step']}"
 
 
 def _accuracy(row: Row) -> str:

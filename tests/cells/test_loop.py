@@ -24,6 +24,7 @@ from effnet_core.events import Event
 from effnet_core.files import append_jsonl, read_jsonl
 from effnet_core.jobs.collective import Group
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
+from effnet_core.results import EvalResult
 from effnet_core.train import loop, metrics, saving
 from effnet_core.train.resume import resume
 from effnet_core.train.run import Run, start
@@ -236,6 +237,22 @@ def test_a_line_of_the_log(data_dir: Path, tmp_path: Path, events: list[Event]) 
     [row] = read_jsonl(run.setup.run_dir / METRICS_NAME)
     assert {"epoch": 2, "step": 5, "loss": 3.0, "loss_mean": 2.0}.items() <= row.items()
     assert (events[-1].done, events[-1].total) == (5, 6)
+
+
+def test_a_run_of_steps_is_counted_in_steps(
+    data_dir: Path, tmp_path: Path, events: list[Event]
+) -> None:
+    """Not as epoch 1/1 while it lasts and epoch 0/1 at its end, inside the first epoch."""
+    lines = {"2 steps": "step 2/2", "1 minutes": "step 2", "16 images": "step 2/2"}
+    for number, (budget, position) in enumerate(lines.items()):
+        settings = f"train.budget={budget}", "schedule.warmup_epochs=0"
+        run = prepared(data_dir, tmp_path / f"run-{number}", *settings)
+        run.progress.step = 2
+        metrics.flush(run, [1.0])
+        metrics.log_step(run, Trackers([]), steps=1, seconds=1.0)
+        assert events[-1].message.startswith(f"{position} loss 1.000")
+        metrics.log_evaluation(run, Trackers([]), EvalResult(4, 2, 4, 1.0, split="val"))
+        assert events[-1].message == f"{position} top-1 50.00% on 4 images of val"
 
 
 def test_a_run_folder_that_disappears_is_named(data_dir: Path, tmp_path: Path) -> None:

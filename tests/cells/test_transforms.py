@@ -74,6 +74,15 @@ def test_every_shape_of_image(format: str, size: int, crop_pct: float, interpola
     same(contents, spec)
 
 
+def test_squashed_pictures() -> None:
+    contents = {
+        name: encode(draw(*side, seed=index), "PNG")
+        for index, (name, side) in enumerate(SIZES.items())
+    }
+    for crop_pct in (1.0, 0.9):
+        same(contents, PreprocessSpec(32, crop_pct, "bicubic", MEAN, STD, crop_mode="squash"))
+
+
 def kinds() -> dict[str, bytes]:
     """Files of every kind that staging passes on as they are."""
     image = draw(90, 70)

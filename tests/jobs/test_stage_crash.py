@@ -18,7 +18,7 @@ from effnet_core.storage import S3Url, s3_client
 from effnet_core.storage.trees import upload_tree
 from tests.support.images import class_folders
 from tests.support.s3 import SeaweedFS
-from tests.unit.data.test_sources import pack
+from tests.unit.data.sources.test_opening import pack
 
 STAGER = """
 import sys

@@ -17,7 +17,7 @@ from effnet_core.storage.trees import upload_tree
 from tests.support.images import class_folders
 from tests.support.s3 import SeaweedFS
 from tests.support.weights import make_checkpoint
-from tests.unit.data.test_sources import pack
+from tests.unit.data.sources.test_opening import pack
 from tests.unit.model_store.test_publication import put
 
 FILE_LIMIT_BYTES = 6000

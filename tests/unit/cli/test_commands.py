@@ -27,6 +27,7 @@ COMMANDS = {
         "dashboard",
         "doctor",
         "up",
+        "pipeline",
         "down",
         "env",
         "status",

@@ -13,9 +13,9 @@ from unittest import mock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from effnet_core.data.formats import Rules
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.placing import CONVERTED_SUFFIX
+from effnet_core.data.sources.formats import Rules
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError
 from effnet_core.files import SHORT_BYTES, read_jsonl

@@ -55,3 +55,13 @@ def test_a_small_jpeg_is_decoded_whole() -> None:
     content = encode(photograph(500, 375), "JPEG", quality=92)
     exact = decode_square(content, SPEC, fast=False).astype(int)
     assert np.abs(decode_square(content, SPEC, fast=True).astype(int) - exact).max() <= 1
+
+
+def test_a_squashed_picture_is_all_there() -> None:
+    spec = replace(SPEC, crop_mode="squash", crop_pct=1.0, image_size=64)
+    image = photograph(300, 100)
+    square = np.asarray(resize_and_crop(image, spec)).astype(int)
+    whole = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(square - whole).max() <= 1
+    fast = np.asarray(resize_and_crop(image, spec, fast=True)).astype(int)
+    assert np.abs(square - fast).max() <= 1

@@ -373,7 +373,7 @@ def test_a_name_is_the_published_file(
     entry = PublishedWeights(
         "tiny", "efficientnet_tiny", "us", "mindvision", "tiny.ckpt", url=server.url
     )
-    monkeypatch.setattr(resolve, "PUBLISHED", {"tiny": entry})
+    monkeypatch.setattr(catalogue, "PUBLISHED", {"tiny": entry})
     assert resolved("tiny").sidecar.variant == "efficientnet_tiny"
     assert (cache / "tiny.ckpt").is_file()
 
@@ -387,7 +387,7 @@ def test_a_file_placed_by_hand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "tiny.ckpt",
         url="http://127.0.0.1:9/tiny.ckpt",
     )
-    monkeypatch.setattr(resolve, "PUBLISHED", {"tiny": entry})
+    monkeypatch.setattr(catalogue, "PUBLISHED", {"tiny": entry})
     with pytest.raises(DownloadFailed, match=f"by hand at {cache / 'tiny.ckpt'}"):
         resolved("tiny")
     write(cache / "tiny.ckpt", foreign("mindvision", "efficientnet_tiny"))
@@ -455,8 +455,9 @@ def test_our_own_checkpoint_stays_where_it_is_and_needs_its_sidecar(
 def test_the_table_holds_the_page(tmp_path: Path) -> None:
     assert [entry.name for entry in PUBLISHED.values()] == [
         *(f"efficientnet_b{n}" for n in range(8)),
-        "efficientnet_lite0",
+        *(f"efficientnet_lite{n}" for n in range(3)),
     ]
+    assert [entry.top1 for entry in PUBLISHED.values() if "lite" in entry.name] == [None] * 3
     b7 = PUBLISHED["efficientnet_b7"]
     assert b7.url == (
         "https://download.mindspore.cn/vision/classification/efficientnet_b7_2.0_3.1_600_0.5.ckpt"

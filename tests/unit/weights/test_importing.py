@@ -18,7 +18,7 @@ from effnet_core.weights.ckpt_file import read_ckpt, write_ckpt
 from effnet_core.weights.containers import read_safetensors, write_safetensors
 from effnet_core.weights.importing import convert, import_weights
 from effnet_core.weights.layouts import LAYOUTS, family, shapes
-from effnet_core.weights.torch_file import Malformed
+from effnet_core.weights.torch_pickle import Malformed
 from tests.golden import recipe
 
 TINY = {"b": "efficientnet_tiny", "lite": "efficientnet_tiny_lite", "v2": "efficientnet_tiny_v2"}
@@ -99,6 +99,15 @@ def test_mindvisions_names_are_those_of_its_own_class() -> None:
     } <= values
     assert LAYOUTS["mindvision"].eps(variant("efficientnet_b4")) == 1e-5
     assert LAYOUTS["mindvision"].eps(variant("efficientnet_b5")) == 1e-3
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_mindvisions_preprocessing(number: int) -> None:
+    """Resize(side + 32) of default_transform in its classification/dataset/imagenet.py, bilinear."""
+    row = variant(f"efficientnet_b{number}")
+    spec = LAYOUTS["mindvision"].spec(row)
+    assert (spec.image_size, spec.resize_size) == (row.image_size, row.image_size + 32)
+    assert (spec.interpolation, spec.mean) == ("bilinear", (0.485, 0.456, 0.406))
 
 
 def test_mindcvs_names() -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.data.formats import Rules
-from effnet_core.data.labelled import TableRules
 from effnet_core.data.manifest import Dataset, open_dataset
+from effnet_core.data.sources.formats import Rules
+from effnet_core.data.sources.listed import TableRules
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event
 from effnet_core.files import read_jsonl
 from tests.support.images import class_folders, draw, encode
-from tests.unit.data.test_archives import tar, zipped
+from tests.unit.data.sources.test_archives import tar, zipped
 
 TWO = {"cat": 3, "dog": 3}
 

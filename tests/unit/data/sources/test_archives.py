@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from effnet_core import files as core_files
-from effnet_core.data import archives
-from effnet_core.data.archives import Limits, unpack
+from effnet_core.data.sources import archives
+from effnet_core.data.sources.archives import Limits, unpack
 from effnet_core.errors import DataError
 
 Entry = tuple[str, bytes | str]

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from effnet_core.data.finding import find_files, suffix_of
 from effnet_core.data.images import IMAGE_SUFFIXES
-from effnet_core.data.labelling import Candidate
-from effnet_core.data.splits import SPLITS, TRAIN, split_in
-from effnet_core.data.tables import (
+from effnet_core.data.sources.candidates import Candidate
+from effnet_core.data.sources.finding import find_files, suffix_of
+from effnet_core.data.sources.tables import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
     SPLIT_COLUMNS,
     Table,
     read_table,
 )
+from effnet_core.data.splits import SPLITS, TRAIN, split_in
 from effnet_core.errors import DataError
 from effnet_core.storage.addresses import require_name
 from effnet_core.text import nearest

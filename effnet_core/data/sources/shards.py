@@ -8,12 +8,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from effnet_core.data.finding import find_files, suffix_of
-from effnet_core.data.formats import Labelled
 from effnet_core.data.images import IMAGE_SUFFIXES
-from effnet_core.data.labelling import Candidate
+from effnet_core.data.sources.candidates import Candidate
+from effnet_core.data.sources.finding import find_files, suffix_of
+from effnet_core.data.sources.formats import Labelled
+from effnet_core.data.sources.tables import LABEL_COLUMNS
 from effnet_core.data.splits import split_in
-from effnet_core.data.tables import LABEL_COLUMNS
 from effnet_core.errors import DataError
 
 LABEL_SUFFIXES = (".cls", ".json")

@@ -2,7 +2,7 @@
 
 - class folders: ``CLASS/*``, or ``train/CLASS/*`` and ``val/CLASS/*``, whatever the splits are called
 - Hugging Face's imagefolder: the same, or ``train/metadata.csv`` with ``file_name`` and a label
-- a table of paths and labels (``labelled.py``), alone or beside the pictures
+- a table of paths and labels (``listed.py``), alone or beside the pictures
 - tar shards in WebDataset's naming: ``KEY.jpg`` and ``KEY.cls`` or ``KEY.json``, unpacked before
 """
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 from effnet_core.config.schema import DataConfig
-from effnet_core.data.finding import Found, find_files
-from effnet_core.data.labelled import TableRules, from_table, usable_tables
-from effnet_core.data.labelling import Candidate
+from effnet_core.data.sources.candidates import Candidate
+from effnet_core.data.sources.finding import Found, find_files
+from effnet_core.data.sources.listed import TableRules, from_table, usable_tables
+from effnet_core.data.sources.tables import is_table
 from effnet_core.data.splits import TEST, TRAIN, VAL, is_split, split_in
-from effnet_core.data.tables import is_table
 from effnet_core.errors import DataError
 from effnet_core.text import os_reason
 

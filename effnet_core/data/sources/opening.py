@@ -14,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from effnet_core.data.archives import is_archive, members, stem, unpack
-from effnet_core.data.finding import find_files
-from effnet_core.data.formats import DEFAULT_RULES, Labelled, Rules, find_images
-from effnet_core.data.imagenet2012 import is_imagenet2012, unpack_imagenet2012
 from effnet_core.data.images import IMAGE_SUFFIXES
-from effnet_core.data.shards import LABEL_SUFFIXES, from_shards
-from effnet_core.data.tables import is_table
+from effnet_core.data.sources.archives import is_archive, members, stem, unpack
+from effnet_core.data.sources.finding import find_files
+from effnet_core.data.sources.formats import DEFAULT_RULES, Labelled, Rules, find_images
+from effnet_core.data.sources.imagenet2012 import is_imagenet2012, unpack_imagenet2012
+from effnet_core.data.sources.shards import LABEL_SUFFIXES, from_shards
+from effnet_core.data.sources.tables import is_table
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import sha256_of_text

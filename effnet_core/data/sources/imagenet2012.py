@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_core.data.archives import DAMAGE, tar_members
+from effnet_core.data.sources.archives import DAMAGE, tar_members
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import atomic_path, require_space, write_json

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.data.sources import open_source
+from effnet_core.data.sources.opening import open_source
+from effnet_core.data.sources.tar_stream import GLOBAL_HEADERS, read_tar
 from effnet_core.data.staging import stage_dataset
-from effnet_core.data.tar_stream import GLOBAL_HEADERS, read_tar
 from effnet_core.errors import DataError
 from tests.support.images import draw, encode
 

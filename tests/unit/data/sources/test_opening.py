@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from effnet_core import files
-from effnet_core.data import sources, staging
+from effnet_core.data import staging
 from effnet_core.data.card import class_bars, read_card, read_facts, side_bars
 from effnet_core.data.manifest import Dataset, open_dataset
+from effnet_core.data.sources import opening
 from effnet_core.data.splits import split_of
 from effnet_core.data.staging import WORK_NAME, stage_dataset
 from effnet_core.errors import ConfigError, DataError, StoreError
@@ -26,7 +27,7 @@ from effnet_core.storage.trees import upload_tree
 from tests.support import imagenet2012
 from tests.support.images import class_folders, draw, encode, source_with_splits
 from tests.support.s3 import SeaweedFS, new_bucket
-from tests.unit.data.test_archives import tar
+from tests.unit.data.sources.test_archives import tar
 
 CLASSES = ("cat", "dog")
 
@@ -483,6 +484,6 @@ def test_the_second_staging_of_a_bucket_fetches_nothing(
 ) -> None:
     upload_tree(source, S3Url(bucket, "a"), seaweedfs.access)
     stage_dataset(f"s3://{bucket}/a", tmp_path / "out", access=seaweedfs.access)
-    monkeypatch.setattr(sources.BucketSource, "labelled", None)
+    monkeypatch.setattr(opening.BucketSource, "labelled", None)
     monkeypatch.setattr(staging, "look_into", None)
     assert stage_dataset(f"s3://{bucket}/a", tmp_path / "out", access=seaweedfs.access)[1]

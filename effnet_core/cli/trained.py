@@ -1,0 +1,179 @@
+"""Commands on what was trained: measure it, publish it, write it in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from effnet_core.cli.guard import guarded
+from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes
+
+
+@guarded
+def evaluate(
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            help=f"{WEIGHTS_HELP} By default the newest finished training in runs/, else production.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder of a staged data set; by default the one that the run learned from.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "val",
+    override: Overrides = None,
+    processes: Processes = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "--out",
+            help="Folder for report.html, figures by class, mistakes, predictions.",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file with lines 'data,model': the model's class for each of the data."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole result as JSON.")
+    ] = False,
+) -> None:
+    """Measure a checkpoint on a split, exact to the last image."""
+    import json
+
+    from effnet_core import api
+    from effnet_core.cli.answers import print_evaluation, say_default
+    from effnet_core.cli.defaults import choose_trained, data_of
+    from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+    from effnet_core.config.load import by_section, load_config
+    from effnet_core.reports.evaluation import report_evaluation
+
+    options = by_section({"runtime.world_size": processes})
+    config = load_config(None, override or [], options=options)
+    if weights is None:
+        weights, origin = choose_trained(config.storage)
+        say_default("weights", origin, quiet=as_json)
+    if data is None:
+        data = data_of(weights)
+        say_default("data", str(data), quiet=as_json)
+    with show_events():
+        result = api.evaluate(
+            weights, data, split=split, config=config, work_dir=output, classes=classes
+        )
+        report = None if output is None else report_evaluation(output, config.storage)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+        return
+    print_evaluation(result)
+    if report is not None:
+        console.print(f"report: {report.path}", soft_wrap=True, markup=False)
+
+
+@guarded
+def export(
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            help=f"{WEIGHTS_HELP} By default the newest finished training in runs/, else production.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "--output", help="File to write; runs/export/TIME/model.FORMAT by default."
+        ),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="onnx, mindir or safetensors.")] = "onnx",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="A picture to compare on, besides others; repeatable."),
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Pooled features as a second output (onnx).")
+    ] = False,
+    override: Overrides = None,
+) -> None:
+    """Write a model in another format and compare it with MindSpore."""
+    from effnet_core import api
+    from effnet_core.cli.answers import say_default
+    from effnet_core.cli.defaults import choose_trained, own_folder
+    from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+    from effnet_core.config.load import load_config
+    from effnet_core.export.export import export as export_model
+
+    config = load_config(None, override or [])
+    if weights is None:
+        weights, origin = choose_trained(config.storage)
+        say_default("weights", origin)
+    out = own_folder("export") / f"model.{format}" if out is None else out
+    with show_events():
+        agreement = export_model(
+            api.open_weights(weights, config.storage),
+            out,
+            format=format,
+            pictures=image or (),
+            features=features,
+            config=config,
+        )
+    console.print(f"{out}: {agreement}", soft_wrap=True)
+
+
+@guarded
+def publish(
+    run_dir: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of a finished training run; by default the newest in runs/.",
+            show_default=False,
+        ),
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Short for storage.root.")] = None,
+    name: Annotated[str | None, typer.Option(help="Short for storage.name.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version; made from time and digest.")] = None,
+    promote: Annotated[bool, typer.Option(help="Move 'production' if good enough.")] = True,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set of the evaluation, if it was moved: production is measured on it."
+        ),
+    ] = None,
+    override: Overrides = None,
+) -> None:
+    """Put a run's model into the store as an immutable version."""
+    from effnet_core import api
+    from effnet_core.cli.answers import say_default
+    from effnet_core.cli.defaults import run_to_publish
+    from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+    from effnet_core.config.load import CONFIG_NAME, by_section, load_config
+    from effnet_core.quality.gate import publish as publish_run
+
+    if run_dir is None:
+        run_dir = run_to_publish()
+        say_default("run", f"the newest finished training, {run_dir}", option="RUN_DIR")
+    api.training_result(run_dir)
+    short = by_section({"storage.root": store or None, "storage.name": name or None})
+    config = load_config(run_dir / CONFIG_NAME, override or [], options=short)
+    with show_events():
+        published = publish_run(
+            run_dir, config=config, data_dir=data, version=version, promote=promote
+        )
+    state = "is production" if published.promoted else "not promoted"
+    why = published.gate or published.reason
+    console.print(f"{published.name} {published.version}: {published.uri}", soft_wrap=True)
+    console.print(f"{state} ({why})", soft_wrap=True, markup=False)
