@@ -5,12 +5,14 @@ Nothing heavy is imported before a command is chosen, so that ``--help`` answers
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from effnet_core import __version__
+from effnet_core.cli import runs as several
 from effnet_core.cli import trained
 from effnet_core.cli.guard import guarded, run
 from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes
@@ -326,7 +328,11 @@ def copy(
     copy_files(source, target, access)
 
 
-for command in (trained.evaluate, trained.publish, trained.export):
+FURTHER: tuple[Callable[..., None], ...] = (
+    *(trained.evaluate, trained.publish, trained.export),
+    *(several.runs, several.leaderboard, several.compare),
+)
+for command in FURTHER:
     app.command()(command)
 app.add_typer(weights_commands, name="weights")
 app.add_typer(store_commands, name="store")

@@ -99,46 +99,46 @@ DARK = Theme(
 
 def loss_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     """PNG of training and validation loss over the steps of a run."""
-    figure, axes = _create_axes(theme, "step (optimizer updates)", "loss (cross-entropy, nats)")
+    figure, axes = create_axes(theme, "step (optimizer updates)", "loss (cross-entropy, nats)")
     logged = select_points(metrics, "train", x="step", y="loss")
     axes.plot(*_columns(logged), color=theme.first, alpha=0.3, linewidth=1)
     means = _last_of_epochs(metrics)
-    _draw_line(axes, means, color=theme.first, label="training, mean of the epoch")
+    draw_line(axes, means, color=theme.first, label="training, mean of the epoch")
     evaluated = select_points(metrics, "eval", x="step", y="loss")
     top = OUTLIER * max((loss for _, loss in (*logged, *means)), default=math.inf)
     higher = any(loss > top for _, loss in evaluated)
     label = "validation, partly higher" if higher else "validation"
-    _draw_line(axes, evaluated, color=theme.second, label=label, marker="s")
+    draw_line(axes, evaluated, color=theme.second, label=label, marker="s")
     if higher:  # one evaluation of weights that are not there yet must not flatten all the rest
         axes.set_ylim(top=top)
-    return _finish_curve(figure, axes, theme=theme, empty=not (logged or evaluated))
+    return finish_curve(figure, axes, theme=theme, empty=not (logged or evaluated))
 
 
 def learning_rate_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     """PNG of the learning rate over the steps of a run."""
-    figure, axes = _create_axes(theme, "step (optimizer updates)", "learning rate (per update)")
+    figure, axes = create_axes(theme, "step (optimizer updates)", "learning rate (per update)")
     points = select_points(metrics, "train", x="step", y="lr")
     axes.plot(*_columns(points), color=theme.first, linewidth=2)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     axes.yaxis.get_offset_text().set_color(theme.muted)
     if points:
         axes.set_ylim(bottom=0)
-    return _finish_curve(figure, axes, theme=theme, empty=not points)
+    return finish_curve(figure, axes, theme=theme, empty=not points)
 
 
 def accuracy_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     """PNG of top-1 and, where it is known, top-5 accuracy over the epochs of a run."""
-    figure, axes = _create_axes(theme, "epoch", "accuracy (% of images)")
+    figure, axes = create_axes(theme, "epoch", "accuracy (% of images)")
     top1 = select_points(metrics, "eval", x="epoch", y="top1")
     top5 = select_points(metrics, "eval", x="epoch", y="top5")
-    _draw_line(axes, top5, color=theme.second, label="top-5", marker="s")
-    _draw_line(axes, top1, color=theme.first, label="top-1")
+    draw_line(axes, top5, color=theme.second, label="top-5", marker="s")
+    draw_line(axes, top1, color=theme.first, label="top-1")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if top1:
         low, _ = axes.get_ylim()
         axes.set_ylim(max(0.0, low), 1.01)
-    return _finish_curve(figure, axes, theme=theme, empty=not top1)
+    return finish_curve(figure, axes, theme=theme, empty=not top1)
 
 
 def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes:
@@ -148,7 +148,7 @@ def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes
         counts: images by the probability of their best class, from 0 to 1 in equal steps.
         theme: colours of the chart.
     """
-    figure, axes = _create_axes(theme, "probability of the best class", "images")
+    figure, axes = create_axes(theme, "probability of the best class", "images")
     width = 1 / len(counts)
     axes.bar(
         [width * index for index in range(len(counts))],
@@ -163,38 +163,6 @@ def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes
     return render(figure)
 
 
-def reliability_diagram(
-    before: Points, after: Points, counts: Sequence[int], *, theme: Theme = LIGHT
-) -> bytes:
-    """PNG of how often answers are right over how sure the model is of them.
-
-    Args:
-        before: mean probability and share that is right of each bin, before calibration.
-        after: likewise, after calibration; empty where there was none.
-        counts: images of each bin from 0 to 1, as they are now; drawn as bars below.
-        theme: colours of the chart.
-    """
-    figure, axes = _create_axes(theme, "probability of the best class", "share that is right")
-    total, width = max(1, sum(counts)), 1 / len(counts)
-    axes.bar(
-        [width * index for index in range(len(counts))],
-        [0.3 * count / total for count in counts],
-        width=0.92 * width,
-        align="edge",
-        color=theme.grid,
-        label="images",
-    )
-    axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle="--", label="honest")
-    _draw_line(axes, before, color=theme.second, label="before" if after else "now", marker="s")
-    _draw_line(axes, after, color=theme.first, label="calibrated")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left")
-    return render(figure)
-
-
 def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> bytes:
     """PNG of how many images got each class.
 
@@ -203,7 +171,7 @@ def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> b
         theme: colours of the chart.
     """
     shown = [*classes[:MAX_BARS]][::-1]
-    figure, axes = _create_axes(theme, "images", "")
+    figure, axes = create_axes(theme, "images", "")
     names = [shorten_label(name, number=index) for index, (name, _) in enumerate(shown)]
     axes.barh(range(len(shown)), [count for _, count in shown], color=theme.first)
     axes.set_yticks(range(len(shown)), names)
@@ -230,7 +198,7 @@ def confusion_matrix(
     shares = counts / np.maximum(confusion.by_true()[kept], 1)[:, None]
     numbered = len(kept) <= MAX_NUMBERED_CLASSES
     side = min(9.0, max(2.2, (0.42 if numbered else 0.24) * len(kept)))
-    figure, axes = _create_axes(
+    figure, axes = create_axes(
         theme, "predicted class", "true class", inches=(side, side), layout=None
     )
     axes.set_position((0, 0, 1, 1))  # labels lie outside, and the file is cropped around all
@@ -322,7 +290,7 @@ def _last_of_epochs(metrics: Metrics) -> Points:
     return select_points(list(ends.values()), "train", x="step", y="loss_mean")
 
 
-def _create_axes(
+def create_axes(
     theme: Theme,
     x_label: str,
     y_label: str,
@@ -330,6 +298,7 @@ def _create_axes(
     inches: tuple[float, float] = CURVE_INCHES,
     layout: Literal["constrained"] | None = "constrained",
 ) -> tuple[Figure, Axes]:
+    """A figure with one chart whose axes have names."""
     figure = Figure(figsize=inches, dpi=DPI, facecolor=theme.surface, layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=theme.surface)
@@ -343,7 +312,8 @@ def _create_axes(
     return figure, axes
 
 
-def _draw_line(axes: Axes, points: Points, *, color: str, label: str, marker: str = "o") -> None:
+def draw_line(axes: Axes, points: Points, *, color: str, label: str, marker: str = "o") -> None:
+    """A line through points, marked where they are few; nothing without points."""
     if points:
         shown = marker if len(points) <= MAX_MARKED_POINTS else ""
         axes.plot(
@@ -351,7 +321,8 @@ def _draw_line(axes: Axes, points: Points, *, color: str, label: str, marker: st
         )
 
 
-def _finish_curve(figure: Figure, axes: Axes, *, theme: Theme, empty: bool) -> bytes:
+def finish_curve(figure: Figure, axes: Axes, *, theme: Theme, empty: bool) -> bytes:
+    """PNG of a chart over whole numbers, with a legend."""
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if empty:
         axes.text(

@@ -33,6 +33,7 @@ from effnet_core.infer.readers import open_reader
 from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, TrainJob, read_job
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
+from effnet_core.render.quality import reliability_diagram
 from effnet_core.reports.gallery import Picture, read_picture
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.answers import ANSWERS_NAME, Answers
@@ -249,7 +250,7 @@ def draw_reliability(result: EvalResult) -> Chart | None:
     return draw_chart(
         "How often the model is right, by how sure it is",
         alt,
-        plots.reliability_diagram,
+        reliability_diagram,
         before,
         after if is_calibrated else [],
         found.after.images,

@@ -11,8 +11,8 @@ from effnet_core.render.plots import (
     beside,
     confusion_matrix,
     png_data_uri,
-    reliability_diagram,
 )
+from effnet_core.render.quality import reliability_diagram
 from effnet_core.reports.evaluation import EvaluationReport
 from effnet_core.reports.predictions import strip
 from effnet_core.results import EvalResult
