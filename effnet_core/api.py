@@ -370,7 +370,7 @@ def finish_inference(
         config: settings of inference and storage.
 
     Returns:
-        The content of ``summary.json``, and the report; a single image has none.
+        The content of ``summary.json``, and the report; a single image has one only where it is explained.
 
     Raises:
         DataError: a shard is missing, or too many files could not be read.
@@ -382,10 +382,14 @@ def finish_inference(
             model_sha256=checkpoint.sha256,
             background=checkpoint.sidecar.preprocess.background,
         )
-        if planned.images == 1:
+        if planned.images == 1 and not config.infer.explain:
             return summary, None
         report = write_predictions_report(
-            planned, summary, weights=_called(weights, checkpoint), storage=config.storage
+            planned,
+            summary,
+            weights=_called(weights, checkpoint),
+            storage=config.storage,
+            explain=checkpoint if config.infer.explain else None,
         )
     except OSError as cause:
         raise plan.output_lost(planned.output, cause) from cause

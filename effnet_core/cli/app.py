@@ -269,6 +269,10 @@ def predict(
         bool,
         typer.Option("--only-new", help="Add what earlier runs into the output have not seen."),
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show what spoke for the answers; short for infer.explain."),
+    ] = False,
     override: Overrides = None,
 ) -> None:
     """Label images; the input is never written to. One picture is also drawn with its labels."""
@@ -280,11 +284,13 @@ def predict(
     from effnet_core.config.load import by_section, load_config
     from effnet_core.infer.output import read_parts
     from effnet_core.reports.annotate import annotate_single
+    from effnet_core.reports.predictions import EXPLAINED_NAME
 
     short = {
         "infer.top_k": top_k,
         "infer.engine": engine,
         "infer.max_error_share": max_errors,
+        "infer.explain": explain or None,
     }
     config = load_config(None, override or [], options=by_section(short))
     if weights is None:
@@ -300,6 +306,8 @@ def predict(
             console.print(f"{share:7.1%}  {name}", soft_wrap=True, markup=False)
         copy = annotate_single(row, output, config.storage)
         console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
+    if config.infer.explain:
+        console.print(f"explained: {output / EXPLAINED_NAME}", soft_wrap=True, markup=False)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
         f"{summary['other_files']} other files, "

@@ -411,6 +411,8 @@ class InferConfig(Section):
     """Also keep the probability of every class, as a column `probabilities`."""
     features: bool = False
     """Also keep the pooled features, as a column `features`: for search and drift."""
+    explain: bool = False
+    """Show in the report what spoke for the answers of the least certain pictures: class activation maps."""
     shard_images: int = Field(4096, ge=1)
     """Images in one part file; the unit that is retried."""
     max_error_share: float = Field(0.1, ge=0, le=1)

@@ -31,6 +31,7 @@ INPUT = "images"
 PIXELS = "pixels"
 LOGITS = "logits"
 FEATURES = "features"
+MAPS = "maps"
 
 GRAPH_VERSION = 2
 """Raised with every change of the graph, so that engines cached from an older one are made anew."""
@@ -62,6 +63,7 @@ def build_model(
     *,
     features: bool = False,
     pixels: bool = False,
+    maps: bool = False,
 ) -> onnx.ModelProto:
     """The graph of a network.
 
@@ -75,6 +77,8 @@ def build_model(
         sidecar: variant, classes, preprocessing and digest.
         features: whether to have the second output.
         pixels: whether the input is pixels.
+        maps: whether to have the output ``maps``, (batch, head, h, w): the features of each place, whose
+            mean the classifier sees.
 
     Raises:
         CheckpointError: a parameter is missing, left over or of another shape.
@@ -90,11 +94,18 @@ def build_model(
         x = graph.block(x, f"blocks.{index}", block)
     last, head = architecture.blocks[-1].out_channels, architecture.head_channels
     x = graph.conv_norm(x, "head", last, head)
+    if maps:
+        graph.op("Identity", x, name=MAPS)
+    side = graph.side
     x = graph.op("GlobalAveragePool", x)  # (N, head, 1, 1)
     x = graph.op("Flatten", x, name=FEATURES, axis=1)  # (N, head)
     graph.dense(x, "classifier", head, sidecar.num_classes, name=LOGITS)
     graph.require_all_used()
-    outputs = {LOGITS: sidecar.num_classes, **({FEATURES: head} if features else {})}
+    outputs = {
+        LOGITS: [sidecar.num_classes],
+        **({FEATURES: [head]} if features else {}),
+        **({MAPS: [head, side, side]} if maps else {}),
+    }
     return graph.finish(outputs, pixels=pixels)
 
 
@@ -263,7 +274,7 @@ class _Graph:
                 f"the checkpoint is of another model: {len(self.left)} parameters left over ({names})"
             )
 
-    def finish(self, outputs: Mapping[str, int], *, pixels: bool) -> onnx.ModelProto:
+    def finish(self, outputs: Mapping[str, list[int]], *, pixels: bool) -> onnx.ModelProto:
         """The whole model, with its metadata, after ONNX's own checks."""
         side = self.sidecar.preprocess.image_size
         given = (
@@ -279,8 +290,8 @@ class _Graph:
             self.sidecar.variant,
             [given],
             [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
-                for name, size in outputs.items()
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+                for name, shape in outputs.items()
             ],
             self.constants,
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from effnet_core.files import atomic_path, write_json
 from effnet_core.infer.output import as_cell
 from effnet_core.infer.readers import open_reader
 from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, TrainJob, read_job
+from effnet_core.quality.heat import as_address, explain_pictures
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.render.quality import reliability_diagram
@@ -140,12 +141,10 @@ class EvaluationReport:
 
 @dataclass(frozen=True)
 class Judged:
-    """A picture, what it is, and where the model looked."""
+    """A picture and what it is."""
 
     picture: Picture
     true: str
-    heat: str = ""
-    """The picture with its class activation map; empty without one."""
 
 
 def report_evaluation(folder: Path, storage: StorageConfig) -> EvaluationReport:
@@ -154,7 +153,17 @@ def report_evaluation(folder: Path, storage: StorageConfig) -> EvaluationReport:
     Raises:
         DataError: there is none, or its data set is not there any more.
     """
-    return write_evaluation(folder, Evaluation.of_folder(folder), storage=storage)
+    evaluation = Evaluation.of_folder(folder)
+    return write_evaluation(folder, evaluation, storage=storage, heat=explain(evaluation, storage))
+
+
+def explain(evaluation: Evaluation, storage: StorageConfig) -> dict[int, str]:
+    """What spoke for the answer in each picture that the page shows, by image."""
+    source = open_reader(str(evaluation.split.root), storage)
+    chosen = {evaluation.split.paths[i]: i for i in chosen_pictures(evaluation)}
+    wanted = [(path, int(evaluation.answers.answer[i])) for path, i in chosen.items()]
+    found = explain_pictures(evaluation.checkpoint, source, wanted)
+    return {chosen[path]: as_address(picture) for path, picture in found.items()}
 
 
 def write_evaluation(
@@ -305,8 +314,8 @@ def _judge(
     for index in chosen:
         names, probs = zip(*evaluation.best(index), strict=True)
         row = {"path": evaluation.split.paths[index], "class_names": names, "probs": probs}
-        picture = read_picture(row, source, background)
-        found.append(Judged(picture, evaluation.true_names[index], heat.get(index, "")))
+        picture = replace(read_picture(row, source, background), heat=heat.get(index, ""))
+        found.append(Judged(picture, evaluation.true_names[index]))
     return found
 
 

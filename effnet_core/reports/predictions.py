@@ -5,24 +5,29 @@ A million answers are read once, in constant memory; the page holds a few of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from effnet_core.config.schema import StorageConfig
-from effnet_core.files import iter_jsonl
+from effnet_core.data.imagenet import readable
+from effnet_core.files import atomic_path, iter_jsonl, make_folder
 from effnet_core.infer.output import ERRORS_NAME, background_of, iter_rows
 from effnet_core.infer.plan import InferencePlan
-from effnet_core.infer.readers import open_reader
+from effnet_core.infer.readers import ImageReader, open_reader
+from effnet_core.quality.heat import as_address, explain_pictures
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
+from effnet_core.reports.annotate import MAX_NAME_BYTES
 from effnet_core.reports.gallery import CERTAINTY_BINS, COLUMNS, Group, Picture, Selection
 from effnet_core.reports.pipeline import Rejected, describe_rejected
 from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
+from effnet_core.weights.checkpoint import Checkpoint
 
 REPORT_NAME = "report.html"
+EXPLAINED_NAME = "explained"
 TEMPLATE_NAME = "predictions.html.j2"
 MAX_CLASS_ROWS = 50
 MAX_CARD_PICTURES = 12
@@ -43,7 +48,12 @@ class PredictionsReport:
 
 
 def write_predictions_report(
-    done: InferencePlan, summary: dict[str, Any], *, weights: str, storage: StorageConfig
+    done: InferencePlan,
+    summary: dict[str, Any],
+    *,
+    weights: str,
+    storage: StorageConfig,
+    explain: Checkpoint | None = None,
 ) -> PredictionsReport:
     """Write ``report.html`` into the output of a finished batch inference.
 
@@ -52,11 +62,14 @@ def write_predictions_report(
         summary: as ``predictions.finish`` gives it.
         weights: what the user called the model.
         storage: how a bucket's pictures are read.
+        explain: the model, where the least certain pictures are to show what spoke for their answer.
     """
     selection = Selection.of(iter_rows(done.output, COLUMNS), background_of(summary))
     source = open_reader(done.root, storage)
     groups, note = selection.groups(source)
     uncertain = selection.uncertain(source)
+    if explain is not None:
+        uncertain = _explained(uncertain, explain, source, done.output / EXPLAINED_NAME)
     classes = list(summary["classes"].items())
     values = {
         "title": f"{summary['labelled']:,} images labelled",
@@ -78,6 +91,24 @@ def write_predictions_report(
     }
     path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
     return PredictionsReport(path, _card(groups, uncertain, path), _charts_card(classes, selection))
+
+
+def _explained(
+    pictures: list[Picture], checkpoint: Checkpoint, source: ImageReader, folder: Path
+) -> list[Picture]:
+    """The same pictures with what spoke for their answers, which is also written as PNG files."""
+    names = {name: i for i, name in enumerate(readable(checkpoint.sidecar.class_names))}
+    wanted = [(picture.path, names[picture.answers[0][0]]) for picture in pictures]
+    found = explain_pictures(checkpoint, source, wanted)
+    make_folder(folder, what="folder of explained pictures")
+    for number, (path, picture) in enumerate(found.items(), start=1):
+        stem = PurePosixPath(path).stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+        with atomic_path(folder / f"{number:02d}-{stem}.png") as temporary:
+            picture.save(temporary, "PNG")
+    return [
+        replace(one, heat=as_address(found[one.path])) if one.path in found else one
+        for one in pictures
+    ]
 
 
 def _make_cards(summary: dict[str, Any], selection: Selection) -> list[Card]:

@@ -62,6 +62,7 @@ UNIT = (
     "infer.recursive",
     "infer.probabilities",
     "infer.features",
+    "infer.explain",
     "infer.batch_size",
     "infer.top_k",
     "infer.shard_images",
