@@ -13,8 +13,8 @@ from effnet_core.errors import DataError, GateRefused
 from effnet_core.events import Event, emit
 from effnet_core.files import sha256_of_text
 from effnet_core.jobs.job import EvaluateJob
-from effnet_core.jobs.launch import job_folder, run_job
-from effnet_core.locks import alone
+from effnet_core.jobs.launch import run_job
+from effnet_core.locks import alone, scratch_folder
 from effnet_core.model_store.registry import VersionManifest
 from effnet_core.model_store.versions import cached_model
 from effnet_core.quality.classes import match
@@ -93,7 +93,7 @@ def measured_answers(
         job = EvaluateJob(
             checkpoint.path.resolve(), checkpoint.sha256, dataset.root.resolve(), split, labels
         )
-        with job_folder("compare") as folder:
+        with scratch_folder("compare") as folder:
             run_job(job, _as_it_is(config, images=len(dataset.split(split))), folder)
             answers = _of(Answers.read(folder / ANSWERS_NAME), checkpoint, dataset, split)
             shutil.copyfile(folder / ANSWERS_NAME, path.with_suffix(".part"))
