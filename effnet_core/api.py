@@ -11,6 +11,7 @@ from typing import Any
 
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
+from effnet_core.data.corrections import read_corrections
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
 from effnet_core.data.sources.finding import in_a_line
@@ -75,6 +76,7 @@ def stage(
     seed: int = 0,
     max_rejected_share: float = 0.1,
     config: RunConfig | None = None,
+    corrections: Path | None = None,
 ) -> tuple[Dataset, bool]:
     """Stage a data set in a child process, which is ended where its source does not answer.
 
@@ -85,6 +87,7 @@ def stage(
         seed: changes which images those are.
         max_rejected_share: of unusable files.
         config: settings of data and storage; ``runtime.stall_timeout_s`` is how long nothing may happen.
+        corrections: CSV file with what people decided about pictures, as the page of a review saves it.
 
     Returns:
         The staged data set, and whether it had been there already.
@@ -95,7 +98,17 @@ def stage(
     """
     config = config or RunConfig()
     single = config.runtime.model_copy(update={"world_size": 1, "timeout_s": 0})
-    job = StageJob(str(source), Path.cwd(), out, val_share, seed, max_rejected_share)
+    if corrections is not None:
+        read_corrections(corrections)
+    job = StageJob(
+        str(source),
+        Path.cwd(),
+        out,
+        val_share,
+        seed,
+        max_rejected_share,
+        corrections and corrections.resolve(),
+    )
     with sole_user(out, what="output folder"), scratch_folder("stage") as folder:
         try:
             result = run_job(job, config.model_copy(update={"runtime": single}), folder)

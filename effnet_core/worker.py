@@ -182,6 +182,7 @@ def _export(job: VerifyJob | MindirJob) -> dict[str, Any]:
 
 
 def _stage(job: StageJob, config: RunConfig) -> dict[str, Any]:
+    from effnet_core.data.corrections import NO_CORRECTIONS, read_corrections
     from effnet_core.data.sources.formats import Rules
     from effnet_core.data.staging import stage_into
 
@@ -198,6 +199,7 @@ def _stage(job: StageJob, config: RunConfig) -> dict[str, Any]:
         rules=Rules.of(config.data),
         access=config.storage.access,
         hard_links=config.data.hard_links,
+        corrections=read_corrections(job.corrections) if job.corrections else NO_CORRECTIONS,
     )
     return {"reused": reused}
 

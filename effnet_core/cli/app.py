@@ -168,6 +168,10 @@ def stage(
     max_rejected_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of unusable files that is tolerated.")
     ] = 0.1,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="CSV file of effnet review's page: right labels, pictures to leave out."),
+    ] = None,
     override: Overrides = None,
 ) -> None:
     """Verify labelled images, wherever they live, and bring them into a staged data set."""
@@ -185,6 +189,7 @@ def stage(
             seed=seed,
             max_rejected_share=max_rejected_share,
             config=config,
+            corrections=corrections,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(

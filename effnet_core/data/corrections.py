@@ -23,6 +23,18 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What is to become of a picture."""
+
+    label: str
+    digest: str = ""
+    """By which it was known; empty where nobody decided."""
+    was: str = ""
+    """The label before."""
+    leave_out: bool = False
+
+
+@dataclass(frozen=True)
 class Corrections:
     """Decisions by the digest of the picture."""
 
@@ -30,6 +42,20 @@ class Corrections:
     left_out: frozenset[str] = frozenset()
     files: dict[str, Path] = field(default_factory=dict)
     """Where pictures lie that have a label here."""
+
+    def decision(self, class_name: str, *digests: str) -> Decision:
+        """What was decided about a picture.
+
+        Args:
+            class_name: its label in the source.
+            digests: of its bytes, as they were and as they are staged.
+        """
+        for digest in digests:
+            if digest in self.left_out:
+                return Decision(class_name, digest=digest, leave_out=True)
+            if digest in self.labels:
+                return Decision(self.labels[digest], digest=digest, was=class_name)
+        return Decision(class_name)
 
     def __bool__(self) -> bool:
         return bool(self.labels or self.left_out)
@@ -99,23 +125,24 @@ def _take(
         files[digest] = base / file
 
 
-@dataclass
-class Applied:
-    """How often corrections were used, while a data set is staged."""
+NO_CORRECTIONS = Corrections()
 
-    counts: Counter[str] = field(default_factory=Counter)
-    used: set[str] = field(default_factory=set)
 
-    def sentence(self, given: Corrections) -> str:
-        """What became of the corrections."""
-        unused = len((set(given.labels) | given.left_out) - self.used)
-        kinds = (
-            ("changed", "label(s) changed"),
-            ("confirmed", "confirmed"),
-            ("left out", "picture(s) left out"),
-            ("added", "picture(s) added"),
-        )
-        parts = [f"{self.counts[key]:,} {text}" for key, text in kinds if self.counts[key]]
-        if unused:
-            parts.append(f"{unused:,} of other pictures")
-        return f"corrections by people: {', '.join(parts) or 'none'}"
+def sentence(given: Corrections, counts: Counter[str], *, used: int) -> str:
+    """What became of corrections.
+
+    Args:
+        given: all of them.
+        counts: ``changed``, ``confirmed``, ``left out`` and ``added`` pictures.
+        used: corrections whose picture was there.
+    """
+    kinds = (
+        ("changed", "label(s) changed"),
+        ("confirmed", "confirmed"),
+        ("left out", "picture(s) left out"),
+        ("added", "picture(s) added"),
+    )
+    parts = [f"{counts[key]:,} {text}" for key, text in kinds if counts[key]]
+    if unused := len(given.labels) + len(given.left_out) - used:
+        parts.append(f"{unused:,} of pictures that are not here")
+    return f"corrections by people: {', '.join(parts) or 'none'}"

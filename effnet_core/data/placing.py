@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from effnet_core.data.corrections import NO_CORRECTIONS, Corrections
 from effnet_core.data.encoded import is_whole_png
 from effnet_core.data.images import (
     TRAINABLE_FORMATS,
@@ -39,6 +40,7 @@ from effnet_core.text import is_unicode, os_reason
 
 WORK_NAME = ".source"
 """Folder inside the output for what is fetched and unpacked; gone once all of it is staged."""
+LEFT_OUT = "left out by a person"
 NAME_BYTES = 255
 CONVERTED_SUFFIX = ".converted.png"
 """Added to the names of images that are re-encoded; ``.png`` alone could be another file's name."""
@@ -53,6 +55,8 @@ class Place:
     max_pixels: int
     background: Colour | None
     hard_links: bool
+    corrections: Corrections = NO_CORRECTIONS
+    """What a person decided about pictures."""
 
 
 def _is_trainable(content: bytes, image: Image.Image) -> bool:
@@ -76,11 +80,15 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         one_colour = is_one_colour(image, few, place.background)
     except ImageProblem as problem:
         return str(problem)
-    digest = hashlib.sha256(content).hexdigest()
+    digest = own = hashlib.sha256(content).hexdigest()
     if converted is not None:
         stream = io.BytesIO()
         converted.save(stream, "PNG")
         digest = hashlib.sha256(stream.getbuffer()).hexdigest()
+    decision = place.corrections.decision(item.class_name, own, digest)
+    if decision.leave_out:
+        return LEFT_OUT
+    item = replace(item, class_name=decision.label)
     split = item.split or place.sides.of(digest)
     relative = _relative(item, split, CONVERTED_SUFFIX if converted else "")
     target = place.out / relative
@@ -109,6 +117,8 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         "one_colour": one_colour,
         "fingerprint": fingerprint(few),
         "free": not item.split,
+        "corrected": decision.digest,
+        "was": decision.was,
     }
 
 

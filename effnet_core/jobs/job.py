@@ -140,6 +140,8 @@ class StageJob(_Given):
     val_share: float
     seed: int
     max_rejected_share: float
+    corrections: Path | None = None
+    """CSV file with what people decided about pictures."""
 
 
 Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | VerifyJob | MindirJob | RecordsJob | StageJob
