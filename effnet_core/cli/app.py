@@ -338,7 +338,7 @@ def copy(
 
 FURTHER: tuple[Callable[..., None], ...] = (
     *(trained.evaluate, trained.publish, trained.export),
-    *(several.runs, several.leaderboard, several.compare),
+    *(several.runs, several.leaderboard, several.compare, several.review),
 )
 for command in FURTHER:
     app.command()(command)

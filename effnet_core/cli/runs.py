@@ -151,3 +151,39 @@ def compare(
     if output is not None:
         path = write_comparison(output, comparison)
         console.print(f"page: {path}", soft_wrap=True, markup=False)
+
+
+@guarded
+def review(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Output of effnet predict: its least certain pictures. Or a training run: the labels of its "
+            "data that the model contradicts most."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "--output", help="Folder of the queue: page, CSV, pictures.")
+    ],
+    count: Annotated[int, typer.Option(min=1, help="Pictures at most.")] = 100,
+    override: Overrides = None,
+) -> None:
+    """Choose the pictures that are worth a person's minute; near copies are shown once."""
+    from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
+    from effnet_core.config.load import load_config
+    from effnet_core.locks import sole_user
+    from effnet_core.reports.review import write_queue
+
+    config = load_config(None, override or [])
+    with sole_user(out, what="folder of the queue"), show_events():
+        queue = write_queue(run, out, count=count, config=config)
+    console.print(
+        f"{queue.pictures} pictures to look at: {queue.path}", soft_wrap=True, markup=False
+    )
+    console.print(
+        "decide with the keys that the page names, save labels.csv there, then: effnet stage SOURCE --out "
+        "DATA --corrections labels.csv",
+        soft_wrap=True,
+        markup=False,
+    )

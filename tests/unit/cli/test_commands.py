@@ -38,7 +38,7 @@ COMMANDS = {
     *("copy", "weights list", "weights import", "weights convert"),
     *("store list", "store show", "store fetch", "store promote", "store rollback"),
     *("store verify", "store gc"),
-    *("runs", "leaderboard", "compare"),
+    *("runs", "leaderboard", "compare", "review"),
 }
 
 
