@@ -17,7 +17,7 @@ from effnet_core.data.records import record_files
 from effnet_core.data.sources.finding import in_a_line
 from effnet_core.errors import ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
-from effnet_core.files import is_empty, make_folder
+from effnet_core.files import is_empty, make_folder, write_json
 from effnet_core.infer import engines, output, plan
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import Tally
@@ -37,6 +37,7 @@ from effnet_core.jobs.job import (
 from effnet_core.jobs.launch import join_job, run_job
 from effnet_core.locks import scratch_folder, sole_user
 from effnet_core.model_store.versions import cached_model
+from effnet_core.quality import drift
 from effnet_core.quality.classes import read_class_map, require_match
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
@@ -364,6 +365,7 @@ def infer_shards(
         input_root=planned.root,
         shards=tuple(shards),
         allowed_errors=images if allowed_errors is None else allowed_errors,
+        reference=drift.reference_of(checkpoint),
     )
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
@@ -440,6 +442,11 @@ def finish_inference(
             model_sha256=checkpoint.sha256,
             background=checkpoint.sidecar.preprocess.background,
         )
+        found = drift.drift_of(planned, checkpoint)
+        if found is not None:
+            summary["drift"] = found.to_dict()
+            write_json(planned.output / output.SUMMARY_NAME, summary)
+            emit(Event("predict", found.sentence()))
         if planned.images == 1 and not config.infer.explain:
             return summary, None
         report = write_predictions_report(

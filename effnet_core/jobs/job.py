@@ -103,6 +103,8 @@ class PredictJob(_OfCheckpoint):
     shards: tuple[Shard, ...]
     allowed_errors: int
     """How many files may be without an answer."""
+    reference: Path | None = None
+    """What the pictures are compared with, where the model has it beside it."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from effnet_core.model_store.registry import (
     who,
 )
 from effnet_core.results import EvalResult
+from effnet_core.results.drift import REFERENCE_NAME
 from effnet_core.results.paired import Paired
 from effnet_core.text import human_bytes, os_reason
 from effnet_core.weights.catalogue import PRODUCTION
@@ -50,7 +51,7 @@ from effnet_core.weights.checkpoint import (
 STAGE = "publish"
 
 REQUIRED = (sidecar_path(Path(MODEL_NAME)).name, CONFIG_NAME)
-OPTIONAL = (METRICS_NAME, RESULT_NAME)
+OPTIONAL = (METRICS_NAME, RESULT_NAME, REFERENCE_NAME)
 """Files of a run folder that are published beside the checkpoint."""
 
 ONNX_NAME = "model.onnx"

@@ -19,6 +19,7 @@ from effnet_core.quality.champion import (
     answers_beside,
     measured_answers,
 )
+from effnet_core.quality.drift import write_reference
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.answers import Answers
 from effnet_core.storage.cache import cache_dir
@@ -53,10 +54,11 @@ def publish(
     else:
         file = evaluation / RESULT_NAME if evaluation.is_dir() else evaluation
         result = EvalResult.read(file)
-    compare = None
-    if promote:
-        checkpoint = open_checkpoint(run_dir / MODEL_NAME)
-        compare = _comparison(checkpoint, result, config, file=file, data_dir=data_dir or run_dir)
+    checkpoint = open_checkpoint(run_dir / MODEL_NAME)
+    found = _comparison(checkpoint, result, config, file=file, data_dir=data_dir or run_dir)
+    if found is not None:
+        held_out = open_dataset(found.data_dir).split(found.split)
+        write_reference(run_dir, checkpoint, held_out, config=config)
     return publish_model(
         run_dir,
         evaluation=result,
@@ -64,7 +66,7 @@ def publish(
         gate=config.evaluate,
         version=version,
         promote=promote,
-        compare=compare,
+        compare=found if promote else None,
     )
 
 

@@ -21,7 +21,14 @@ from effnet_core.quality.heat import as_address, explain_pictures
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.reports.annotate import MAX_NAME_BYTES
-from effnet_core.reports.gallery import CERTAINTY_BINS, COLUMNS, Group, Picture, Selection
+from effnet_core.reports.gallery import (
+    CERTAINTY_BINS,
+    COLUMNS,
+    Group,
+    Picture,
+    Selection,
+    read_picture,
+)
 from effnet_core.reports.pipeline import Rejected, describe_rejected
 from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 from effnet_core.weights.checkpoint import Checkpoint
@@ -30,6 +37,7 @@ REPORT_NAME = "report.html"
 EXPLAINED_NAME = "explained"
 TEMPLATE_NAME = "predictions.html.j2"
 MAX_CLASS_ROWS = 50
+MAX_FARTHEST = 12
 MAX_CARD_PICTURES = 12
 """Pictures of each kind on the dashboard's card."""
 SURE = 0.5
@@ -87,10 +95,26 @@ def write_predictions_report(
         "groups": groups,
         "gallery_note": note,
         "uncertain": uncertain,
+        "drift": summary.get("drift"),
+        "farthest": _farthest(done, summary, source),
         **describe_rejected(Rejected.of(iter_jsonl(done.output / ERRORS_NAME))),
     }
     path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
     return PredictionsReport(path, _card(groups, uncertain, path), _charts_card(classes, selection))
+
+
+def _farthest(done: InferencePlan, summary: dict[str, Any], source: ImageReader) -> list[Picture]:
+    """Pictures that are least like those that the model was made for, where that was measured."""
+    wanted = {
+        path: place
+        for place, (path, _) in enumerate((summary.get("drift") or {}).get("farthest", ()))
+    }
+    wanted = dict(list(wanted.items())[:MAX_FARTHEST])
+    if not wanted:
+        return []
+    rows = {row["path"]: row for row in iter_rows(done.output, COLUMNS) if row["path"] in wanted}
+    background = background_of(summary)
+    return [read_picture(rows[path], source, background) for path in wanted if path in rows]
 
 
 def _explained(
