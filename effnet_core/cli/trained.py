@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from effnet_core.cli.guard import guarded
-from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes
+from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes, Recipe
+
+if TYPE_CHECKING:
+    from effnet_core.results import EvalResult
 
 
 @guarded
@@ -28,7 +31,10 @@ def evaluate(
             help="Folder of a staged data set; by default the one that the run learned from.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="Split to evaluate; data.eval_split (val) by default.")
+    ] = None,
+    recipe: Recipe = None,
     override: Overrides = None,
     processes: Processes = None,
     output: Annotated[
@@ -49,11 +55,20 @@ def evaluate(
         bool, typer.Option("--json", help="Print the whole result as JSON.")
     ] = False,
 ) -> None:
-    """Measure a checkpoint on a split, exact to the last image."""
+    """Measure a checkpoint on a split, exact to the last image.
+
+    Published weights on ImageNet's classes are compared with their published accuracy. A recipe gives
+    settings such as evaluate.per_device_batch_size; how images are prepared comes with the weights.
+    """
     import json
 
     from effnet_core import api
-    from effnet_core.cli.answers import print_evaluation, say_default
+    from effnet_core.cli.answers import (
+        compare_with_published,
+        print_comparison,
+        print_evaluation,
+        say_default,
+    )
     from effnet_core.cli.defaults import choose_trained, data_of
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
@@ -61,7 +76,12 @@ def evaluate(
     from effnet_core.reports.evaluation import report_evaluation
 
     options = by_section({"runtime.world_size": processes})
-    config = load_config(None, override or [], options=options)
+    config = load_config(recipe, override or [], options=options)
+    if recipe is not None:  # the sidecar's size, not the recipe's, which is for training
+        size = load_config(None, override or []).data.image_size
+        config = config.model_copy(
+            update={"data": config.data.model_copy(update={"image_size": size})}
+        )
     if weights is None:
         weights, origin = choose_trained(config.storage)
         say_default("weights", origin, quiet=as_json)
@@ -73,10 +93,15 @@ def evaluate(
             weights, data, split=split, config=config, work_dir=output, classes=classes
         )
         report = None if output is None else report_evaluation(output, config.storage)
+    compared = compare_with_published(weights, result)
     if as_json:
-        typer.echo(json.dumps(result.to_dict()))
+        published = {row.measure: row.published for row in compared}
+        typer.echo(
+            json.dumps({**result.to_dict(), **({"published": published} if compared else {})})
+        )
         return
     print_evaluation(result)
+    print_comparison(compared)
     if report is not None:
         console.print(f"report: {report.path}", soft_wrap=True, markup=False)
 
@@ -105,6 +130,16 @@ def export(
     features: Annotated[
         bool, typer.Option("--features", help="Pooled features as a second output (onnx).")
     ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size",
+            help="Side of the input, px; that of the training's evaluation by default.",
+        ),
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Take images of any height and width (onnx).")
+    ] = False,
     override: Overrides = None,
 ) -> None:
     """Write a model in another format and compare it with MindSpore."""
@@ -128,6 +163,8 @@ def export(
             format=format,
             pictures=image or (),
             features=features,
+            image_size=image_size,
+            dynamic=dynamic,
             config=config,
         )
     console.print(f"{out}: {agreement}", soft_wrap=True)
@@ -152,9 +189,19 @@ def publish(
             help="Data set of the evaluation, if it was moved: production is measured on it."
         ),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="hf-hub:OWNER/NAME: a repository of the Hugging Face hub instead of the store.",
+            show_default=False,
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --to: a new repository is its owner's alone.")
+    ] = False,
     override: Overrides = None,
 ) -> None:
-    """Put a run's model into the store as an immutable version."""
+    """Put a run's model into the store as an immutable version, or onto the Hugging Face hub."""
     from effnet_core import api
     from effnet_core.cli.answers import say_default
     from effnet_core.cli.defaults import run_to_publish
@@ -166,9 +213,14 @@ def publish(
     if run_dir is None:
         run_dir = run_to_publish()
         say_default("run", f"the newest finished training, {run_dir}", option="RUN_DIR")
-    api.training_result(run_dir)
+    trained = api.training_result(run_dir)
     short = by_section({"storage.root": store or None, "storage.name": name or None})
     config = load_config(run_dir / CONFIG_NAME, override or [], options=short)
+    if to is not None:
+        with show_events():
+            commit = _publish_to_hub(run_dir, to, trained.evaluation, version, private=private)
+        console.print(f"{to}: {commit}", soft_wrap=True, markup=False)
+        return
     with show_events():
         published = publish_run(
             run_dir, config=config, data_dir=data, version=version, promote=promote
@@ -177,3 +229,30 @@ def publish(
     why = published.gate or published.reason
     console.print(f"{published.name} {published.version}: {published.uri}", soft_wrap=True)
     console.print(f"{state} ({why})", soft_wrap=True, markup=False)
+
+
+def _publish_to_hub(
+    run_dir: Path, to: str, evaluation: EvalResult, version: str | None, *, private: bool
+) -> str:
+    from effnet_core.export.export import export as export_model
+    from effnet_core.files import read_jsonl
+    from effnet_core.jobs.job import METRICS_NAME
+    from effnet_core.locks import scratch_folder
+    from effnet_core.model_store.hub_repository import publish_to_hub
+    from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
+    from effnet_core.weights.hub import HubAddress
+
+    address = HubAddress.parse(to)
+    checkpoint = open_checkpoint(run_dir / MODEL_NAME)
+    metrics = run_dir / METRICS_NAME
+    with scratch_folder("hub") as folder:
+        return publish_to_hub(
+            checkpoint,
+            address,
+            folder,
+            evaluation=evaluation,
+            metrics=read_jsonl(metrics) if metrics.is_file() else [],
+            export_onnx=lambda path: export_model(checkpoint, path, format="onnx"),
+            version=version or checkpoint.sha256[:12],
+            private=private,
+        )

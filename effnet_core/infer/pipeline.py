@@ -77,12 +77,12 @@ class Wanted:
     """Whether to have the probability of every class."""
     features: bool = False
     """Whether to have the pooled features."""
-    looks: bool = False
-    """Whether to have brightness and contrast."""
     fast_decode: bool = True
     """Whether large JPEGs may be reduced while they are decoded."""
     max_pixels: int = MAX_PIXELS
     """Pixels of an image at most; larger ones are set aside."""
+    looks: bool = False
+    """Whether to have brightness and contrast of what the network sees."""
 
 
 @dataclass(frozen=True)

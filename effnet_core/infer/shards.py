@@ -25,6 +25,7 @@ from effnet_core.machine import available_cores
 from effnet_core.results import ShardResult
 from effnet_core.results.drift import Observed, Reference
 from effnet_core.storage.cache import cache_dir, cached
+from effnet_core.text import format_seconds
 
 STAGE = "predict"
 OBSERVED_SUFFIX = ".observed.npz"
@@ -52,20 +53,16 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
     total = sum(shard.stop - shard.start for shard in job.shards)
     done = rejected = 0
     results = []
+    began = time.monotonic()
     for shard in job.shards:
         result = _predict_shard(predictor, source, shard, job, config, done=done, total=total)
         results.append(vars(result.counts()))
         done += shard.stop - shard.start
         rejected += len(result.rejected)
-        emit(
-            Event(
-                STAGE,
-                f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote "
-                f"{shard.part}",
-                done,
-                total,
-            )
-        )
+        told = f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote {shard.part}"
+        if len(results) == 1 and done < total:
+            told += _estimate(done, total - done, time.monotonic() - began)
+        emit(Event(STAGE, told, done, total))
         if rejected > job.allowed_errors:
             break
     return {"shards": results}
@@ -82,6 +79,12 @@ def observe(reference: Reference, rows: list[Prediction]) -> Observed:
         np.array([row.looks for row in rows]),
         [row.path for row in rows],
     )
+
+
+def _estimate(done: int, left: int, seconds: float) -> str:
+    """What the rest of a run takes, after its first shard."""
+    rate = done / seconds
+    return f"; at {rate:.1f} images/s the other {left:,} images take {format_seconds(left / rate)}"
 
 
 def _with_decoders(
@@ -122,9 +125,9 @@ def _predict_shard(
         infer.top_k,
         infer.probabilities,
         infer.features or reference is not None,
-        reference is not None,
         infer.fast_decode,
         config.data.max_pixels,
+        looks=reference is not None,
     )
     rows: list[Prediction] = []
     rejected: list[dict[str, str]] = []

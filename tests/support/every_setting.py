@@ -50,6 +50,8 @@ UNIT = (
     "train.epochs",
     "train.budget",
     "train.amp_dtype",
+    "auto.quality",
+    "auto.minutes",
     "evaluate.min_top1",
     "evaluate.promote_if",
     "evaluate.promote_margin",
@@ -156,6 +158,8 @@ JOBS = (
     "train.keep_checkpoints",
     "runtime.device",
     "storage.onnx",
+    "auto.enabled",
+    "train.probe",
 )
 """Proved by running a job."""
 

@@ -20,7 +20,7 @@ from flows.cli import app
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = {
-    *("models", "recipes", "settings", "stage", "train", "evaluate", "predict", "export"),
+    *("models", "recipes", "settings", "stage", "train", "evaluate", "predict", "export", "bench"),
     *(
         "publish",
         "demo",
@@ -35,7 +35,7 @@ COMMANDS = {
         "watch",
         "run",
     ),
-    *("copy", "weights list", "weights import", "weights convert"),
+    *("verify-family", "copy", "weights list", "weights import", "weights convert"),
     *("store list", "store show", "store fetch", "store promote", "store rollback"),
     *("store verify", "store gc"),
     *("runs", "leaderboard", "compare", "review"),
