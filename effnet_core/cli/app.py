@@ -239,7 +239,7 @@ def predict(
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import by_section, load_config
     from effnet_core.infer.output import read_parts
-    from effnet_core.reports.annotate import annotate_single
+    from effnet_core.reports.annotate import annotate_single, font_hint
     from effnet_core.reports.predictions import EXPLAINED_NAME
 
     short = {
@@ -262,6 +262,8 @@ def predict(
             console.print(f"{share:7.1%}  {name}", soft_wrap=True, markup=False)
         copy = annotate_single(row, output, config.storage)
         console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
+        if hint := font_hint(row):
+            console.print(hint, soft_wrap=True, markup=False)
     if config.infer.explain:
         console.print(f"explained: {output / EXPLAINED_NAME}", soft_wrap=True, markup=False)
     console.print(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.ticker import PercentFormatter
-
 from effnet_core.render.plots import (
     LIGHT,
     Points,
@@ -15,6 +13,7 @@ from effnet_core.render.plots import (
     finish_curve,
     render,
     shorten_label,
+    show_percent,
 )
 
 SERIES = (
@@ -52,7 +51,7 @@ def curves_over_each_other(
         label = shorten_label(name, number=number + 1)
         draw_line(axes, points, color=SERIES[number % len(SERIES)], label=label)
     if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        show_percent(axes.yaxis)
     return finish_curve(figure, axes, theme=theme, empty=not series)
 
 
@@ -82,7 +81,7 @@ def reliability_diagram(
     draw_line(axes, after, color=theme.first, label="calibrated")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    show_percent(axes.xaxis)
+    show_percent(axes.yaxis)
     axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left")
     return render(figure)
