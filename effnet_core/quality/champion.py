@@ -84,7 +84,7 @@ def measured_answers(
         EffnetError: as an evaluation.
     """
     labels = matched_classes(checkpoint, dataset)
-    path = cache / f"{sha256_of_text(checkpoint.sha256, dataset.digest, split)[:32]}.npz"
+    path = _place(checkpoint.sha256, dataset, split, cache)
     with alone(path):
         try:
             return _of(Answers.read(path), checkpoint, dataset, split)
@@ -99,6 +99,19 @@ def measured_answers(
             shutil.copyfile(folder / ANSWERS_NAME, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
     return answers
+
+
+def remember(answers: Answers, dataset: Dataset, cache: Path) -> None:
+    """Keep answers that were measured elsewhere: tomorrow their model may be the one in production."""
+    origin = answers.origin
+    path = _place(origin.checkpoint_sha256, dataset, origin.split, cache)
+    with alone(path):
+        if not path.is_file():
+            answers.save(path)
+
+
+def _place(checkpoint_sha256: str, dataset: Dataset, split: str, cache: Path) -> Path:
+    return cache / f"{sha256_of_text(checkpoint_sha256, dataset.digest, split)[:32]}.npz"
 
 
 def answers_beside(

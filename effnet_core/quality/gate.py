@@ -18,6 +18,7 @@ from effnet_core.quality.champion import (
     Comparison,
     answers_beside,
     measured_answers,
+    remember,
 )
 from effnet_core.quality.drift import write_reference
 from effnet_core.results import EvalResult, TrainResult
@@ -137,9 +138,11 @@ def _comparison(
         emit(Event("publish", text))
         return None
     cache, split = cache_dir(CACHE_NAME), result.split
+    beside = answers_beside(file, checkpoint.sha256, dataset, split)
+    if beside is not None:
+        remember(beside, dataset, cache)
 
     def challenger() -> Answers:
-        beside = answers_beside(file, checkpoint.sha256, dataset, split)
-        return beside or measured_answers(checkpoint, dataset, split, config=config, cache=cache)
+        return measured_answers(checkpoint, dataset, split, config=config, cache=cache)
 
     return Comparison(challenger, dataset.root, split, config, cache)
