@@ -203,6 +203,18 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
     }
 
 
+def with_own_places(candidates: list[Candidate]) -> list[Candidate]:
+    """The same, but for files that are called as another one would be after it was re-encoded."""
+    names = {(item.class_name, item.inner) for item in candidates}
+    return [
+        replace(item, inner=f"{item.inner.removesuffix(CONVERTED_SUFFIX)}~{CONVERTED_SUFFIX}")
+        if item.inner.endswith(CONVERTED_SUFFIX)
+        and (item.class_name, item.inner.removesuffix(CONVERTED_SUFFIX)) in names
+        else item
+        for item in candidates
+    ]
+
+
 def _relative(item: Candidate, split: str, added: str) -> str:
     """Where an image goes, below the data set's folder."""
     folder, slash, name = item.inner.rpartition("/")

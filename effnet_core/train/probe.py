@@ -67,12 +67,7 @@ def probe(
     features = features_of(train)
     emit(Event(STAGE, f"{len(train):,} images have features; fitting the classifier"))
     weights = weights_of_classes(config.train.class_weights, train, dataset.class_names)
-    head = fit_head(
-        features,
-        train.labels,
-        dataset.num_classes,
-        class_weights=None if weights is None else weights.tolist(),
-    )
+    head = fit_head(features, train.labels, dataset.num_classes, class_weights=weights)
     logits = head.logits(features_of(val))
     result = _evaluate(logits, val, dataset.class_names)
     temperature = fit_temperature(logits, val.labels) if config.train.calibrate else 1.0
