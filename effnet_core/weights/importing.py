@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,8 @@ def import_weights(
         epoch=0,
         step=0,
         training_state=False,
-        source=f"{hint or path.name} ({container}, {match.layout.name}), sha256 {digest}",
+        source=f"{hint or path.name} ({container}, {match.layout.name}), sha256 {digest}; images are "
+        f"prepared by {told_by or 'a guess'}",
     )
     written = checkpoints.save_arrays(out, arrays, sidecar)
     return Imported(
@@ -197,12 +199,12 @@ def _spec(
     """How images are prepared, and who says so: the caller, the publisher, or nobody."""
     spec, told_by = match.layout.spec(match.row), ""
     if match.layout.name in FIXED:
-        told_by = f"as all of {match.layout.name}"
+        told_by = f"the rule of {match.layout.name}"
     if statement and statement.preprocess:
         spec, told_by = replace(spec, **statement.preprocess), statement.source  # type: ignore[arg-type]
     if given:
         spec = replace(spec, **given)  # type: ignore[arg-type]
-        told_by = f"{told_by}, and as given" if told_by else "as given"
+        told_by = f"{told_by} and what was given" if told_by else "what was given"
     try:
         return check_fields(PreprocessSpec, vars(spec)), told_by
     except ValueError as cause:
@@ -325,14 +327,12 @@ def default_class_names(count: int) -> tuple[str, ...]:
 
 
 def _compare(row: Variant, layout: Layout, tensors: Mapping[str, Array]) -> Match:
-    names = layout.names(row)
-    head = tensors.get(names["classifier.bias"])
+    weight, bias, backbone, features = _expected(row.name, layout.name)
+    head = tensors.get(bias)
     num_classes = head.shape[0] if head is not None and head.ndim == 1 else 1000
-    wanted = {names[name]: shape for name, shape in shapes(row, num_classes=num_classes).items()}
-    if not any(names[name] in tensors for name in CLASSIFIER):  # a backbone without a head
-        num_classes = 0
-        for name in CLASSIFIER:
-            del wanted[names[name]]
+    wanted = {**backbone, weight: (num_classes, features), bias: (num_classes,)}
+    if weight not in tensors and bias not in tensors:  # a backbone without a head
+        num_classes, wanted = 0, backbone
     left_over = [
         name
         for name in tensors
@@ -347,6 +347,16 @@ def _compare(row: Variant, layout: Layout, tensors: Mapping[str, Array]) -> Matc
     ]
     missing = [name for name in wanted if name not in tensors]
     return Match(row, layout, num_classes, tuple(missing), tuple(left_over), tuple(misshapen))
+
+
+@cache
+def _expected(variant: str, layout: str) -> tuple[str, str, dict[str, tuple[int, ...]], int]:
+    """Names of the head's weight and bias, shapes of all else by name, and the head's inputs."""
+    row = VARIANTS[variant]
+    names, sizes = LAYOUTS[layout].names(row), shapes(row, num_classes=1)
+    weight, bias = (names[name] for name in CLASSIFIER)
+    backbone = {names[name]: shape for name, shape in sizes.items() if name not in CLASSIFIER}
+    return weight, bias, backbone, sizes[CLASSIFIER[0]][1]
 
 
 def _only(path: Path, fitting: list[Match], hint: str) -> Match:
