@@ -105,7 +105,7 @@ def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
 def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -> RunConfig:
     """The settings with everything decided that was left open: as in the run's earlier start, else now."""
     before = _earlier_run(run_dir)
-    if before is not None and before.config.auto.enabled and not differing(config, before.config):
+    if before is not None and before.config.auto.enabled and _is_same(config, before):
         update = {"runtime": config.runtime, "infer": config.infer, "storage": config.storage}
         return before.config.model_copy(update=update)
     found = find_weights(config)
@@ -525,11 +525,21 @@ def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
     """Refuse what cannot make a single step, before any process is started."""
     images = counts.get(config.data.train_split, 0)
     _require_image_a_rank(config, images)
-    if images and config.per_device_batch_size * config.runtime.world_size > images:
+    per_rank = config.per_device_batch_size  # refuses what does not divide
+    if images and (per_rank < 1 or config.data.global_batch_size > images * config.data.repeats):
         raise DataError(
             f"data.global_batch_size={config.data.global_batch_size} is more than the {images} images of "
             f"split {config.data.train_split!r}; lower it"
         )
+
+
+def _is_same(config: RunConfig, before: Prepared) -> bool:
+    """Whether an earlier start of a run was given the same settings as this one."""
+    weights, earlier = config.model.weights, before.config.model.weights
+    if weights is not None and not (weights == PRODUCTION and before.job.from_production):
+        same = str(open_weights(weights, config.storage).path.resolve()) == earlier
+        return same and not differing(config, before.config)
+    return not differing(config, before.config)
 
 
 def _require_image_a_rank(config: RunConfig, images: int) -> None:
