@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import io
 import os
 import sys
 import traceback
@@ -274,4 +275,7 @@ def _write_event(job: Job, run_dir: Path, event: Event) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
+    for stream in (sys.stdout, sys.stderr):  # a log may be ASCII alone, names of files are not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(Path(sys.argv[1])))
