@@ -206,7 +206,7 @@ def run(
 def schedule(
     name: Annotated[
         str,
-        typer.Argument(help="Deployment with a schedule: nightly-pipeline or batch-infer-inbox."),
+        typer.Argument(help="Deployment, such as nightly-pipeline."),
     ],
     active: Annotated[
         bool | None, typer.Option("--on/--off", help="Switch it on or off.", show_default=False)

@@ -151,10 +151,9 @@ def test_everything_runs_from_an_empty_folder(bin_dir: Path, tmp_path: Path) -> 
     summary = json.loads((tmp_path / "runs" / "demo" / "latest" / "summary.json").read_text())
     assert summary["top1"] >= 0.97
 
-    # A folder that has the name of a package of ours must not be taken for it.
-    for name in ("flows", "tasks"):
+    for name in ("flows", "tasks", "deployments"):  # not to be taken for our packages
         (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise ImportError('not ours')\n")
+        (tmp_path / name / "train.py").write_text("raise ImportError('not ours')\n")
     try:
         said = installed.up()
         for item in DEPLOYMENTS:
