@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.project
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-library test-jobs test-flows \
-        test-all check lint format types dist peers bench bench-infer bench-store bench-records bench-train bench-gpu dashboard docs kernels-asan kernels-aarch64 lock audit clean
+        test-all chaos fuzz check lint format types dist peers bench bench-infer bench-store bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 lock audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -43,7 +43,17 @@ test-fast-others: $(STAMP)
 
 test-all: $(STAMP) ## the test suite with its slow tests
 	$(BIN)/pytest tests/cells
-	$(BIN)/pytest tests/unit tests/jobs tests/flows
+	$(BIN)/pytest tests/unit tests/jobs tests/flows tests/fuzz tests/chaos
+
+# docs/reliability.md says what it does and what it has found.
+MINUTES ?= 60
+SEED    ?= 1
+chaos: $(STAMP) ## the service and an inbox under a random hand, then an audit (MINUTES=60 SEED=1)
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+
+COUNT ?= 30000
+fuzz: $(STAMP) ## hostile files from a seed, counted by kind (COUNT=30000 SEED=1)
+	$(BIN)/python -m tests.fuzz --count $(COUNT) --seed $(SEED)
 
 check: lint types test ## everything that must be green before a change lands
 
@@ -85,8 +95,19 @@ bench-train: $(STAMP) ## training speed against mindcv and torch (EFFNET_PEERS_P
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/finetune.py
 
-bench-gpu: $(STAMP) ## training speed on one GPU against torch (docs/gpu.md; EFFNET_PEERS_PYTHON: a Python that has torch)
-	$(BIN)/python -m benchmarks.gpu
+# onnxruntime-gpu holds all of onnxruntime, under the same name.
+GPU_STAMP := $(VENV)/.installed-gpu
+$(GPU_STAMP): requirements-gpu.lock $(STAMP)
+	@echo "adding what NVIDIA GPUs need from requirements-gpu.lock (3.7 GB to fetch, 6 GB on the disk)"
+	@$(BIN)/python -m pip uninstall --quiet --yes onnxruntime
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.lock
+	@touch $@
+
+gpu: $(GPU_STAMP) ## add what NVIDIA GPUs need to .venv (docs/gpu.md)
+
+# DRY=1 takes .venv as it is.
+gpu-check: $(if $(DRY),$(STAMP),$(GPU_STAMP)) ## correctness, speed and profile of this machine's GPUs, in ten minutes (DRY=1: on a CPU; EFFNET_PEERS_PYTHON: a Python with torch)
+	$(BIN)/python -m benchmarks.gpu $(if $(DRY),--dry-run) $(if $(ONLY),--only "$(ONLY)")
 
 up: $(STAMP) ## the service: Prefect server, dashboard, worker, all deployments (effnet up)
 	@$(BIN)/effnet up
@@ -122,9 +143,15 @@ docs: $(STAMP) ## renew docs/configuration.md and docs/models.md, with its pictu
 	$(BIN)/effnet models --chart docs/images/accuracy.png
 	$(BIN)/effnet models --architecture efficientnet_b0 --chart docs/images/efficientnet_b0.png
 
-lock: ## renew requirements.lock from pyproject.toml (needs uv)
+lock: ## renew requirements.lock and requirements-gpu.lock from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
 	    --no-annotate --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
+	@mkdir -p build
+	$(PYTHON) -c 'import tomllib, pathlib; \
+	    print(*tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["optional-dependencies"]["gpu"], sep="\n")' \
+	    > build/gpu.in
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \
+	    --no-annotate --custom-compile-command "make lock" -c requirements.lock build/gpu.in -o requirements-gpu.lock
 
 audit: $(STAMP) ## compare requirements.lock with a database of known vulnerabilities (OSV), where the network has one
 	@$(BIN)/python .ci/audit.py

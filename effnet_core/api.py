@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from effnet_core.config.schema import RunConfig, StorageConfig
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
 from effnet_core.data.sources.finding import in_a_line
-from effnet_core.errors import ConfigError, DataError, OutputExists
+from effnet_core.errors import ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
 from effnet_core.files import is_empty, make_folder
 from effnet_core.infer import engines, output, plan
@@ -29,11 +29,12 @@ from effnet_core.jobs.job import (
     PredictJob,
     RecordsJob,
     Shard,
+    StageJob,
     TrainJob,
     read_job,
 )
-from effnet_core.jobs.launch import job_folder, join_job, run_job
-from effnet_core.locks import sole_user
+from effnet_core.jobs.launch import join_job, run_job
+from effnet_core.locks import scratch_folder, sole_user
 from effnet_core.model_store.versions import cached_model
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
@@ -63,6 +64,43 @@ def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
         if isinstance(prepared, TrainResult):
             return prepared
         return TrainResult.from_dict(run_job(prepared.job, prepared.config, run_dir))
+
+
+def stage(
+    source: str | Path,
+    out: Path,
+    *,
+    val_share: float = 0.2,
+    seed: int = 0,
+    max_rejected_share: float = 0.1,
+    config: RunConfig | None = None,
+) -> tuple[Dataset, bool]:
+    """Stage a data set in a child process, which is ended where its source does not answer.
+
+    Args:
+        source: as ``stage_dataset`` takes it.
+        out: folder of the staged data set.
+        val_share: as there, like the next two.
+        seed: changes which images those are.
+        max_rejected_share: of unusable files.
+        config: settings of data and storage; ``runtime.stall_timeout_s`` is how long nothing may happen.
+
+    Returns:
+        The staged data set, and whether it had been there already.
+
+    Raises:
+        WorkerStalled: a share or store did not answer for too long.
+        EffnetError: as ``stage_dataset``.
+    """
+    config = config or RunConfig()
+    single = config.runtime.model_copy(update={"world_size": 1, "timeout_s": 0})
+    job = StageJob(str(source), Path.cwd(), out, val_share, seed, max_rejected_share)
+    with sole_user(out, what="output folder"), scratch_folder("stage") as folder:
+        try:
+            result = run_job(job, config.model_copy(update={"runtime": single}), folder)
+        except WorkerStalled as stalled:
+            raise WorkerStalled(f"staging {source} stands still: {stalled}") from stalled
+        return open_dataset(out), bool(result["reused"])
 
 
 def open_weights(weights: str | Path, storage: StorageConfig) -> Checkpoint:
@@ -180,12 +218,19 @@ def evaluate(
         EffnetError: as ``evaluate_checkpoint`` and the launcher.
     """
     config = config or RunConfig()
-    with (
-        job_folder("evaluate") if work_dir is None else nullcontext(work_dir) as folder,
-        sole_user(folder, what="evaluation folder"),
-    ):
+    with _evaluation_folder(work_dir) as folder:
         job = evaluation_job(weights, data_dir, split=split, config=config)
         return EvalResult.from_dict(run_job(job, config, folder))
+
+
+@contextmanager
+def _evaluation_folder(work_dir: Path | None) -> Iterator[Path]:
+    if work_dir is None:
+        with scratch_folder("evaluate") as folder:
+            yield folder
+    else:
+        with sole_user(work_dir, what="evaluation folder"):
+            yield work_dir
 
 
 def evaluation_job(
@@ -473,5 +518,5 @@ def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -
             update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
         )
         job = RecordsJob(dataset.root.resolve(), name)
-        with job_folder("records") as folder:
+        with scratch_folder("records") as folder:
             run_job(job, alone, folder)

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from effnet_core.text import human_bytes, os_reason
 CHUNK_BYTES = 1 << 20
 LOCK_NAME = ".effnet.lock"
 """File inside a folder while a command writes there; see ``locks.py``."""
+
+UNFINISHED = ".effnet-new"
+"""How the names of files end that ``atomic_path`` has begun."""
 
 SHORT_BYTES = 200
 """Bytes of a file name that something is added to; file systems take 255."""
@@ -63,7 +66,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     one, never a part. After an error nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{short_name(path.name)}.", dir=path.parent)
+    prefix = f".{short_name(path.name)}."
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=UNFINISHED, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -74,18 +78,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
-    """Remove what ``atomic_path`` of a killed process left in a folder that this call has to itself.
+def remove_temporaries(folder: Path, names: Iterable[str] = ("",)) -> None:
+    """Remove what ``atomic_path`` of a killed process left in a folder, not in those inside.
+
+    The caller has the folder, or the files of these names, to itself. What cannot be removed stays.
 
     Args:
         folder: need not exist.
-        names: of the files that are written there; hidden files of other names are not touched.
+        names: of the files; all by default. Nothing is touched that ``atomic_path`` has not named.
     """
-    for name in names:
-        ours = re.compile(rf"\.{re.escape(short_name(name))}\.[a-z0-9_]{{8}}")
-        for path in folder.glob(f".{short_name(name)}.*"):
-            if ours.fullmatch(path.name) and path.is_file():
-                path.unlink(missing_ok=True)
+    beginnings = tuple(f".{short_name(name)}." if name else "." for name in names)
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.endswith(UNFINISHED) and entry.name.startswith(beginnings):
+                with suppress(OSError):
+                    Path(entry).unlink()
 
 
 def short_name(name: str) -> str:

@@ -13,19 +13,22 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
+import stat
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from effnet_core.errors import DataError, FolderInUse
+from effnet_core.errors import DataError, EffnetError, FolderInUse
 from effnet_core.events import Event, emit
-from effnet_core.files import LOCK_NAME, make_folder
+from effnet_core.files import LOCK_NAME, make_folder, remove_temporaries
 from effnet_core.text import os_reason
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -84,7 +87,8 @@ class Owner:
 def sole_user(folder: Path, *, what: str) -> Iterator[None]:
     """Keep a folder to this call until the block ends; a folder that stays empty is removed again.
 
-    Child processes that get ``held_descriptors()`` keep the folder too, until the last of them has ended.
+    What a killed user of the folder was writing there is removed. Child processes that get ``inherited()``
+    keep the folder too, until the last of them has ended.
 
     Raises:
         FolderInUse: another call, of this or of another process, uses the folder now.
@@ -94,6 +98,7 @@ def sole_user(folder: Path, *, what: str) -> Iterator[None]:
     make_folder(folder, what=what)
     try:
         with _kept(folder / LOCK_NAME, f"{what} {folder}"):
+            remove_temporaries(folder)
             yield
     finally:
         if new:
@@ -111,7 +116,57 @@ def sole_writer(file: Path, *, what: str) -> Iterator[None]:
     """
     make_folder(file.parent, what=f"folder of the {what}")
     with _kept(_beside(file), f"{what} {file}"):
+        remove_temporaries(file.parent, [file.name])
         yield
+
+
+@contextmanager
+def scratch_folder(purpose: str, *, beside: Path | None = None) -> Iterator[Path]:
+    """A temporary folder of this call; it stays where an error tells people to look into it.
+
+    Those that killed commands have left are removed first.
+
+    Args:
+        purpose: a word for its name.
+        beside: a folder on whose file system it must be; the system's folder for such by default.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        parent = beside or Path(tempfile.gettempdir())
+        prefix = f"{'.' if beside else ''}effnet-{purpose}-"
+        _remove_scratch(parent, prefix)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    except OSError as cause:
+        raise DataError(
+            f"a temporary folder cannot be made ({os_reason(cause)}); make room, or set TMPDIR to another "
+            "folder"
+        ) from cause
+    kept = False
+    try:
+        with sole_user(folder, what="temporary folder"):
+            yield folder
+    except EffnetError as error:
+        kept = str(folder) in str(error)
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_scratch(parent: Path, prefix: str) -> None:
+    """Remove this person's temporary folders whose lock was left behind by a process that is gone."""
+    for folder in parent.glob(f"{prefix}*"):
+        lock = folder / LOCK_NAME
+        with suppress(OSError):
+            facts = folder.stat(follow_symlinks=False)
+            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or not lock.exists():
+                continue
+            handle = _take(lock)
+            if handle is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(handle)
 
 
 @contextmanager
@@ -145,6 +200,46 @@ def turn(lock: Path, tell: Callable[[str], None] | None = None) -> Iterator[None
         pause = min(2 * pause, POLL_S)
     with _holding(handle, lock):
         yield
+
+
+@contextmanager
+def some_of(
+    locks: Sequence[Path], count: int, tell: Callable[[str], None] | None = None
+) -> Iterator[list[int]]:
+    """Hold ``count`` of several locks, the first that are free; wait until there are as many.
+
+    Who waits holds none, so that nobody waits in a circle. Child processes that get ``inherited()`` keep
+    the locks too, until the last of them has ended.
+
+    Args:
+        locks: files, of which none need exist.
+        count: at most as many as ``locks``.
+        tell: is given a line about who is waited for, once that takes long; an event by default.
+
+    Returns:
+        Positions in ``locks`` of those that are held.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    began, told = time.monotonic(), False
+    while True:
+        with ExitStack() as held:
+            taken: list[int] = []
+            for place, lock in enumerate(locks):
+                if len(taken) < count and (handle := _take(lock)) is not None:
+                    held.enter_context(_holding(handle, lock))
+                    with _changing:
+                        _inherited.add(handle)
+                    taken.append(place)
+            if len(taken) == count:
+                yield taken
+                return
+            users = sorted({_named(lock) for place, lock in enumerate(locks) if place not in taken})
+        if not told and time.monotonic() - began > TELL_AFTER_S:
+            told = True
+            (tell or _emit)(f"waiting for {' and '.join(users)}")
+        time.sleep(POLL_S)
 
 
 @contextmanager

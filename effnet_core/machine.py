@@ -30,6 +30,28 @@ def newer_than_kernels() -> bool:
         return False
 
 
+VISIBLE = {"GPU": "CUDA_VISIBLE_DEVICES", "Ascend": "ASCEND_RT_VISIBLE_DEVICES"}
+"""Variables by which drivers show a process some devices only."""
+DEVICE_FILES = {"GPU": "nvidia", "Ascend": "davinci"}
+
+
+def devices(kind: str, folder: Path = Path("/dev")) -> list[str]:
+    """Names of the devices of a kind that this process may use, as its driver's variable takes them.
+
+    Args:
+        kind: ``GPU`` or ``Ascend``; there are none of another kind.
+        folder: of device files.
+    """
+    if kind not in VISIBLE:
+        return []
+    shown = os.environ.get(VISIBLE[kind])
+    if shown is not None:
+        return [name.strip() for name in shown.split(",") if name.strip() not in ("", "-1")]
+    prefix = DEVICE_FILES[kind]
+    numbers = [path.name.removeprefix(prefix) for path in folder.glob(f"{prefix}[0-9]*")]
+    return sorted((number for number in numbers if number.isdigit()), key=int)
+
+
 def available_cores() -> list[int]:
     """The processors that this process may run on, in order."""
     if hasattr(os, "sched_getaffinity"):

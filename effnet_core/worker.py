@@ -31,13 +31,14 @@ from effnet_core.jobs.job import (
     Job,
     MindirJob,
     PredictJob,
+    StageJob,
     TrainJob,
     VerifyJob,
     read_job,
     release_room,
     write_error,
 )
-from effnet_core.jobs.signals import listen_as_first, listen_as_other
+from effnet_core.jobs.signals import leave_at_once, listen_as_first, listen_as_other
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 
 SCHEDULER_ROLE = "MS_SCHED"
@@ -107,8 +108,8 @@ def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
-    if isinstance(job, PredictJob) and job.engine_file is not None:
-        result = _predict(job, config)
+    if isinstance(job, StageJob) or (isinstance(job, PredictJob) and job.engine_file is not None):
+        result = _answer(job, config, None, run_dir)
         release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
         return 0  # without the seconds and the memory that MindSpore's import takes
@@ -133,13 +134,10 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
         return _evaluate(job, config, group)
     if isinstance(job, PredictJob):
         return _predict(job, config)
-    if isinstance(job, VerifyJob):
-        return _verify(job)
-    if isinstance(job, MindirJob):
-        from effnet_core.export.verify import write_mindir
-
-        write_mindir(_checkpoint_of(job), job.file)
-        return {}
+    if isinstance(job, StageJob):
+        return _stage(job, config)
+    if isinstance(job, VerifyJob | MindirJob):
+        return _export(job)
     from effnet_core.data.records import write_records
 
     return write_records(job.data_dir, job.split)
@@ -162,15 +160,40 @@ def _predict(job: PredictJob, config: RunConfig) -> dict[str, Any]:
     from effnet_core.infer.engines import load
     from effnet_core.infer.shards import predict_shards
 
-    return predict_shards(load(job, _checkpoint_of(job), config.infer), job, config)
+    predictor = load(job, _checkpoint_of(job), config.infer, config.runtime.device)
+    return predict_shards(predictor, job, config)
 
 
-def _verify(job: VerifyJob) -> dict[str, Any]:
-    from effnet_core.export.verify import compare
+def _export(job: VerifyJob | MindirJob) -> dict[str, Any]:
+    from effnet_core.export.verify import compare, write_mindir
 
+    if isinstance(job, MindirJob):
+        write_mindir(_checkpoint_of(job), job.file)
+        return {}
     return compare(
         _checkpoint_of(job), job.file, job.format, job.pictures, load_engine=_load_engine
     )
+
+
+def _stage(job: StageJob, config: RunConfig) -> dict[str, Any]:
+    from effnet_core.data.sources.formats import Rules
+    from effnet_core.data.staging import stage_into
+
+    os.chdir(job.start)
+    leave_at_once("staging was stopped; the same command continues with what is staged already")
+    _, reused = stage_into(
+        job.out,
+        job.source,
+        val_share=job.val_share,
+        seed=job.seed,
+        max_rejected_share=job.max_rejected_share,
+        max_pixels=config.data.max_pixels,
+        background=config.background,
+        rules=Rules.of(config.data),
+        access=config.storage.access,
+        hard_links=config.data.hard_links,
+    )
+    return {"reused": reused}
 
 
 def _load_engine(engine: str, file: Path, sidecar: Any, images: int) -> Callable[[Any], Any]:

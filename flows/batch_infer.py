@@ -139,7 +139,7 @@ def batch_infer_flow(
     with sole_user(Path(output), what="output folder"):
         missing = plan_inference(config, checkpoint, folder, output, only_new=only_new)
         if missing:
-            with nullcontext() if on_cpu else device_slot(f"labelling {folder}"):
+            with nullcontext() if on_cpu else device_slot(f"labelling {folder}", devices=workers):
                 label_shards.with_options(task_runner=chosen)(config, output, str(checkpoint.path))
         return finish_inference(config, output, checkpoint, weights)
 

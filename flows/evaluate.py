@@ -55,7 +55,8 @@ def evaluate_flow(
     config = flow_config(recipe, overrides, form=form)
     tag_run(f"data:{data_name(data)}")
     work_dir = work_dir or own_folder("evaluate")
-    with device_slot(f"evaluating {weights_name(weights)}"):
+    devices = config.runtime.local_world_size
+    with device_slot(f"evaluating {weights_name(weights)}", devices=devices):
         return evaluate_checkpoint(config, weights, data, split, work_dir=work_dir)
 
 

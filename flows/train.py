@@ -73,7 +73,7 @@ def train_flow(
     tag_run(config.model.variant, f"data:{data_name(data)}")
     run_dir = run_dir or own_folder("train")
     with (
-        device_slot(f"training {config.model.variant}"),
+        device_slot(f"training {config.model.variant}", devices=config.runtime.local_world_size),
         training_page(config, run_dir) as page,
     ):
         result = train_model(config, data, run_dir)

@@ -8,10 +8,10 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
+from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.card import read_card
-from effnet_core.data.sources.formats import Rules
-from effnet_core.data.staging import STAGE, stage_dataset
+from effnet_core.data.staging import STAGE
 from effnet_core.text import markdown_code
 from tasks import policies
 from tasks.credentials import credentials_of
@@ -48,17 +48,13 @@ def stage(
         credentials_of(config.storage),
         on_dashboard("stage-progress", STAGE, description=f"files of {source} looked into"),
     ):
-        dataset, reused = stage_dataset(
+        dataset, reused = api.stage(
             source,
             Path(out),
             val_share=val_share,
             seed=seed,
             max_rejected_share=max_rejected_share,
-            max_pixels=config.data.max_pixels,
-            background=config.background,
-            rules=Rules.of(config.data),
-            access=config.storage.access,
-            hard_links=config.data.hard_links,
+            config=config,
         )
     create_markdown_artifact(
         key="data-card", markdown=read_card(Path(out)), description=f"data set {markdown_code(out)}"

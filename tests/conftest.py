@@ -11,6 +11,7 @@ import pytest
 from effnet_core.data.staging import stage_dataset
 from effnet_core.events import Event, listen
 from effnet_core.kernels import build as operators
+from effnet_core.model_store.mounts import STATE_VARIABLE
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.weights.web import PRIVATE_VARIABLE
 from tests.support.images import source_with_splits
@@ -45,6 +46,7 @@ def cache_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("cache")
     (folder / operators.CACHE_NAME).symlink_to(pytestconfig.cache.mkdir("cpu-operators"))
     os.environ[CACHE_VARIABLE] = str(folder)
+    os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
     os.environ[PRIVATE_VARIABLE] = "1"  # servers of tests are on the loopback address
 
 

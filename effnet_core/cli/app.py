@@ -91,12 +91,26 @@ def models(
 
 @app.command()
 @guarded
-def recipes() -> None:
-    """List the recipes and what each one changes."""
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: its command, cost and settings as YAML.")
+    ] = None,
+) -> None:
+    """List the recipes and what each one changes, or print one."""
     from effnet_core.cli.tables import recipe_table
     from effnet_core.cli.terminal import console
+    from effnet_core.config.recipes import recipe_names, recipe_text
+    from effnet_core.errors import ConfigError
+    from effnet_core.text import nearest
 
-    console.print(recipe_table())
+    if name is None:
+        console.print(recipe_table())
+    else:
+        if name not in recipe_names():
+            raise ConfigError(
+                f"recipe {name!r} is unknown{nearest(name, recipe_names())} (effnet recipes lists them)"
+            )
+        typer.echo(recipe_text(name), nl=False)
 
 
 @app.command()
@@ -155,25 +169,20 @@ def stage(
     override: Overrides = None,
 ) -> None:
     """Verify labelled images, wherever they live, and bring them into a staged data set."""
+    from effnet_core import api
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
-    from effnet_core.data.sources.formats import Rules
-    from effnet_core.data.staging import stage_dataset
 
     config = load_config(None, override or [])
     with show_events():
-        dataset, reused = stage_dataset(
+        dataset, reused = api.stage(
             source,
             out,
             val_share=val_share,
             seed=seed,
             max_rejected_share=max_rejected_share,
-            max_pixels=config.data.max_pixels,
-            background=config.background,
-            rules=Rules.of(config.data),
-            access=config.storage.access,
-            hard_links=config.data.hard_links,
+            config=config,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(

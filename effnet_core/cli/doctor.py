@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from effnet_core.errors import EffnetError
+from effnet_core.jobs import cuda
 from effnet_core.jobs.environment import ONEDNN_ISA, ONEDNN_ISA_DEFAULT
 from effnet_core.kernels.choice import describe
 from effnet_core.machine import (
@@ -38,13 +39,15 @@ DISTRIBUTION = "effnet-flows"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 12)
 SHOWN = ("mindspore", "prefect", "onnxruntime", "openvino", "numpy", "pillow")
 """Packages whose versions are shown; all that the project needs are compared with what it asks for."""
+INSTEAD = {"onnxruntime": ("onnxruntime-gpu",)}
+"""Packages that hold all that another one does."""
 ISA_LEVELS = ("SSE41", "AVX", "AVX2")
 """Values of oneDNN's setting that stay below AVX-512."""
 LEAST_MEMORY = 2e9
 LEAST_DISK = 2e9
 DEVICE_TIMEOUT_S = 120
 NEEDED = {
-    "GPU": "See docs/gpu.md for the libraries that MindSpore needs",
+    "GPU": "Run make gpu, which installs the libraries that MindSpore needs (docs/gpu.md)",
     "Ascend": "Install the driver and CANN that MindSpore needs",
 }
 
@@ -281,10 +284,13 @@ def size_of(folder: Path) -> int:
 
 
 def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
+    """A package's version, or that of one that takes its place; empty where neither is there."""
+    for package in (name, *INSTEAD.get(name, ())):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def _extra(name: str) -> str:
@@ -293,12 +299,19 @@ def _extra(name: str) -> str:
 
 def _unusable(device: str) -> str | None:
     """What MindSpore says when it is asked to compute on a device; in a child process, since it may crash."""
-    call = f"join_group(RuntimeConfig(device={device!r}))"
+    call = f"join_group(RuntimeConfig(device={device!r}, world_size=1))"
     code = f"from effnet_core.jobs.collective import join_group, RuntimeConfig; {call}"
-    command = [sys.executable, "-c", code]
+    command, environment = [sys.executable, "-c", code], dict(os.environ)
+    if device == "GPU":
+        cuda.prepare(environment)
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DEVICE_TIMEOUT_S, check=False
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=DEVICE_TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         newer = device == "GPU" and newer_than_kernels()

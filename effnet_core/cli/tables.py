@@ -63,8 +63,9 @@ def family_markdown() -> str:
         "",
         "Made by `make docs` from the table of the family; a test keeps it true. Accuracies are",
         "ImageNet's, in %, as MindVision publishes them for its checkpoints (MindSpore) and the TensorFlow",
-        "release for its own. *Config* is the recipe of `effnet train --recipe NAME`, *Download* what",
-        "`--weights NAME` fetches.",
+        "release for its own. *Config* is the recipe of `effnet train --recipe NAME`: MindVision's run and",
+        "Google's, whose cost and accuracy `effnet recipes NAME` tells. *Download* is what `--weights NAME`",
+        "fetches.",
         "",
         "![Published accuracy of the family](images/accuracy.png)",
         "",
@@ -77,7 +78,8 @@ def family_markdown() -> str:
     for row in VARIANTS.values():
         if row.hidden:
             continue
-        size, recipe = cost(row), f"{row.name}_imagenet2012"
+        size = cost(row)
+        recipes = [f"`{name}`" for name in (f"{row.name}_imagenet2012", f"{row.name}_google")]
         entry = addresses.get(row.name)
         place = "-"
         if entry is not None:
@@ -90,7 +92,7 @@ def family_markdown() -> str:
             f"{row.image_size}",
             f"{size.parameters / 1e6:.1f} M",
             f"{size.multiply_adds / 1e9:.2f} G",
-            f"`{recipe}`" if recipe in known else "-",
+            ", ".join(name for name in recipes if name.strip("`") in known) or "-",
             place,
         )
         lines.append(f"| {' | '.join(cells)} |")

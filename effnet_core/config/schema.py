@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
@@ -30,6 +31,7 @@ from effnet_core.family.variants import (
     Variant,
 )
 from effnet_core.family.variants import variant as variant_row
+from effnet_core.machine import devices
 from effnet_core.storage.client import S3Access
 from effnet_core.text import nearest
 
@@ -327,6 +329,9 @@ class TrainConfig(Section):
     """Mixed precision: O0 is float32; O2 is all but BatchNorm in 16 bits, O3 BatchNorm too (not on a GPU)."""
     amp_dtype: Literal["auto", "fp16", "bf16"] = "auto"
     """The 16 bits of O2 and O3; auto is bf16 on an Ascend where the layers have it, else fp16."""
+    amp_norm: Literal["fp32", "mixed"] = "fp32"
+    """O2: what BatchNorm takes and gives: float32, or the 16 bits around it, with sums and statistics in
+    float32; that saves two casts a layer."""
     loss_scale: Literal["dynamic"] | Annotated[float, Field(ge=1)] = "dynamic"
     """fp16: factor of the loss, so that small gradients stay above zero; dynamic follows overflows."""
     ema_decay: float = Field(0, ge=0, lt=1)
@@ -383,12 +388,12 @@ class InferConfig(Section):
     """Batch inference over a folder, a list or a bucket."""
 
     engine: Literal["auto", "mindspore", "onnxruntime", "openvino"] = "auto"
-    """What computes; auto is onnxruntime on a CPU, several times faster there, else mindspore."""
+    """What computes; auto is onnxruntime on a CPU, and on a GPU where it has CUDA; else mindspore."""
     engine_threads: int = Field(0, ge=0)
     """Threads of onnxruntime and openvino; 0 means one for each core, or for every second one where
     that is measured to be faster."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision; bf16 (openvino only) is faster where the processor has it, and less exact."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Precision; bf16 (openvino on a CPU) and fp16 (onnxruntime on a GPU) are faster there, less exact."""
     batch_size: int = Field(0, ge=0)
     """Images in one call of the engine; 0 means the fastest of some, measured once on this machine."""
     decoders: int | None = Field(None, ge=0)
@@ -451,13 +456,25 @@ class StorageConfig(Section):
         )
 
 
+GPU_ONLY = (
+    "layout",
+    "conv_tf32",
+    "matmul_tf32",
+    "conv_algorithm",
+    "fuse_kernels",
+    "lazy_kernels",
+)
+"""Settings of ``runtime`` that only GPUs have."""
+
+
 class RuntimeConfig(Section):
     """Processes and devices."""
 
     device: Literal["CPU", "GPU", "Ascend"] = "CPU"
     """What MindSpore computes on."""
     world_size: int = Field(1, ge=1)
-    """Processes that train or evaluate together, one a device; on all hosts together."""
+    """Processes that train or evaluate together, one a device; on all hosts together. On GPU and Ascend
+    as many as this machine has devices, times the hosts, when absent."""
     hosts: tuple[str, ...] = ()
     """Addresses of the machines that train together, rank 0's first; empty means this one alone."""
     host_index: int | None = Field(None, ge=0)
@@ -478,10 +495,44 @@ class RuntimeConfig(Section):
     tried again; 0 means never."""
     stop_grace_s: int = Field(30, ge=1)
     """Seconds that a job has to save its state once it is asked to stop."""
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    """Order of channels and pixels inside a network that is trained; NHWC is for GPUs."""
+    conv_tf32: bool = True
+    """GPU: let convolutions round float32 to TF32, on which tensor cores compute; MindSpore's default."""
+    matmul_tf32: bool = False
+    """GPU: let matrix products round float32 to TF32."""
+    conv_algorithm: Literal["normal", "performance"] = "normal"
+    """GPU: how cuDNN chooses convolutions, forward and backward: by rules, or by trying all once."""
+    fuse_kernels: bool = False
+    """GPU: let MindSpore fuse element-wise kernels and compile them (graph kernel fusion)."""
+    lazy_kernels: bool = True
+    """GPU: load CUDA kernels when they are first called, not all of them at the start."""
     exact_resume: bool = True
     """Warm CPU kernels up by some steps before a run is resumed, so that they round as they did before."""
     mindspore_log: Literal["debug", "info", "warning", "error", "critical"] = "error"
     """Least severe message of MindSpore's own log that is written."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_devices(cls, values: Any) -> Any:
+        """A process for each device where nobody says how many."""
+        if not isinstance(values, Mapping) or "world_size" in values:
+            return values
+        device, hosts = values.get("device"), values.get("hosts") or ()
+        if device not in ("GPU", "Ascend") or not isinstance(hosts, Sequence):
+            return values
+        return {**values, "world_size": max(1, len(devices(device))) * max(1, len(hosts))}
+
+    @model_validator(mode="after")
+    def _gpu_settings_fit(self) -> RuntimeConfig:
+        for key in GPU_ONLY:
+            value, usual = getattr(self, key), type(self).model_fields[key].default
+            if self.device != "GPU" and value != usual:
+                shown = str(value).lower() if isinstance(value, bool) else value
+                raise ValueError(
+                    f"runtime.{key}={shown} is for runtime.device=GPU, not {self.device}; leave it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _hosts_fit(self) -> RuntimeConfig:
@@ -564,6 +615,10 @@ class RunConfig(Section):
                 "train.amp_level=O3 needs a BatchNorm that evaluates in fp16, which MindSpore does not have "
                 "on runtime.device=GPU; use O2"
             )
+        if train.amp_norm == "mixed" and train.amp_level != "O2":
+            raise ValueError(
+                f"train.amp_norm=mixed needs train.amp_level=O2, not {train.amp_level}"
+            )
         if train.amp_level == "O0" or train.amp_dtype != "bf16":
             return self
         if device != "Ascend":
@@ -592,7 +647,8 @@ class RunConfig(Section):
     @property
     def _has_bf16(self) -> bool:
         """Whether MindSpore's layers know bf16 at this level; BatchNorm and ReLU6 do not."""
-        return self.train.amp_level == "O2" and self.row.activation == "silu"
+        level, norm = self.train.amp_level, self.train.amp_norm
+        return level == "O2" and norm == "fp32" and self.row.activation == "silu"
 
     @property
     def amp_dtype(self) -> Literal["fp16", "bf16"]:

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from effnet_core.errors import DataError
 from effnet_core.files import atomic_path, read_json, sha256_of_text
+from effnet_core.results.checked import NONSENSE, Count, check_fields, whole
 from effnet_core.text import nearest
 
 DATASET_NAME = "dataset.json"
 MANIFEST_NAME = "manifest.parquet"
 CLASSES_NAME = "classes.json"
 REJECTED_NAME = "rejected.jsonl"
+AGAIN = "run the same effnet stage again"
 
 SCHEMA = pa.schema(
     [
@@ -79,9 +81,9 @@ class Dataset:
     digest: str
     """SHA-256 over every row: equal digests are equal data."""
     class_names: tuple[str, ...]
-    counts: dict[str, int]
+    counts: dict[str, Count]
     """Images of each split."""
-    rejected: int
+    rejected: Count
     """Files that were set aside."""
     source: str
 
@@ -94,22 +96,48 @@ class Dataset:
         """The images of one split.
 
         Raises:
-            DataError: there is no such split, or it is empty.
+            DataError: there is no such split, it is empty, or the manifest is damaged.
         """
         if not self.counts.get(name):
             raise DataError(
                 f"{self.root} has no images in split {name!r}{nearest(name, self.counts)} "
                 f"(it has: {', '.join(f'{key} {n}' for key, n in self.counts.items())})"
             )
-        table = pq.read_table(self.root / MANIFEST_NAME, filters=[("split", "=", name)])
-        return Split(
-            name,
-            self.root,
-            tuple(table["image_id"].to_pylist()),
-            tuple(table["path"].to_pylist()),
-            table["label"].to_numpy().astype(np.int32),
-            np.array([mark_of(digest) for digest in table["sha256"].to_pylist()], np.uint64),
-        )
+        columns = ["image_id", "path", "label", "sha256"]
+        table = read_manifest(self.root, columns, filters=[("split", "=", name)])
+        with whole(self.root / MANIFEST_NAME, "manifest", remedy=AGAIN):
+            paths = tuple(table["path"].to_pylist())
+            labels = table["label"].to_numpy().astype(np.int32)
+            if len(paths) != self.counts[name]:
+                raise ValueError(f"{len(paths)} images of {name!r}, not {self.counts[name]}")
+            for path in paths:
+                if path.startswith("/") or ".." in path.split("/"):
+                    raise ValueError(f"path {path!r} leaves the folder")
+            if labels.min() < 0 or labels.max() >= self.num_classes:
+                raise ValueError(f"a label that is none of {self.num_classes} classes")
+            marks = [mark_of(digest) for digest in table["sha256"].to_pylist()]
+            ids = tuple(table["image_id"].to_pylist())
+            return Split(name, self.root, ids, paths, labels, np.array(marks, np.uint64))
+
+
+def read_manifest(
+    root: Path, columns: list[str], *, filters: list[tuple[str, str, str]] | None = None
+) -> pa.Table:
+    """Columns of a data set's manifest, none of them with empty values.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    path = root / MANIFEST_NAME
+    try:
+        table = pq.read_table(path, columns=columns, filters=filters)
+        table = table.select(columns).cast(pa.schema([SCHEMA.field(name) for name in columns]))
+    except (OSError, MemoryError, pa.ArrowException, *NONSENSE) as cause:
+        reason = " ".join(str(cause).split())[:200]
+        raise DataError(f"manifest {path} cannot be read ({reason}); {AGAIN}") from cause
+    if any(column.null_count for column in table.columns):
+        raise DataError(f"manifest {path} is damaged (a value is missing); {AGAIN}")
+    return table
 
 
 def write_manifest(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -128,7 +156,7 @@ def open_dataset(root: Path) -> Dataset:
     """The staged data set in a folder.
 
     Raises:
-        DataError: the folder does not exist, or holds no staged data set.
+        DataError: the folder does not exist, holds no staged data set, or one that is damaged.
     """
     if not root.is_dir():
         raise DataError(f"data folder {root} does not exist")
@@ -137,14 +165,28 @@ def open_dataset(root: Path) -> Dataset:
             f"{root} holds no staged data set (no {DATASET_NAME}); "
             f"stage one first: effnet stage {root} --out DATA"
         )
-    facts = read_json(root / DATASET_NAME)
+    facts = read_facts(root)
     if not facts.get("complete"):
         raise DataError(f"staging into {root} was not finished; run the same effnet stage again")
-    return Dataset(
-        root,
-        facts["digest"],
-        tuple(read_json(root / CLASSES_NAME)),
-        facts["counts"],
-        facts["rejected"],
-        facts["source"],
-    )
+    names = read_json(root / CLASSES_NAME)
+    with whole(root / CLASSES_NAME, "list of classes", remedy=AGAIN):
+        if not isinstance(names, list) or len(set(map(str, names))) < max(2, len(names)):
+            raise ValueError("it is not a list of two or more different names")
+    with whole(root / DATASET_NAME, "record of the data set", remedy=AGAIN):
+        given = {key: facts[key] for key in ("digest", "counts", "rejected", "source")}
+        return check_fields(Dataset, {**given, "root": root, "class_names": tuple(names)})
+
+
+def read_facts(root: Path) -> dict[str, Any]:
+    """The content of ``dataset.json``.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    facts = read_json(root / DATASET_NAME)
+    if not isinstance(facts, dict):
+        raise DataError(
+            f"record of the data set {root / DATASET_NAME} is damaged (it is not an object with names and "
+            f"values); {AGAIN}"
+        )
+    return facts

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from effnet_core.config.schema import DataConfig
-from effnet_core.data.manifest import MANIFEST_NAME, Dataset, Split, open_dataset
+from effnet_core.data.manifest import Dataset, Split, open_dataset, read_manifest
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.files import read_json, refuse_os_errors, require_space, usual_mode, write_json
@@ -81,7 +80,8 @@ def write_records(data_dir: Path, split: str) -> dict[str, Any]:
         DataError: there is no room, the disk refuses, or an image is not as it was staged.
     """
     dataset = open_dataset(data_dir)
-    table = pq.read_table(data_dir / MANIFEST_NAME, filters=[("split", "=", split)])
+    columns = ["image_id", "path", "label", "size_bytes", "sha256"]
+    table = read_manifest(data_dir, columns, filters=[("split", "=", split)])
     size = pc.sum(table["size_bytes"]).as_py()
     place = data_dir / RECORDS_NAME
     try:

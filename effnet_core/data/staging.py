@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from effnet_core.data.card import CARD_MARKDOWN_NAME, CARD_NAME, write_card
+from effnet_core.data.card import write_card
 from effnet_core.data.images import MAX_PIXELS, WHITE, Colour
 from effnet_core.data.manifest import (
     CLASSES_NAME,
@@ -29,6 +27,8 @@ from effnet_core.data.manifest import (
     Dataset,
     image_id,
     open_dataset,
+    read_facts,
+    read_manifest,
     rows_digest,
     write_manifest,
 )
@@ -48,7 +48,6 @@ from effnet_core.files import (
     read_json,
     read_jsonl,
     refuse_os_errors,
-    remove_temporaries,
     require_empty_or_own,
     require_space,
     sha256_of_text,
@@ -65,11 +64,6 @@ STAGE = "stage"
 EVENT_EVERY = 200
 OTHER_NAME = "other_files.jsonl"
 """Files that are not pictures of a class, and what was left out, with the reason."""
-OWN_NAMES = (
-    *(DATASET_NAME, MANIFEST_NAME, CLASSES_NAME, REJECTED_NAME, OTHER_NAME, VERIFICATION_NAME),
-    *(SYNSETS_NAME, CARD_NAME, CARD_MARKDOWN_NAME),
-)
-"""Every file that staging writes beside the images."""
 
 
 def stage_dataset(
@@ -113,23 +107,50 @@ def stage_dataset(
         StoreError: the object store refuses.
         OutputExists: ``out`` holds something else, or is in use.
     """
+    with sole_user(out, what="output folder"):
+        return stage_into(
+            out,
+            source,
+            val_share=val_share,
+            seed=seed,
+            max_rejected_share=max_rejected_share,
+            max_pixels=max_pixels,
+            background=background,
+            rules=rules,
+            access=access,
+            hard_links=hard_links,
+        )
+
+
+def stage_into(
+    out: Path,
+    source: str | Path,
+    *,
+    val_share: float,
+    seed: int,
+    max_rejected_share: float,
+    max_pixels: int,
+    background: Colour | None,
+    rules: Rules,
+    access: S3Access,
+    hard_links: bool,
+) -> tuple[Dataset, bool]:
+    """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
     origin = open_source(source, access, rules)
     if not is_s3(str(source)) and out.resolve().is_relative_to(Path(source).resolve()):
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
-    with sole_user(out, what="output folder"):
-        rule = {"val_share": val_share, "seed": seed}
-        sides = Sides(val_share, seed, _sides_before(out, rule))
-        place = Place(out, sides, max_pixels, background, hard_links)
-        listing = sha256_of_text(*map(str, (rule, max_pixels, background, rules)), origin.listing())
-        return _stage(origin, place, listing, max_rejected_share=max_rejected_share)
+    rule = {"val_share": val_share, "seed": seed}
+    sides = Sides(val_share, seed, _sides_before(out, rule))
+    place = Place(out, sides, max_pixels, background, hard_links)
+    listing = sha256_of_text(*map(str, (rule, max_pixels, background, rules)), origin.listing())
+    return _stage(origin, place, listing, max_rejected_share=max_rejected_share)
 
 
 def _stage(
     origin: DatasetSource, place: Place, listing: str, *, max_rejected_share: float
 ) -> tuple[Dataset, bool]:
-    """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
+    """As ``stage_dataset``, once it is known what is staged where."""
     out, sides = place.out, place.sides
-    remove_temporaries(out, OWN_NAMES)
     require_empty_or_own(out, DATASET_NAME, what="output folder")
     if (reused := _already_staged(out, listing)) is not None:
         count = sum(reused.counts.values()) + reused.rejected
@@ -188,10 +209,10 @@ def _stage(
 def _sides_before(out: Path, rule: dict[str, Any]) -> dict[str, str]:
     """What an earlier staging by the same rule decided, by digest."""
     try:
-        if read_json(out / DATASET_NAME).get("rule") != rule:
+        if read_facts(out).get("rule") != rule:
             return {}
-        table = pq.read_table(out / MANIFEST_NAME, columns=["sha256", "split"])
-    except (DataError, OSError, AttributeError, pa.ArrowException):
+        table = read_manifest(out, ["sha256", "split"])
+    except DataError:
         return {}
     return dict(zip(table["sha256"].to_pylist(), table["split"].to_pylist(), strict=True))
 
@@ -264,10 +285,13 @@ def _write_all(
 def _already_staged(out: Path, listing: str) -> Dataset | None:
     if not (out / DATASET_NAME).exists():
         return None
-    facts = read_json(out / DATASET_NAME)
-    if not facts.get("complete") or facts.get("listing") != listing:
-        return None
-    return open_dataset(out) if _is_whole(out) else None
+    try:
+        facts = read_facts(out)
+        if not facts.get("complete") or facts.get("listing") != listing:
+            return None
+        return open_dataset(out) if _is_whole(out) else None
+    except DataError:
+        return None  # damaged: staged again
 
 
 def _is_whole(out: Path) -> bool:
@@ -276,7 +300,7 @@ def _is_whole(out: Path) -> bool:
     Images are not flushed one by one, which would take longer than all the rest; those that a power cut
     has emptied are found here.
     """
-    table = pq.read_table(out / MANIFEST_NAME, columns=["path", "size_bytes"])
+    table = read_manifest(out, ["path", "size_bytes"])
     try:
         return all(
             os.stat(out / path).st_size == size  # noqa: PTH116 - a million of them

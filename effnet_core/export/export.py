@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from effnet_core.config.schema import RunConfig
+from effnet_core.config.schema import RunConfig, RuntimeConfig
 from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.files import put_in_place
 from effnet_core.jobs.job import MindirJob, VerifyJob
-from effnet_core.jobs.launch import job_folder, run_job
-from effnet_core.locks import sole_writer
+from effnet_core.jobs.launch import run_job
+from effnet_core.locks import scratch_folder, sole_writer
 from effnet_core.text import os_reason
 from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint
 
@@ -82,9 +81,9 @@ def export(
     config = config or RunConfig()
     with (
         sole_writer(out, what="exported file"),
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
+        scratch_folder("new", beside=out.parent) as folder,
     ):
-        fresh = Path(folder) / f"model.{format}"
+        fresh = folder / f"model.{format}"
         try:
             _write(checkpoint, fresh, format, features=features, config=config)
         except OSError as cause:
@@ -119,7 +118,7 @@ def require_agreement(
         format,
         tuple(path.resolve() for path in (packaged_photograph(), *pictures)),
     )
-    with job_folder("verify") as folder:
+    with scratch_folder("verify") as folder:
         result = run_job(job, _alone(config), folder)
     agreement = Agreement(**result)
     if not agreement.is_close:
@@ -149,7 +148,7 @@ def _write(
         _write_safetensors(checkpoint, out)
     else:
         job = MindirJob(checkpoint.path.resolve(), checkpoint.sha256, out.resolve())
-        with job_folder("export") as folder:
+        with scratch_folder("export") as folder:
             run_job(job, _alone(config), folder)
 
 
@@ -205,6 +204,8 @@ def _require_image(path: Path) -> None:
 
 
 def _alone(config: RunConfig) -> RunConfig:
-    return config.model_copy(
-        update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
-    )
+    """The same for one process; on a CPU in place of a GPU, where convolutions round to TF32."""
+    one = config.runtime.model_copy(update={"world_size": 1})
+    if one.device == "GPU":
+        one = RuntimeConfig(mindspore_log=one.mindspore_log, timeout_s=one.timeout_s)
+    return config.model_copy(update={"runtime": one})

@@ -26,6 +26,7 @@ from effnet_core.files import (
     make_folder,
     no_longer_writable,
     read_json,
+    remove_temporaries,
     sha256_of_text,
     write_json,
 )
@@ -273,6 +274,8 @@ def read_inputs(output: Path, start: int, stop: int) -> list[str]:
 def _claim(output: Path, identity: dict[str, Any], *, any_model: bool) -> dict[str, Any]:
     """What an earlier run of the same left in ``run.json``; empty where there was none."""
     make_folder(output, what="output folder")
+    for folder in (output, output / PARTS_NAME, output / SHARDS_NAME):
+        remove_temporaries(folder)
     path = output / RUN_NAME
     if path.exists():
         found = read_json(path)

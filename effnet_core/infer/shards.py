@@ -18,6 +18,7 @@ from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, output_lost, read_in
 from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.jobs.signals import stop_requested
+from effnet_core.machine import available_cores
 from effnet_core.results import ShardResult
 from effnet_core.storage.cache import cache_dir, cached
 
@@ -69,6 +70,11 @@ def _with_decoders(
 ) -> RunConfig:
     """Settings with a number of decoders: that asked for, or the fastest over the first files."""
     infer = config.infer
+    if (
+        config.runtime.device == "GPU" and infer.decoders is None
+    ):  # the cores have nothing else to do
+        few = infer.model_copy(update={"decoders": len(available_cores())})
+        return config.model_copy(update={"infer": few})
     first = job.shards[0]
     paths = read_inputs(job.output, first.start, first.stop)[:SAMPLE_IMAGES]
     if infer.decoders is not None or not predictor.workers or len(paths) < SAMPLE_IMAGES:

@@ -193,6 +193,8 @@ def join_group(runtime: RuntimeConfig) -> Group:
         emit(Event("device", message=SLOW_FIRST_USE))
     try:
         ms.set_device(runtime.device)
+        if runtime.device == "GPU":
+            _tune_gpu(runtime)
         group = _meet(runtime)
         (Tensor([1.0]) + 1.0).asnumpy()  # MindSpore asks the driver no sooner
     except (RuntimeError, ValueError) as cause:
@@ -201,6 +203,17 @@ def join_group(runtime: RuntimeConfig) -> Group:
             "use CPU, or install the driver and MindSpore's libraries for it"
         ) from cause
     return group
+
+
+def _tune_gpu(runtime: RuntimeConfig) -> None:
+    """Hand MindSpore what the settings say about its kernels; before the first operator."""
+    precision, tuning = ms.device_context.gpu.op_precision, ms.device_context.gpu.op_tuning
+    precision.conv_allow_tf32(runtime.conv_tf32)
+    precision.matmul_allow_tf32(runtime.matmul_tf32)
+    for choose in (tuning.conv_fprop_algo, tuning.conv_dgrad_algo, tuning.conv_wgrad_algo):
+        choose(runtime.conv_algorithm)
+    if runtime.fuse_kernels:
+        ms.set_context(enable_graph_kernel=True)
 
 
 def _meet(runtime: RuntimeConfig) -> Group:

@@ -125,7 +125,20 @@ class RecordsJob(_Given):
     split: str
 
 
-Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | VerifyJob | MindirJob | RecordsJob
+@dataclass(frozen=True)
+class StageJob(_Given):
+    """Stage a data set into a folder that the parent keeps to the job."""
+
+    source: str
+    start: Path
+    """Folder that a relative source starts from."""
+    out: Path
+    val_share: float
+    seed: int
+    max_rejected_share: float
+
+
+Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | VerifyJob | MindirJob | RecordsJob | StageJob
 
 KINDS: dict[str, type[Job]] = {
     "train": TrainJob,
@@ -134,6 +147,7 @@ KINDS: dict[str, type[Job]] = {
     "verify": VerifyJob,
     "mindir": MindirJob,
     "records": RecordsJob,
+    "stage": StageJob,
 }
 
 

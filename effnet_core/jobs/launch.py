@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -27,14 +26,13 @@ from effnet_core.config.schema import RunConfig, RuntimeConfig
 from effnet_core.errors import (
     ConfigError,
     DataError,
-    EffnetError,
     JobTimeout,
     WorkerLost,
     WorkerStalled,
 )
 from effnet_core.events import Event, emit
-from effnet_core.files import make_folder, read_json
-from effnet_core.jobs import environment, hosts, supervise
+from effnet_core.files import make_folder, read_json, remove_temporaries
+from effnet_core.jobs import cuda, devices, environment, hosts, supervise
 from effnet_core.jobs.job import (
     ERROR_NAME,
     EVENTS_NAME,
@@ -84,25 +82,6 @@ def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     return _run_ranks(config.runtime, run_dir)
 
 
-@contextmanager
-def job_folder(purpose: str) -> Iterator[Path]:
-    """A temporary folder for a job's files; it stays where an error tells people to look into it.
-
-    Args:
-        purpose: a word for its name.
-    """
-    folder = Path(tempfile.mkdtemp(prefix=f"effnet-{purpose}-"))
-    kept = False
-    try:
-        yield folder
-    except EffnetError as error:
-        kept = str(folder) in str(error)
-        raise
-    finally:
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
     """Run this machine's ranks of a job that the first of ``runtime.hosts`` has written and leads.
 
@@ -130,7 +109,11 @@ def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
 def _run_ranks(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
     """Start this machine's ranks of the job in a folder, and wait for the answer."""
     events = _EventTail(run_dir / EVENTS_NAME)
-    with _supervised(_command(runtime, run_dir), runtime, run_dir, events) as process:
+    command = _command(runtime, run_dir)
+    with (
+        devices.reserved(runtime) as visible,
+        _supervised(command, runtime, run_dir, events, visible) as process,
+    ):
         _wait(process, runtime, run_dir, events)
     if (run_dir / RESULT_NAME).exists():
         result: dict[str, Any] = read_json(run_dir / RESULT_NAME)
@@ -148,6 +131,7 @@ def write_job(job: Job, config: RunConfig, run_dir: Path) -> None:
     make_folder(run_dir / LOGS_NAME, what="log folder")
     for stale in (RESULT_NAME, ERROR_NAME, EVENTS_NAME):
         (run_dir / stale).unlink(missing_ok=True)
+    remove_temporaries(run_dir)
     for stale_pid in (run_dir / LOGS_NAME).glob("rank_*.pid"):
         stale_pid.unlink()
     try:
@@ -161,6 +145,7 @@ def write_job(job: Job, config: RunConfig, run_dir: Path) -> None:
 
 
 def _check_processes(runtime: RuntimeConfig) -> None:
+    devices.require_devices(runtime)
     cores = len(machine.available_cores())
     if runtime.device == "CPU" and runtime.local_world_size > cores:
         here = " on this host" if runtime.hosts else ""
@@ -216,6 +201,8 @@ def _child_environment(runtime: RuntimeConfig) -> dict[str, str]:
         )
     child = dict(os.environ)
     environment.set_log_level(child, runtime.mindspore_log)
+    if runtime.device == "GPU":
+        cuda.prepare(child, lazy_kernels=runtime.lazy_kernels)
     if given := in_use():
         child.update(given.environment())
     # msrun starts "python" from PATH, which must be the interpreter that runs this.
@@ -227,7 +214,11 @@ def _child_environment(runtime: RuntimeConfig) -> dict[str, str]:
 
 @contextmanager
 def _supervised(
-    command: list[str], runtime: RuntimeConfig, run_dir: Path, events: _EventTail
+    command: list[str],
+    runtime: RuntimeConfig,
+    run_dir: Path,
+    events: _EventTail,
+    visible: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A command below a supervisor, in a session of its own; ended with the block, its events told."""
     single = runtime.world_size == 1
@@ -249,7 +240,7 @@ def _supervised(
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=_child_environment(runtime),
+            env={**_child_environment(runtime), **visible},
             cwd=log.parent,  # MindSpore leaves its dumps in the current folder
             pass_fds=locks,
             start_new_session=True,

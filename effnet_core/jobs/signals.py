@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from effnet_core.errors import EXIT_STOPPED
+from effnet_core.errors import EXIT_STOPPED, Interrupted
 
 _stop = threading.Event()
 
@@ -27,6 +27,16 @@ def listen_as_first() -> None:
     """Note SIGTERM and SIGINT for ``stop_requested`` (rank 0)."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _stop.set())
+
+
+def leave_at_once(sentence: str) -> None:
+    """Raise ``Interrupted`` on SIGTERM or SIGINT: for a job that has no step to finish."""
+
+    def leave(*_: object) -> None:
+        raise Interrupted(sentence)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
 
 
 def listen_as_other(answers: list[Path]) -> None:

@@ -15,15 +15,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, write_json
-from effnet_core.locks import alone
+from effnet_core.files import atomic_path, remove_temporaries, write_json
+from effnet_core.locks import alone, scratch_folder
 from effnet_core.machine import processor_features
 from effnet_core.storage.cache import cache_dir, cache_path, cached
 from effnet_core.text import os_reason
@@ -185,6 +184,7 @@ def _build(plan: BuildPlan, tell: Callable[[str], None]) -> None:
     tell(f"building the CPU kernels with {plan.compiler} (once on this machine, 5-20 s)")
     started = time.perf_counter()
     files = [str(path) for path in sources(".cpp")]
+    remove_temporaries(plan.library.parent, [plan.library.name, _note(plan.library).name])
     with atomic_path(plan.library) as temporary:
         command = [plan.compiler, *FLAGS, *plan.flags, *files, "-o", str(temporary)]
         _compile(command)
@@ -203,8 +203,8 @@ def _build(plan: BuildPlan, tell: Callable[[str], None]) -> None:
 
 def _compile(command: list[str]) -> None:
     # With a folder of its own: a compiler that is killed leaves its files there, not in the cache.
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "TMPDIR": folder}
+    with scratch_folder("compile") as folder:
+        environment = {**os.environ, "TMPDIR": str(folder)}
         try:
             done = subprocess.run(
                 command,

@@ -19,7 +19,8 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.errors import JobError
 from effnet_core.events import Event
 from effnet_core.files import write_text
-from effnet_core.jobs import environment
+from effnet_core.jobs import cuda, environment
+from effnet_core.jobs.devices import use_place
 
 WAIT_S = 0.2
 STARTUP_S = 12 * 3600
@@ -105,6 +106,8 @@ def join_as_rank(
     """
     from effnet_core import worker
 
+    if config.runtime.device == "GPU":
+        cuda.restart_with_libraries(lazy_kernels=config.runtime.lazy_kernels)
     environment.set_log_level(os.environ, config.runtime.mindspore_log)
     marker = run_dir.parent / f".{run_dir.name}.{launch.nonce}"
     scheduler = None
@@ -147,6 +150,7 @@ def _take_places(launch: Launch, run_dir: Path, *, port: int) -> subprocess.Pope
         "MS_NODE_ID": str(launch.rank),
     }
     os.environ.update(places, MS_ROLE="MS_WORKER")
+    use_place(int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0")))
     if launch.rank != 0:
         return None
     scheduler = {**os.environ, "MS_ROLE": "MS_SCHED"}

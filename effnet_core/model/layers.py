@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from effnet_core.family.variants import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
@@ -26,6 +27,9 @@ from effnet_core.kernels.operators import (
 )
 
 Activation = Literal["silu", "relu6", "none"]
+Layout = Literal["NCHW", "NHWC"]
+TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+"""Axes of a transposition from NCHW to NHWC, and back."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,35 @@ class LayerSettings:
     activation: Activation = "silu"
     library: Path | None = None
     """The library of native kernels; None takes the built-in ones."""
+    layout: Layout = "NCHW"
+    """Of inputs and outputs. Only GPUs have kernels for NHWC; elsewhere each layer turns them around."""
 
 
 def activation(name: Activation) -> nn.Cell:
     """A layer without parameters."""
     cells = {"silu": nn.SiLU, "relu6": nn.ReLU6, "none": nn.Identity}
     return cells[name]()
+
+
+class ChannelsLastConv(nn.Conv2d):
+    """A convolution of (N, H, W, C) on a GPU, whose weight is stored as the usual one's: (O, I, k, k)."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.channels_last(x, ops.transpose(self.weight, TO_LAST))
+
+    def prepare(self) -> ChannelsLastConv:
+        """Make the operator, which MindSpore refuses on other devices."""
+        self.channels_last = ops.Conv2D(
+            out_channel=self.out_channels,
+            kernel_size=self.kernel_size,
+            pad_mode=self.pad_mode,
+            pad=self.padding,
+            stride=self.stride,
+            dilation=self.dilation,
+            group=self.group,
+            data_format="NHWC",
+        )
+        return self
 
 
 class ConvNormAct(nn.Cell):
@@ -69,7 +96,9 @@ class ConvNormAct(nn.Cell):
     ) -> None:
         super().__init__()
         same = settings.padding == "same"
-        self.conv = nn.Conv2d(
+        native = settings.layout == "NHWC" and ms.get_context("device_target") == "GPU"
+        self.turns = settings.layout == "NHWC" and not native
+        self.conv = (ChannelsLastConv if native else nn.Conv2d)(
             in_channels,
             out_channels,
             kernel,
@@ -79,7 +108,14 @@ class ConvNormAct(nn.Cell):
             group=groups,
             has_bias=False,
         )
-        self.norm = nn.BatchNorm2d(out_channels, eps=settings.eps, momentum=settings.momentum)
+        self.norm = nn.BatchNorm2d(
+            out_channels,
+            eps=settings.eps,
+            momentum=settings.momentum,
+            data_format="NHWC" if native else "NCHW",
+        )
+        if native:
+            self.conv.prepare()
         name: Activation = settings.activation if activate else "none"
         self.act = activation(name)
         self.fused = None
@@ -99,6 +135,9 @@ class ConvNormAct(nn.Cell):
             )
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.turns:
+            y = self.act(self.norm(self.conv(ops.transpose(x, TO_FIRST))))
+            return ops.transpose(y, TO_LAST)
         if self.fused is None:
             return self.act(self.norm(self.conv(x)))
         values = self.values()
@@ -139,9 +178,15 @@ class SqueezeExcite(nn.Cell):
     """Scale channels by a gate computed from their means (paper section 3, from SENet)."""
 
     def __init__(
-        self, channels: int, squeeze_channels: int, *, library: Path | None = None
+        self,
+        channels: int,
+        squeeze_channels: int,
+        *,
+        library: Path | None = None,
+        layout: Layout = "NCHW",
     ) -> None:
         super().__init__()
+        self.channels_last = layout == "NHWC"
         self.reduce = nn.Conv2d(channels, squeeze_channels, 1, pad_mode="valid", has_bias=True)
         self.expand = nn.Conv2d(squeeze_channels, channels, 1, pad_mode="valid", has_bias=True)
         self.act = nn.SiLU()
@@ -152,16 +197,21 @@ class SqueezeExcite(nn.Cell):
         if self.fused is not None:
             reduce, expand = self.reduce, self.expand
             return self.fused(x, reduce.weight, reduce.bias, expand.weight, expand.bias)[0]
+        if self.channels_last:
+            squeezed = ops.transpose(x.mean((1, 2), keep_dims=True), TO_FIRST)  # (N, C, 1, 1)
+            gate = self.gate(self.expand(self.act(self.reduce(squeezed))))
+            return x * ops.transpose(gate, TO_LAST)
         squeezed = x.mean((2, 3), keep_dims=True)  # (N, C, 1, 1)
         return x * self.gate(self.expand(self.act(self.reduce(squeezed))))
 
 
 class GlobalMean(nn.Cell):
-    """The mean over an image's pixels: (N, C, H, W) to (N, C)."""
+    """The mean over an image's pixels: (N, C, H, W), or (N, H, W, C), to (N, C)."""
 
-    def __init__(self, library: Path | None = None) -> None:
+    def __init__(self, library: Path | None = None, layout: Layout = "NCHW") -> None:
         super().__init__()
+        self.pixels = (1, 2) if layout == "NHWC" else (2, 3)
         self.fused = None if library is None else global_mean(library)
 
     def construct(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3)) if self.fused is None else self.fused(x)
+        return x.mean(self.pixels) if self.fused is None else self.fused(x)

@@ -6,15 +6,17 @@ import math
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from effnet_core.family.scaling import Architecture, Block, expand
 from effnet_core.family.variants import DEFAULT_BN_EPS, DEFAULT_PADDING, Padding
 from effnet_core.family.variants import variant as variant_row
 from effnet_core.model.layers import (
+    TO_LAST,
     ConvNormAct,
     GlobalMean,
     LayerSettings,
+    Layout,
     SqueezeExcite,
     fused_expansion,
 )
@@ -55,7 +57,9 @@ class MBConv(Residual):
             hidden, hidden, block.kernel, stride=block.stride, groups=hidden, settings=settings
         )
         if self.gated:
-            self.se = SqueezeExcite(hidden, block.squeeze_channels, library=settings.library)
+            self.se = SqueezeExcite(
+                hidden, block.squeeze_channels, library=settings.library, layout=settings.layout
+            )
         self.project = ConvNormAct(hidden, block.out_channels, 1, activate=False, settings=settings)
 
     def branch(self, x: Tensor) -> Tensor:
@@ -115,7 +119,8 @@ class EfficientNet(nn.Cell):
         last = architecture.blocks[-1].out_channels
         self.head = ConvNormAct(last, architecture.head_channels, 1, settings=settings)
         self.own_operators = settings.library is not None
-        self.pool = GlobalMean(settings.library)
+        self.channels_last = settings.layout == "NHWC"
+        self.pool = GlobalMean(settings.library, settings.layout)
         self.classifier = nn.Dense(architecture.head_channels, num_classes)
 
     def set_inputs(self, *inputs: Tensor, **named: Tensor) -> None:
@@ -132,6 +137,8 @@ class EfficientNet(nn.Cell):
 
     def features(self, x: Tensor, path_scale: Tensor | None = None) -> Tensor:
         """Pooled features, (N, head_channels), of images (N, 3, H, W)."""
+        if self.channels_last:
+            x = ops.transpose(x, TO_LAST)  # (N, H, W, 3), and so on below
         x = self.stem(x)  # (N, stem, H/2, W/2)
         for index, block in enumerate(self.blocks):
             x = block(x, None if path_scale is None else path_scale[index])
@@ -189,6 +196,7 @@ def create_model(
     padding: Padding = DEFAULT_PADDING,
     seed: int = 0,
     library: Path | None = None,
+    layout: Layout = "NCHW",
 ) -> EfficientNet:
     """A freshly initialised network of the family.
 
@@ -200,13 +208,14 @@ def create_model(
         padding: of convolutions; ``same`` is TensorFlow's, for weights that came from there.
         seed: of the initial weights.
         library: of native kernels (``kernels.library``); for export leave it out.
+        layout: of what passes between the layers; images come as (N, 3, H, W) either way.
 
     Raises:
         ConfigError: no such variant.
     """
     row = variant_row(variant)
     architecture = expand(row)
-    settings = LayerSettings(bn_momentum, bn_eps, padding, row.activation, library)
+    settings = LayerSettings(bn_momentum, bn_eps, padding, row.activation, library, layout)
     network = EfficientNet(architecture, num_classes=num_classes, settings=settings)
     initialise(network, seed)
     return network

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.files import sha256_of_file
+from effnet_core.locks import scratch_folder
 from effnet_core.model_store.registry import (
     CLAIM_NAME,
     Claim,
@@ -118,9 +117,9 @@ def _claim(registry: Registry, version: str) -> Claim | None:
 
 
 def _verify_files(registry: Registry, manifest: VersionManifest) -> None:
-    with tempfile.TemporaryDirectory(prefix="effnet-verify-") as folder:
+    with scratch_folder("fetch") as folder:
         for file in manifest.files:
-            path = Path(folder) / "file"
+            path = folder / "file"
             registry.store.get_file(registry.key(manifest.version, file.path), path)
             found = sha256_of_file(path)
             if found != file.sha256:

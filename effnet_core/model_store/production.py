@@ -124,6 +124,7 @@ def move_pointer(
         except Conflict:
             overtaken = True  # look again; only a better model is still promoted by itself
             continue
+        registry.remember(moved)
         was = f", before it was {previous}" if previous else ""
         emit(
             Event(STAGE, f"production of {registry.name} is {manifest.version} now{was} ({reason})")

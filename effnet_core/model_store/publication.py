@@ -6,7 +6,6 @@ half a version.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from effnet_core.errors import Conflict, GateRefused, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.files import read_jsonl, sha256_of_file
 from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
+from effnet_core.locks import scratch_folder
 from effnet_core.model_store.card import describe
 from effnet_core.model_store.production import move_pointer
 from effnet_core.model_store.registry import (
@@ -109,6 +109,7 @@ def publish_model(
     _require_evaluation_of(sidecar, evaluation, run_dir)
     _require_version_name(version)
     registry = Registry.open(storage)
+    registry.require_mounted()
     manifest, reused = _published_already(registry, sidecar.sha256, version), True
     if manifest is None:
         chosen = version or _unfinished(registry, sidecar.sha256) or _version_name(sidecar.sha256)
@@ -309,8 +310,8 @@ def _onnx_of(checkpoint: Checkpoint, *, wanted: bool) -> Iterator[Path | None]:
         return
     from effnet_core.export.export import export
 
-    with tempfile.TemporaryDirectory(prefix="effnet-publish-") as folder:
-        path = Path(folder) / ONNX_NAME
+    with scratch_folder("publish") as folder:
+        path = folder / ONNX_NAME
         agreement = export(checkpoint, path, format="onnx")
         emit(Event(STAGE, f"{ONNX_NAME} {agreement}"))
         yield path

@@ -30,8 +30,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
+from effnet_core.model_store import mounts
 from effnet_core.results.checked import Sha256, first_problem
-from effnet_core.storage import Store, open_store, require_key
+from effnet_core.storage import LocalStore, Store, open_store, require_key
 from effnet_core.text import human_bytes, nearest
 from effnet_core.weights.catalogue import PRODUCTION
 
@@ -267,11 +268,29 @@ class Registry:
         """What is in production, and the etag to move it with.
 
         Raises:
-            StoreBusy: the store does not answer.
+            StoreBusy: the store does not answer, or the share that it was on is not mounted.
             StoreDamaged: it is not a pointer.
         """
         found = self._read(self.pointer_key, Pointer)
-        return (found[0], found[2]) if found else None
+        if found is None:
+            self.require_mounted()
+            return None
+        self.remember(found[0])
+        return found[0], found[2]
+
+    def require_mounted(self) -> None:
+        """Refuse a store in a folder whose production is gone together with the share that it was on.
+
+        Raises:
+            StoreBusy: that share is not mounted now.
+        """
+        if isinstance(self.store, LocalStore) and self.store.head(self.pointer_key) is None:
+            mounts.require_mounted(self.store.root, self.name)
+
+    def remember(self, pointer: Pointer) -> None:
+        """Note on this machine that a store in a folder has this production, so that it can be missed."""
+        if isinstance(self.store, LocalStore):
+            mounts.remember(self.store.root, self.name, pointer.version)
 
     def claim(self, version: str) -> Claim | None:
         """Whose unfinished upload a version is."""

@@ -8,8 +8,8 @@ from typing import Any
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import OutputExists, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.files import atomic_path, make_folder, sha256_of_file
-from effnet_core.locks import alone
+from effnet_core.files import atomic_path, sha256_of_file
+from effnet_core.locks import alone, sole_user
 from effnet_core.model_store.registry import (
     MANIFEST_NAME,
     FileEntry,
@@ -83,13 +83,18 @@ def fetch_model(storage: StorageConfig, version: str, out: Path) -> Path:
 
     Raises:
         StoreError: there is no such version, or a file of it is missing or damaged.
-        OutputExists: ``out`` holds another file under one of the names.
+        OutputExists: ``out`` holds another file under one of the names, or is in use.
         DataError: ``out`` cannot be written to.
     """
+    with sole_user(out, what="output folder"):
+        return _fetch(storage, version, out)
+
+
+def _fetch(storage: StorageConfig, version: str, out: Path) -> Path:
+    """As ``fetch_model``, into a folder that nobody else uses meanwhile."""
     registry = Registry.open(storage)
     manifest, data = registry.require(version)
     registry.require_whole(manifest)
-    make_folder(out, what="output folder")
     files = (*manifest.files, FileEntry.of_bytes(MANIFEST_NAME, data))
     missing = [file for file in files if not _is_there(out, file, manifest)]
     for done, file in enumerate(missing, start=len(files) - len(missing)):

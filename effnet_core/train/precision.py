@@ -36,7 +36,8 @@ def _overflows_tensor(grad: Tensor) -> Tensor:
 def lower(network: EfficientNet, config: RunConfig) -> None:
     """Let the network compute as ``train.amp_level`` says; its parameters stay float32.
 
-    O2 leaves BatchNorm in float32, O3 does not. The classifier always computes in float32.
+    O2 leaves BatchNorm in float32, O3 does not; with ``train.amp_norm=mixed`` it takes the images in 16
+    bits as they come, and all of its own numbers stay float32. The classifier always computes in float32.
     """
     if config.train.amp_level == "O0":
         return
@@ -44,7 +45,10 @@ def lower(network: EfficientNet, config: RunConfig) -> None:
     if config.train.amp_level == "O2":
         for _, cell in network.cells_and_names():
             if isinstance(cell, nn.BatchNorm2d):
-                cell.to_float(ms.float32)
+                if config.train.amp_norm == "mixed":
+                    cell.add_flags(fp16=False, bf16=False, fp32=False)
+                else:
+                    cell.to_float(ms.float32)
     network.classifier.to_float(ms.float32)
 
 

@@ -152,6 +152,7 @@ def _network(config: RunConfig, num_classes: int, operators: Path | None) -> Eff
         padding=config.padding,
         seed=config.train.seed,
         library=operators,
+        layout=config.runtime.layout,
     )
     lower(network, config)
     return network

@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import yaml
 
 from effnet_core.cli.terminal import console
 from effnet_core.errors import ConfigError, EffnetError
+from effnet_core.locks import scratch_folder
 from flows.service.api import Api
 from flows.service.environments import DEPLOYMENTS, VARIABLE, Environment, read_environment
 from flows.service.merging import (
@@ -112,7 +112,7 @@ def _identity(item: Mapping[str, Any]) -> tuple[str, str]:
 
 def _bring_slots(api: Api, place: Environment, *, reset: bool) -> None:
     """The environment's slots for devices; their number is left as people set it."""
-    limit = {"limit": place.device_jobs, "active": True}
+    limit = {"limit": place.slots, "active": True}
     if place.slot not in {found["name"] for found in limits(api)}:
         api.post("/v2/concurrency_limits/", {"name": place.slot, **limit})
     elif reset:
@@ -131,8 +131,8 @@ def _filled_in(value: Any, variables: Mapping[str, str]) -> Any:
 
 
 def _deploy_file(api: Api, content: dict[str, Any], variables: Mapping[str, str]) -> None:
-    with tempfile.TemporaryDirectory(prefix="effnet-deploy-") as folder:
-        path = Path(folder) / "prefect.yaml"
+    with scratch_folder("deploy") as folder:
+        path = folder / "prefect.yaml"
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         _prefect(api, ["deploy", "--all", "--prefect-file", str(path)], variables)
 

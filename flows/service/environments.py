@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from effnet_core import machine
 from effnet_core.config.load import load_config, merged
 from effnet_core.config.schema import RunConfig, RuntimeConfig, StorageConfig
 from effnet_core.config.yaml_text import parse_yaml
@@ -42,14 +43,20 @@ class Environment(BaseModel):
     """Kind of work pool: process, docker or kubernetes."""
     job_template: str | None = None
     """JSON file in deployments/ with what each run of a new pool gets; Prefect's own by default."""
-    device_jobs: int = Field(1, ge=1)
-    """Jobs that may use the devices at once; each takes all devices that it can see."""
+    devices: int | None = Field(None, ge=1)
+    """Devices that jobs share: each takes one for each of its processes, or all where there are not as
+    many. The GPUs or Ascend devices of the machine that deploys, 1 without any, when absent."""
     runs: int = Field(8, ge=1)
     """Flow runs that one worker has at work at once; further ones wait."""
     working_dir: str | None = None
     """Folder that relative paths of runs start from; that of the deployment by default."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings by section; only storage and runtime."""
+
+    @property
+    def slots(self) -> int:
+        """Limit of jobs on devices, in devices."""
+        return self.devices or max(1, *(len(machine.devices(kind)) for kind in machine.VISIBLE))
 
     @property
     def slot(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.data.staging import stage_dataset
 from effnet_core.data.transforms import train_transforms
 from effnet_core.errors import CheckpointError, ConfigError
-from effnet_core.jobs.collective import Group, parameters_digest
+from effnet_core.jobs.collective import Group, join_group, parameters_digest
 from effnet_core.results import EvalResult
 from effnet_core.train import batches, loop, saving
 from effnet_core.train.batches import epoch_batches
@@ -241,6 +242,35 @@ def after_one_step(config: RunConfig, folder: Path) -> str:
     return f"{len(parts)} {parameters_digest(run.parameters())}"
 
 
+def told_to_mindspore(config: RunConfig, _: Path) -> list[str]:
+    """What MindSpore is told about a GPU's kernels."""
+    gpu, told = ms.device_context.gpu, []
+    names = {
+        gpu.op_precision: ("conv_allow_tf32", "matmul_allow_tf32"),
+        gpu.op_tuning: ("conv_fprop_algo", "conv_dgrad_algo", "conv_wgrad_algo"),
+        ms: ("set_context", "set_device"),
+    }
+    with ExitStack() as stack:
+        for place, functions in names.items():
+            for name in functions:
+                stub = mock.patch.object(
+                    place, name, lambda *a, _n=name, **k: told.append(f"{_n}{a}{k}")
+                )
+                stack.enter_context(stub)
+        join_group(config.runtime)
+    return told
+
+
+def test_all_three_kinds_of_convolution_are_chosen_alike(tmp_path: Path) -> None:
+    config = load_config(None, [*ONE_GPU, "runtime.conv_algorithm=performance"])
+    chosen = [line for line in told_to_mindspore(config, tmp_path) if "performance" in line]
+    assert [line[:10] for line in chosen] == ["conv_fprop", "conv_dgrad", "conv_wgrad"]
+
+
+def order_of_channels(config: RunConfig, folder: Path) -> bool:
+    return prepared(config, folder).setup.network.channels_last
+
+
 def first_scale(config: RunConfig, folder: Path) -> tuple[float, bool]:
     scale = prepared(config, folder).setup.step_options.loss_scale
     assert scale is not None
@@ -314,6 +344,8 @@ def drawn(config: RunConfig, folder: Path) -> tuple[Any, ...]:
     )
 
 
+ONE_GPU = ("runtime.device=GPU", "runtime.world_size=1")
+
 PROOFS = {
     "model.num_classes": Proof("5", outcome, TINY),
     "model.drop_rate": Proof("0.5", masks, TINY),
@@ -348,6 +380,12 @@ PROOFS = {
     "train.freeze_epochs": Proof("1", learning, (*TINY, "model.weights=w.ckpt")),
     "train.class_weights": Proof("[1.0, 3.0]", after_one_step, TINY),
     "train.amp_level": Proof("O2", after_one_step, TINY),
+    "train.amp_norm": Proof("mixed", after_one_step, (*TINY, "train.amp_level=O2")),
+    "runtime.layout": Proof("NHWC", order_of_channels, (*TINY, *ONE_GPU)),
+    "runtime.conv_tf32": Proof("false", told_to_mindspore, ONE_GPU),
+    "runtime.matmul_tf32": Proof("true", told_to_mindspore, ONE_GPU),
+    "runtime.conv_algorithm": Proof("performance", told_to_mindspore, ONE_GPU),
+    "runtime.fuse_kernels": Proof("true", told_to_mindspore, ONE_GPU),
     "train.loss_scale": Proof("8", first_scale, (*TINY, "train.amp_level=O3")),
     "train.trackers": Proof("[tensorboard]", trackers, TINY),
     "train.ema_decay": Proof("0.9", after_one_step, TINY),

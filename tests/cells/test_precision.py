@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import mindspore as ms
 import numpy as np
@@ -11,6 +12,7 @@ from mindspore import Tensor
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
+from effnet_core.model.layers import ConvNormAct, LayerSettings, Layout
 from effnet_core.model.network import create_model
 from effnet_core.train import precision, saving
 from effnet_core.train.optim import create_optimizer, set_learning_rate
@@ -28,8 +30,31 @@ from tests.cells.test_training import (
 from tests.support.tiny import tiny_config
 
 
-def three_losses(config: RunConfig) -> tuple[list[float], list[ms.Parameter]]:
-    network = create_model("efficientnet_tiny", num_classes=3)
+def test_channels_last_learn_the_same() -> None:
+    exact, reference = three_losses(tiny_config())
+    losses, found = three_losses(tiny_config(), layout="NHWC")
+    assert losses == pytest.approx(exact, rel=1e-5)
+    for one, other in zip(reference, found, strict=True):
+        assert (one.name, one.shape) == (other.name, other.shape)
+        np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_on_a_gpu_channels_last_layers_keep_the_shape_of_weights() -> None:
+    """Their operators are only made here: no other device runs them."""
+    with (
+        mock.patch("mindspore.context.get_context", lambda name: "GPU"),
+        mock.patch.object(ms, "get_context", lambda name: "GPU"),
+    ):
+        layer = ConvNormAct(8, 8, 3, groups=8, settings=LayerSettings(layout="NHWC"))
+    assert layer.conv.weight.shape == (8, 1, 3, 3)
+    assert (layer.norm.format, layer.conv.channels_last.data_format) == ("NHWC", "NHWC")
+    assert (layer.conv.channels_last.group, layer.conv.channels_last.pad) == (8, (1, 1, 1, 1))
+
+
+def three_losses(
+    config: RunConfig, layout: Layout = "NCHW"
+) -> tuple[list[float], list[ms.Parameter]]:
+    network = create_model("efficientnet_tiny", num_classes=3, layout=layout)
     lower(network, config)
     optimizer = create_optimizer(network.trainable_params(), config.optim)
     options = StepOptions(label_smoothing=0.1, loss_scale=loss_scale(config))
@@ -43,9 +68,10 @@ def three_losses(config: RunConfig) -> tuple[list[float], list[ms.Parameter]]:
 
 def test_sixteen_bits_learn_nearly_the_same_and_parameters_stay_float32() -> None:
     exact, reference = three_losses(tiny_config())
-    for level in ("O2", "O3"):
+    o2, mixed = "train.amp_level=O2", "train.amp_norm=mixed"
+    for settings in ((o2,), (o2, mixed), ("train.amp_level=O3",)):
         # Low enough that no gradient overflows: each of the three steps counts.
-        losses, found = three_losses(tiny_config(f"train.amp_level={level}", "train.loss_scale=64"))
+        losses, found = three_losses(tiny_config(*settings, "train.loss_scale=64"))
         assert losses == pytest.approx(exact, rel=2e-2)
         assert losses != exact
         assert [(p.name, p.dtype) for p in found] == [(p.name, ms.float32) for p in reference]

@@ -233,7 +233,7 @@ def test_a_deployments_name_holds_whatever_the_recipe() -> None:
 def test_environments_hold_places_and_devices_only(name: str) -> None:
     found = read_environment(name)
     assert set(found.settings) <= {"storage", "runtime"}
-    assert found.device_jobs >= 1
+    assert found.slots >= 1
 
 
 def test_an_environment_lies_between_recipe_and_overrides(
@@ -257,7 +257,7 @@ def test_an_environment_lies_between_recipe_and_overrides(
         ("pool: p\nsettings: {runtime: {devices: 1}}", "unknown setting 'runtime.devices'"),
         ("pool: p\npolo: q", "polo"),
         ("settings: {}", "pool"),
-        ("pool: p\ndevice_jobs: 0", "device_jobs"),
+        ("pool: p\ndevices: 0", "devices"),
     ],
 )
 def test_a_wrong_environment_is_refused(

@@ -20,7 +20,7 @@ from tests.support.weights import make_checkpoint
 from tests.unit.data.sources.test_opening import pack
 from tests.unit.model_store.test_publication import put
 
-FILE_LIMIT_BYTES = 6000
+FILE_LIMIT_BYTES = 20_000
 
 
 def refused(*arguments: str) -> str:
@@ -49,7 +49,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    return class_folders(tmp_path / "images", {"cat": 6, "dog": 6}, width=400, height=400)
+    return class_folders(tmp_path / "images", {"cat": 6, "dog": 6}, width=900, height=900)
 
 
 def test_a_bucket_that_does_not_fit(
@@ -95,7 +95,7 @@ def test_a_model_that_does_not_fit(
     make_storage: Callable[[], StorageConfig], tmp_path: Path
 ) -> None:
     storage = make_storage()
-    put(tmp_path, storage, "v1", content="x" * 200)  # 20 kB
+    put(tmp_path, storage, "v1", content="x" * 240)  # 24 kB
     out = tmp_path / "fetched"
     at = ["-o", f"storage.endpoint_url={storage.endpoint_url}"] if storage.endpoint_url else []
     where = ["--store", storage.root, "--name", storage.name]

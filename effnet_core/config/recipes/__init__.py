@@ -1,4 +1,4 @@
-"""The recipes that come with the library: files, and one for each variant of the paper."""
+"""The recipes that come with the library: files, and some for each variant of the paper."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 RECIPES_DIR = Path(__file__).parent
-IMAGENET = "_imagenet2012"
-"""File of what the paper's recipes share, and the end of their names."""
+SHARED = ("_google", "_imagenet2012")
+"""Files of what the recipes of all variants share, and the ends of their names."""
 PAPER = tuple(f"efficientnet_b{number}" for number in range(8))
-"""Variants that have one; image size, crop and dropout are the variant's own."""
+"""Variants that have them; image size, crop and dropout are the variant's own."""
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the library, sorted."""
     files = [path.stem for path in RECIPES_DIR.glob("[!_]*.yaml")]
-    return sorted([*files, *(f"{variant}{IMAGENET}" for variant in PAPER)])
+    return sorted([*files, *(f"{variant}{shared}" for variant in PAPER for shared in SHARED)])
 
 
 def packaged_recipe(name: str) -> dict[str, Any]:
@@ -27,10 +27,22 @@ def packaged_recipe(name: str) -> dict[str, Any]:
     """
     from effnet_core.config.yaml_text import parse_yaml  # not for --help, which shows the names
 
-    found = re.fullmatch(rf"({'|'.join(PAPER)}){IMAGENET}", name)
-    file = IMAGENET if found else name
-    content: dict[str, Any] = parse_yaml((RECIPES_DIR / f"{file}.yaml").read_text(encoding="utf-8"))
+    content: dict[str, Any] = parse_yaml(recipe_text(name))
+    return content
+
+
+def recipe_text(name: str) -> str:
+    """A recipe as a file of its own: what it costs and is expected to reach, then its settings.
+
+    Args:
+        name: one of ``recipe_names``.
+    """
+    found = re.fullmatch(rf"({'|'.join(PAPER)})({'|'.join(SHARED)})", name)
+    text = (RECIPES_DIR / f"{found[2] if found else name}.yaml").read_text(encoding="utf-8")
     if not found:
-        return content
+        return text
     variant = found[1]
-    return {"model": {"variant": variant}, **content, "storage": {"name": variant}}
+    number = variant[-1]
+    text = re.sub(r"\bEfficientNet-BN\b", f"EfficientNet-B{number}", text)
+    text = re.sub(r"\b(efficientnet_b|runs/b)N", rf"\g<1>{number}", text)
+    return f"{text}model:\n  variant: {variant}\nstorage:\n  name: {variant}\n"

@@ -118,6 +118,9 @@ def from_table(table: Table, root: Path, rules: TableRules, split: str = "") -> 
         place = split or _split_of(given, table, row.number)
         problem, name = "", text
         try:
+            if "\0" in text + label:
+                name = ""
+                raise ValueError("a null character")
             name = places.find(text, split_in_or_none(place))
             if not label:
                 raise ValueError("no label")

@@ -5,7 +5,6 @@ The parent chooses an engine and makes its file (``prepare``); a child process r
 
 from __future__ import annotations
 
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from effnet_core.events import Event, emit
 from effnet_core.files import put_in_place, sha256_of_text
 from effnet_core.infer.engines.tuning import CACHE_NAME, TUNING_NAME, EngineLayout, best_layout
 from effnet_core.jobs.job import PredictJob
-from effnet_core.locks import alone
+from effnet_core.locks import alone, scratch_folder
 from effnet_core.machine import available_cores
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar
@@ -26,6 +25,10 @@ if TYPE_CHECKING:
 
 PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 """What each engine that runs an engine file needs."""
+DEVICES = {"onnxruntime": ("CPU", "GPU"), "openvino": ("CPU",)}
+"""What each of them computes on."""
+GPU_LAYOUT = EngineLayout(2, 64)
+"""On a GPU: one call computes while another one's images arrive."""
 FEW = 64
 """So many images are done before a measurement would be."""
 MINDSPORE_MICRO_BATCH = 32
@@ -35,17 +38,18 @@ MINDSPORE_MICRO_BATCH = 32
 def choose(config: RunConfig) -> str:
     """The engine that ``infer.engine`` means on this machine.
 
-    ``auto`` is onnxruntime on a CPU where it is installed, several times faster there, else mindspore.
+    ``auto`` is onnxruntime where it is installed on a CPU, several times faster there, or with CUDA on a
+    GPU; else mindspore.
 
     Raises:
         ConfigError: the engine is not installed, or does not go with the device or the precision.
     """
     asked, device = config.infer.engine, config.runtime.device
     if asked == "auto":
-        asked = "onnxruntime" if device == "CPU" and not _missing("onnxruntime") else "mindspore"
-    elif asked in PACKAGES and device != "CPU":
+        asked = "onnxruntime" if _has_onnxruntime(device) else "mindspore"
+    elif asked in PACKAGES and device not in DEVICES[asked]:
         raise ConfigError(
-            f"infer.engine={asked} runs on CPU, not on runtime.device={device}; "
+            f"infer.engine={asked} runs on {' and '.join(DEVICES[asked])}, not on runtime.device={device}; "
             "use infer.engine=mindspore, or runtime.device=CPU"
         )
     elif asked in PACKAGES and _missing(asked):
@@ -53,12 +57,40 @@ def choose(config: RunConfig) -> str:
             f"infer.engine={asked} needs the package {_missing(asked)[0]}, which is not installed; "
             f"pip install {' '.join(PACKAGES[asked])}, or use infer.engine=mindspore"
         )
-    if config.infer.precision != "fp32" and asked != "openvino":
+    elif asked == "onnxruntime" and not _has_onnxruntime(device):
         raise ConfigError(
-            f"infer.precision={config.infer.precision} needs infer.engine=openvino; {asked} computes in "
-            "fp32"
+            f"infer.engine=onnxruntime needs onnxruntime-gpu on runtime.device={device}, and the installed "
+            "onnxruntime has no CUDA; run make gpu (docs/gpu.md), or use infer.engine=mindspore"
         )
+    _require_precision(config.infer.precision, asked, device)
     return asked
+
+
+def _require_precision(precision: str, engine: str, device: str) -> None:
+    """Refuse a precision in which nothing that was chosen computes."""
+    if precision == "fp32" or (precision, engine, device) in (
+        ("bf16", "openvino", "CPU"),
+        ("fp16", "onnxruntime", "GPU"),
+    ):
+        return
+    needs = {
+        "bf16": "infer.engine=openvino",
+        "fp16": "infer.engine=onnxruntime with runtime.device=GPU",
+    }
+    raise ConfigError(
+        f"infer.precision={precision} needs {needs[precision]}; {engine} computes in fp32 on {device}"
+    )
+
+
+def _has_onnxruntime(device: str) -> bool:
+    """Whether onnxruntime is installed and was built for a device."""
+    if _missing("onnxruntime") or device not in DEVICES["onnxruntime"]:
+        return False
+    if device == "CPU":
+        return True
+    from effnet_core.infer.engines.onnxruntime import CUDA, built_for
+
+    return CUDA in built_for()
 
 
 def _missing(engine: str) -> list[str]:
@@ -100,16 +132,20 @@ def engine_file(checkpoint: Checkpoint, config: RunConfig, engine: str = "onnxru
     return path
 
 
-def load(job: PredictJob, checkpoint: Checkpoint, infer: InferConfig) -> Predictor:
+def load(
+    job: PredictJob, checkpoint: Checkpoint, infer: InferConfig, device: str = "CPU"
+) -> Predictor:
     """The engine of a predict job; to be called in a child process.
 
     Args:
         job: names the engine and its file, and how many images there are.
         checkpoint: the job's, opened.
         infer: settings of the engine.
+        device: as ``runtime.device``, for engines that run an engine file.
 
     Raises:
         CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
+        ConfigError: the engine does not start on the device.
         ExportError: the engine file is damaged.
     """
     images = sum(shard.stop - shard.start for shard in job.shards)
@@ -124,10 +160,22 @@ def load(job: PredictJob, checkpoint: Checkpoint, infer: InferConfig) -> Predict
 
     def make(layout: EngineLayout) -> Predictor:
         return load_file(
-            job.engine, file, sidecar, infer, workers=layout.workers, micro_batch=layout.micro_batch
+            job.engine,
+            file,
+            sidecar,
+            infer,
+            workers=layout.workers,
+            micro_batch=layout.micro_batch,
+            device=device,
         )
 
     asked = EngineLayout(infer.engine_threads, infer.batch_size)
+    if device == "GPU":
+        return make(
+            EngineLayout(
+                asked.workers or GPU_LAYOUT.workers, asked.micro_batch or GPU_LAYOUT.micro_batch
+            )
+        )
     if images <= FEW or (asked.workers and asked.micro_batch):
         return make(EngineLayout(asked.workers or cores, asked.micro_batch or 1))
     key = f"{job.engine} {infer.precision} {file.stem}"
@@ -135,22 +183,41 @@ def load(job: PredictJob, checkpoint: Checkpoint, infer: InferConfig) -> Predict
 
 
 def load_file(
-    engine: str, file: Path, sidecar: Sidecar, infer: InferConfig, *, workers: int, micro_batch: int
+    engine: str,
+    file: Path,
+    sidecar: Sidecar,
+    infer: InferConfig,
+    *,
+    workers: int,
+    micro_batch: int,
+    device: str = "CPU",
 ) -> Predictor:
     """An engine that runs an engine file.
 
     Raises:
         ExportError: the file is damaged.
+        ConfigError: it does not start on the device.
     """
     if engine == "openvino":
         from effnet_core.infer.engines.openvino import OpenVinoPredictor
 
         return OpenVinoPredictor(
-            file, sidecar, workers=workers, micro_batch=micro_batch, precision=infer.precision
+            file,
+            sidecar,
+            workers=workers,
+            micro_batch=micro_batch,
+            precision="bf16" if infer.precision == "bf16" else "fp32",
         )
     from effnet_core.infer.engines.onnxruntime import OnnxRuntimePredictor
 
-    return OnnxRuntimePredictor(file, sidecar, workers=workers, micro_batch=micro_batch)
+    return OnnxRuntimePredictor(
+        file,
+        sidecar,
+        workers=workers,
+        micro_batch=micro_batch,
+        device=device,
+        precision=infer.precision,
+    )
 
 
 def _is_usable(path: Path, wanted: dict[str, str]) -> bool:
@@ -169,8 +236,8 @@ def _make(checkpoint: Checkpoint, path: Path, engine: str, config: RunConfig) ->
     from effnet_core.export.onnx_model import write_onnx
 
     emit(Event("predict", f"making the {engine} engine of {checkpoint.sidecar.variant}, once"))
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
-        fresh = Path(folder) / path.name
+    with scratch_folder("new", beside=path.parent) as folder:
+        fresh = folder / path.name
         write_onnx(checkpoint, fresh, features=True, pixels=True)
         require_agreement(checkpoint, fresh, engine, config=config)
         put_in_place(fresh, path)

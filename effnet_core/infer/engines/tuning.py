@@ -17,7 +17,7 @@ import numpy as np
 from effnet_core.data.images import ImageProblem
 from effnet_core.errors import EffnetError
 from effnet_core.events import Event, Threads, emit
-from effnet_core.files import read_json, write_json
+from effnet_core.files import read_json, remove_temporaries, write_json
 from effnet_core.infer.pipeline import Predictor, Wanted, iter_predictions
 from effnet_core.infer.readers import ImageReader
 from effnet_core.locks import alone
@@ -144,6 +144,7 @@ def _remembered(key: str, notes: Path, measure: Callable[[], Rates], what: str) 
         known = _read(notes)
         if key not in known:
             known[key] = measure()
+            remove_temporaries(notes.parent, [notes.name])
             write_json(notes, known)
             rates = ", ".join(f"{tried}: {rate}" for tried, rate in known[key].items())
             emit(Event("predict", f"measured {what}: {rates}"))

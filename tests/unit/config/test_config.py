@@ -15,7 +15,7 @@ from effnet_core.config.load import (
     read_config,
     write_config,
 )
-from effnet_core.config.recipes import packaged_recipe, recipe_names
+from effnet_core.config.recipes import recipe_names
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 
@@ -127,24 +127,11 @@ def test_every_recipe_loads(name: str) -> None:
     assert config.per_device_batch_size * config.runtime.world_size == config.data.global_batch_size
 
 
-@pytest.mark.parametrize("number", range(8))
-def test_the_paper_s_recipes_differ_in_two_settings(number: int) -> None:
-    variant = f"efficientnet_b{number}"
-    said = {
-        "model": {"variant": variant},
-        "data": {"global_batch_size": 4096, "workers": 8},
-        "schedule": {"name": "exponential"},
-        "storage": {"name": variant},
-    }
-    assert packaged_recipe(f"{variant}_imagenet2012") == said
-    assert load_config(f"{variant}_imagenet2012") == load_config(values=said)
-
-
 def test_what_recipes_share_is_no_recipe() -> None:
     assert len(recipe_names()) == len(set(recipe_names()))
     assert "digits" in recipe_names()
     assert not [name for name in recipe_names() if name.startswith("_")]
-    for name in ("_imagenet2012", "efficientnet_b8_imagenet2012"):
+    for name in ("_imagenet2012", "_google", "efficientnet_b8_imagenet2012"):
         assert f"recipe {name!r} is unknown" in refusal(recipe=name)
 
 

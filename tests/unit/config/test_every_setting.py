@@ -349,6 +349,10 @@ def started_process(config: RunConfig, folder: Path) -> tuple[list[str], str | N
     return argv, popen.call_args.kwargs["env"].get("GLOG_v")
 
 
+def loading_of_cuda_kernels(config: RunConfig, _: Path) -> str:
+    return launch._child_environment(config.runtime)["CUDA_MODULE_LOADING"]
+
+
 def sixteen_bits(config: RunConfig, _: Path) -> str:
     return config.amp_dtype
 
@@ -428,6 +432,7 @@ PROOFS = {
     "storage.anonymous": Proof("true", headers_of_a_request),
     "storage.requester_pays": Proof("true", headers_of_a_request),
     "storage.credentials_block": Proof("bucket-key", credentials_in_a_task),
+    "runtime.lazy_kernels": Proof("false", loading_of_cuda_kernels, ("runtime.device=GPU",)),
     "runtime.world_size": Proof("4", command),
     "runtime.kernels": Proof("builtin", chosen_operators),
     "runtime.hosts": Proof("[127.0.0.1, 192.0.2.1]", command, (*TWO_RANKS, PORT)),

@@ -26,7 +26,7 @@ from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME, REJECTED_NAME
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.events import Event
-from effnet_core.files import read_jsonl, sha256_of_file
+from effnet_core.files import UNFINISHED, read_jsonl, sha256_of_file
 from tests.support.images import class_folders, draw, encode, source_with_splits
 from tests.unit.data.test_images import png_header
 
@@ -639,7 +639,7 @@ def test_what_a_killed_staging_was_writing_is_removed(staged_before: bool, tmp_p
     if staged_before:
         stage_dataset(source, out)
     out.mkdir(exist_ok=True)
-    for name in (".dataset.json.a1b2c3d4", ".rejected.jsonl.a1b2c3d4", ".data_card.html.a1b2c3d4"):
-        (out / name).write_text("half")
+    for name in ("dataset.json", "rejected.jsonl", "data_card.html"):
+        (out / f".{name}.a1b2c3d4{UNFINISHED}").write_text("half")
     stage_dataset(source, out)
     assert not [path.name for path in out.rglob(".*")]

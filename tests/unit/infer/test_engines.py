@@ -24,7 +24,7 @@ from effnet_core.events import Event
 from effnet_core.export import export
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.infer import engines
-from effnet_core.infer.engines import tuning
+from effnet_core.infer.engines import onnxruntime, tuning
 from effnet_core.storage.cache import CACHE_VARIABLE, cache_dir
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.support.fakes import engine_job
@@ -60,7 +60,13 @@ def file(checkpoint: Checkpoint, tmp_path: Path) -> Path:
 
 
 def loaded(
-    engine: str, checkpoint: Checkpoint, file: Path, *, micro_batch: int = 4, workers: int = 2
+    engine: str,
+    checkpoint: Checkpoint,
+    file: Path,
+    *,
+    micro_batch: int = 4,
+    workers: int = 2,
+    device: str = "CPU",
 ) -> Any:
     return engines.load_file(
         engine,
@@ -69,6 +75,7 @@ def loaded(
         RunConfig().infer,
         workers=workers,
         micro_batch=micro_batch,
+        device=device,
     )
 
 
@@ -83,10 +90,75 @@ def test_auto_is_onnxruntime_on_a_cpu_that_has_it() -> None:
         assert engines.choose(RunConfig()) == "mindspore"
 
 
+ONE_GPU = ("runtime.device=GPU", "runtime.world_size=1")
+BUILT_FOR_GPUS = [onnxruntime.TENSORRT, onnxruntime.CUDA, onnxruntime.CPU]
+
+
+def test_auto_is_onnxruntime_on_a_gpu_where_it_has_cuda() -> None:
+    config = load_config(None, [*ONE_GPU])
+    assert engines.choose(config) == "mindspore"  # the ordinary package has none
+    with mock.patch.object(onnxruntime, "built_for", lambda: BUILT_FOR_GPUS):
+        assert engines.choose(config) == "onnxruntime"
+        assert (
+            engines.choose(load_config(None, [*ONE_GPU, "infer.precision=fp16"])) == "onnxruntime"
+        )
+        ascend = load_config(None, ["runtime.device=Ascend"])
+        assert engines.choose(ascend) == "mindspore"
+
+
+def test_what_computes_on_a_gpu_best_first(tmp_path: Path) -> None:
+    def names(device: str, *, tensorrt: bool, built: list[str] = BUILT_FOR_GPUS) -> list[str]:
+        chosen = onnxruntime.providers(
+            device, "fp32", built=built, tensorrt=tensorrt, cache=tmp_path
+        )
+        return [name.removesuffix("ExecutionProvider") for name, _ in chosen]
+
+    assert names("CPU", tensorrt=True) == ["CPU"]
+    assert names("GPU", tensorrt=True) == ["Tensorrt", "CUDA", "CPU"]
+    assert names("GPU", tensorrt=False) == ["CUDA", "CPU"]
+    assert names("GPU", tensorrt=True, built=[onnxruntime.CPU]) == ["CPU"]
+    for precision in ("fp32", "fp16"):
+        (_, options), *_ = onnxruntime.providers(
+            "GPU", precision, built=BUILT_FOR_GPUS, tensorrt=True, cache=tmp_path
+        )
+        assert options["trt_fp16_enable"] is (precision == "fp16")
+        assert options["trt_engine_cache_path"] == str(tmp_path)
+
+
+def test_a_gpu_that_does_not_start_is_told_not_replaced_by_the_cpu(
+    checkpoint: Checkpoint, file: Path
+) -> None:
+    with pytest.raises(ConfigError, match="onnxruntime cannot use the GPU"):
+        loaded("onnxruntime", checkpoint, file, device="GPU")
+
+
+def test_sixteen_bits_answer_nearly_the_same(checkpoint: Checkpoint, file: Path) -> None:
+    """By the CPU provider, which turns what it lacks in 16 bits into 32."""
+    images = pixels(6)
+    exact = loaded("onnxruntime", checkpoint, file).forward(images)
+    config = load_config(None, [*ONE_GPU, "infer.precision=fp16"])
+    half = onnxruntime.OnnxRuntimePredictor(
+        file, checkpoint.sidecar, workers=1, micro_batch=4, precision=config.infer.precision
+    ).forward(images)
+    assert half.logits.dtype == half.features.dtype == np.float32
+    assert not np.array_equal(half.logits, exact.logits)
+    np.testing.assert_allclose(half.logits, exact.logits, rtol=2e-2, atol=2e-2)
+
+
+def test_on_a_gpu_large_calls_are_prepared_by_all_cores(checkpoint: Checkpoint, file: Path) -> None:
+    job = engine_job(checkpoint, "onnxruntime", file, images=1000)
+    with mock.patch.object(engines, "load_file") as load_file:
+        engines.load(job, checkpoint, RunConfig().infer, "GPU")
+    given = load_file.call_args.kwargs
+    assert (given["workers"], given["micro_batch"], given["device"]) == (2, 64, "GPU")
+
+
 def test_what_was_asked_for_is_used_or_refused() -> None:
     assert engines.choose(load_config(None, ["infer.engine=mindspore"])) == "mindspore"
-    with pytest.raises(ConfigError, match=r"runtime\.device=GPU"):
-        engines.choose(load_config(None, ["infer.engine=onnxruntime", "runtime.device=GPU"]))
+    with pytest.raises(ConfigError, match=r"onnxruntime-gpu on runtime\.device=GPU"):
+        engines.choose(load_config(None, ["infer.engine=onnxruntime", *ONE_GPU]))
+    with pytest.raises(ConfigError, match=r"openvino runs on CPU, not on runtime\.device=GPU"):
+        engines.choose(load_config(None, ["infer.engine=openvino", *ONE_GPU]))
     with (
         mock.patch.object(engines, "find_spec", return_value=None),
         pytest.raises(ConfigError, match="pip install onnx onnxruntime"),
@@ -94,6 +166,10 @@ def test_what_was_asked_for_is_used_or_refused() -> None:
         engines.choose(ONNX)
     with pytest.raises(ConfigError, match=r"infer\.precision=bf16 needs infer\.engine=openvino"):
         engines.choose(load_config(None, ["infer.precision=bf16"]))
+    with pytest.raises(
+        ConfigError, match=r"infer\.precision=fp16 needs .* with runtime\.device=GPU"
+    ):
+        engines.choose(load_config(None, ["infer.precision=fp16"]))
     with pytest.raises(ConfigError, match=r"infer\.engine='tensorrt' is not allowed"):
         load_config(None, ["infer.engine=tensorrt"])
 

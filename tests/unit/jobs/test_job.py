@@ -17,6 +17,7 @@ from effnet_core.jobs.job import (
     PredictJob,
     RecordsJob,
     Shard,
+    StageJob,
     TrainJob,
     VerifyJob,
     job_from_dict,
@@ -50,6 +51,7 @@ JOBS: list[Job] = [
     VerifyJob(Path("/a.ckpt"), "s", Path("/m.onnx"), "onnx", (Path("/p.png"),)),
     MindirJob(Path("/a.ckpt"), "s", Path("/m.mindir")),
     RecordsJob(Path("/data"), "train"),
+    StageJob("images", Path("/start"), Path("out"), 0.2, 0, 0.1),
 ]
 
 

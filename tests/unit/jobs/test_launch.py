@@ -29,7 +29,8 @@ from effnet_core.jobs.job import (
     read_job,
     write_error,
 )
-from effnet_core.jobs.launch import job_folder, run_job
+from effnet_core.jobs.launch import run_job
+from effnet_core.locks import scratch_folder
 
 
 @pytest.fixture
@@ -318,14 +319,14 @@ def test_answers_of_an_earlier_try_do_not_count(run_dir: Path) -> None:
 
 def test_a_temporary_folder_stays_where_an_error_points_into_it() -> None:
     """ "See /tmp/.../worker_0.log" of a job whose folder was gone helped nobody."""
-    with pytest.raises(WorkerLost), job_folder("evaluate") as folder:
+    with pytest.raises(WorkerLost), scratch_folder("evaluate") as folder:
         (folder / "worker_0.log").write_text("why")
         raise WorkerLost(f"rank 0 died; see {folder / 'worker_0.log'}")
     assert (folder / "worker_0.log").read_text() == "why"
     shutil.rmtree(folder)
-    with pytest.raises(DataError), job_folder("evaluate") as folder:
+    with pytest.raises(DataError), scratch_folder("evaluate") as folder:
         raise DataError("there is no such split")
     assert not folder.exists()
-    with job_folder("evaluate") as folder:
+    with scratch_folder("evaluate") as folder:
         (folder / "result.json").write_text("{}")
     assert not folder.exists()

@@ -1,0 +1,1 @@
+"""A service under a random hand: ``make chaos``; see docs/reliability.md."""
