@@ -28,18 +28,32 @@ def schedule(
     """
     deployment = find(api, name)
     entry = _only_schedule(deployment)
-    changes: JSON = {}
-    if active is not None:
-        changes["active"] = active
-    if cron is not None:
-        changes["schedule"] = {"cron": cron, "timezone": entry["schedule"].get("timezone") or "UTC"}
-    if parameters:
-        given = dict(parse_parameter(deployment, text) for text in parameters)
-        changes["parameters"] = {**(entry.get("parameters") or {}), **given}
-    if changes:
+    given = dict(parse_parameter(deployment, text) for text in parameters)
+    if given or cron is not None or active is not None:
+        # All of it, since the server empties the parameters of an entry that comes without.
+        changes: JSON = {
+            "active": entry["active"] if active is None else active,
+            "parameters": {**(entry.get("parameters") or {}), **given},
+        }
+        if cron is not None:
+            _require_cron(cron)
+            timezone = entry["schedule"].get("timezone") or "UTC"
+            changes["schedule"] = {"cron": cron, "timezone": timezone}
         api.patch(f"/deployments/{deployment['id']}/schedules/{entry['id']}", changes)
         entry = _only_schedule(api.get(f"/deployments/{deployment['id']}"))
     console.print(f"{deployment['name']}: {_in_words(deployment, entry)}", soft_wrap=True)
+
+
+def _require_cron(cron: str) -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        CronSchedule(cron=cron)
+    except ValueError:
+        raise ConfigError(
+            f"--cron {cron!r} is not a time as cron writes it: minute, hour, day, month and day of the week, "
+            "such as '0 3 * * *'"
+        ) from None
 
 
 def _only_schedule(deployment: JSON) -> JSON:

@@ -37,9 +37,12 @@ def test_a_schedule_is_shown_and_changed(service: TestedService) -> None:
         (("nightly", "--on"), "deployment 'nightly' is unknown"),
         (
             ("nightly-pipeline", "-p", "fodler=x"),
-            "has no parameter 'fodler' (did you mean 'folder'?)",
+            "has no parameter 'fodler'; did you mean 'folder'?",
         ),
-        (("nightly-pipeline", "--cron", "at three"), "cron"),
+        (
+            ("nightly-pipeline", "--cron", "at three"),
+            "--cron 'at three' is not a time as cron writes it",
+        ),
     ],
 )
 def test_what_cannot_be_scheduled(
