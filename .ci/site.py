@@ -1,7 +1,7 @@
 """Gather the pages of the documentation site in one folder, with links that hold there.
 
-The texts lie where a reader of the repository expects them: README.md, docs/, benchmarks/. The site has README.md
-as its first page and docs/ as its root. A link to a file that the site does not have is refused.
+The texts lie where a reader of the repository expects them: README.md, docs/, benchmarks/. On the site
+README.md is the first page and docs/ the root. A link to a file that the site does not have is refused.
 """
 
 from __future__ import annotations
