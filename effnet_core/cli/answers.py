@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from effnet_core.cli.terminal import console
+from effnet_core.data import imagenet
 from effnet_core.results import EvalResult
+from effnet_core.weights.catalogue import published_as
 
 
 def say_default(what: str, value: str, *, option: str = "", quiet: bool = False) -> None:
@@ -20,3 +24,44 @@ def print_evaluation(result: EvalResult) -> None:
         f"top-1 {result.top1:.2%}{top5}, loss {result.loss:.4f} "
         f"on {result.seen:,} images of split {result.split}"
     )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published accuracy beside the one that was measured, 0-1."""
+
+    name: str
+    """Of the published weights."""
+    measure: str
+    """``top1`` or ``top5``."""
+    published: float
+    measured: float
+
+    @property
+    def difference(self) -> float:
+        """How much more was measured than published."""
+        return self.measured - self.published
+
+
+def compare_with_published(weights: str, result: EvalResult) -> list[Comparison]:
+    """Measured beside published, where the weights are in the catalogue and the classes are ImageNet's."""
+    entry = published_as(weights)
+    if entry is None or tuple(result.class_names) != imagenet.wordnet_ids():
+        return []
+    pairs = (("top1", entry.top1, result.top1), ("top5", entry.top5, result.top5))
+    return [
+        Comparison(entry.name, measure, published, measured)
+        for measure, published, measured in pairs
+        if published is not None and measured is not None
+    ]
+
+
+def print_comparison(rows: list[Comparison]) -> None:
+    """A line for each accuracy: published, measured, difference."""
+    for row in rows:
+        console.print(
+            f"{row.measure.replace('top', 'top-')} of {row.name}: published {row.published:.2%}, measured "
+            f"{row.measured:.2%}, difference {100 * row.difference:+.2f} points",
+            soft_wrap=True,
+            markup=False,
+        )

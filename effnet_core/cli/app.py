@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_core import __version__
-from effnet_core.cli import trained
+from effnet_core.cli import family_check, trained
 from effnet_core.cli.guard import guarded, run
-from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes
+from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes, Recipe
 from effnet_core.cli.store import app as store_commands
 from effnet_core.cli.weights import app as weights_commands
-from effnet_core.config.recipes import recipe_names
 
 if TYPE_CHECKING:
     from effnet_core.config.schema import RunConfig
@@ -31,10 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Recipe = Annotated[
-    str | None,
-    typer.Option("--recipe", "-r", help=f"Recipe ({', '.join(recipe_names())}) or a .yaml file."),
-]
 Data = Annotated[Path, typer.Option("--data", help="Folder of a staged data set.")]
 
 
@@ -323,6 +318,7 @@ def copy(
 
 for command in (trained.evaluate, trained.publish, trained.export):
     app.command()(command)
+app.command()(family_check.verify_family)
 app.add_typer(weights_commands, name="weights")
 app.add_typer(store_commands, name="store")
 

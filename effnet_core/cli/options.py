@@ -17,3 +17,9 @@ WEIGHTS_HELP = (
 Processes = Annotated[
     int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
 ]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", "-r", help="One of 'effnet recipes', or a .yaml file.", show_default=False
+    ),
+]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from effnet_core.cli.guard import guarded
-from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes
+from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes, Recipe
 
 
 @guarded
@@ -28,24 +28,41 @@ def evaluate(
             help="Folder of a staged data set; by default the one that the run learned from.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="Split to evaluate; data.eval_split (val) by default.")
+    ] = None,
+    recipe: Recipe = None,
     override: Overrides = None,
     processes: Processes = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole result as JSON.")
     ] = False,
 ) -> None:
-    """Measure a checkpoint on a split, exact to the last image."""
+    """Measure a checkpoint on a split, exact to the last image.
+
+    Published weights on ImageNet's classes are compared with their published accuracy. A recipe gives
+    settings such as evaluate.per_device_batch_size; how images are prepared comes with the weights.
+    """
     import json
 
     from effnet_core import api
-    from effnet_core.cli.answers import print_evaluation, say_default
+    from effnet_core.cli.answers import (
+        compare_with_published,
+        print_comparison,
+        print_evaluation,
+        say_default,
+    )
     from effnet_core.cli.defaults import choose_trained, data_of
     from effnet_core.cli.lines import show_events
     from effnet_core.config.load import by_section, load_config
 
     options = by_section({"runtime.world_size": processes})
-    config = load_config(None, override or [], options=options)
+    config = load_config(recipe, override or [], options=options)
+    if recipe is not None:  # the sidecar's size, not the recipe's, which is for training
+        size = load_config(None, override or []).data.image_size
+        config = config.model_copy(
+            update={"data": config.data.model_copy(update={"image_size": size})}
+        )
     if weights is None:
         weights, origin = choose_trained(config.storage)
         say_default("weights", origin, quiet=as_json)
@@ -54,10 +71,15 @@ def evaluate(
         say_default("data", str(data), quiet=as_json)
     with show_events():
         result = api.evaluate(weights, data, split=split, config=config)
+    compared = compare_with_published(weights, result)
     if as_json:
-        typer.echo(json.dumps(result.to_dict()))
+        published = {row.measure: row.published for row in compared}
+        typer.echo(
+            json.dumps({**result.to_dict(), **({"published": published} if compared else {})})
+        )
     else:
         print_evaluation(result)
+        print_comparison(compared)
 
 
 @guarded

@@ -1,7 +1,8 @@
-"""MindVision's commands: ``python -m effnet_core.mindvision train|eval|infer`` with its flags and output.
+"""MindVision's commands with its flags and output: train, eval, infer and export.
 
-One adapter: it maps the ancestor's parameters onto ``RunConfig`` and prints its log line and its
-dictionaries. It works alone, under ``msrun`` and under ``mpirun``; there each process is a rank.
+One adapter: it maps the ancestor's parameters, given as flags or as its YAML (``-c FILE``), onto
+``RunConfig`` and prints its log line and its dictionaries. It works alone, under ``msrun`` and under
+``mpirun``; there each process is a rank.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from effnet_core import api
 from effnet_core.cli.guard import guarded
-from effnet_core.config.load import load_config
+from effnet_core.config.load import by_section, load_config, merged
 from effnet_core.config.schema import REFERENCE_BATCH_SIZE, RunConfig
 from effnet_core.data.manifest import DATASET_NAME, open_dataset
 from effnet_core.errors import ConfigError, DataError
@@ -25,6 +26,7 @@ from effnet_core.files import read_json
 from effnet_core.jobs import environment
 from effnet_core.jobs.job import RESULT_NAME
 from effnet_core.jobs.launch import write_job
+from effnet_core.mindvision import yaml_file
 from effnet_core.mindvision.ranks import Launch, forget_launch, join_as_rank
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.text import nearest
@@ -85,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
     add = common.add_argument
     add("--model", default="efficientnet_b0", help="efficientnet_b0 ... efficientnet_b7")
     add("--device_target", default="GPU", choices=["CPU", "GPU", "Ascend"], help="hardware device")
-    add("--data_url", required=True, help="path to the data set, or to images (infer)")
+    add("-c", "--config", type=Path, help="MindVision's YAML, or a recipe; flags win over it")
+    add("--data_url", help="path to the data set, or to images (infer)")
     add("--pretrained", "--pretrain", type=pretrained, default=False, help="True, or weights")
     add("--run_distribute", type=boolean, default=True, help="several devices")
     add("--num_parallel_workers", type=int, default=8, help="number of parallel workers")
@@ -115,7 +118,62 @@ def parser() -> argparse.ArgumentParser:
     infer = commands.add_parser("infer", parents=[common], help="label images")
     infer.add_argument("--checkpoint", help="the weights; else --pretrained")
     infer.add_argument("--output", default="./infer", help="folder of labels and drawn pictures")
+    export = commands.add_parser("export", parents=[common], help="write for others")
+    export.add_argument("--checkpoint", help="the weights; else --pretrained")
+    for command in commands.choices.values():
+        command.set_defaults(settings={}, recipe=None, export={})
     return top
+
+
+WITH_RECIPE = (
+    *("command", "config", "data_url", "device_target", "num_parallel_workers", "run_distribute"),
+    *("ckpt_save_dir", "checkpoint", "pretrained", "output", "settings", "recipe", "export"),
+)
+"""Flags that may stand beside ``-c`` with a recipe of this project."""
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags, over what the file of ``-c`` says, over the ancestor's defaults.
+
+    Raises:
+        ConfigError: the file cannot be followed, or there is no data set.
+    """
+    options = parser().parse_args(arguments)
+    if options.config is not None:
+        given = yaml_file.read(options.config, options.command)
+        top = parser()
+        told = {"settings": given.settings, "recipe": given.recipe, "export": given.export}
+        for command in _commands(top):
+            command.set_defaults(**given.flags, **told)
+        options = top.parse_args(arguments)
+        if given.recipe is not None:
+            _require_only(top, arguments, given.recipe)
+    if options.data_url is None and options.command != "export":
+        where = f"data_loader.{options.command}.dataset.path of {options.config}"
+        beside = f", or {where}" if options.config and not options.recipe else ""
+        raise ConfigError(f"there is no data set: give --data_url FOLDER{beside}")
+    return options
+
+
+def _commands(top: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    (choices,) = (a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    return list(choices.choices.values())
+
+
+def _require_only(
+    top: argparse.ArgumentParser, arguments: Sequence[str] | None, recipe: str
+) -> None:
+    """Refuse flags that would be ignored beside a recipe, which has settings of its own."""
+    for command in _commands(top):
+        command._defaults.clear()
+        for action in command._actions:
+            action.default = argparse.SUPPRESS
+    given = set(vars(top.parse_args(arguments))) - set(WITH_RECIPE)
+    if given:
+        raise ConfigError(
+            f"--{sorted(given)[0]} does not go with -c {recipe}, a recipe of this project; change the file, "
+            "or use effnet train --recipe with -o section.key=value"
+        )
 
 
 def config_of(options: argparse.Namespace, *, world_size: int = 1) -> RunConfig:
@@ -124,6 +182,8 @@ def config_of(options: argparse.Namespace, *, world_size: int = 1) -> RunConfig:
     Raises:
         ConfigError: a value is wrong; the message names it.
     """
+    if options.recipe is not None:
+        return _config_of_recipe(options, world_size)
     values: dict[str, dict[str, Any]] = {
         "model": {"variant": options.model},
         "data": {
@@ -136,7 +196,24 @@ def config_of(options: argparse.Namespace, *, world_size: int = 1) -> RunConfig:
     }
     if options.command == "train":
         _add_training(values, options, world_size)
-    return load_config(None, values=values)
+    settings = {
+        key: value
+        for key, value in options.settings.items()
+        # What images are made of comes with the weights; only training has a say.
+        if options.command == "train" or key.startswith("data.eval_split")
+    }
+    return load_config(None, values=merged(values, by_section(settings)))
+
+
+def _config_of_recipe(options: argparse.Namespace, world_size: int) -> RunConfig:
+    options_of_command: dict[str, Any] = {
+        "runtime.device": options.device_target,
+        "runtime.world_size": world_size,
+        "train.log_every_steps": 1,
+    }
+    if options.command == "train" and (weights := _weights(options)):
+        options_of_command["model.weights"] = weights
+    return load_config(options.recipe, options=by_section(options_of_command))
 
 
 def _add_training(
@@ -230,7 +307,7 @@ def train(options: argparse.Namespace, launch: Launch) -> int:
     run_dir = Path(options.ckpt_save_dir)
 
     def show(event: Event) -> None:
-        line = log_line(event, epochs=options.epoch_size)
+        line = log_line(event, epochs=config.train.epochs)
         if line or event.message:
             print(line or event.message, flush=True)
 
@@ -274,7 +351,7 @@ def evaluate(options: argparse.Namespace, launch: Launch) -> int:
     def data_dir() -> Path:
         staged = _staged(options.data_url, EVALUATION)
         classes = open_dataset(staged).num_classes
-        if classes != options.num_classes:
+        if options.recipe is None and classes != options.num_classes:
             raise ConfigError(
                 f"num_classes={options.num_classes}, but the data set {staged} has {classes}; "
                 f"give --num_classes {classes}"
@@ -322,6 +399,32 @@ def infer(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write the weights as the ``export`` section of a YAML says, MindIR where it says nothing."""
+    from effnet_core.export.export import export as export_model
+
+    weights = _weights(options)
+    if weights is None:
+        raise ConfigError(
+            "export needs --checkpoint FILE, export.pretrained_model of -c FILE, or --pretrained True"
+        )
+    form = str(options.export.get("format", "MINDIR")).upper()
+    if form not in yaml_file.FORMATS:
+        raise ConfigError(
+            f"export.file_formate={form} cannot be written here{nearest(form, yaml_file.FORMATS)} "
+            f"(known: {', '.join(yaml_file.FORMATS)}; AIR is made on an Ascend from MINDIR)"
+        )
+    format = yaml_file.FORMATS[form]
+    name = Path(str(options.export.get("file_name", options.model)))
+    out = name if name.suffix == f".{format}" else name.with_name(f"{name.name}.{format}")
+    config = config_of(options)
+    agreement = export_model(
+        api.open_weights(weights, config.storage), out, format=format, config=config
+    )
+    print(f"{out}: {agreement}")
+    return 0
+
+
 def _draw(picture: Path, out: Path, label: str) -> None:
     """A copy of a picture with its label; the picture itself is left alone."""
     from PIL import ImageDraw
@@ -343,14 +446,17 @@ def _draw(picture: Path, out: Path, label: str) -> None:
 @guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    options = parser().parse_args(arguments)
+    options = read_options(arguments)
     launch = Launch.of(dict(os.environ))
-    if launch.idle or (options.command == "infer" and not launch.leads):
+    alone = options.command in ("infer", "export")
+    if launch.idle or (alone and not launch.leads):
         return 0  # labelling spreads over threads, so that one process does it
-    if launch.alone or options.command == "infer":
+    if launch.alone or alone:
         forget_launch(os.environ)
     if options.command == "train":
         return train(options, launch)
+    if options.command == "export":
+        return export(options)
     return evaluate(options, launch) if options.command == "eval" else infer(options)
 
 

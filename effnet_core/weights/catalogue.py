@@ -183,6 +183,14 @@ def find(text: str) -> PublishedWeights | None:
     return next((entry for entry in known.values() if text == entry.file_name), None)
 
 
+def published_as(weights: str) -> PublishedWeights | None:
+    """What ``--weights`` was published as: by name, file name, address or repository of the hub."""
+    if weights.startswith(HUB_SCHEME):
+        repository = weights.removeprefix(HUB_SCHEME).partition("@")[0]
+        return next((one for one in others().values() if one.repository == repository), None)
+    return find(weights) or find(weights.partition("?")[0].rpartition("/")[2])
+
+
 def installed_file(entry: PublishedWeights) -> Path | None:
     """The file inside its package, where that is installed; the package is not imported."""
     module, _, rest = entry.inside.partition("/")

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from effnet_core.data.digits import write_digits
 from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
+from tests.support.mindvision_yaml import write_yaml
 from tests.support.services import missing
 
 pytestmark = pytest.mark.mindspore
@@ -27,6 +29,18 @@ FLAGS = [
     *("--model", "efficientnet_tiny", "--num_classes", "3", "--device_target", "CPU"),
     *("--resize", "32", "--batch_size", "4", "--num_parallel_workers", "1"),
 ]
+TINY = {
+    "variant": "efficientnet_tiny",
+    "device": "CPU",
+    "width": 1.0,
+    "depth": 1.0,
+    "channels": 32,
+    "size": 32,
+    "rate": 0.01,
+    "epochs": 2,
+    "batch": 4,
+}
+"""The same for MindVision's YAML."""
 TRAIN = ["train", *FLAGS, "--epoch_size", "2", "--decay_epoch", "2", "--max_lr", "0.01"]
 
 
@@ -76,8 +90,10 @@ def test_training_prints_a_line_a_step_and_leaves_checkpoints(trained: tuple[Pat
 
 
 def test_eval_prints_the_dictionary(trained: tuple[Path, str], source_dir: Path) -> None:
+    """By ``eval -c FILE``, with MindVision's YAML; test_eval_under_msrun below does it by flags."""
     folder, _ = trained
-    command = [*COMMAND, "eval", *FLAGS, "--data_url", str(source_dir), "--checkpoint", "device"]
+    path = write_yaml(folder / "config", **TINY, classes=3, path=source_dir, weights="device")
+    command = [*COMMAND, "eval", "-c", str(path)]
     [found] = accuracies(run(command, folder).stdout)
     assert list(found) == ["Top_1_Accuracy", "Top_5_Accuracy"]
     assert found["Top_1_Accuracy"] * 12 == pytest.approx(round(found["Top_1_Accuracy"] * 12))
@@ -95,6 +111,24 @@ def test_infer_prints_class_and_name_and_draws_on_a_copy(
     assert ["cat", "dog", "owl"][number] == name
     assert (folder / "out" / "pictures" / "001.jpg.png").exists()
     assert picture.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_yaml_of_mindvision_trains_and_evaluates_the_digits(tmp_path: Path) -> None:
+    """``train_config.py -c FILE`` and ``eval_config.py -c FILE`` of the page; the dictionary as there."""
+    digits = tmp_path / "digits"
+    write_digits(digits)
+    given = {**TINY, "classes": 10, "path": digits, "weights": "output", "epochs": 2, "batch": 32}
+    path = write_yaml(tmp_path / "config", **given)
+    output = run([*COMMAND, "train", "-c", str(path)], tmp_path / "work").stdout
+    steps = epochs_and_steps(output)
+    assert {epoch for epoch, _, _ in steps} == {0, 1}
+    assert len(steps) == 2 * steps[0][2]
+    last = run([*COMMAND, "eval", "-c", str(path)], tmp_path / "work").stdout.splitlines()[-1]
+    assert re.fullmatch(r"\{'Top_1_Accuracy': [\d.]+, 'Top_5_Accuracy': [\d.]+\}", last)
+    [found] = accuracies(last)
+    assert found["Top_1_Accuracy"] > 0.5
+    assert found["Top_5_Accuracy"] >= found["Top_1_Accuracy"]
 
 
 def digests(output: str) -> set[str]:
@@ -165,6 +199,20 @@ def test_under_mpirun(source_dir: Path, tmp_path: Path) -> None:
     arguments = ["eval", *FLAGS, "--data_url", str(source_dir), "--checkpoint", "device"]
     output = run([*mpirun, *COMMAND, *arguments], tmp_path / "work").stdout
     assert len(accuracies(output)) == 1
+
+
+@pytest.mark.slow
+def test_eight_processes_under_mpirun_on_two_cores(source_dir: Path, tmp_path: Path) -> None:
+    """``mpirun -n 8`` as on the page: each says its lines, and all end with the same weights."""
+    if shutil.which("mpirun") is None:
+        missing("mpirun", how="apt-get install openmpi-bin")
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "8"]
+    path = write_yaml(tmp_path / "config", **TINY, classes=3, path=source_dir)
+    arguments = ["train", "-c", str(path), "--batch_size", "1", "--ckpt_save_dir", "./device"]
+    output = run([*mpirun, *COMMAND, *arguments], tmp_path / "work").stdout
+    assert epochs_and_steps(output) == [(e, s, 3) for e in (0, 1) for s in (1, 2, 3)]
+    assert output.count("final weights sha256") == 8
+    assert len(digests(output)) == 1
 
 
 def test_a_device_that_is_not_there(source_dir: Path, tmp_path: Path) -> None:

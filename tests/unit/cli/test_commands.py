@@ -36,7 +36,7 @@ COMMANDS = {
         "run",
         "schedule",
     ),
-    *("copy", "weights list", "weights import", "weights convert"),
+    *("verify-family", "copy", "weights list", "weights import", "weights convert"),
     *("store list", "store show", "store fetch", "store promote", "store rollback"),
     *("store verify", "store gc"),
 }
