@@ -37,7 +37,9 @@ Overrides = Annotated[
 @app.command()
 @guarded
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option("--out", "--output", help="Folder of the demo's runs.")
+    ] = Path("runs/demo"),
     override: Overrides = None,
 ) -> None:
     """Run the whole pipeline on a small real data set, from images to report."""
