@@ -15,7 +15,6 @@ from effnet_core.cli.guard import guarded
 from effnet_core.errors import ConfigError
 from flows.service.server import AUTH_VARIABLE, prefect_api
 
-
 OUT = "--out", "--output"
 """One option, whatever a flow calls it."""
 
