@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from effnet_core.auto.decide import decide
+from effnet_core.auto.estimate import told
+from effnet_core.auto.facts import find_weights, look
+from effnet_core.auto.first import deliver_probe, run_probe
+from effnet_core.auto.places import differing, is_staged, staged_folder
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
 from effnet_core.data.sources.finding import in_a_line
-from effnet_core.errors import ConfigError, DataError, OutputExists, WorkerStalled
+from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
 from effnet_core.files import is_empty, make_folder
 from effnet_core.infer import engines, output, plan
@@ -33,11 +39,12 @@ from effnet_core.jobs.job import (
     TrainJob,
     read_job,
 )
-from effnet_core.jobs.launch import join_job, run_job
+from effnet_core.jobs.launch import join_job, run_job, write_job
 from effnet_core.locks import scratch_folder, sole_user
 from effnet_core.model_store.versions import cached_model
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
+from effnet_core.storage.addresses import is_s3
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import Checkpoint
@@ -48,22 +55,68 @@ RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
 
 
-def train(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
+def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
     """Train a model, or continue with the run that lies in ``run_dir``.
 
     A finished run of the same settings and data is not repeated; its result is returned.
+
+    Args:
+        config: settings; with ``auto.enabled`` what they leave open is decided here.
+        data: a staged data set, or pictures as ``stage_dataset`` takes them, which are staged beside the run.
+        run_dir: folder of the run.
 
     Raises:
         OutputExists: ``run_dir`` holds a run with other settings or data, or foreign files, or is in use.
         EffnetError: as the training loop and the launcher.
     """
     if host_index(config.runtime) > 0:
-        return _join_training(config, data_dir, run_dir)
+        return _join_training(config, Path(data), run_dir)
+    started = time.perf_counter()
     with sole_user(run_dir, what="run folder"):
+        data_dir = _staged(config, data, run_dir)
+        if config.auto.enabled:
+            config = _decided(config, data_dir, run_dir, started)
         prepared = prepare_training(config, data_dir, run_dir)
         if isinstance(prepared, TrainResult):
             return prepared
-        return TrainResult.from_dict(run_job(prepared.job, prepared.config, run_dir))
+        job, config = prepared.job, prepared.config
+        if config.train.probe != "none":
+            write_job(job, config, run_dir)  # so that what stops the probe can be continued
+            result = run_probe(config, job, run_dir)
+            if config.train.probe == "only":
+                seconds = time.perf_counter() - started
+                return deliver_probe(config, job, run_dir, result, seconds=seconds)
+        return TrainResult.from_dict(run_job(job, config, run_dir))
+
+
+def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
+    """The staged data set of a run; pictures that are not staged yet are, once, beside the run."""
+    folder = staged_folder(data, run_dir)
+    if not is_staged(data):
+        if not is_s3(str(data)) and not Path(data).exists():
+            raise DataError(f"data folder {data} does not exist")
+        stage(data, folder, config=config)
+    return folder
+
+
+def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -> RunConfig:
+    """The settings with everything decided that was left open: as in the run's earlier start, else now."""
+    before = _earlier_run(run_dir)
+    if before is not None and before.config.auto.enabled and not differing(config, before.config):
+        update = {"runtime": config.runtime, "infer": config.infer, "storage": config.storage}
+        return before.config.model_copy(update=update)
+    found = find_weights(config)
+    if found.weights and "variant" not in config.model.model_fields_set:
+        variant = open_weights(found.weights, config.storage).sidecar.variant
+        found = replace(found, variant=variant)
+    spent_s = time.perf_counter() - started
+    facts = look(config, open_dataset(data_dir), found, spent_s=spent_s)
+    _require_image_a_rank(config, facts.train_images)
+    decided = decide(config, facts)
+    for decision in decided.decisions:
+        emit(Event("auto", str(decision), metrics={"kind": "decision"}))
+    emit(Event("auto", told(decided.estimate, facts), metrics={"kind": "estimate"}))
+    return decided.config
 
 
 def stage(
@@ -417,15 +470,19 @@ def _called(weights: str, checkpoint: Checkpoint) -> str:
 def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
     """Refuse what cannot make a single step, before any process is started."""
     images = counts.get(config.data.train_split, 0)
-    if images and config.runtime.world_size > images:
-        raise ConfigError(
-            f"runtime.world_size={config.runtime.world_size} is more than the {images} training images; "
-            "lower runtime.world_size"
-        )
+    _require_image_a_rank(config, images)
     if images and config.per_device_batch_size * config.runtime.world_size > images:
         raise DataError(
             f"data.global_batch_size={config.data.global_batch_size} is more than the {images} images of "
             f"split {config.data.train_split!r}; lower it"
+        )
+
+
+def _require_image_a_rank(config: RunConfig, images: int) -> None:
+    if images and config.runtime.world_size > images:
+        raise ConfigError(
+            f"runtime.world_size={config.runtime.world_size} is more than the {images} training images; "
+            "lower runtime.world_size"
         )
 
 
@@ -461,7 +518,17 @@ def _with_absolute_paths(config: RunConfig, before: Prepared | None) -> RunConfi
         and weights == PRODUCTION
     ):
         weights = before.config.model.weights
-    return _starting_from(config, open_weights(weights, config.storage))
+    checkpoint = open_weights(weights, config.storage)
+    variant = checkpoint.sidecar.variant
+    if "variant" not in config.model.model_fields_set:
+        model = config.model.model_copy(update={"variant": variant})
+        config = config.model_copy(update={"model": model})
+    elif variant != config.model.variant:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} is of variant {variant}, the run trains "
+            f"{config.model.variant}; leave out model.variant, or choose another checkpoint"
+        )
+    return _starting_from(config, checkpoint)
 
 
 def _starting_from(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:

@@ -11,12 +11,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from effnet_core import machine
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
+from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import EXIT_STOPPED, EffnetError, Interrupted
 from effnet_core.events import Event, listen
 from effnet_core.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
@@ -31,6 +33,8 @@ from effnet_core.jobs.job import (
     Job,
     MindirJob,
     PredictJob,
+    ProbeJob,
+    RecordsJob,
     StageJob,
     TrainJob,
     VerifyJob,
@@ -108,7 +112,8 @@ def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
-    if isinstance(job, StageJob) or (isinstance(job, PredictJob) and job.engine_file is not None):
+    without = isinstance(job, PredictJob | ProbeJob) and job.engine_file is not None
+    if isinstance(job, StageJob) or without:
         result = _answer(job, config, None, run_dir)
         release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
@@ -134,6 +139,15 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
         return _evaluate(job, config, group)
     if isinstance(job, PredictJob):
         return _predict(job, config)
+    if isinstance(job, ProbeJob):
+        return _probe(job, config, run_dir)
+    return _answer_rarely(job, config)
+
+
+def _answer_rarely(
+    job: StageJob | VerifyJob | MindirJob | RecordsJob, config: RunConfig
+) -> dict[str, Any]:
+    """As ``_answer``, of what is done once for a checkpoint or a data set."""
     if isinstance(job, StageJob):
         return _stage(job, config)
     if isinstance(job, VerifyJob | MindirJob):
@@ -143,9 +157,11 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
     return write_records(job.data_dir, job.split)
 
 
-def _checkpoint_of(job: EvaluateJob | PredictJob | VerifyJob | MindirJob) -> Checkpoint:
+def _checkpoint_of(job: EvaluateJob | PredictJob | ProbeJob | VerifyJob | MindirJob) -> Checkpoint:
     """A job's checkpoint, verified once in this process: the very one that the parent opened."""
-    return open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
+    found = open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
+    side = job.image_size if isinstance(job, VerifyJob | MindirJob) else None
+    return found if side is None else found.with_image_size(side)
 
 
 def _evaluate(job: EvaluateJob, config: RunConfig, group: Any) -> dict[str, Any]:
@@ -162,6 +178,29 @@ def _predict(job: PredictJob, config: RunConfig) -> dict[str, Any]:
 
     predictor = load(job, _checkpoint_of(job), config.infer, config.runtime.device)
     return predict_shards(predictor, job, config)
+
+
+def _probe(job: ProbeJob, config: RunConfig, folder: Path) -> dict[str, Any]:
+    from effnet_core.data.preprocess import PreprocessSpec
+    from effnet_core.infer.engines import load_for
+    from effnet_core.infer.features import features_of
+    from effnet_core.train import probe
+
+    checkpoint, device = _checkpoint_of(job), config.runtime.device
+    sidecar = replace(checkpoint.sidecar, preprocess=PreprocessSpec.from_config(config))
+    model = replace(checkpoint, sidecar=sidecar)
+    images = sum(open_dataset(job.data_dir).counts.values())
+    infer = probe.without_measuring(config.infer, images)
+    predictor = load_for(job.engine, job.engine_file, model, infer, images, device)
+    return probe.probe(
+        config,
+        checkpoint=checkpoint,
+        data_dir=job.data_dir,
+        folder=folder,
+        features_of=lambda split: features_of(
+            predictor, split, model=checkpoint.sha256, config=config, stage=probe.STAGE
+        ),
+    )
 
 
 def _export(job: VerifyJob | MindirJob) -> dict[str, Any]:

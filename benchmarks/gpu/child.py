@@ -127,12 +127,21 @@ def profile(run: Callable[[], Any], options: dict[str, Any], *, step_ms: float) 
     from benchmarks.gpu.profile import read
 
     with tempfile.TemporaryDirectory() as folder:
-        profiler = ms.profiler.Profiler(output_path=folder)
+        profiler = ms.profiler.Profiler(
+            output_path=folder, activities=_activities(options["device"])
+        )
         for _ in range(options["steps"]):
             run()
         profiler.analyse()
         # Tables, however the profiler nests them.
         tell(profile=read(Path(folder), steps=options["steps"], step_ms=step_ms))
+
+
+def _activities(device: str) -> list[Any]:
+    """What is recorded: kernels of the device are not by default, but for an Ascend's."""
+    from mindspore.profiler import ProfilerActivity
+
+    return [ProfilerActivity.CPU, *([ProfilerActivity.GPU] if device == "GPU" else [])]
 
 
 OPERATORS = {

@@ -6,19 +6,17 @@ Nothing heavy is imported before a command is chosen, so that ``--help`` answers
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from effnet_core import __version__
-from effnet_core.cli import family_check, trained
+from effnet_core.cli import family_check, trained, training
+from effnet_core.cli.bench import bench
 from effnet_core.cli.guard import guarded, run
-from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes, Recipe
+from effnet_core.cli.options import WEIGHTS_HELP, Overrides
 from effnet_core.cli.store import app as store_commands
 from effnet_core.cli.weights import app as weights_commands
-
-if TYPE_CHECKING:
-    from effnet_core.config.schema import RunConfig
 
 app = typer.Typer(
     name="effnet",
@@ -29,8 +27,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Data = Annotated[Path, typer.Option("--data", help="Folder of a staged data set.")]
 
 
 def _version(show: bool) -> None:
@@ -190,41 +186,6 @@ def stage(
 
 @app.command()
 @guarded
-def train(
-    data: Data,
-    run_dir: Annotated[
-        Path, typer.Option("--run-dir", help="Folder of the run; continues if cut.")
-    ],
-    recipe: Recipe = None,
-    override: Overrides = None,
-    processes: Processes = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", "-w", help="What to start from; as evaluate takes it."),
-    ] = None,
-    num_classes: Annotated[
-        int | None,
-        typer.Option(
-            min=2, help="Short for model.num_classes: a new head if the weights' differs."
-        ),
-    ] = None,
-) -> None:
-    """Train a model on a staged data set, anew or from weights."""
-    from effnet_core import api
-    from effnet_core.cli.answers import print_evaluation
-    from effnet_core.cli.lines import show_events
-    from effnet_core.cli.terminal import console
-
-    config = _config(recipe, override, processes, weights, num_classes)
-    with show_events():
-        result = api.train(config, data, run_dir)
-    print_evaluation(result.evaluation)
-    console.print(f"{result.images_per_s:.1f} images/s on {result.world_size} process(es)")
-    console.print(f"model: {result.checkpoint}", soft_wrap=True)
-
-
-@app.command()
-@guarded
 def predict(
     inputs: Annotated[
         list[str],
@@ -316,29 +277,11 @@ def copy(
     copy_files(source, target, access)
 
 
-for command in (trained.evaluate, trained.publish, trained.export):
+for command in (training.train, trained.evaluate, trained.publish, trained.export, bench):
     app.command()(command)
 app.command()(family_check.verify_family)
 app.add_typer(weights_commands, name="weights")
 app.add_typer(store_commands, name="store")
-
-
-def _config(
-    recipe: str | None,
-    overrides: list[str] | None,
-    processes: int | None,
-    weights: str | None = None,
-    num_classes: int | None = None,
-) -> RunConfig:
-    """Settings of recipe and overrides; the short options come last and win."""
-    from effnet_core.config.load import by_section, load_config
-
-    short = {
-        "runtime.world_size": processes,
-        "model.weights": weights,
-        "model.num_classes": num_classes,
-    }
-    return load_config(recipe, overrides or [], options=by_section(short))
 
 
 def main() -> None:

@@ -135,6 +135,21 @@ def devices() -> Iterator[Finding]:
             )
         else:
             yield Finding("devices", f"{what}; MindSpore computes on it: runtime.device={name}")
+    if "GPU" in found:
+        yield from _onnxruntime_on_gpus()
+
+
+def _onnxruntime_on_gpus() -> Iterator[Finding]:
+    """Whether labelling can use the GPUs by ONNX Runtime."""
+    from effnet_core.infer.engines.onnxruntime import CUDA, built_for
+
+    if CUDA in built_for():
+        yield Finding("labelling", "onnxruntime was built with CUDA: infer.engine=auto takes it")
+    else:
+        yield Finding(
+            *("labelling", "onnxruntime was built for CPUs only", "note"),
+            "Run make gpu (docs/gpu.md); until then MindSpore labels on the GPU.",
+        )
 
 
 def cores() -> Iterator[Finding]:

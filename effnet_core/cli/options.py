@@ -11,8 +11,8 @@ Overrides = Annotated[
     typer.Option("--override", "-o", metavar="SECTION.KEY=VALUE", help="A setting; repeatable."),
 ]
 WEIGHTS_HELP = (
-    "Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, or of the model store: "
-    "production or store:VERSION."
+    "Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, hf-hub:OWNER/NAME, or of "
+    "the model store: production or store:VERSION."
 )
 Processes = Annotated[
     int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pydantic.fields import FieldInfo
 from rich.table import Table
@@ -11,12 +12,43 @@ from effnet_core.config.recipes import packaged_recipe, recipe_names
 from effnet_core.config.schema import RunConfig
 from effnet_core.family.scaling import cost
 from effnet_core.family.variants import VARIANTS
+from effnet_core.text import format_seconds
+
+if TYPE_CHECKING:
+    from effnet_core.infer.bench import Speed
 
 PAGE_HEADINGS = (
     *("model", "MindSpore top-1", "MindSpore top-5", "TensorFlow top-1", "px", "parameters"),
     *("MACs", "Config", "Download"),
 )
 """Columns of ``docs/models.md``, the table of MindVision's page and what the variant costs."""
+
+
+def bench_table(results: Sequence[Speed], *, count: int, price: float | None) -> Table:
+    """The measurements of ``effnet bench``; the estimate is for ``count`` images."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("variant", "engine", "precision"):
+        table.add_column(heading, no_wrap=True)
+    estimate = f"{count:,} images take"
+    cost = () if price is None else ("and cost",)
+    for heading in ("images/s", "ms", "MB", estimate, *cost):
+        table.add_column(heading, justify="right")
+    for speed in results:
+        case = speed.case
+        names = (case.variant.removeprefix("efficientnet_"), case.engine, case.precision)
+        if not speed.images_per_s:
+            table.add_row(*names, "-", "-", "-", speed.problem)
+            continue
+        seconds = speed.seconds_for(count)
+        paid = () if price is None else (f"{seconds / 3600 * price:.2f}",)
+        measured = (f"{speed.images_per_s:.1f}", f"{speed.ms:.1f}", f"{speed.memory_mb:.0f}")
+        table.add_row(*names, *measured, format_seconds(seconds), *paid)
+    table.caption = (
+        "images/s: from JPEG to answer, on all cores. ms: one image alone, without decoding. MB: peak of "
+        "the process."
+    )
+    table.caption_justify = "left"
+    return table
 
 
 def family_table(*, show_all: bool = False) -> Table:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from effnet_core.cli.guard import guarded
 from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes, Recipe
+
+if TYPE_CHECKING:
+    from effnet_core.results import EvalResult
 
 
 @guarded
@@ -106,6 +109,16 @@ def export(
     features: Annotated[
         bool, typer.Option("--features", help="Pooled features as a second output (onnx).")
     ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size",
+            help="Side of the input, px; that of the training's evaluation by default.",
+        ),
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Take images of any height and width (onnx).")
+    ] = False,
     override: Overrides = None,
 ) -> None:
     """Write a model in another format and compare it with MindSpore."""
@@ -129,6 +142,8 @@ def export(
             format=format,
             pictures=image or (),
             features=features,
+            image_size=image_size,
+            dynamic=dynamic,
             config=config,
         )
     console.print(f"{out}: {agreement}", soft_wrap=True)
@@ -147,9 +162,19 @@ def publish(
     name: Annotated[str | None, typer.Option(help="Short for storage.name.")] = None,
     version: Annotated[str | None, typer.Option(help="Version; made from time and digest.")] = None,
     promote: Annotated[bool, typer.Option(help="Move 'production' if good enough.")] = True,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="hf-hub:OWNER/NAME: a repository of the Hugging Face hub instead of the store.",
+            show_default=False,
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --to: a new repository is its owner's alone.")
+    ] = False,
     override: Overrides = None,
 ) -> None:
-    """Put a run's model into the store as an immutable version."""
+    """Put a run's model into the store as an immutable version, or onto the Hugging Face hub."""
     from effnet_core import api
     from effnet_core.cli.answers import say_default
     from effnet_core.cli.defaults import run_to_publish
@@ -164,6 +189,11 @@ def publish(
     result = api.training_result(run_dir)
     short = by_section({"storage.root": store or None, "storage.name": name or None})
     config = load_config(run_dir / CONFIG_NAME, override or [], options=short)
+    if to is not None:
+        with show_events():
+            commit = _publish_to_hub(run_dir, to, result.evaluation, version, private=private)
+        console.print(f"{to}: {commit}", soft_wrap=True, markup=False)
+        return
     with show_events():
         published = publish_model(
             run_dir,
@@ -177,3 +207,30 @@ def publish(
     why = published.gate or published.reason
     console.print(f"{published.name} {published.version}: {published.uri}", soft_wrap=True)
     console.print(f"{state} ({why})", soft_wrap=True, markup=False)
+
+
+def _publish_to_hub(
+    run_dir: Path, to: str, evaluation: EvalResult, version: str | None, *, private: bool
+) -> str:
+    from effnet_core.export.export import export as export_model
+    from effnet_core.files import read_jsonl
+    from effnet_core.jobs.job import METRICS_NAME
+    from effnet_core.locks import scratch_folder
+    from effnet_core.model_store.hub_repository import publish_to_hub
+    from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
+    from effnet_core.weights.hub import HubAddress
+
+    address = HubAddress.parse(to)
+    checkpoint = open_checkpoint(run_dir / MODEL_NAME)
+    metrics = run_dir / METRICS_NAME
+    with scratch_folder("hub") as folder:
+        return publish_to_hub(
+            checkpoint,
+            address,
+            folder,
+            evaluation=evaluation,
+            metrics=read_jsonl(metrics) if metrics.is_file() else [],
+            export_onnx=lambda path: export_model(checkpoint, path, format="onnx"),
+            version=version or checkpoint.sha256[:12],
+            private=private,
+        )

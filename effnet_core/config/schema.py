@@ -312,6 +312,17 @@ class Budget:
         return f"{self.amount:g} {self.unit}"
 
 
+class AutoConfig(Section):
+    """Settings that are decided by data, machine and weights where a person leaves them open."""
+
+    enabled: bool = False
+    """Decide every setting that is not given, and say why, before the run starts."""
+    quality: Literal["fast", "good", "best"] = "good"
+    """fast fits a classifier on the weights' features; good fine-tunes for minutes; best for longer."""
+    minutes: float | None = Field(None, gt=0)
+    """Minutes that the whole run may take, from its start."""
+
+
 class TrainConfig(Section):
     """The training run."""
 
@@ -319,6 +330,9 @@ class TrainConfig(Section):
     """Epochs of the run."""
     budget: str | None = None
     """Length of the run in another unit, instead of epochs: '90000 steps', '30 minutes', '5e6 images'."""
+    probe: Literal["none", "first", "only"] = "none"
+    """Fit the classifier alone on features of `model.weights`, in seconds, and train from there; only: and
+    do not train."""
     freeze_epochs: int = Field(0, ge=0)
     """First epochs in which only the classifier learns, with the weights' BatchNorm statistics."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -581,16 +595,24 @@ class RunConfig(Section):
     infer: InferConfig = InferConfig()
     storage: StorageConfig = StorageConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    auto: AutoConfig = AutoConfig()
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> RunConfig:
         warmup, epochs = self.schedule.warmup_epochs, self.train.length.amount
+        if self._decides("schedule.warmup_epochs"):
+            return self
         if self.train.length.unit == "epochs" and warmup >= epochs:
             raise ValueError(
                 f"warmup_epochs={warmup:g} does not end before the run does (epochs={epochs:g}); "
                 f"lower schedule.warmup_epochs or raise train.epochs"
             )
         return self
+
+    def _decides(self, key: str) -> bool:
+        """Whether a setting is open and will be decided."""
+        section, _, leaf = key.partition(".")
+        return self.auto.enabled and leaf not in getattr(self, section).model_fields_set
 
     @model_validator(mode="after")
     def _freezing_fits(self) -> RunConfig:
@@ -600,7 +622,7 @@ class RunConfig(Section):
                 f"freeze_epochs={frozen} is more than the run has (epochs={epochs:g}); "
                 "lower train.freeze_epochs or raise train.epochs"
             )
-        if frozen and self.model.weights is None:
+        if frozen and self.model.weights is None and not self._decides("model.weights"):
             raise ValueError(
                 f"freeze_epochs={frozen} needs weights to start from: a random backbone must learn; "
                 "set model.weights or leave out train.freeze_epochs"

@@ -170,7 +170,8 @@ def open_dataset(root: Path) -> Dataset:
         raise DataError(f"staging into {root} was not finished; run the same effnet stage again")
     names = read_json(root / CLASSES_NAME)
     with whole(root / CLASSES_NAME, "list of classes", remedy=AGAIN):
-        if not isinstance(names, list) or len(set(map(str, names))) < max(2, len(names)):
+        are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not are_names or len(set(names)) < max(2, len(names)):
             raise ValueError("it is not a list of two or more different names")
     with whole(root / DATASET_NAME, "record of the data set", remedy=AGAIN):
         given = {key: facts[key] for key in ("digest", "counts", "rejected", "source")}

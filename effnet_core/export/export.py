@@ -25,6 +25,11 @@ TOLERANCE = 1e-4
 """Largest difference of a logit that is put down to rounding, for logits that spread by 1."""
 
 
+OTHER_SIDE_PX = 33
+LEAST_SIDE_PX = 32
+"""The network halves its input five times."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How an exported file compares with MindSpore."""
@@ -44,6 +49,11 @@ class Agreement:
             f"{self.difference:.1e} (their spread is {self.spread:.3g})"
         )
 
+    def with_another(self, other: Agreement) -> Agreement:
+        """Both comparisons as one: the worse of them, over the images of both."""
+        worse = max(self, other, key=lambda found: found.difference)
+        return Agreement(worse.difference, worse.spread, self.images + other.images)
+
     @property
     def is_close(self) -> bool:
         """Whether the difference is rounding."""
@@ -57,6 +67,8 @@ def export(
     format: str,
     pictures: Sequence[Path] = (),
     features: bool = False,
+    image_size: int | None = None,
+    dynamic: bool = False,
     config: RunConfig | None = None,
 ) -> Agreement:
     """Write a checkpoint in another format; ``out`` appears only once it was compared.
@@ -67,6 +79,8 @@ def export(
         format: ``onnx``, ``mindir`` or ``safetensors``.
         pictures: images that are compared besides random ones and a packaged photograph.
         features: give an ONNX file the pooled features as a second output.
+        image_size: side of the input, px; the checkpoint's own by default.
+        dynamic: let an ONNX file take images of any height and width; compared at two sizes.
         config: settings of the child processes.
 
     Raises:
@@ -75,7 +89,9 @@ def export(
         ExportError: the file does not agree with MindSpore; nothing was written.
         FolderInUse: another command writes ``out`` now.
     """
-    _check_options(out, format, features)
+    _check_options(out, format, features=features, image_size=image_size, dynamic=dynamic)
+    if image_size is not None:
+        checkpoint = checkpoint.with_image_size(image_size)
     for picture in pictures:
         _require_image(picture)
     config = config or RunConfig()
@@ -85,7 +101,7 @@ def export(
     ):
         fresh = folder / f"model.{format}"
         try:
-            _write(checkpoint, fresh, format, features=features, config=config)
+            _write(checkpoint, fresh, format, features=features, dynamic=dynamic, config=config)
         except OSError as cause:
             raise DataError(f"{out} cannot be written ({os_reason(cause)}); make room") from cause
         if format == "safetensors":
@@ -94,6 +110,10 @@ def export(
             agreement = require_agreement(
                 checkpoint, fresh, format, pictures=pictures, config=config
             )
+            if dynamic:
+                other = checkpoint.with_image_size(agreement_size(checkpoint))
+                more = require_agreement(other, fresh, format, pictures=pictures, config=config)
+                agreement = agreement.with_another(more)
         put_in_place(fresh, out)
     return agreement
 
@@ -117,6 +137,7 @@ def require_agreement(
         file.resolve(),
         format,
         tuple(path.resolve() for path in (packaged_photograph(), *pictures)),
+        image_size=checkpoint.sidecar.preprocess.image_size,
     )
     with scratch_folder("verify") as folder:
         result = run_job(job, _alone(config), folder)
@@ -130,6 +151,11 @@ def require_agreement(
     return agreement
 
 
+def agreement_size(checkpoint: Checkpoint) -> int:
+    """Another side at which a file for any size is compared: odd, which padding must follow."""
+    return checkpoint.sidecar.preprocess.image_size + OTHER_SIDE_PX
+
+
 def packaged_photograph() -> Path:
     """A real photograph that is on every machine: matplotlib's."""
     import matplotlib
@@ -138,16 +164,23 @@ def packaged_photograph() -> Path:
 
 
 def _write(
-    checkpoint: Checkpoint, out: Path, format: str, *, features: bool, config: RunConfig
+    checkpoint: Checkpoint,
+    out: Path,
+    format: str,
+    *,
+    features: bool,
+    dynamic: bool,
+    config: RunConfig,
 ) -> None:
     if format == "onnx":
         from effnet_core.export.onnx_model import write_onnx
 
-        write_onnx(checkpoint, out, features=features)
+        write_onnx(checkpoint, out, features=features, dynamic=dynamic)
     elif format == "safetensors":
         _write_safetensors(checkpoint, out)
     else:
-        job = MindirJob(checkpoint.path.resolve(), checkpoint.sha256, out.resolve())
+        side = checkpoint.sidecar.preprocess.image_size
+        job = MindirJob(checkpoint.path.resolve(), checkpoint.sha256, out.resolve(), side)
         with scratch_folder("export") as folder:
             run_job(job, _alone(config), folder)
 
@@ -187,11 +220,21 @@ def _weights(
     }
 
 
-def _check_options(out: Path, format: str, features: bool) -> None:
+def _check_options(
+    out: Path, format: str, *, features: bool, image_size: int | None, dynamic: bool
+) -> None:
     if format not in get_args(Format):
         raise ConfigError(f"format {format!r} is unknown (known: {', '.join(get_args(Format))})")
     if features and format != "onnx":
         raise ConfigError(f"--features goes with --format onnx, not {format}")
+    if dynamic and format != "onnx":
+        raise ConfigError(f"--dynamic goes with --format onnx, not {format}")
+    if image_size is not None and format == "safetensors":
+        raise ConfigError(
+            "--image-size goes with --format onnx or mindir: safetensors holds weights only"
+        )
+    if image_size is not None and image_size < LEAST_SIDE_PX:
+        raise ConfigError(f"--image-size {image_size} is too small; give {LEAST_SIDE_PX} or more")
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; give the name of a file")
 

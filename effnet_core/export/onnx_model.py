@@ -37,7 +37,12 @@ GRAPH_VERSION = 2
 
 
 def write_onnx(
-    checkpoint: Checkpoint, out: Path, *, features: bool = False, pixels: bool = False
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    features: bool = False,
+    pixels: bool = False,
+    dynamic: bool = False,
 ) -> None:
     """Write a checkpoint as an ONNX file.
 
@@ -46,11 +51,14 @@ def write_onnx(
         out: the file.
         features: also give the pooled features, a second output.
         pixels: take squares of pixels and normalise them inside; see ``build_model``.
+        dynamic: take images of any height and width.
 
     Raises:
         CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
     """
-    model = build_model(checkpoint.load(), checkpoint.sidecar, features=features, pixels=pixels)
+    model = build_model(
+        checkpoint.load(), checkpoint.sidecar, features=features, pixels=pixels, dynamic=dynamic
+    )
     out.write_bytes(model.SerializeToString())
 
 
@@ -60,6 +68,7 @@ def build_model(
     *,
     features: bool = False,
     pixels: bool = False,
+    dynamic: bool = False,
 ) -> onnx.ModelProto:
     """The graph of a network.
 
@@ -73,13 +82,14 @@ def build_model(
         sidecar: variant, classes, preprocessing and digest.
         features: whether to have the second output.
         pixels: whether the input is pixels.
+        dynamic: whether height and width of the input are free, too.
 
     Raises:
         CheckpointError: a parameter is missing, left over or of another shape.
     """
     row = variant_row(sidecar.variant)
     architecture = expand(row)
-    graph = _Graph(parameters, sidecar, row.activation)
+    graph = _Graph(parameters, sidecar, row.activation, dynamic=dynamic)
     x, deviation = graph.subtract_mean() if pixels else (INPUT, None)
     x = graph.conv_norm(
         x, "stem", 3, architecture.stem_channels, kernel=3, stride=2, deviation=deviation
@@ -105,7 +115,14 @@ def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
 class _Graph:
     """Nodes and constants as they come; takes parameters by name and knows which are left."""
 
-    def __init__(self, parameters: Mapping[str, Array], sidecar: Sidecar, activation: str) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, Array],
+        sidecar: Sidecar,
+        activation: str,
+        *,
+        dynamic: bool = False,
+    ) -> None:
         self.left = {
             name: value
             for name, value in parameters.items()
@@ -113,6 +130,7 @@ class _Graph:
         }
         self.sidecar = sidecar
         self.activation = activation
+        self.dynamic = dynamic
         self.side = sidecar.preprocess.image_size
         """Height and width where the graph ends so far."""
         self.nodes: list[onnx.NodeProto] = []
@@ -172,9 +190,7 @@ class _Graph:
             for part in ("gamma", "beta", "moving_mean", "moving_variance")
         )
         scale = gamma / np.sqrt(variance + self.sidecar.bn_eps)
-        before = after = (kernel - 1) // 2
-        if self.sidecar.padding == "same":
-            before, after = same_padding(self.side, kernel, stride)
+        padding = self.padding(kernel, stride)
         self.side = math.ceil(self.side / stride)
         x = self.op(
             "Conv",
@@ -184,10 +200,19 @@ class _Graph:
             name=name,
             kernel_shape=[kernel, kernel],
             strides=[stride, stride],
-            pads=[before, before, after, after],
             group=groups,
+            **padding,
         )
         return self.activate(x) if activate else x
+
+    def padding(self, kernel: int, stride: int) -> dict[str, Any]:
+        """A convolution's attributes of its padding."""
+        before = after = (kernel - 1) // 2
+        if self.sidecar.padding == "same":
+            if self.dynamic:  # as much as the input needs, the odd pixel after it
+                return {"auto_pad": "SAME_UPPER"}
+            before, after = same_padding(self.side, kernel, stride)
+        return {"pads": [before, before, after, after]}
 
     def activate(self, x: str) -> str:
         """The activation of the variant."""
@@ -264,10 +289,11 @@ class _Graph:
     def finish(self, outputs: Mapping[str, int], *, pixels: bool) -> onnx.ModelProto:
         """The whole model, with its metadata, after ONNX's own checks."""
         side = self.sidecar.preprocess.image_size
+        sides = ["height", "width"] if self.dynamic else [side, side]
         given = (
-            helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", side, side, 3])
+            helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", *sides, 3])
             if pixels
-            else helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, side, side])
+            else helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, *sides])
         )
         if self.activation == "relu6":
             self.constant("zero", np.array(0.0))

@@ -21,6 +21,7 @@ from effnet_core.jobs.signals import stop_requested
 from effnet_core.machine import available_cores
 from effnet_core.results import ShardResult
 from effnet_core.storage.cache import cache_dir, cached
+from effnet_core.text import format_seconds
 
 STAGE = "predict"
 
@@ -46,23 +47,25 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
     total = sum(shard.stop - shard.start for shard in job.shards)
     done = rejected = 0
     results = []
+    began = time.monotonic()
     for shard in job.shards:
         result = _predict_shard(predictor, source, shard, job, config, done=done, total=total)
         results.append(vars(result.counts()))
         done += shard.stop - shard.start
         rejected += len(result.rejected)
-        emit(
-            Event(
-                STAGE,
-                f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote "
-                f"{shard.part}",
-                done,
-                total,
-            )
-        )
+        told = f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote {shard.part}"
+        if len(results) == 1 and done < total:
+            told += _estimate(done, total - done, time.monotonic() - began)
+        emit(Event(STAGE, told, done, total))
         if rejected > job.allowed_errors:
             break
     return {"shards": results}
+
+
+def _estimate(done: int, left: int, seconds: float) -> str:
+    """What the rest of a run takes, after its first shard."""
+    rate = done / seconds
+    return f"; at {rate:.1f} images/s the other {left:,} images take {format_seconds(left / rate)}"
 
 
 def _with_decoders(

@@ -7,6 +7,7 @@ RUN_DIR/
   metrics.jsonl     one line a log interval (training)
   checkpoints/      training checkpoints (training)
   model.ckpt/.json  the finished model (training)
+  probe/            the job that fitted a classifier first, with its model (training)
   result.json       the answer, or
   error.json        why there is none
   logs/             one log a rank, process ids, and room kept for the answer
@@ -35,6 +36,7 @@ RESERVE_NAME = f"{LOGS_NAME}/.reserve"
 RESERVE_BYTES = 16_384
 """Room that a job takes at its start and gives back for its answer, which a full disk would swallow."""
 CHECKPOINTS_NAME = "checkpoints"
+PROBE_NAME = "probe"
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,24 @@ class PredictJob(_OfCheckpoint):
 
 
 @dataclass(frozen=True)
+class ProbeJob(_OfCheckpoint):
+    """Fit a classifier on the features of a checkpoint, and save both as the model of the job's folder."""
+
+    engine: str
+    engine_file: Path | None
+    """What computes features; None where it needs no more than the checkpoint."""
+    data_dir: Path
+
+
+@dataclass(frozen=True)
 class VerifyJob(_OfCheckpoint):
     """Compare an exported file or an engine file with MindSpore's logits."""
 
     file: Path
     format: str
     pictures: tuple[Path, ...]
+    image_size: int | None = None
+    """Side of the input, px, where it is not the checkpoint's."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,8 @@ class MindirJob(_OfCheckpoint):
     """Write a checkpoint as MindIR."""
 
     file: Path
+    image_size: int | None = None
+    """Side of the input, px, where it is not the checkpoint's."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +154,15 @@ class StageJob(_Given):
     max_rejected_share: float
 
 
-Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | VerifyJob | MindirJob | RecordsJob | StageJob
+Job: TypeAlias = (
+    TrainJob | EvaluateJob | PredictJob | ProbeJob | VerifyJob | MindirJob | RecordsJob | StageJob
+)
 
 KINDS: dict[str, type[Job]] = {
     "train": TrainJob,
     "evaluate": EvaluateJob,
     "predict": PredictJob,
+    "probe": ProbeJob,
     "verify": VerifyJob,
     "mindir": MindirJob,
     "records": RecordsJob,

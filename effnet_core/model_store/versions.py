@@ -86,15 +86,15 @@ def fetch_model(storage: StorageConfig, version: str, out: Path) -> Path:
         OutputExists: ``out`` holds another file under one of the names, or is in use.
         DataError: ``out`` cannot be written to.
     """
-    with sole_user(out, what="output folder"):
-        return _fetch(storage, version, out)
-
-
-def _fetch(storage: StorageConfig, version: str, out: Path) -> Path:
-    """As ``fetch_model``, into a folder that nobody else uses meanwhile."""
     registry = Registry.open(storage)
     manifest, data = registry.require(version)
     registry.require_whole(manifest)
+    with sole_user(out, what="output folder"):
+        return _fetch(registry, manifest, data, out)
+
+
+def _fetch(registry: Registry, manifest: VersionManifest, data: bytes, out: Path) -> Path:
+    """A version's files into a folder that nobody else uses meanwhile."""
     files = (*manifest.files, FileEntry.of_bytes(MANIFEST_NAME, data))
     missing = [file for file in files if not _is_there(out, file, manifest)]
     for done, file in enumerate(missing, start=len(files) - len(missing)):

@@ -133,6 +133,8 @@ class TrainResult:
     weights_digest: str = ""
     """SHA-256 of all weights and statistics, equal on every rank."""
     seconds: float = 0.0
+    probe_top1: float | None = None
+    """Of the classifier alone, fitted before training, where there was one."""
 
     def headline(self) -> TrainResult:
         """The same without what grows with the classes: what tasks hand to each other."""

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.loader import Batch, batches
 from effnet_core.data.manifest import Split, open_dataset
@@ -24,13 +21,11 @@ from effnet_core.jobs.signals import stop_requested
 from effnet_core.kernels.choice import library as operators
 from effnet_core.model.network import EfficientNet
 from effnet_core.results import EvalResult
-from effnet_core.results.confusion import Confusion, ConfusionCounter
+from effnet_core.train.tally import Tally
 from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.load import load_network
 
 STAGE = "evaluate"
-MOST_CLASSES_AT_ONCE = 500
-"""Classes of which the whole matrix is summed over the ranks: 250,000 numbers in one call."""
 
 
 def evaluate_network(
@@ -101,29 +96,6 @@ def _batches_at(
     )
 
 
-class Tally:
-    """What is counted over the images of a split, first of one rank, then of all."""
-
-    def __init__(self, num_classes: int) -> None:
-        self.pairs = ConfusionCounter(num_classes)
-        self.seen = self.correct5 = 0
-        self.loss_sum = 0.0
-
-    def add(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
-        """Count a batch of logits (N, num_classes) and labels (N,)."""
-        self.pairs.add(labels, logits.argmax(axis=1))
-        self.correct5 += count_top_k(logits, labels, 5)
-        self.loss_sum += float(cross_entropy(logits, labels).sum())
-        self.seen += len(labels)
-
-    def sum_over(self, group: Group) -> Confusion:
-        """Take over the sums over all ranks; returns the pairs of all ranks."""
-        counts = np.array([self.seen, self.correct5], dtype=np.int64)
-        self.seen, self.correct5 = (int(count) for count in group.sum_counts(counts))
-        self.loss_sum = float(group.sum_floats(np.array([self.loss_sum], dtype=np.float32))[0])
-        return _sum_confusions(group, self.pairs.total())
-
-
 def evaluate_checkpoint(
     config: RunConfig, group: Group, *, checkpoint: Checkpoint, data_dir: Path, split: str
 ) -> EvalResult:
@@ -164,40 +136,6 @@ def evaluate_checkpoint(
     )
     facts = {"checkpoint_sha256": sidecar.sha256, "data_digest": dataset.digest}
     return EvalResult(**{**vars(result), **facts})
-
-
-def _sum_confusions(group: Group, mine: Confusion) -> Confusion:
-    """The pairs of all ranks together.
-
-    The cells of few classes are summed at once. Of many classes the pairs are put side by side, so that
-    what travels grows with the images and not with the square of the classes.
-    """
-    if group.world_size == 1:
-        return mine
-    if mine.classes <= MOST_CLASSES_AT_ONCE:
-        return Confusion.from_dense(group.sum_counts(mine.dense()).tolist())
-    lengths = np.zeros(group.world_size, np.int64)
-    lengths[group.rank] = len(mine.images)
-    lengths = group.sum_counts(lengths)
-    start = int(lengths[: group.rank].sum())
-    pairs = np.zeros((2, int(lengths.sum())), np.int64)
-    pairs[:, start : start + len(mine.images)] = mine.codes, mine.images
-    codes, images = group.sum_counts(pairs)
-    return Confusion.of_codes(codes, images, mine.classes)
-
-
-def count_top_k(logits: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> int:
-    """How many rows have their label among the ``k`` largest logits; ties count for the row."""
-    of_label = logits[np.arange(len(labels)), labels][:, None]
-    return int(((logits > of_label).sum(axis=1) < k).sum())
-
-
-def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Negative log-likelihood of each row's label, (N,)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
-    loss: NDArray[np.float64] = log_sum - shifted[np.arange(len(labels)), labels]
-    return loss
 
 
 def _first_names(names: tuple[str, ...]) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import Interrupted
+from effnet_core.files import read_json
 from effnet_core.jobs.collective import Group, parameters_digest
-from effnet_core.jobs.job import CHECKPOINTS_NAME
+from effnet_core.jobs.job import CHECKPOINTS_NAME, PROBE_NAME, RESULT_NAME
 from effnet_core.jobs.signals import stop_requested
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.train import saving
@@ -32,7 +33,7 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     """Train, evaluate and save one model.
 
     Order: data, model, schedule, optimizer, resume, steps, final evaluation. Resume order: the last
-    whole checkpoint in ``run_dir`` > ``train.resume_from`` > ``model.weights`` > scratch.
+    whole checkpoint in ``run_dir`` > ``train.resume_from`` > the probe's model > ``model.weights`` > scratch.
 
     Args:
         config: every setting.
@@ -52,6 +53,8 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     latest: EvalResult | None = None
     with open_session(run) as session:
         run.tell(f"training {config.model.variant}: {describe(run)}")
+        if config.train.probe == "first" and run.progress.step == 0 and run.progress.best == Best():
+            _note_probe(run, session)
         if (
             not run.progress.epoch_finished
         ):  # it was stopped between its last step and its evaluation
@@ -64,6 +67,19 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
             _train_epoch(run, session)
             latest = _finish_epoch(run, session)
     return _deliver(run, session, latest=latest, started=started)
+
+
+def _note_probe(run: Run, session: Session) -> None:
+    """Let the probe's model, from which the run has just started, be the best so far."""
+    top1 = _probe_evaluation(run).top1
+    run.progress.best = Best(top1, run.progress.step)
+    saving.save_best(run, session.saver)
+    run.tell(f"training starts from the probe's top-1 of {top1:.2%} and keeps only what is better")
+
+
+def _probe_evaluation(run: Run) -> EvalResult:
+    result = read_json(run.setup.run_dir / PROBE_NAME / RESULT_NAME)
+    return EvalResult.from_dict(result["evaluation"])
 
 
 def _begin_epoch(run: Run) -> None:
@@ -233,7 +249,9 @@ def _deliver(
     with nullcontext() if takes_best else _published_weights(run):
         if takes_best:
             _load_best(run)
-        if latest is None or takes_best:  # or it was complete when it was resumed
+        if takes_best and best.step == 0:
+            latest = _probe_evaluation(run)
+        elif latest is None or takes_best:  # or it was complete when it was resumed
             latest = _evaluate(run)
         digest, sha256 = _write_model(run)
     speed = session.clock.steps_per_s * run.setup.config.data.global_batch_size
@@ -248,13 +266,16 @@ def _deliver(
         world_size=run.setup.group.world_size,
         weights_digest=digest,
         seconds=round(time.perf_counter() - started, 3),
+        probe_top1=_probe_evaluation(run).top1 if train.probe == "first" else None,
     )
 
 
 def _load_best(run: Run) -> None:
     path = run.setup.run_dir / CHECKPOINTS_NAME / checkpoints.BEST_NAME
     load_parameters(checkpoints.open_checkpoint(path), run.setup.network.get_parameters())
-    run.tell(f"the finished model is that of step {run.progress.best.step}, the best")
+    step = run.progress.best.step
+    what = f"that of step {step}, the best" if step else "the probe's: training made none better"
+    run.tell(f"the finished model is {what}")
 
 
 def _write_model(run: Run) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from effnet_core.errors import CheckpointError, ConfigError
 from effnet_core.files import read_jsonl, write_text
-from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
+from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME, PROBE_NAME
 from effnet_core.model.network import EfficientNet
 from effnet_core.train.optim import of_head
 from effnet_core.train.run import Run, start, step_cell
@@ -29,7 +29,8 @@ from effnet_core.weights.load import load_parameters
 def resume(setup: Setup) -> Run:
     """The run as it starts in this process, on every rank.
 
-    Order: the last whole checkpoint in its folder > ``train.resume_from`` > ``model.weights`` > scratch.
+    Order: the last whole checkpoint in its folder > ``train.resume_from`` > the probe's model >
+    ``model.weights`` > scratch.
 
     Raises:
         CheckpointError: the checkpoint or the weights do not fit.
@@ -43,7 +44,9 @@ def resume(setup: Setup) -> Run:
         run = _continue_from(setup, source)
     else:
         run = start(setup)
-        if config.model.weights is not None:
+        if config.train.probe == "first":
+            _start_from_weights(run, _probed(setup))
+        elif config.model.weights is not None:
             _start_from_weights(run, open_checkpoint(Path(config.model.weights)))
     if setup.group.is_first:
         _forget_later_metrics(run)
@@ -67,6 +70,11 @@ def _continue_from(setup: Setup, source: Checkpoint) -> Run:
         progress.best = Best()  # its weights are in the other run's folder
     run.tell(f"resuming from {source.path}, step {progress.step} of {run.total_steps}")
     return run
+
+
+def _probed(setup: Setup) -> Checkpoint:
+    """The model of the run's probe."""
+    return open_checkpoint(setup.run_dir / PROBE_NAME / checkpoints.MODEL_NAME)
 
 
 def _require_position(setup: Setup, source: Checkpoint) -> None:

@@ -20,6 +20,7 @@ from effnet_core.jobs.job import JOB_NAME
 from effnet_core.jobs.sharing import join
 from effnet_core.kernels.choice import library
 from effnet_core.model.network import EfficientNet, create_model
+from effnet_core.train.balance import weights_of_classes
 from effnet_core.train.optim import lr_scales
 from effnet_core.train.precision import loss_scale, lower
 from effnet_core.train.schedule import lr_schedule
@@ -180,17 +181,5 @@ def class_weights(config: RunConfig, dataset: Dataset, split: Split) -> Tensor |
     Raises:
         ConfigError: there are not as many as classes.
     """
-    wanted, classes = config.train.class_weights, dataset.num_classes
-    if wanted is None:
-        return None
-    if wanted == "balanced":
-        counts = np.bincount(split.labels, minlength=classes)
-        values = len(split) / (classes * np.maximum(counts, 1))
-    else:
-        values = np.array(wanted)
-    if len(values) != classes:
-        raise ConfigError(
-            f"train.class_weights has {len(values)} numbers, the data set {classes} classes "
-            f"({', '.join(dataset.class_names[:3])}, ...); give one for each"
-        )
-    return Tensor(values.astype(np.float32))
+    weights = weights_of_classes(config.train.class_weights, split, dataset.class_names)
+    return None if weights is None else Tensor(weights.astype(np.float32))

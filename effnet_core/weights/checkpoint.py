@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,6 +124,11 @@ class Checkpoint:
     def sha256(self) -> str:
         """Digest of the file."""
         return self.sidecar.sha256
+
+    def with_image_size(self, side: int) -> Checkpoint:
+        """The same weights for images of another side, px: no layer depends on it."""
+        spec = replace(self.sidecar.preprocess, image_size=side)
+        return replace(self, sidecar=replace(self.sidecar, preprocess=spec))
 
     def load(self) -> dict[str, NDArray[Any]]:
         """Every array of the file by its name, training state included.

@@ -62,7 +62,7 @@ def read_statement(path: Path) -> tuple[str, Statement] | None:
     try:
         statement = Statement(
             source=f"{CONFIG_NAME} beside it",
-            preprocess=_preprocess(stated, beside),
+            preprocess={**_preprocess(stated, beside), **_background(config)},
             class_names=_class_names(config, stated),
             bn_eps=float(arguments["bn_eps"]) if "bn_eps" in arguments else None,
             padding="same" if arguments.get("pad_type") == "same" else None,
@@ -96,6 +96,15 @@ def _preprocess(stated: Mapping[str, Any], beside: Path) -> dict[str, object]:
                 )
             found[key] = value
     return found
+
+
+def _background(config: Mapping[str, Any]) -> dict[str, object]:
+    """What this project's own repositories say besides (``model_store/hub_repository.py``)."""
+    own = config.get("effnet")
+    if not isinstance(own, dict) or "background" not in own:
+        return {}
+    colour = own["background"]
+    return {"background": None if colour is None else tuple(map(int, colour))}
 
 
 def _class_names(config: Mapping[str, Any], stated: Mapping[str, Any]) -> tuple[str, ...]:

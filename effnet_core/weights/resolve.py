@@ -14,7 +14,9 @@ from effnet_core.locks import alone
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
+from effnet_core.weights import hub
 from effnet_core.weights.catalogue import (
+    HUB_SCHEME,
     PRODUCTION,
     STORE_SCHEME,
     PublishedWeights,
@@ -39,7 +41,7 @@ IMPORT_VERSION = 2
 STAGE = "weights"
 
 
-Meaning = Literal["address", "version", "path", "name"]
+Meaning = Literal["address", "hub", "version", "path", "name"]
 
 
 def meaning(weights: str | Path) -> Meaning:
@@ -48,8 +50,9 @@ def meaning(weights: str | Path) -> Meaning:
     A file or folder of the name that is there comes before ``production`` and the published names.
 
     Returns:
-        ``address`` (``http://``, ``https://``), ``version`` of the model store (``production`` or
-        ``store:VERSION``), ``path`` of a file or run folder, or ``name`` of a published file.
+        ``address`` (``http://``, ``https://``), ``hub`` (``hf-hub:OWNER/NAME``), ``version`` of the
+        model store (``production`` or ``store:VERSION``), ``path`` of a file or run
+        folder, or ``name`` of a published file.
 
     Raises:
         CheckpointError: it is none of these.
@@ -57,6 +60,8 @@ def meaning(weights: str | Path) -> Meaning:
     text, path = str(weights), Path(weights)
     if urlsplit_or_none(text):
         return "address"
+    if text.startswith(HUB_SCHEME):
+        return "hub"
     if text.startswith(STORE_SCHEME):
         return "version"
     if path.exists():
@@ -89,10 +94,15 @@ def resolve(weights: str | Path, *, store: Callable[[str], Checkpoint]) -> Check
     kind = meaning(weights)
     if kind == "address":
         return _imported(_fetched(text), hint=urlsplit(text).path)
+    if kind == "hub":
+        address = hub.HubAddress.parse(text)
+        return _imported(hub.fetch(address), hint=address.repository)
     if kind == "version":
         return store(text.removeprefix(STORE_SCHEME))
     if kind == "name":
         entry = _entry(text)
+        if _is_on_the_hub(text, entry):
+            return _imported(hub.fetch(hub.HubAddress(entry.repository)), hint=entry.repository)
         return _imported(
             _file_of(entry), hint=entry.file_name, layout=entry.layout, variant=entry.variant
         )
@@ -112,13 +122,23 @@ def locate(weights: str) -> tuple[Path, str, str | None]:
         return _fetched(weights), urlsplit(weights).path, None
     if kind == "name":
         entry = _entry(weights)
+        if _is_on_the_hub(weights, entry):
+            return hub.fetch(hub.HubAddress(entry.repository)), entry.repository, entry.layout
         return _file_of(entry), entry.file_name, entry.layout
+    if kind == "hub":
+        address = hub.HubAddress.parse(weights)
+        return hub.fetch(address), address.repository, None
     if kind == "version":
         raise CheckpointError(
             f"weights {weights} are a version of the model store, a checkpoint of this project already; "
             "nothing is to be imported (effnet store fetch copies it)"
         )
     return Path(weights), "", None
+
+
+def _is_on_the_hub(name: str, entry: PublishedWeights) -> bool:
+    """Whether a published name is fetched from the hub: a file's own name means the file at its address."""
+    return bool(entry.repository) and name != entry.file_name
 
 
 def _entry(name: str) -> PublishedWeights:

@@ -15,12 +15,8 @@ from effnet_core.events import Event
 from effnet_core.infer.engines.mindspore import MindSporePredictor
 from effnet_core.jobs.collective import Group, parameters_digest
 from effnet_core.model.network import create_model
-from effnet_core.train.evaluate import (
-    count_top_k,
-    cross_entropy,
-    evaluate_checkpoint,
-    evaluate_network,
-)
+from effnet_core.train.evaluate import evaluate_checkpoint, evaluate_network
+from effnet_core.train.tally import count_top_k, cross_entropy
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Sidecar
 from tests.support.fakes import SPEC

@@ -72,6 +72,7 @@ def _play(world: World, findings: Findings, minutes: float, seed: int) -> None:
         "nights": len(world.nights),
         "nights completed": len(completed),
         "tries of nights": sum(len(night.tries) for night in world.nights),
+        "nights begun anew": sum(len(night.begun_anew) for night in world.nights),
         "runs over the inbox": len(world.inbox_runs),
         "second commands": len(world.seconds),
         "staged files compared": files,

@@ -268,7 +268,7 @@ def finish_nights(world: World, patience_s: float) -> None:
     """Start every night that has not come to its end again, until it has."""
     for night in world.nights:
         world._follow(night)
-        for _ in range(2):
+        for _ in range(3):
             if night.ended:
                 break
             world.start_night(night)

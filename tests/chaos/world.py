@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,8 @@ class Night:
     overrides: list[str]
     tries: list[str] = field(default_factory=list)
     """Flow runs, oldest first."""
+    begun_anew: set[str] = field(default_factory=set)
+    """Tries that were refused because the source had changed since the training began."""
     ended: str = ""
     """How it came to its end; empty while it has not."""
 
@@ -233,10 +236,9 @@ class World:
         message = str(run["state"].get("message") or "")
         if run["state_type"] == "COMPLETED":
             night.ended = "completed"
-        elif "holds a run" in message or "another data set" in message:
-            night.ended = (
-                "abandoned: " + message
-            )  # the source changed; a person takes another folder
+        elif "holds another run (differs in the data set)" in message:
+            shutil.rmtree(night.out / "train", ignore_errors=True)  # as a person does
+            night.begun_anew.add(night.tries[-1])
 
     def _has_ended(self, run: str) -> bool:
         found = self.run_state(run)

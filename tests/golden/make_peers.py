@@ -6,11 +6,13 @@ this project need not be installed there. One of:
     python tests/golden/make_peers.py golden                  rewrite tests/golden/peers
     python tests/golden/make_peers.py save NAME SIZE FILE     FILE.pth and FILE.npz (input, logits)
     python tests/golden/make_peers.py load NAME SIZE FILE     load FILE.safetensors strictly, print logits
+    python tests/golden/make_peers.py hub ADDRESS SIZE FILE   timm.create_model(ADDRESS): FILE.npz
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import types
 from pathlib import Path
@@ -39,10 +41,38 @@ MODELS = {
     "lukemelas_lite0": ("lukemelas", "efficientnet-lite0", 224),
 }
 
+# The rest of the family at its own sizes, for the comparison without fixtures (tests/peers).
+B_SIZES = dict(enumerate((224, 240, 260, 300, 380, 456, 528, 600)))
+LITE_SIZES = dict(enumerate((224, 240, 260, 280, 300)))
+V2_SIZES = {"s": 384, "m": 480, "l": 480}
+ALL = {
+    **{
+        f"{prefix}_{short}{n}": (publisher, f"{tf}efficientnet_{short}{n}", size)
+        for prefix, publisher, tf in (("timm", "timm", ""), ("timm_tf", "timm", "tf_"))
+        for short, sizes in (("b", B_SIZES), ("lite", LITE_SIZES))
+        for n, size in sizes.items()
+    },
+    **{
+        f"{prefix}_v2_{n}": (publisher, model.format(n), size)
+        for prefix, publisher, model in (
+            ("torchvision", "torchvision", "efficientnet_v2_{}"),
+            ("timm", "timm", "efficientnetv2_{}"),
+            ("timm_tf", "timm", "tf_efficientnetv2_{}"),
+        )
+        for n, size in V2_SIZES.items()
+    },
+    **{f"lukemelas_b{n}": ("lukemelas", f"efficientnet-b{n}", s) for n, s in B_SIZES.items()},
+    **{
+        f"lukemelas_lite{n}": ("lukemelas", f"efficientnet-lite{n}", s)
+        for n, s in LITE_SIZES.items()
+    },
+    **MODELS,
+}
+
 
 def build(name: str) -> torch.nn.Module:
     """A peer's network in evaluation."""
-    publisher, model, _ = MODELS[name]
+    publisher, model, _ = ALL[name]
     if publisher == "torchvision":
         # Its compiled operators (boxes) are missing in some builds, and no classifier needs them.
         sys.modules.setdefault(
@@ -52,7 +82,8 @@ def build(name: str) -> torch.nn.Module:
     elif publisher == "timm":
         network = importlib.import_module("timm").create_model(model)
     else:
-        network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name(model)
+        lite = "efficientnet_lite_pytorch" if "lite" in model else "efficientnet_pytorch"
+        network = importlib.import_module(lite).EfficientNet.from_name(model)
     return network.eval()
 
 
@@ -109,7 +140,7 @@ def containers() -> None:
 
 def save(name: str, size: str, file: str) -> None:
     network = filled(name)
-    legacy = MODELS[name][0] == "lukemelas"
+    legacy = ALL[name][0] == "lukemelas"
     torch.save(network.state_dict(), f"{file}.pth", _use_new_zipfile_serialization=not legacy)
     np.savez(f"{file}.npz", images=recipe.images(1, int(size)), logits=logits(network, int(size)))
 
@@ -122,5 +153,18 @@ def load(name: str, size: str, file: str) -> None:
     np.savez(f"{file}.npz", logits=logits(network, int(size)))
 
 
+def hub(address: str, size: str, file: str) -> None:
+    """What timm makes of a repository of the hub (``HF_ENDPOINT``), and how it prepares images."""
+    import timm
+
+    network = timm.create_model(address, pretrained=True).eval()
+    images = recipe.images(1, int(size))
+    config = timm.data.resolve_model_data_config(network)
+    with torch.no_grad():
+        values = network(torch.from_numpy(images)).numpy()
+    facts = {key: config[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")}
+    np.savez(f"{file}.npz", images=images, logits=values, config=json.dumps(facts))
+
+
 if __name__ == "__main__":
-    {"golden": golden, "save": save, "load": load}[sys.argv[1]](*sys.argv[2:])
+    {"golden": golden, "save": save, "load": load, "hub": hub}[sys.argv[1]](*sys.argv[2:])

@@ -94,9 +94,12 @@ def test_too_many_bad_files_refuse_with_the_share(tmp_path: Path) -> None:
     refused(result, 1, "4 of 12 files (33.3%)", "--max-rejected-share")
 
 
-def test_data_that_is_not_staged(source_dir: Path, tmp_path: Path) -> None:
-    result = effnet("train", "--data", source_dir, "--run-dir", tmp_path / "run", *tiny())
-    refused(result, 1, "no staged data set", "effnet stage")
+def test_pictures_without_a_class(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    class_folders(tmp_path / "photos", {"cat": 3})
+    result = effnet("train", tmp_path / "photos", "--run-dir", tmp_path / "run", *tiny())
+    refused(result, 1, "only one class, 'cat'", "at least two class folders")
+    refused(effnet("train"), 2, "needs pictures")
 
 
 # --- settings ---------------------------------------------------------------------------------
@@ -288,7 +291,7 @@ def test_a_checkpoint_with_a_flipped_byte(copy_of_run: Path, data_dir: Path) -> 
 
 @pytest.mark.mindspore
 def test_a_checkpoint_of_another_variant(copy_of_run: Path, data_dir: Path, tmp_path: Path) -> None:
-    settings = ["-o", "data.global_batch_size=8", "-o", "data.image_size=32"]
+    settings = ["-o", "model.variant=efficientnet_b0", "-o", "data.image_size=32"]
     run = effnet(
         *("train", "--data", data_dir, "--run-dir", tmp_path / "run"),
         *("--weights", copy_of_run / "model.ckpt", *settings),
@@ -306,7 +309,7 @@ def test_a_checkpoint_of_other_classes(copy_of_run: Path, tmp_path: Path) -> Non
     refused(result, 1, "3 classes", "2 (ant, bee)")
     run = effnet(
         *("train", "--data", tmp_path / "data", "--run-dir", tmp_path / "run"),
-        *("--weights", copy_of_run / "model.ckpt", *tiny()),
+        *("--weights", copy_of_run / "model.ckpt", *tiny("auto.enabled=false")),
     )
     refused(run, 1, "3 classes", "the data set has 2")
 

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from effnet_core import api
+from effnet_core.config.load import load_config
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.files import read_jsonl
@@ -41,6 +42,8 @@ PROVED = (
     "train.checkpoint_every_minutes",
     "runtime.device",
     "storage.onnx",
+    "auto.enabled",
+    "train.probe",
 )
 
 
@@ -167,3 +170,19 @@ def test_a_model_is_published_as_onnx_too(tmp_path: Path) -> None:
         path = cached_model(config.storage, "v1").path.with_name("model.onnx")
         found.append(path.exists() and onnxruntime.InferenceSession(path).get_outputs()[0].name)
     assert found == [False, "logits"]
+
+
+def test_a_classifier_comes_first_where_it_is_asked_for_or_decided(
+    few_images: Path, tmp_path: Path
+) -> None:
+    weights = make_checkpoint(tmp_path / "x.ckpt", variant="efficientnet_tiny")
+    given = f"model.weights={weights}"
+    asked = tiny_config(given, "train.probe=only")
+    decided = load_config("auto", [given, "auto.quality=fast"])
+    for name, config in {"asked": asked, "decided": decided}.items():
+        result = api.train(config, few_images, tmp_path / name)
+        assert (result.steps, result.probe_top1) == (0, result.evaluation.top1)
+        made = open_checkpoint(tmp_path / name / MODEL_NAME)
+        assert made.sha256 == result.sha256
+        assert made.sidecar.class_names == ("cat", "dog")
+    assert made.sidecar.variant == "efficientnet_tiny"

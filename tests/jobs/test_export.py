@@ -77,6 +77,23 @@ def test_an_exported_file_was_compared(format: str, checkpoint: Path, tmp_path: 
     assert b".so:effnet_" not in out.read_bytes()
 
 
+def test_another_side_and_any_side(opened: Checkpoint, tmp_path: Path) -> None:
+    large = tmp_path / "large.onnx"
+    assert export(opened, large, format="onnx", image_size=48).images == 3
+    assert input_shape(large) == ["batch", 3, 48, 48]
+    preprocess = next(p.value for p in onnx.load(large).metadata_props if p.key == "preprocess")
+    assert json.loads(preprocess)["image_size"] == 48
+    free = tmp_path / "free.onnx"
+    assert export(opened, free, format="onnx", dynamic=True).images == 6  # at two sides
+    assert input_shape(free) == ["batch", 3, "height", "width"]
+    export(opened, tmp_path / "large.mindir", format="mindir", image_size=48)
+
+
+def input_shape(file: Path) -> list[int | str]:
+    (given,) = onnx.load(file).graph.input
+    return [axis.dim_param or axis.dim_value for axis in given.type.tensor_type.shape.dim]
+
+
 def test_more_pictures_and_features(opened: Checkpoint, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
     agreement = export(opened, out, format="onnx", pictures=[folder / "0.png"], features=True)
@@ -117,7 +134,7 @@ def test_a_file_that_disagrees_is_refused_and_not_kept(
     out.parent.mkdir()
     out.write_text("an earlier one")
 
-    def write_other(_: Checkpoint, path: Path, *, features: bool) -> None:
+    def write_other(_: Checkpoint, path: Path, **_options: bool) -> None:
         write_onnx(other, path)
 
     monkeypatch.setattr("effnet_core.export.onnx_model.write_onnx", write_other)
@@ -142,6 +159,12 @@ def test_what_cannot_be_exported_is_one_sentence(opened: Checkpoint, tmp_path: P
         export(opened, tmp_path / "x", format="tflite")
     with pytest.raises(ConfigError, match="--features goes with --format onnx"):
         export(opened, tmp_path / "x", format="mindir", features=True)
+    with pytest.raises(ConfigError, match="--dynamic goes with --format onnx, not mindir"):
+        export(opened, tmp_path / "x", format="mindir", dynamic=True)
+    with pytest.raises(ConfigError, match="--image-size goes with --format onnx or mindir"):
+        export(opened, tmp_path / "x", format="safetensors", image_size=64)
+    with pytest.raises(ConfigError, match="--image-size 8 is too small; give 32 or more"):
+        export(opened, tmp_path / "x", format="onnx", image_size=8)
     with pytest.raises(ConfigError, match="is a folder"):
         export(opened, tmp_path, format="onnx")
     (tmp_path / "note.txt").write_text("no picture")

@@ -22,6 +22,14 @@ from tests.support.tiny import tiny_config
 STALL_S = 8
 
 
+def lives(pid: int) -> bool:
+    """Whether a process is there, and no zombie that its reaper has not collected yet."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def pid_of_rank(run_dir: Path, rank: int) -> int:
     return int((run_dir / "logs" / f"rank_{rank}.pid").read_text())
 
@@ -50,7 +58,7 @@ def test_one_of_two_ranks_that_is_stopped(data_dir: Path, tmp_path: Path) -> Non
     assert refused.value.retryable
     assert f"process {stopped[0]} is stopped (SIGSTOP)" in str(refused.value)
     assert f"runtime.stall_timeout_s={STALL_S} s" in str(refused.value)
-    assert not psutil.pid_exists(stopped[0])
+    assert not lives(stopped[0])
     resumed: list[str] = []
 
     class Enough(Exception):
@@ -102,7 +110,7 @@ def test_staging_that_is_stopped_and_staged_again(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert f"process {workers[0].pid} is stopped (SIGSTOP)" in errors
     assert "Traceback" not in errors
-    assert not psutil.pid_exists(workers[0].pid)
+    assert not lives(workers[0].pid)
     dataset, _ = api.stage(source, out)
     assert sum(dataset.counts.values()) == 600
 

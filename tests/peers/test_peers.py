@@ -6,6 +6,7 @@ It needs the extra ``peers``.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,26 +16,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from effnet_core.model_store.hub_repository import publish_to_hub
+from effnet_core.results import EvalResult
 from effnet_core.weights.checkpoint import open_checkpoint
+from effnet_core.weights.hub import HubAddress
 from effnet_core.weights.importing import convert, import_weights
+from tests.support.hub import serve_hub
+from tests.support.weights import make_checkpoint
 
 SCRIPT = Path(__file__).parent.parent / "golden" / "make_peers.py"
 PYTHON = os.environ.get("EFFNET_PEERS_PYTHON", sys.executable)
-MODULES = ("torch", "torchvision", "timm", "efficientnet_lite_pytorch")
+MODULES = ("torch", "torchvision", "timm", "efficientnet_lite_pytorch", "efficientnet_pytorch")
 TOLERANCE = 1e-4
 
-# Name in make_peers.py: variant, layout, side: the variant's own.
+B_SIZES = (224, 240, 260, 300, 380, 456, 528, 600)
+LITE_SIZES = (224, 240, 260, 280, 300)
+V2_SIZES = {"s": 384, "m": 480, "l": 480}
+LAYOUTS = {
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "timm_tf": "timm-tf",
+    "lukemelas": "lukemelas",
+}
+
+# Name in make_peers.py: variant, layout, side: every variant that a peer has, at the variant's own.
 MODELS = {
-    **{
-        f"torchvision_b{n}": (f"efficientnet_b{n}", "torchvision", size)
-        for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
-    },
-    "torchvision_v2_s": ("efficientnet_v2_s", "torchvision", 384),
-    "timm_b0": ("efficientnet_b0", "timm", 224),
-    "timm_tf_b0": ("efficientnet_b0", "timm-tf", 224),
-    "timm_tf_b4": ("efficientnet_b4", "timm-tf", 380),
-    "timm_tf_lite0": ("efficientnet_lite0", "timm-tf", 224),
-    "lukemelas_lite0": ("efficientnet_lite0", "lukemelas", 224),
+    f"{peer}_{short}": (f"efficientnet_{short}", layout, size)
+    for peer, layout in LAYOUTS.items()
+    for short, size in (
+        *((f"b{n}", size) for n, size in enumerate(B_SIZES)),
+        *((f"lite{n}", size) for n, size in enumerate(LITE_SIZES)),
+        *((f"v2_{n}", size) for n, size in V2_SIZES.items()),
+    )
+    if not (peer == "torchvision" and short.startswith("lite"))
+    and not (peer == "lukemelas" and short.startswith("v2"))
 }
 
 LOGITS = """
@@ -51,13 +66,16 @@ def main(path, images, out):
     opened = checkpoint.open_checkpoint(Path(path))
     sidecar = opened.sidecar
     network = create_model(
-        sidecar.variant, num_classes=1000, bn_eps=sidecar.bn_eps, padding=sidecar.padding
+        sidecar.variant, num_classes=sidecar.num_classes, bn_eps=sidecar.bn_eps, padding=sidecar.padding
     )
     load_parameters(opened, network.get_parameters())
     network.set_train(False)
     np.save(out, network(Tensor(np.load(images)["images"])).asnumpy())
 main(*sys.argv[1:])
 """
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use .content=:DeprecationWarning")
 
 
 @cache
@@ -83,6 +101,19 @@ def run_peer(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def compare(name: str, checkpoint: Path, peer: Path, size: int) -> np.ndarray:
+    """Hold this project's logits to the peer's; the peer's."""
+    code, own = peer.with_name("logits.py"), peer.with_name("own.npy")
+    code.write_text(LOGITS)
+    subprocess.run([sys.executable, str(code), str(checkpoint), str(peer), str(own)], check=True)
+    with np.load(peer) as answer:
+        wanted: np.ndarray = answer["logits"]
+    difference = np.abs(np.load(own) - wanted).max() / wanted.std()
+    print(f"{name}: {difference:.1e} of the spread at {size} px", flush=True)
+    assert difference <= TOLERANCE
+    return wanted
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.mindspore
 @pytest.mark.parametrize("name", MODELS)
@@ -95,15 +126,7 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
         tmp_path / "peer.pth", tmp_path / "own.ckpt", layout=layout if "timm" in layout else None
     )
     assert (result.sidecar.variant, result.layout) == (variant, layout)
-    code = tmp_path / "logits.py"
-    code.write_text(LOGITS)
-    arguments = [str(result.checkpoint), str(tmp_path / "peer.npz"), str(tmp_path / "own.npy")]
-    subprocess.run([sys.executable, str(code), *arguments], check=True)
-    with np.load(tmp_path / "peer.npz") as answer:
-        wanted = answer["logits"]
-    difference = np.abs(np.load(tmp_path / "own.npy") - wanted).max() / wanted.std()
-    print(f"{name}: {difference:.1e} of the spread at {size} px")
-    assert difference <= TOLERANCE
+    wanted = compare(name, result.checkpoint, tmp_path / "peer.npz", size)
 
     converted = convert(
         open_checkpoint(result.checkpoint), tmp_path / "back.safetensors", to=layout
@@ -112,3 +135,55 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     run_peer("load", name, str(size), str(tmp_path / "back"))
     with np.load(tmp_path / "back.npz") as answer:
         assert np.array_equal(answer["logits"], wanted)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.mindspore
+@pytest.mark.parametrize(
+    ("variant", "padding"),
+    [
+        ("efficientnet_b0", "symmetric"),
+        ("efficientnet_lite0", "same"),
+        ("efficientnet_v2_s", "same"),
+    ],
+)
+def test_timm_loads_what_was_published(
+    variant: str, padding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``effnet publish --to hf-hub:me/model``, then ``timm.create_model``: same logits, same pictures."""
+    if missing():
+        pytest.skip(f"{PYTHON} has no {missing()}: install 'effnet-flows[peers]' (make peers)")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    size = 96
+    checkpoint = open_checkpoint(
+        make_checkpoint(
+            tmp_path / "own.ckpt", variant, num_classes=5, image_size=size, padding=padding
+        )
+    )
+    evaluation = EvalResult(10, 9, 10, 0.5, checkpoint_sha256=checkpoint.sha256)
+    (tmp_path / "files").mkdir()
+    with serve_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        publish_to_hub(
+            checkpoint,
+            HubAddress("me/model"),
+            tmp_path / "files",
+            evaluation=evaluation,
+            metrics=[],
+            export_onnx=lambda path: path.write_bytes(b"onnx"),
+            version="v1",
+        )
+        run_peer("hub", "hf-hub:me/model", str(size), str(tmp_path / "peer"))
+    compare(variant, checkpoint.path, tmp_path / "peer.npz", size)
+    with np.load(tmp_path / "peer.npz") as answer:
+        config = json.loads(str(answer["config"]))
+    spec = checkpoint.sidecar.preprocess
+    assert config == {
+        "input_size": [3, size, size],
+        "crop_pct": spec.crop_pct,
+        "interpolation": spec.interpolation,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+    }

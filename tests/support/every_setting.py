@@ -50,6 +50,8 @@ UNIT = (
     "train.epochs",
     "train.budget",
     "train.amp_dtype",
+    "auto.quality",
+    "auto.minutes",
     "evaluate.min_top1",
     "evaluate.promote_margin",
     "infer.engine",
@@ -153,6 +155,8 @@ JOBS = (
     "train.keep_checkpoints",
     "runtime.device",
     "storage.onnx",
+    "auto.enabled",
+    "train.probe",
 )
 """Proved by running a job."""
 

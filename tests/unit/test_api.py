@@ -15,13 +15,14 @@ from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputEx
 from effnet_core.events import Event
 from effnet_core.files import write_json
 from effnet_core.jobs import launch
-from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, Job, TrainJob, write_job_file
+from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, Job, StageJob, TrainJob, write_job_file
 from effnet_core.locks import sole_user
 from effnet_core.model_store.publication import publish_model
 from effnet_core.results import EvalResult, ShardResult, TrainResult
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 from effnet_core.weights.importing import import_weights
+from tests.support.images import source_with_splits
 from tests.support.tiny import tiny_config
 from tests.unit.model_store.test_publication import make_run
 from tests.unit.weights.test_importing import foreign, write
@@ -46,6 +47,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Job, RunConfig, Path]]:
     seen: list[tuple[Job, RunConfig, Path]] = []
 
     def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
+        if isinstance(job, StageJob):
+            return launch.run_job(job, config, run_dir)
         seen.append((job, config, run_dir))
         write_config(config, run_dir)
         write_job_file(job, run_dir)
@@ -168,7 +171,8 @@ def test_a_run_that_began_from_production_resumes_as_it_began(
     jobs: Jobs, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    config = tiny_config("model.weights=production", f"storage.root={tmp_path / 'store'}")
+    given = "model.weights=production", "model.variant=efficientnet_b0"
+    config = tiny_config(*given, f"storage.root={tmp_path / 'store'}")
 
     def put_in_production(version: str, correct: int) -> None:
         made = make_run(tmp_path / version, version, correct=correct)
@@ -212,9 +216,18 @@ def test_settings_that_make_no_step_are_refused_before_a_process_is_started(
     assert not (tmp_path / "run").exists()
 
 
-def test_no_data_set(jobs: Jobs, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no staged data set"):
-        api.train(tiny_config(), tmp_path, tmp_path / "run")
+def test_pictures_that_are_not_there(jobs: Jobs, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        api.train(tiny_config(), tmp_path / "photos", tmp_path / "run")
+    assert jobs == []
+
+
+def test_pictures_are_staged_once_beside_the_runs(jobs: Jobs, tmp_path: Path) -> None:
+    source_with_splits(tmp_path / "photos", train=8, val=2, classes=("cat", "dog"))
+    api.train(tiny_config(), tmp_path / "photos", tmp_path / "runs" / "a")
+    api.train(tiny_config(), tmp_path / "photos", tmp_path / "runs" / "b")
+    (staged,) = (tmp_path / "runs" / "staged").iterdir()
+    assert [job.data_dir for job, _, _ in jobs] == [staged.resolve()] * 2
 
 
 def test_evaluate_asks_for_the_weights_of_a_run_folder(

@@ -149,7 +149,32 @@ def load(
         ExportError: the engine file is damaged.
     """
     images = sum(shard.stop - shard.start for shard in job.shards)
-    file, sidecar = job.engine_file, checkpoint.sidecar
+    return load_for(job.engine, job.engine_file, checkpoint, infer, images, device)
+
+
+def load_for(
+    engine: str,
+    file: Path | None,
+    checkpoint: Checkpoint,
+    infer: InferConfig,
+    images: int,
+    device: str = "CPU",
+) -> Predictor:
+    """An engine for so many images; to be called in a child process.
+
+    Args:
+        engine: its name.
+        file: what it runs; None for MindSpore.
+        checkpoint: the model; how its sidecar says that images are made is how the engine makes them.
+        infer: settings of the engine.
+        images: that it will be given, all together.
+        device: as ``runtime.device``, for engines that run an engine file.
+
+    Raises:
+        CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
+        ExportError: the engine file is damaged.
+    """
+    sidecar = checkpoint.sidecar
     if file is None:
         from effnet_core.infer.engines.mindspore import MindSporePredictor
 
@@ -160,7 +185,7 @@ def load(
 
     def make(layout: EngineLayout) -> Predictor:
         return load_file(
-            job.engine,
+            engine,
             file,
             sidecar,
             infer,
@@ -178,7 +203,7 @@ def load(
         )
     if images <= FEW or (asked.workers and asked.micro_batch):
         return make(EngineLayout(asked.workers or cores, asked.micro_batch or 1))
-    key = f"{job.engine} {infer.precision} {file.stem}"
+    key = f"{engine} {infer.precision} {file.stem}"
     return make(best_layout(key, file.parent / TUNING_NAME, make, asked=asked, cores=cores))
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "stage": ["stage", "source", "--out", ADDRESS],
     "train": ["train", "--data", "data", "--run-dir", ADDRESS],
     "export": ["export", "--weights", "a.ckpt", "--out", f"{ADDRESS}/a.onnx"],
+    "bench": ["bench", "--variant", "efficientnet_tiny", "--out", ADDRESS],
     "predict": ["predict", "source", "--weights", "a.ckpt", "--output", ADDRESS],
 }
 

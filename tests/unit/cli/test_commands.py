@@ -20,7 +20,7 @@ from flows.cli import app
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = {
-    *("models", "recipes", "settings", "stage", "train", "evaluate", "predict", "export"),
+    *("models", "recipes", "settings", "stage", "train", "evaluate", "predict", "export", "bench"),
     *(
         "publish",
         "demo",

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from effnet_core.cli import doctor
 from effnet_core.cli.doctor import Finding
+from effnet_core.infer.engines import onnxruntime
 from effnet_core.jobs.environment import ONEDNN_ISA
 from effnet_core.kernels import build
 from flows.cli import CHECKS, app
@@ -138,3 +139,25 @@ def test_own_operators_are_shown_with_how_they_are_made(monkeypatch: pytest.Monk
 def test_a_folder_that_is_only_readable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)  # root may write everywhere
     assert one(doctor.disk(), "disk").level == "problem"
+
+
+def test_labelling_on_a_gpu_needs_another_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_count", lambda asked: int(asked.startswith("nvidia")))
+    monkeypatch.setattr(doctor, "_unusable", lambda device: None)
+    found = one(doctor.devices(), "labelling")
+    assert (found.level, "make gpu" in found.advice) == ("note", True)
+    monkeypatch.setattr(onnxruntime, "built_for", lambda: [onnxruntime.CUDA])
+    assert one(doctor.devices(), "labelling").level == "ok"
+
+
+def test_onnxruntime_for_gpus_counts_as_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"onnxruntime-gpu": "1.23.2"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert doctor._version("onnxruntime") == "1.23.2"
+    assert doctor._version("openvino") == ""

@@ -14,6 +14,7 @@ import pytest
 from prefect.blocks.system import Secret
 
 from effnet_core import api, worker
+from effnet_core.auto.decide import decide
 from effnet_core.config.load import leaf_keys
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.order import epoch_order, train_indices
@@ -49,6 +50,7 @@ from tests.support.every_setting import Proof
 from tests.support.fakes import BrightnessPredictor, engine_job, predict_job
 from tests.support.images import class_folders, draw, encode, source_with_splits
 from tests.support.weights import make_checkpoint
+from tests.unit.auto.test_decide import FACTS
 from tests.unit.model_store.test_publication import make_run
 
 
@@ -407,6 +409,8 @@ PROOFS = {
     "train.epochs": Proof("10", rates),
     "train.budget": Proof("100 steps", rates),
     "train.amp_dtype": Proof("fp16", sixteen_bits, ON_ASCEND),
+    "auto.quality": Proof("fast", lambda config, _: decide(config, FACTS).config.train),
+    "auto.minutes": Proof("1", lambda config, _: decide(config, FACTS).config.train),
     "evaluate.min_top1": Proof("0.9", published),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),

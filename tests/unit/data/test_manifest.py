@@ -18,8 +18,10 @@ from effnet_core.data.manifest import (
     rows_digest,
     write_manifest,
 )
+from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError
 from effnet_core.files import write_json
+from tests.support.images import class_folders
 
 NAMES = ["a b,c.jpg", 'say "hi".jpg', "new\nline.jpg", "ü/🐈.jpg"]
 
@@ -93,3 +95,44 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
     write_json(tmp_path / DATASET_NAME, {"complete": False})
     with pytest.raises(DataError, match="was not finished"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dataset.json", b"[]"),
+        ("dataset.json", b'{"complete": true}'),
+        (
+            "dataset.json",
+            b'{"complete": true, "digest": 1, "counts": {}, "rejected": 0, "source": ""}',
+        ),
+        ("classes.json", b"null"),
+        ("classes.json", b'["cat", "cat"]'),
+        ("classes.json", b'["cat", 7, null]'),
+        ("manifest.parquet", b""),
+        ("manifest.parquet", b"PAR1 and no more PAR1"),
+    ],
+)
+def test_a_damaged_data_set_is_refused_and_staged_again(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    source, out = class_folders(tmp_path / "source", {"cat": 3, "dog": 3}), tmp_path / "out"
+    whole = stage_dataset(source, out)[0]
+    (out / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        open_dataset(out).split("train")
+    again, reused = stage_dataset(source, out)
+    assert not reused
+    assert again == whole
+    assert len(again.split("train")) + len(again.split("val")) == 6
+
+
+@pytest.mark.parametrize("path", ["../loot.jpg", "/etc/passwd", "images/../../loot.jpg"])
+def test_a_manifest_whose_paths_leave_the_folder(path: str, tmp_path: Path) -> None:
+    source, out = class_folders(tmp_path / "source", {"cat": 3, "dog": 3}), tmp_path / "out"
+    stage_dataset(source, out)
+    rows = pq.read_table(out / "manifest.parquet").to_pylist()
+    rows[0]["path"] = path
+    write_manifest(out / "manifest.parquet", rows)
+    with pytest.raises(DataError, match="leaves the folder"):
+        open_dataset(out).split(rows[0]["split"])

@@ -160,3 +160,18 @@ def test_published_variants_run(variant: str) -> None:
     sidecar = make_sidecar(variant, image_size=64)
     run = session(build_model(random_parameters(variant, 3), sidecar))
     assert np.isfinite(run.run(None, {"images": images(2, 64)})[0]).all()
+
+
+@pytest.mark.parametrize("variant", TINIES)
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+def test_a_graph_for_any_size_answers_as_those_of_each_size(variant: str, padding: str) -> None:
+    parameters, sidecar = random_parameters(variant, 3), make_sidecar(variant, padding=padding)
+    free = session(build_model(parameters, sidecar, dynamic=True))
+    assert free.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    for side in (32, 33, 65):
+        spec = replace(sidecar.preprocess, image_size=side)
+        fixed = session(build_model(parameters, replace(sidecar, preprocess=spec)))
+        given = {"images": images(2, side)}
+        np.testing.assert_allclose(
+            free.run(["logits"], given)[0], fixed.run(["logits"], given)[0], rtol=1e-4, atol=1e-5
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -323,6 +324,9 @@ def test_predict_shards_writes_parts_and_counts(
     assert len(read_parts(output)) == 7
     assert [event.done for event in events if event.message] == [3, 6, 8]
     assert events[-1].message.startswith("labelled 2 images, set aside 0, wrote part-00002-")
+    told = [event.message for event in events if "the other" in event.message]
+    assert len(told) == 1
+    assert re.search(r"images/s the other 5 images take \d", told[0])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from effnet_core import __version__
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import EvaluateConfig, RunConfig, StorageConfig
 from effnet_core.data.preprocess import PreprocessSpec
@@ -186,7 +187,7 @@ def test_the_manifest_says_everything(tmp_path: Path, storage: StorageConfig) ->
     assert (manifest["data_digest"], manifest["train_data_digest"]) == (DATA, DATA)
     assert (manifest["variant"], manifest["num_classes"]) == ("efficientnet_b0", 5)
     assert manifest["libraries"]["mindspore"] == "2.10.0"
-    assert manifest["code_version"] == "0.1.0"
+    assert manifest["code_version"] == __version__
     assert manifest["created_at"].endswith("Z")
     for file in manifest["files"]:
         data = (Path(published.uri) / file["path"]).read_bytes()

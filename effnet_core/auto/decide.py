@@ -1,0 +1,233 @@
+"""Settings that follow from data, machine and weights, each with its reason; plain Python, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from effnet_core.auto.estimate import Estimate, batch_that_fits, estimate
+from effnet_core.auto.facts import Facts
+from effnet_core.config.schema import RunConfig
+from effnet_core.errors import ConfigError
+from effnet_core.text import format_seconds, human_bytes
+
+PEAK_LR = 4e-4
+"""Peak rate of fine-tuning, as it is used, for AdamW; the scratch one is SCRATCH_LR."""
+SCRATCH_LR = 2e-3
+BATCHES = (32, 16, 8, 4, 2)
+"""Global batches, the largest first of which a set has MIN_STEPS in an epoch."""
+MIN_STEPS = 8
+UNEQUAL = 3.0
+"""The largest class holds so many times the smallest where classes are weighed."""
+MOST_WEIGHT = 4.0
+"""Of a class; a class of one image must not outvote the others."""
+MOST_WEIGHED = 1_000
+"""Classes; of more, weights would fill the settings."""
+IMAGES_SEEN = {"good": 4_000, "best": 30_000}
+"""By fine-tuning, all epochs together, but no fewer than FEWEST_EPOCHS and no more than MOST_EPOCHS."""
+FEWEST_EPOCHS = {"good": 3, "best": 10}
+MOST_EPOCHS = {"good": 12, "best": 60}
+SCRATCH_FACTOR = 10
+"""So many times the epochs where nothing was learned before."""
+STARTUP_S = 25.0
+"""Seconds of a training job besides its steps: processes, the compilation of the graph, saving."""
+SHORTEST_TRAINING_S = 20.0
+"""Less than that after the probe is not worth starting."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One setting, its value and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        value = "none" if self.value is None else self.value
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{self.key:<26} {shown:<22} {self.reason}"
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Settings without an open end, and what was decided."""
+
+    config: RunConfig
+    decisions: tuple[Decision, ...]
+    estimate: Estimate
+
+
+@dataclass
+class _Open:
+    """Settings under decision: what a person gave stays."""
+
+    config: RunConfig
+    decisions: list[Decision] = field(default_factory=list)
+
+    def settle(self, key: str, value: Any, reason: str) -> None:
+        """Decide a setting, unless it was given."""
+        section, _, leaf = key.partition(".")
+        part = getattr(self.config, section)
+        if leaf in part.model_fields_set:
+            self.decisions.append(Decision(key, getattr(part, leaf), "as given"))
+            return
+        changed = part.model_copy(update={leaf: value})
+        self.config = self.config.model_copy(update={section: changed})
+        self.decisions.append(Decision(key, value, reason))
+
+    def is_given(self, key: str) -> bool:
+        section, _, leaf = key.partition(".")
+        return leaf in getattr(self.config, section).model_fields_set
+
+
+def decide(config: RunConfig, facts: Facts) -> Decided:
+    """Decide what the settings leave open.
+
+    Args:
+        config: as the person gave it; what was given is known by pydantic's ``model_fields_set``.
+        facts: of data, machine and weights.
+
+    Raises:
+        ConfigError: what was given cannot fit into this machine's memory, or a value of it is not allowed.
+    """
+    plan = _Open(config)
+    _settle_model(plan, facts)
+    _settle_batch(plan, facts)
+    quality = plan.config.auto.quality
+    if facts.pretrained and quality == "fast":
+        plan.settle(
+            "train.probe", "only", "auto.quality=fast: a classifier on the weights' features"
+        )
+        plan.settle(
+            "train.final_model", "best", "what is kept of training never is worse than the probe"
+        )
+    else:
+        _settle_training(plan, facts)
+        _settle_length(plan, facts)
+    settled = RunConfig.model_validate(
+        plan.config.model_dump()
+    )  # its rules hold for what was decided, too
+    return Decided(settled, tuple(plan.decisions), estimate(settled, facts))
+
+
+def _settle_model(plan: _Open, facts: Facts) -> None:
+    plan.settle("model.variant", facts.variant, facts.why_variant)
+    plan.settle("model.weights", facts.weights, facts.why_weights)
+    size, row = plan.config.train_image_size, plan.config.row
+    plan.settle("data.image_size", size, f"{row.name} was made for it")
+    if facts.pretrained:
+        plan.settle("model.new_head", True, "the weights' own classes are others")
+    plan.settle("runtime.world_size", 1, f"one process computes on all {facts.cores} core(s)")
+    few = min(facts.train_counts, default=0)
+    most = max(facts.train_counts, default=0)
+    if few and most >= UNEQUAL * few and len(facts.train_counts) <= MOST_WEIGHED:
+        why = (
+            f"classes have from {few} to {most} images: the rarer, the heavier, by the square root"
+        )
+        plan.settle("train.class_weights", _gentle_weights(facts.train_counts), why)
+
+
+def _gentle_weights(counts: tuple[int, ...]) -> tuple[float, ...]:
+    mean = sum(counts) / len(counts)
+    return tuple(round(min(MOST_WEIGHT, (mean / max(1, n)) ** 0.5), 3) for n in counts)
+
+
+def _settle_batch(plan: _Open, facts: Facts) -> None:
+    images, world = facts.train_images, plan.config.runtime.world_size
+    batch = next((b for b in BATCHES if b * MIN_STEPS <= images), BATCHES[-1])
+    batch = max(world, min(batch, images) // world * world)
+    why = f"{images // batch} updates an epoch of {images:,} images"
+    plan.settle("data.global_batch_size", batch, why)
+    if plan.config.auto.quality == "fast" and facts.pretrained:
+        return  # nothing is trained
+    batch = plan.config.data.global_batch_size
+    share = batch // world
+    fits = batch_that_fits(plan.config, facts)
+    if fits < 1:
+        raise ConfigError(_cannot_fit(plan.config, facts))
+    parts = next(n for n in _divisors(share) if share // n <= fits)
+    if parts > 1:
+        why = f"{fits} image(s) at a time are what fits into {human_bytes(facts.free_bytes)} of memory"
+    else:
+        why = f"a batch fits into the {human_bytes(facts.free_bytes)} that are free"
+    plan.settle("optim.accumulate_steps", parts, why)
+    if share // plan.config.optim.accumulate_steps > fits:
+        raise ConfigError(_cannot_fit(plan.config, facts))
+
+
+def _divisors(number: int) -> Iterator[int]:
+    return (n for n in range(1, number + 1) if number % n == 0)
+
+
+def _cannot_fit(config: RunConfig, facts: Facts) -> str:
+    needed = estimate(config, facts).memory_bytes
+    return (
+        f"training {config.model.variant} at {config.train_image_size} px with "
+        f"{config.data.global_batch_size // config.optim.accumulate_steps} image(s) at a time needs about "
+        f"{human_bytes(needed)} of memory and {human_bytes(facts.free_bytes)} are free; lower "
+        "data.image_size or data.global_batch_size, raise optim.accumulate_steps, choose a smaller "
+        "model.variant, or set auto.quality=fast, which trains nothing"
+    )
+
+
+def _settle_training(plan: _Open, facts: Facts) -> None:
+    batch = plan.config.data.global_batch_size
+    rate = PEAK_LR if facts.pretrained else SCRATCH_LR
+    plan.settle("optim.name", "adamw", "it needs no search for a rate")
+    if plan.config.optim.name == "adamw":
+        plan.settle("optim.epsilon", 1e-8, "adamw's usual one")
+        plan.settle("optim.weight_decay", 0.01, "adamw's usual one")
+    plan.settle("optim.base_lr", rate * 256 / batch, f"a peak rate of {rate:g}")
+    plan.settle("data.crop_scale", (0.5, 1.0), "crops that leave most of a picture in")
+    if facts.pretrained:
+        plan.settle("train.probe", "first", "fine-tuning distorts less from a fitted classifier")
+        plan.settle("model.drop_path_rate", 0.0, "a short run has no time to overfit")
+        plan.settle("model.drop_rate", 0.0, "likewise")
+        plan.settle("train.label_smoothing", 0.05, "the classifier was fitted without it")
+    plan.settle(
+        "train.final_model", "best", "what is kept of training never is worse than the probe"
+    )
+    plan.settle("train.log_every_steps", 10, "a line every some seconds")
+    plan.settle("train.checkpoint_every_minutes", 2.0, "what an interruption costs at most")
+
+
+def _settle_length(plan: _Open, facts: Facts) -> None:
+    quality = plan.config.auto.quality
+    epochs = round(IMAGES_SEEN.get(quality, 4_000) / max(1, facts.train_images))
+    low, high = FEWEST_EPOCHS.get(quality, 3), MOST_EPOCHS.get(quality, 12)
+    epochs = min(high, max(low, epochs))
+    why = f"{facts.train_images:,} images, auto.quality={quality}"
+    if not facts.pretrained:
+        epochs *= SCRATCH_FACTOR
+        why += ", from scratch"
+    plan.settle("train.epochs", epochs, why)
+    _settle_minutes(plan, facts)
+    steps = plan.config.train.epochs * (facts.train_images // plan.config.data.global_batch_size)
+    momentum = 0.99 if steps > 1_000 else 0.9
+    plan.settle("model.bn_momentum", momentum, f"statistics follow within {steps:,} updates")
+    length = plan.config.train.length
+    warmup = min(1.0, length.amount / 4) if length.unit == "epochs" else 0.5
+    plan.settle("schedule.warmup_epochs", warmup, "the first updates are gentle")
+
+
+def _settle_minutes(plan: _Open, facts: Facts) -> None:
+    """Shorten a run that would take more than the minutes it may."""
+    minutes = plan.config.auto.minutes
+    if minutes is None or plan.is_given("train.budget"):
+        return
+    cost = estimate(plan.config, facts)
+    left = 60 * minutes - facts.spent_s - cost.probe_s - STARTUP_S
+    if cost.training_s - STARTUP_S <= left:
+        return
+    if left < SHORTEST_TRAINING_S and facts.pretrained:
+        why = f"auto.minutes={minutes:g} leaves no time for more"
+        plan.settle("train.probe", "only", why)
+        if plan.config.train.probe != "only":
+            plan.config = plan.config.model_copy(
+                update={"train": plan.config.train.model_copy(update={"probe": "only"})}
+            )
+        return
+    why = f"what auto.minutes={minutes:g} leaves of {format_seconds(cost.training_s)}"
+    plan.settle("train.budget", f"{max(left, SHORTEST_TRAINING_S) / 60:.2f} minutes", why)

@@ -1,0 +1,128 @@
+"""What follows from data, machine and weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from effnet_core.auto.decide import Decided, decide
+from effnet_core.auto.estimate import batch_that_fits, estimate
+from effnet_core.auto.facts import Facts
+from effnet_core.config.load import load_config
+from effnet_core.errors import ConfigError
+
+GB = 1e9
+FACTS = Facts(
+    train_counts=(40,) * 16,
+    val_images=160,
+    cores=2,
+    gflops=100.0,
+    free_bytes=8 * GB,
+    variant="efficientnet_lite0",
+    why_variant="installed",
+    weights="efficientnet_lite0",
+    why_weights="installed",
+)
+
+
+def decided(*overrides: str, **changed: object) -> Decided:
+    return decide(load_config("auto", overrides), replace(FACTS, **changed))  # type: ignore[arg-type]
+
+
+def test_800_photographs_are_probed_and_then_tuned_gently_for_minutes() -> None:
+    config = decided().config
+    assert (config.model.variant, config.model.weights) == ("efficientnet_lite0",) * 2
+    assert (config.train.probe, config.train.final_model) == ("first", "best")
+    assert config.data.global_batch_size == 32
+    assert config.optim.accumulate_steps == 1
+    assert 0 < decided().estimate.training_s < 300
+
+
+def test_what_is_given_stays_and_the_rest_follows_it() -> None:
+    made = decided("data.global_batch_size=8", "train.epochs=2", "optim.base_lr=0.5")
+    assert made.config.data.global_batch_size == 8
+    assert made.config.train.epochs == 2
+    assert made.config.optim.base_lr == 0.5
+    said = {decision.key: decision.reason for decision in made.decisions}
+    assert said["data.global_batch_size"] == said["train.epochs"] == "as given"
+    assert "free" in said["optim.accumulate_steps"]
+
+
+def test_fast_trains_nothing() -> None:
+    made = decided("auto.quality=fast")
+    assert made.config.train.probe == "only"
+    assert made.estimate.training_s == 0
+
+
+def test_best_takes_longer_than_good() -> None:
+    assert decided("auto.quality=best").estimate.total_s > decided().estimate.total_s
+
+
+def test_minutes_bound_the_whole_run() -> None:
+    whole = decided("auto.quality=best").estimate
+    for minutes in (1.5, 4.0):
+        assert whole.total_s > 60 * minutes
+        bounded = decided("auto.quality=best", f"auto.minutes={minutes}").estimate
+        assert bounded.total_s == pytest.approx(60 * minutes, abs=1)
+
+
+def test_minutes_that_leave_no_time_for_training_end_with_the_probe() -> None:
+    assert decided("auto.minutes=0.5").config.train.probe == "only"
+
+
+def test_12_images_make_an_update_each_batch_fits_into() -> None:
+    config = decided(train_counts=(5, 4), val_images=3).config
+    assert config.data.global_batch_size <= 9
+
+
+def test_8000_images_see_fewer_epochs_than_800() -> None:
+    many, few = decided(train_counts=(400,) * 16), decided()
+    assert many.config.train.epochs < few.config.train.epochs
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_taken_in_parts() -> None:
+    made = decided(variant="efficientnet_b4", weights="x", free_bytes=8 * GB)
+    parts = made.config.optim.accumulate_steps
+    assert parts > 1
+    assert made.config.data.global_batch_size == 32
+    assert made.config.data.global_batch_size // parts <= batch_that_fits(made.config, FACTS)
+    assert made.estimate.memory_bytes < 8 * GB
+
+
+def test_what_cannot_fit_at_all_is_refused_with_what_would() -> None:
+    with pytest.raises(ConfigError) as caught:
+        decided(variant="efficientnet_b7", weights="x", free_bytes=4 * GB)
+    told = str(caught.value)
+    assert told.startswith("training efficientnet_b7 at 600 px with ")
+    assert "of memory and 4.0 GB are free; lower data.image_size" in told
+
+
+def test_unequal_classes_are_weighed_gently() -> None:
+    counts = (100, 100, 1)
+    weights = decided(train_counts=counts).config.train.class_weights
+    assert weights == (0.819, 0.819, 4.0)
+    assert decided(train_counts=(50, 40)).config.train.class_weights is None
+
+
+def test_without_weights_a_run_starts_from_scratch_and_takes_longer() -> None:
+    made = decided(variant="efficientnet_b0", weights=None)
+    assert made.config.train.probe == "none"
+    assert made.config.train.epochs > decided().config.train.epochs
+
+
+def test_a_decision_is_one_line() -> None:
+    lines = [str(decision) for decision in decided().decisions]
+    assert all("\n" not in line for line in lines)
+    assert lines[0].split(maxsplit=2)[:2] == ["model.variant", "efficientnet_lite0"]
+
+
+def test_more_images_take_longer_and_larger_ones_more_memory() -> None:
+    config = decided().config
+    small, large = (
+        estimate(config, FACTS),
+        estimate(config, replace(FACTS, train_counts=(400,) * 16)),
+    )
+    assert large.epoch_s > 5 * small.epoch_s
+    wide = config.model_copy(update={"data": config.data.model_copy(update={"image_size": 448})})
+    assert estimate(wide, FACTS).memory_bytes > estimate(config, FACTS).memory_bytes
