@@ -151,6 +151,10 @@ def test_everything_runs_from_an_empty_folder(bin_dir: Path, tmp_path: Path) -> 
     summary = json.loads((tmp_path / "runs" / "demo" / "latest" / "summary.json").read_text())
     assert summary["top1"] >= 0.97
 
+    class_folders(tmp_path / "photos", {"cat": 10, "dog": 10}, width=64, height=48)
+    shown = installed.succeed("train", "photos", "--quality", "fast")
+    assert "effnet predict FOLDER --weights runs/train/" in shown
+
     for name in ("flows", "tasks", "deployments"):  # not to be taken for our packages
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.py").write_text("raise ImportError('not ours')\n")
@@ -160,7 +164,6 @@ def test_everything_runs_from_an_empty_folder(bin_dir: Path, tmp_path: Path) -> 
             assert item["name"] in said
         assert installed.succeed("deploy", "--automations", "heartbeat").count("deployed to") == 1
         assert len(installed.api.post("/deployments/filter")) == len(DEPLOYMENTS)
-        class_folders(tmp_path / "photos", {"cat": 5, "dog": 5}, width=64, height=48)
         weights = "weights=runs/demo/latest/train"
         installed.succeed(
             "run",
@@ -175,4 +178,4 @@ def test_everything_runs_from_an_empty_folder(bin_dir: Path, tmp_path: Path) -> 
         )
     finally:
         installed.effnet("down")
-    assert json.loads((tmp_path / "labels" / "summary.json").read_text())["labelled"] == 10
+    assert json.loads((tmp_path / "labels" / "summary.json").read_text())["labelled"] == 20

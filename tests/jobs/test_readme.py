@@ -47,7 +47,7 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.mindspore
 def test_the_tour_works_as_written(tmp_path: Path) -> None:
-    class_folders(tmp_path / "images", {"cat": 40, "dog": 40}, width=64, height=48)
+    class_folders(tmp_path / "images", {"cat": 12, "dog": 12}, width=64, height=48)
     (tmp_path / "photos").mkdir()
     for index in range(3):
         (tmp_path / "photos" / f"{index}.png").write_bytes(encode(draw(seed=index, label=index)))
