@@ -15,20 +15,29 @@ help: ## list the targets
 demo: $(STAMP) ## the whole pipeline on a small real data set: stage, train, evaluate, publish, infer, report
 	@$(BIN)/effnet demo
 
-# Two processes, because MindSpore may run only in one that Prefect does not use (docs/adr/0003).
+# In parts of their own, because MindSpore may run only in a process that Prefect does not use
+# (docs/adr/0003), and three at a time, because jobs and flows wait more than they compute. The longest come
+# first, so that no core is idle at the end; files that share finished runs or a service stay together.
+PARTS := jobs-others flows-service jobs-runs flows-others cells unit
 test: $(STAMP) ## the test suite
-	@$(MAKE) --no-print-directory --keep-going --jobs=3 test-library test-jobs test-flows
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 $(addprefix test-part-,$(PARTS))
 
-# Side by side, because jobs and flows wait more than they compute. Lines begin with where they come from.
-PYTEST := set -o pipefail; $(BIN)/pytest -m "not slow" --durations=10
-test-library test-jobs test-flows: SHELL := /bin/bash
-test-library: $(STAMP)
-	@$(PYTEST) tests/cells 2>&1 | sed -u 's/^/cells  /'
-	@$(PYTEST) tests/unit 2>&1 | sed -u 's/^/unit   /'
-test-jobs: $(STAMP)
-	@$(PYTEST) tests/jobs 2>&1 | sed -u 's/^/jobs   /'
-test-flows: $(STAMP)
-	@$(PYTEST) tests/flows 2>&1 | sed -u 's/^/flows  /'
+test-library: test-part-cells test-part-unit
+test-jobs: test-part-jobs-runs test-part-jobs-others
+test-flows: test-part-flows-service test-part-flows-others
+
+using = $(shell grep -lE "$(1)" tests/$(2)/test_*.py)
+files-cells = tests/cells
+files-unit = tests/unit
+files-jobs-runs = $(call using,one_rank:,jobs)
+files-jobs-others = $(filter-out $(files-jobs-runs),$(wildcard tests/jobs/test_*.py))
+files-flows-service = $(call using,service: TestedService,flows)
+files-flows-others = $(filter-out $(files-flows-service),$(wildcard tests/flows/test_*.py))
+
+# Lines begin with where they come from.
+test-part-%: SHELL := /bin/bash
+test-part-%: $(STAMP)
+	@set -o pipefail; $(BIN)/pytest -m "not slow" --durations=10 $(files-$*) 2>&1 | sed -u 's/^/$*  /'
 
 test-fast: $(STAMP) ## the unit tests without object stores, for the inner loop
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-fast-some test-fast-others
@@ -97,7 +106,7 @@ bench-train: $(STAMP) ## training speed against mindcv and torch (EFFNET_PEERS_P
 
 # onnxruntime-gpu holds all of onnxruntime, under the same name.
 GPU_STAMP := $(VENV)/.installed-gpu
-$(GPU_STAMP): requirements-gpu.lock $(STAMP)
+$(GPU_STAMP): requirements-gpu.lock | $(STAMP)
 	@echo "adding what NVIDIA GPUs need from requirements-gpu.lock (3.7 GB to fetch, 6 GB on the disk)"
 	@$(BIN)/python -m pip uninstall --quiet --yes onnxruntime
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.lock

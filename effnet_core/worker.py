@@ -119,7 +119,8 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
         write_json(run_dir / RESULT_NAME, result)
         return 0  # without the seconds and the memory that MindSpore's import takes
     environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
-    from effnet_core.jobs.collective import join_group
+    with environment.importing():
+        from effnet_core.jobs.collective import join_group
 
     group = join_group(config.runtime)
     result = _answer(job, config, group, run_dir)
@@ -132,7 +133,8 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
 def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:
     """Do a job; the content of ``result.json``."""
     if isinstance(job, TrainJob):
-        from effnet_core.train.loop import train
+        with environment.importing():
+            from effnet_core.train.loop import train
 
         return train(config, group, data_dir=job.data_dir, run_dir=run_dir).to_dict()
     if isinstance(job, EvaluateJob):
@@ -165,7 +167,8 @@ def _checkpoint_of(job: EvaluateJob | PredictJob | ProbeJob | VerifyJob | Mindir
 
 
 def _evaluate(job: EvaluateJob, config: RunConfig, group: Any) -> dict[str, Any]:
-    from effnet_core.train.evaluate import evaluate_checkpoint
+    with environment.importing():
+        from effnet_core.train.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(
         config, group, checkpoint=_checkpoint_of(job), data_dir=job.data_dir, split=job.split
@@ -173,8 +176,9 @@ def _evaluate(job: EvaluateJob, config: RunConfig, group: Any) -> dict[str, Any]
 
 
 def _predict(job: PredictJob, config: RunConfig) -> dict[str, Any]:
-    from effnet_core.infer.engines import load
-    from effnet_core.infer.shards import predict_shards
+    with environment.importing():
+        from effnet_core.infer.engines import load
+        from effnet_core.infer.shards import predict_shards
 
     predictor = load(job, _checkpoint_of(job), config.infer, config.runtime.device)
     return predict_shards(predictor, job, config)

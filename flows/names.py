@@ -46,7 +46,7 @@ def training_name(prefix: str) -> Callable[[], str]:
             return f"{prefix}-{last_name(recipe)}"
         source = given.get("source")  # of a pipeline, whose data need not be there yet
         data = last_name(source) if source else data_name(given.get("data"))
-        return f"{prefix}-{short_variant(config)}-{data}-e{config.train.epochs}"
+        return f"{prefix}-{short_variant(config)}-{data}-{_length(config)}"
 
     return name
 
@@ -76,6 +76,12 @@ def publication_name() -> str:
     return f"publish-{short_variant(config)}-as-{config.storage.name}"
 
 
+def _length(config: RunConfig) -> str:
+    """``e20`` for 20 epochs; ``auto`` where they are decided later."""
+    decides = config.auto.enabled and "epochs" not in config.train.model_fields_set
+    return "auto" if decides else f"e{config.train.epochs}"
+
+
 TRAINING_FIELDS = {
     "variant": "model.variant",
     "weights": "model.weights",
@@ -85,6 +91,8 @@ TRAINING_FIELDS = {
     "device": "runtime.device",
     "processes": "runtime.world_size",
     "engine": "infer.engine",
+    "quality": "auto.quality",
+    "minutes": "auto.minutes",
 }
 """Fields of a training's and a pipeline's form, and the settings that they are."""
 

@@ -38,6 +38,7 @@ VariantName = Literal[
     "efficientnet_v2_l",
 ]
 Device = Literal["as in recipe", "CPU", "GPU", "Ascend"]
+Quality = Literal["as in recipe", "fast", "good", "best"]
 Engine = Literal["as in recipe", "auto", "onnxruntime", "openvino", "mindspore"]
 Runner = Literal["threads", "dask"]
 
@@ -54,6 +55,7 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)] | None
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)] | None
 LearningRate = Annotated[float, Field(gt=0, le=100)] | None
+Minutes = Annotated[float, Field(gt=0, le=100_000)] | None
 Processes = Annotated[int, Field(ge=1, le=1024)] | None
 TopK = Annotated[int, Field(ge=1, le=1_000_000)] | None
 ShardImages = Annotated[int, Field(ge=1, le=10_000_000)] | None

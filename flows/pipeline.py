@@ -49,7 +49,7 @@ def pipeline_flow(
     folder: FolderPath,
     out: str | None = None,
     data: str | None = None,
-    recipe: Recipe = "digits",
+    recipe: Recipe = "auto",
     variant: VariantName = AS_IN_RECIPE,
     epochs: Epochs = None,
     device: Device = AS_IN_RECIPE,

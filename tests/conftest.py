@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from effnet_core.cli.guard import GC_THRESHOLD
 from effnet_core.data.staging import stage_dataset
 from effnet_core.events import Event, listen
 from effnet_core.kernels import build as operators
@@ -33,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if servers & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.store)
+
+
+def pytest_collection_finish() -> None:
+    """Never look for garbage in what imports made, and seldom in the rest: it takes a tenth of a run."""
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 @pytest.fixture(scope="session", autouse=True)

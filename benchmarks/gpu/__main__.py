@@ -39,7 +39,7 @@ TOTAL_S = 570.0
 TOGETHER = 4
 """Graphs that are compiled at the same time; their steps are measured one by one."""
 SIZES = {"variant": "efficientnet_b0", "batch": 128, "side": 224, "steps": 20, "pictures": 4096}
-WHOLE = {"whole_variant": "efficientnet_lite0", "whole_batch": 16}
+WHOLE = {"whole_variant": "efficientnet_lite0", "whole_batch": 32}
 DRY_SIZES = {"variant": "efficientnet_tiny", "batch": 4, "side": 32, "steps": 2, "pictures": 40}
 DRY_WHOLE = {"whole_variant": "efficientnet_tiny", "whole_batch": 16}
 DRY_SWITCHES = (DEFAULT, "O2, BatchNorm in 16 bits")
@@ -112,7 +112,7 @@ def run(part: Part, results: Results, deadline: float) -> None:
     cut, last = threading.Event(), []
     with subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=part.options.get("folder", ROOT),  # MindSpore leaves its dumps in the current folder
         env=environment(part),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -146,7 +146,8 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def environment(part: Part) -> dict[str, str]:
     """What a part finds: on a GPU what CUDA needs, unless it is torch, which brings its own."""
-    given = dict(os.environ)
+    before = os.environ.get("PYTHONPATH")
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), before]))}
     if part.options["device"] == "GPU" and part.child != "torch":
         lazy = "runtime.lazy_kernels=false" not in part.options.get("settings", ())
         cuda.prepare(given, lazy_kernels=lazy)

@@ -35,21 +35,31 @@ def _settings(options: dict[str, Any], *more: str) -> list[str]:
 
 
 def data_set(options: dict[str, Any]) -> Path:
-    """A staged data set of drawn pictures, the same for every part."""
-    from benchmarks.train import draw_files
+    """The demo's digits, staged; the same for every part."""
+    from effnet_core.data.digits import write_digits
     from effnet_core.data.staging import stage_dataset
     from effnet_core.locks import alone
 
     folder = Path(options["folder"])
     with alone(folder / "data"):
         if not (folder / "data").exists():
-            draw_files(folder / "drawn")
-            for path in sorted((folder / "drawn/train").rglob("*.jpg"))[::4]:
-                place = folder / "drawn/val" / path.parent.name / path.name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(place)
-            stage_dataset(folder / "drawn", folder / "data")
+            write_digits(folder / "digits")
+            stage_dataset(folder / "digits/labelled", folder / "data")
     return folder / "data"
+
+
+def photographs(options: dict[str, Any]) -> list[Path]:
+    """Drawn JPEGs of 500x375, and many names for them."""
+    from benchmarks.train import draw_files
+
+    folder = Path(options["folder"]) / "drawn"
+    draw_files(folder)
+    files = sorted(folder.rglob("*.jpg"))
+    pictures = Path(options["folder"]) / "pictures"
+    pictures.mkdir()
+    for index in range(options["pictures"]):
+        (pictures / f"{index:06d}.jpg").hardlink_to(files[index % len(files)])
+    return files
 
 
 def train(options: dict[str, Any], name: str, *more: str) -> Any:
@@ -86,7 +96,7 @@ def correctness(options: dict[str, Any]) -> None:
 
     evaluated = api.evaluate(straight.checkpoint, data_set(options), config=None)
     _tell(evaluated_on_cpu={"loss": evaluated.loss, "top1": evaluated.top1})
-    first = sorted((Path(options["folder"]) / "straight/checkpoints").glob("*.ckpt"))[0]
+    first = min((Path(options["folder"]) / "straight/checkpoints").glob("step-*.ckpt"))
     _tell(resumed=outcome(train(options, "resumed", f"train.resume_from={first}")))
     if options["device"] != "CPU":
         _tell(sunk=outcome(train(options, "sunk", "data.sink=true")))
@@ -135,11 +145,7 @@ def labelling(options: dict[str, Any]) -> None:
 
     folder = Path(options["folder"])
     weights = _checkpoint(options)
-    files = sorted(data_set(options).rglob("*.jpg"))
-    pictures = folder / "pictures"
-    pictures.mkdir(exist_ok=True)
-    for index in range(options["pictures"]):
-        (pictures / f"{index:06d}.jpg").hardlink_to(files[index % len(files)])
+    files, pictures = photographs(options), folder / "pictures"
     spec = api.open_weights(weights, load_config(None, []).storage).sidecar.preprocess
     content = [path.read_bytes() for path in files]
     began = time.perf_counter()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from effnet_core.auto.estimate import Estimate, batch_that_fits, estimate
+from effnet_core.auto.estimate import STARTUP_S, Estimate, batch_that_fits, estimate
 from effnet_core.auto.facts import Facts
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
-from effnet_core.text import format_seconds, human_bytes
+from effnet_core.text import human_bytes
 
 PEAK_LR = 4e-4
 """Peak rate of fine-tuning, as it is used, for AdamW; the scratch one is SCRATCH_LR."""
@@ -28,10 +28,10 @@ IMAGES_SEEN = {"good": 4_000, "best": 30_000}
 """By fine-tuning, all epochs together, but no fewer than FEWEST_EPOCHS and no more than MOST_EPOCHS."""
 FEWEST_EPOCHS = {"good": 3, "best": 10}
 MOST_EPOCHS = {"good": 12, "best": 60}
+LONGEST_MIN = {"fast": 3.5, "good": 3.5, "best": 40.0}
+"""Minutes of training for each thousand images, or for fewer."""
 SCRATCH_FACTOR = 10
 """So many times the epochs where nothing was learned before."""
-STARTUP_S = 25.0
-"""Seconds of a training job besides its steps: processes, the compilation of the graph, saving."""
 SHORTEST_TRAINING_S = 20.0
 """Less than that after the probe is not worth starting."""
 
@@ -59,27 +59,32 @@ class Decided:
     estimate: Estimate
 
 
-@dataclass
 class _Open:
     """Settings under decision: what a person gave stays."""
 
-    config: RunConfig
-    decisions: list[Decision] = field(default_factory=list)
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.given = {
+            f"{section}.{key}"
+            for section in RunConfig.model_fields
+            for key in getattr(config, section).model_fields_set
+        }
+        self.found: dict[str, Decision] = {}
 
     def settle(self, key: str, value: Any, reason: str) -> None:
-        """Decide a setting, unless it was given."""
+        """Decide a setting, or decide it anew, unless it was given."""
         section, _, leaf = key.partition(".")
         part = getattr(self.config, section)
-        if leaf in part.model_fields_set:
-            self.decisions.append(Decision(key, getattr(part, leaf), "as given"))
+        if key in self.given:
+            self.found[key] = Decision(key, getattr(part, leaf), "as given")
             return
         changed = part.model_copy(update={leaf: value})
         self.config = self.config.model_copy(update={section: changed})
-        self.decisions.append(Decision(key, value, reason))
+        self.found[key] = Decision(key, value, reason)
 
     def is_given(self, key: str) -> bool:
-        section, _, leaf = key.partition(".")
-        return leaf in getattr(self.config, section).model_fields_set
+        """Whether a person gave it."""
+        return key in self.given
 
 
 def decide(config: RunConfig, facts: Facts) -> Decided:
@@ -109,7 +114,7 @@ def decide(config: RunConfig, facts: Facts) -> Decided:
     settled = RunConfig.model_validate(
         plan.config.model_dump()
     )  # its rules hold for what was decided, too
-    return Decided(settled, tuple(plan.decisions), estimate(settled, facts))
+    return Decided(settled, tuple(plan.found.values()), estimate(settled, facts))
 
 
 def _settle_model(plan: _Open, facts: Facts) -> None:
@@ -194,40 +199,44 @@ def _settle_training(plan: _Open, facts: Facts) -> None:
 
 
 def _settle_length(plan: _Open, facts: Facts) -> None:
-    quality = plan.config.auto.quality
-    epochs = round(IMAGES_SEEN.get(quality, 4_000) / max(1, facts.train_images))
-    low, high = FEWEST_EPOCHS.get(quality, 3), MOST_EPOCHS.get(quality, 12)
-    epochs = min(high, max(low, epochs))
-    why = f"{facts.train_images:,} images, auto.quality={quality}"
+    """Epochs where they are given, else the minutes that enough epochs take here: the time told is kept."""
+    quality, images = plan.config.auto.quality, facts.train_images
+    epochs = round(IMAGES_SEEN.get(quality, 4_000) / max(1, images))
+    epochs = min(MOST_EPOCHS.get(quality, 12), max(FEWEST_EPOCHS.get(quality, 3), epochs))
     if not facts.pretrained:
         epochs *= SCRATCH_FACTOR
-        why += ", from scratch"
-    plan.settle("train.epochs", epochs, why)
-    _settle_minutes(plan, facts)
-    steps = plan.config.train.epochs * (facts.train_images // plan.config.data.global_batch_size)
+    if plan.is_given("train.epochs") or plan.is_given("train.budget"):
+        plan.settle("train.epochs", epochs, f"{images:,} images, auto.quality={quality}")
+        epochs = plan.config.train.epochs
+    else:
+        _settle_minutes(plan, facts, epochs)
+    steps = epochs * max(1, images // plan.config.data.global_batch_size)
     momentum = 0.99 if steps > 1_000 else 0.9
-    plan.settle("model.bn_momentum", momentum, f"statistics follow within {steps:,} updates")
+    plan.settle("model.bn_momentum", momentum, f"statistics follow within some {steps:,} updates")
     length = plan.config.train.length
-    warmup = min(1.0, length.amount / 4) if length.unit == "epochs" else 0.5
+    warmup = min(0.5, length.amount / 4) if length.unit == "epochs" else 0.5
     plan.settle("schedule.warmup_epochs", warmup, "the first updates are gentle")
 
 
-def _settle_minutes(plan: _Open, facts: Facts) -> None:
-    """Shorten a run that would take more than the minutes it may."""
-    minutes = plan.config.auto.minutes
-    if minutes is None or plan.is_given("train.budget"):
-        return
-    cost = estimate(plan.config, facts)
-    left = 60 * minutes - facts.spent_s - cost.probe_s - STARTUP_S
-    if cost.training_s - STARTUP_S <= left:
-        return
-    if left < SHORTEST_TRAINING_S and facts.pretrained:
-        why = f"auto.minutes={minutes:g} leaves no time for more"
-        plan.settle("train.probe", "only", why)
-        if plan.config.train.probe != "only":
-            plan.config = plan.config.model_copy(
-                update={"train": plan.config.train.model_copy(update={"probe": "only"})}
-            )
-        return
-    why = f"what auto.minutes={minutes:g} leaves of {format_seconds(cost.training_s)}"
-    plan.settle("train.budget", f"{max(left, SHORTEST_TRAINING_S) / 60:.2f} minutes", why)
+def _settle_minutes(plan: _Open, facts: Facts, epochs: int) -> None:
+    """The minutes of training: what so many epochs take, or what the run may."""
+    quality, minutes = plan.config.auto.quality, plan.config.auto.minutes
+    train = plan.config.train.model_copy(update={"epochs": epochs})
+    cost = estimate(plan.config.model_copy(update={"train": train}), facts)
+    wanted_s = cost.training_s - STARTUP_S
+    if minutes is not None:
+        left_s = 60 * minutes - facts.spent_s - cost.probe_s - STARTUP_S
+        why = f"what auto.minutes={minutes:g} leaves"
+        if left_s < SHORTEST_TRAINING_S and facts.pretrained:
+            plan.settle("train.probe", "only", f"auto.minutes={minutes:g} leaves no time for more")
+            return
+        if not plan.is_given("auto.quality"):
+            wanted_s = max(wanted_s, left_s)  # who names the minutes wants them to be used
+    else:
+        left_s = 60 * LONGEST_MIN[quality] * max(1.0, facts.train_images / 1_000)
+        left_s *= 1 if facts.pretrained else SCRATCH_FACTOR
+        why = f"the longest for auto.quality={quality}; auto.minutes allows more"
+    if wanted_s <= left_s:
+        why = f"about {epochs} epochs of {facts.train_images:,} images on this machine"
+    seconds = max(SHORTEST_TRAINING_S, min(wanted_s, left_s))
+    plan.settle("train.budget", f"{seconds / 60:.2f} minutes", why)

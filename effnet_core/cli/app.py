@@ -228,7 +228,7 @@ def predict(
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import by_section, load_config
     from effnet_core.infer.output import read_parts
-    from effnet_core.reports.annotate import annotate_single
+    from effnet_core.reports.annotate import annotate_single, font_hint
 
     short = {
         "infer.top_k": top_k,
@@ -249,6 +249,8 @@ def predict(
             console.print(f"{share:7.1%}  {name}", soft_wrap=True, markup=False)
         copy = annotate_single(row, output, config.storage)
         console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
+        if hint := font_hint(row):
+            console.print(hint, soft_wrap=True, markup=False)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
         f"{summary['other_files']} other files, "

@@ -53,7 +53,6 @@ def verify_family(
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import by_section, load_config
     from effnet_core.data.manifest import DATASET_NAME, open_dataset
-    from effnet_core.data.staging import stage_dataset
     from effnet_core.weights.catalogue import PUBLISHED
 
     options = by_section({"runtime.world_size": processes})
@@ -63,7 +62,7 @@ def verify_family(
         data_dir = Path(data)
         if not (data_dir / DATASET_NAME).is_file():
             data_dir = out / "data"
-            stage_dataset(data, data_dir, hard_links=config.data.hard_links)
+            api.stage(data, data_dir, config=config)
 
         def measure(name: str) -> EvalResult:
             return api.evaluate(name, data_dir, split=split, config=config)

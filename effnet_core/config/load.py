@@ -92,9 +92,13 @@ def read_config(path: Path) -> RunConfig:
 
 
 def write_config(config: RunConfig, run_dir: Path) -> Path:
-    """Write the whole tree to ``run_dir/config.yaml``; every rank reads that file."""
+    """Write the whole tree to ``run_dir/config.yaml``; every rank reads that file.
+
+    What is still to be decided (``auto.enabled``) stays open in the file, too.
+    """
     path = run_dir / CONFIG_NAME
-    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    values = config.model_dump(mode="json", exclude_unset=config.auto.enabled)
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
     return path
 
 

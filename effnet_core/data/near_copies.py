@@ -31,8 +31,9 @@ MAX_COMPARED = 1000
 """Pairs that are looked at once more."""
 SAME_LEVELS = 8.0
 """Mean difference of the small grey pictures of copies."""
-PROBE_SIZE = (68, 64)
-"""Four pixels a side for each cell: more cost more than a hundredth of staging."""
+PROBE_SIZE = (SIDE + 1, SIDE)
+PROBE_PX = 4 * SIDE
+"""Shorter side of an image that a probe is made of, at least: four pixels of each cell."""
 
 Hash = NDArray[np.uint32]
 
@@ -43,8 +44,7 @@ def fingerprint(probe: Image.Image) -> bytes:
     Args:
         probe: the picture at ``PROBE_SIZE``, RGB.
     """
-    grey = probe.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
-    cells = np.frombuffer(grey.tobytes(), np.uint8).reshape(SIDE, SIDE + 1)
+    cells = np.frombuffer(probe.convert("L").tobytes(), np.uint8).reshape(SIDE, SIDE + 1)
     darker = np.minimum(cells[:, :-1], 255 - CLEARLY) + np.uint8(CLEARLY)
     return np.packbits(cells[:, 1:] > darker).tobytes()
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +19,19 @@ from effnet_core.data.images import (
     TRAINABLE_FORMATS,
     Colour,
     ImageProblem,
+    check_image,
     decode_image,
     is_one_colour,
     probe,
     read_bytes,
+    to_rgb,
     to_rgba,
 )
 from effnet_core.data.manifest import image_id
-from effnet_core.data.near_copies import PROBE_SIZE, fingerprint
+from effnet_core.data.near_copies import PROBE_PX, PROBE_SIZE, fingerprint
 from effnet_core.data.sources.candidates import Candidate, class_folder
 from effnet_core.data.splits import Sides
 from effnet_core.files import (
-    atomic_path,
     clone,
     link_or_copy,
     part_name,
@@ -54,12 +58,90 @@ class Place:
     background: Colour | None
     hard_links: bool
 
+    @cached_property
+    def writer(self) -> Writer:
+        """What puts them there."""
+        return Writer(self.out, hard_links=self.hard_links)
+
+
+class Writer:
+    """Puts files into a folder, and asks its file system each thing only once.
+
+    With a million small files, the calls to the system cost more than writing.
+    """
+
+    def __init__(self, root: Path, *, hard_links: bool) -> None:
+        self.root, self.hard_links = str(root), hard_links
+        self.work = os.path.join(root, WORK_NAME, "")
+        self.made: set[str] = set()
+        """Folders that are there."""
+        self.clones = True
+        """Whether the file system lets files share blocks, as far as is known."""
+
+    def put(self, content: bytes | memoryview, digest: str, source: Path | None, path: str) -> None:
+        """Put bytes that were looked at in place; their source may be changing at this moment.
+
+        Args:
+            content: the bytes.
+            digest: their SHA-256.
+            source: the file that they were read from; None where they were made here.
+            path: where they go, below the folder.
+        """
+        target = os.path.join(self.root, path)
+        folder, name = os.path.split(target)
+        if folder not in self.made:
+            os.makedirs(folder, exist_ok=True)
+            self.made.add(folder)
+        if source is not None and self._is_there(source, target, digest):
+            return
+        if source is not None and (self.hard_links or self._is_own(source)):
+            link_or_copy(source, Path(target))
+            return
+        part = os.path.join(folder, part_name(name))
+        try:
+            if not (source is not None and self._clone(source, part, digest)):
+                with open(part, "wb", buffering=0) as stream:
+                    while content := content[stream.write(content) :]:
+                        pass
+            os.replace(part, target)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(part)
+            raise
+
+    def _is_there(self, source: Path, target: str, digest: str) -> bool:
+        """Whether an earlier staging has put these bytes there; others are removed."""
+        try:
+            facts = os.stat(target)
+        except FileNotFoundError:
+            return False
+        is_source = os.path.samestat(facts, source.stat())
+        if (self.hard_links or not is_source) and sha256_of_file(Path(target)) == digest:
+            return True
+        os.unlink(target)
+        return False
+
+    def _is_own(self, source: Path) -> bool:
+        """Whether a file was fetched or unpacked by this staging, and nobody else has it."""
+        return str(source).startswith(self.work) and source.stat().st_nlink == 1
+
+    def _clone(self, source: Path, part: str, digest: str) -> bool:
+        if self.clones:
+            self.clones = clone(source, Path(part))
+        return self.clones and sha256_of_file(Path(part)) == digest
+
 
 def _is_trainable(content: bytes, image: Image.Image) -> bool:
     """Whether MindSpore reads a file too, and to the same pixels or through ``for_mindspore``."""
     if image.format == "PNG":
         return is_whole_png(content)
     return image.format in TRAINABLE_FORMATS
+
+
+def _is_one_colour(content: bytes, place: Place) -> bool:
+    """Whether all pixels of an image are of one colour, of which a few are."""
+    image = decode_image(content, max_pixels=place.max_pixels)
+    return is_one_colour(to_rgb(image, place.background))
 
 
 def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
@@ -70,27 +152,24 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         return "file name is not valid UTF-8"
     try:
         content = read_bytes(item.path)
-        image = decode_image(content, max_pixels=place.max_pixels)
+        image, (width, height) = check_image(
+            content, at_least_px=PROBE_PX, max_pixels=place.max_pixels
+        )
         converted = None if _is_trainable(content, image) else to_rgba(image)
         few = probe(image, PROBE_SIZE, place.background)
-        one_colour = is_one_colour(image, few, place.background)
+        one_colour = is_one_colour(few) and _is_one_colour(content, place)
     except ImageProblem as problem:
         return str(problem)
-    digest = hashlib.sha256(content).hexdigest()
+    written: bytes | memoryview = content
     if converted is not None:
         stream = io.BytesIO()
         converted.save(stream, "PNG")
-        digest = hashlib.sha256(stream.getbuffer()).hexdigest()
+        written = stream.getbuffer()
+    digest = hashlib.sha256(written).hexdigest()
     split = item.split or place.sides.of(digest)
     relative = _relative(item, split, CONVERTED_SUFFIX if converted else "")
-    target = place.out / relative
     try:
-        if converted is None:
-            _place(content, digest, item.path, target, hard_links=place.hard_links)
-        else:
-            with atomic_path(target) as temporary:
-                temporary.write_bytes(stream.getbuffer())
-        size_bytes = target.stat().st_size
+        place.writer.put(written, digest, item.path if converted is None else None, relative)
     except OSError as cause:
         if cause.errno != errno.ENAMETOOLONG:
             raise
@@ -100,10 +179,10 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         "path": relative,
         "split": split,
         "class_name": item.class_name,
-        "size_bytes": size_bytes,
+        "size_bytes": len(written),
         "sha256": digest,
-        "width": image.width,
-        "height": image.height,
+        "width": width,
+        "height": height,
         "mode": image.mode,
         "format": image.format or "turned by its EXIF orientation",
         "one_colour": one_colour,
@@ -121,25 +200,3 @@ def _relative(item: Candidate, split: str, added: str) -> str:
         name = f"{short_name(name)}~{sha256_of_text(item.inner)[:16]}{suffix}"
         name = name.encode().decode(errors="ignore")
     return f"images/{split}/{class_folder(item.class_name)}/{folder}{slash}{name}{added}"
-
-
-def _place(content: bytes, digest: str, source: Path, target: Path, *, hard_links: bool) -> None:
-    """Put the bytes that were looked at in place; the source may be changing at this moment."""
-    own = source.stat().st_nlink == 1 and WORK_NAME in source.parts  # fetched or unpacked by us
-    if target.exists():
-        is_source = target.samefile(source)
-        if (hard_links or not is_source) and sha256_of_file(target) == digest:
-            return
-        target.unlink()
-    if hard_links or own:
-        link_or_copy(source, target)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(part_name(target.name))
-    try:
-        if not (clone(source, part) and sha256_of_file(part) == digest):
-            part.write_bytes(content)
-        part.replace(target)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

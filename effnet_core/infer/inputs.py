@@ -1,6 +1,6 @@
 """What there is to label: folders, files, patterns, lists and buckets, as one list of paths.
 
-``input_sources.py`` reads what the list names, ``input_lists.py`` the lists that people write.
+``readers.py`` reads what the list names.
 """
 
 from __future__ import annotations

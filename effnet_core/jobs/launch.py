@@ -54,6 +54,8 @@ POLL_S = 0.2
 ANSWER_GRACE_S = 1.0
 """How long an answer may still come after a rank has gone."""
 LAST_LINES = 5
+REMIND_AFTER_S, REMIND_EVERY_S = 5.0, 10.0
+"""How soon a job that says nothing is said to be still at it, and how often after that."""
 
 
 def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
@@ -306,6 +308,7 @@ def _wait(
     )
     while process.poll() is None:
         events.repeat()
+        events.remind()
         if _answered(run_dir):
             break
         if lost is None and (dead := _dead_ranks(run_dir, mine)):
@@ -385,6 +388,24 @@ class _EventTail:
 
     def __init__(self, path: Path) -> None:
         self.path, self.offset = path, 0
+        self.heard = self.reminded = time.monotonic()
+        self.last = Event("launch", "starting")
+        """The last event with a message."""
+
+    def remind(self) -> None:
+        """Say what is still being done where nothing has come for a while, such as a graph's compilation."""
+        now = time.monotonic()
+        wait_s = REMIND_AFTER_S if self.reminded <= self.heard else REMIND_EVERY_S
+        if now - max(self.heard, self.reminded) < wait_s:
+            return
+        self.reminded = now
+        emit(
+            Event(
+                self.last.stage,
+                f"{self.last.message} ... {now - self.heard:.0f} s",
+                metrics={"kind": "reminder"},
+            )
+        )
 
     def repeat(self) -> None:
         """Emit what has come since the last call; an unfinished line waits.
@@ -399,7 +420,10 @@ class _EventTail:
         whole = content[: content.rfind(b"\n") + 1]
         for line in whole.splitlines(keepends=True):
             self.offset += len(line)
-            emit(Event(**json.loads(line)))
+            self.heard = time.monotonic()
+            event = Event(**json.loads(line))
+            self.last = event if event.message else self.last
+            emit(event)
 
 
 def _is_free(runtime: RuntimeConfig) -> bool:

@@ -37,6 +37,14 @@ def font_for(text: str, size: int) -> Font:
     return ImageFont.truetype(str(best), size)
 
 
+def can_write(text: str) -> bool:
+    """Whether a font of this machine has every letter of a text; others come out as boxes."""
+    if text.isascii():
+        return True
+    letters = {ord(letter) for letter in text if not letter.isspace()}
+    return any(letters <= _letters_of(path) for path in _files())
+
+
 @cache
 def _files() -> tuple[Path, ...]:
     """Fonts of this machine: those that Matplotlib brings, then wide ones."""

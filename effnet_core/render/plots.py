@@ -1,7 +1,8 @@
 """Charts of a run as PNG bytes, in light and dark, in colours that colour-blind people tell apart.
 
 Figures are made through matplotlib's objects, never through ``pyplot``, whose state is shared by
-all threads of a process.
+all threads of a process. It is imported where something is drawn: most commands draw nothing, and it
+takes longer than all else that they import.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
-from matplotlib import font_manager
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
 from effnet_core.results.confusion import Confusion
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 DPI = 160
 CURVE_INCHES = (4.0, 2.9)
@@ -133,8 +133,8 @@ def accuracy_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     top5 = select_points(metrics, "eval", x="epoch", y="top5")
     _draw_line(axes, top5, color=theme.second, label="top-5", marker="s")
     _draw_line(axes, top1, color=theme.first, label="top-1")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    _show_percent(axes.yaxis)
+    _mark_whole_numbers(axes.xaxis, at_most=8)
     if top1:
         low, _ = axes.get_ylim()
         axes.set_ylim(max(0.0, low), 1.01)
@@ -158,8 +158,8 @@ def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes
         color=theme.first,
     )
     axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _show_percent(axes.xaxis)
+    _mark_whole_numbers(axes.yaxis, at_most=5)
     return render(figure)
 
 
@@ -175,7 +175,7 @@ def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> b
     names = [shorten_label(name, number=index) for index, (name, _) in enumerate(shown)]
     axes.barh(range(len(shown)), [count for _, count in shown], color=theme.first)
     axes.set_yticks(range(len(shown)), names)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _mark_whole_numbers(axes.xaxis, at_most=5)
     return render(figure)
 
 
@@ -202,6 +202,8 @@ def confusion_matrix(
         theme, "predicted class", "true class", inches=(side, side), layout=None
     )
     axes.set_position((0, 0, 1, 1))  # labels lie outside, and the file is cropped around all
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
     ramp = LinearSegmentedColormap.from_list("shares", theme.ramp)
     image = axes.imshow(shares, cmap=ramp, norm=PowerNorm(0.5, vmin=0, vmax=1))
     labels = [shorten_label(class_names[i], number=i) for i in kept]
@@ -298,6 +300,9 @@ def _create_axes(
     inches: tuple[float, float] = CURVE_INCHES,
     layout: Literal["constrained"] | None = "constrained",
 ) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=inches, dpi=DPI, facecolor=theme.surface, layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=theme.surface)
@@ -311,6 +316,18 @@ def _create_axes(
     return figure, axes
 
 
+def _show_percent(axis: Axis, *, decimals: int | None = None) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+
+
+def _mark_whole_numbers(axis: Axis, *, at_most: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(at_most, integer=True))
+
+
 def _draw_line(axes: Axes, points: Points, *, color: str, label: str, marker: str = "o") -> None:
     if points:
         shown = marker if len(points) <= MAX_MARKED_POINTS else ""
@@ -320,7 +337,7 @@ def _draw_line(axes: Axes, points: Points, *, color: str, label: str, marker: st
 
 
 def _finish_curve(figure: Figure, axes: Axes, *, theme: Theme, empty: bool) -> bytes:
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _mark_whole_numbers(axes.xaxis, at_most=6)
     if empty:
         axes.text(
             0.5, 0.5, "nothing recorded", color=theme.muted, ha="center", transform=axes.transAxes
@@ -336,7 +353,7 @@ def _add_colour_bar(figure: Figure, axes: Axes, *, image: AxesImage, theme: Them
     height = max(0.5, min(1.0, 2.0 / side))
     place = axes.inset_axes((1 + 0.15 / side, 1 - height, 0.13 / side, height))
     bar = figure.colorbar(image, cax=place, ticks=[0, 0.1, 0.25, 0.5, 1])
-    place.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _show_percent(place.yaxis, decimals=0)
     place.tick_params(labelsize=8, labelcolor=theme.muted, length=0)
     bar.set_label("share of the true class", color=theme.muted, size=9)
     bar.outline.set_visible(False)
@@ -370,6 +387,8 @@ def render(figure: Figure, *, crop: bool = False) -> bytes:
 @functools.cache
 def _font_families() -> list[str]:
     """DejaVu Sans, which comes with matplotlib, and what is installed of the others."""
+    from matplotlib import font_manager
+
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
 
@@ -377,5 +396,7 @@ def _font_families() -> list[str]:
 @functools.cache
 def _is_drawable(character: str) -> bool:
     """Whether one of the fonts has the character; matplotlib warns about others and draws boxes."""
+    from matplotlib import font_manager
+
     fonts = (font_manager.get_font(font_manager.findfont(name)) for name in _font_families())
     return any(font.get_char_index(ord(character)) for font in fonts)

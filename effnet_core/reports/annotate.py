@@ -16,7 +16,7 @@ from effnet_core.files import atomic_path, read_json
 from effnet_core.infer.output import SUMMARY_NAME, background_of
 from effnet_core.infer.plan import RUN_NAME
 from effnet_core.infer.readers import open_reader
-from effnet_core.render.fonts import Font, font_for
+from effnet_core.render.fonts import Font, can_write, font_for
 
 LONGEST_SIDE_PX = 1024
 """Larger pictures are shown smaller."""
@@ -25,6 +25,8 @@ SHORTEST_WIDTH_PX = 320
 MAX_NAME_BYTES = 200
 """Bytes of a picture's name, so that the copy's and its temporary name are still allowed."""
 ROW_PX, TEXT_PX, MARGIN_PX = 28, 17, 10
+UNWRITABLE = "(no font here has its letters)"
+"""Stands for a name that would be drawn as boxes."""
 INK, PAPER, BAR, BEST_BAR = "#1c2733", "#ffffff", "#d3e3f1", "#9cc7ea"
 
 
@@ -71,6 +73,17 @@ def annotate_single(row: dict[str, Any], output: Path, storage: StorageConfig) -
         ) from problem
 
 
+def font_hint(row: dict[str, Any]) -> str:
+    """What to say where a name of a row could not be drawn; empty where all could."""
+    lost = next((name for name in row["class_names"] if not can_write(name)), "")
+    if not lost:
+        return ""
+    return (
+        f"no font of this machine has the letters of {lost}, so the copy has numbers only; install one, "
+        "such as Debian's fonts-noto-cjk"
+    )
+
+
 def _at_reading_size(image: Image.Image) -> Image.Image:
     """The picture at a size at which text of ``TEXT_PX`` looks right below it."""
     scale = min(1.0, LONGEST_SIDE_PX / max(image.size))
@@ -90,8 +103,9 @@ def _draw_answers(
     top: int,
     width: int,
 ) -> None:
-    font = font_for("".join(name for _, name, _ in answers), TEXT_PX)
     for place, (class_id, name, share) in enumerate(answers):
+        shown = name if can_write(name) else UNWRITABLE
+        font = font_for(shown, TEXT_PX)
         y = top + place * ROW_PX
         bar = BEST_BAR if place == 0 else BAR
         if length := round(width * share):
@@ -100,7 +114,7 @@ def _draw_answers(
         percent_width = draw.textlength(percent, font=font)
         room = width - percent_width - 3 * MARGIN_PX
         middle = y + ROW_PX / 2 - 1
-        text = _shortened(draw, f"{class_id}  {name}", room, font)
+        text = _shortened(draw, f"{class_id}  {shown}", room, font)
         draw.text((MARGIN_PX, middle), text, INK, font, anchor="lm")
         draw.text((width - MARGIN_PX, middle), percent, INK, font, anchor="rm")
 

@@ -97,6 +97,8 @@ def _train_epoch(run: Run, session: Session) -> None:
     run.set_train()
     pending: list[float] = []  # losses that have not been looked at
     unlogged, since = 0, time.perf_counter()
+    if progress.step == run.resumed_from:
+        run.tell("compiling the graph and doing the first step")
     for parts in in_parts(epoch_batches(run), run.setup.config.optim.accumulate_steps):
         loss, received = update(run, parts, _control(run, session))
         clock.start()

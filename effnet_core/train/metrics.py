@@ -13,6 +13,7 @@ from effnet_core.events import Event, emit
 from effnet_core.files import append_jsonl, no_longer_writable
 from effnet_core.jobs.job import JOB_NAME, METRICS_NAME
 from effnet_core.results import EvalResult
+from effnet_core.text import format_seconds
 from effnet_core.train.run import Run
 from effnet_core.train.setup import STAGE
 from effnet_core.train.tracking import Trackers
@@ -81,8 +82,20 @@ def _line(run: Run, row: dict[str, Any], seconds: float) -> str:
         speed = f"({seconds:.0f} s with the compilation of the graph)"
     return (
         f"{_position(run)} "
-        f"loss {row['loss']:.3f} (mean {row['loss_mean']:.3f}) lr {row['lr']:.5f} {speed}"
+        f"loss {row['loss']:.3f} (mean {row['loss_mean']:.3f}) lr {row['lr']:.5f} {speed}{_left(run)}"
     )
+
+
+def _left(run: Run) -> str:
+    """How long the run still takes, from the time that it has taken so far."""
+    progress, limit_s = run.progress, run.setup.limit_s
+    if progress.spent_s <= 0 or run.finished:
+        return ""
+    if limit_s is not None:
+        left_s = limit_s - progress.spent_s
+    else:
+        left_s = progress.spent_s / progress.step * (run.total_steps - progress.step)
+    return f", {format_seconds(left_s)} left"
 
 
 def log_evaluation(run: Run, trackers: Trackers, result: EvalResult) -> None:

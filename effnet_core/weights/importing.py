@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -325,14 +326,12 @@ def default_class_names(count: int) -> tuple[str, ...]:
 
 
 def _compare(row: Variant, layout: Layout, tensors: Mapping[str, Array]) -> Match:
-    names = layout.names(row)
-    head = tensors.get(names["classifier.bias"])
+    weight, bias, backbone, features = _expected(row.name, layout.name)
+    head = tensors.get(bias)
     num_classes = head.shape[0] if head is not None and head.ndim == 1 else 1000
-    wanted = {names[name]: shape for name, shape in shapes(row, num_classes=num_classes).items()}
-    if not any(names[name] in tensors for name in CLASSIFIER):  # a backbone without a head
-        num_classes = 0
-        for name in CLASSIFIER:
-            del wanted[names[name]]
+    wanted = {**backbone, weight: (num_classes, features), bias: (num_classes,)}
+    if weight not in tensors and bias not in tensors:  # a backbone without a head
+        num_classes, wanted = 0, backbone
     left_over = [
         name
         for name in tensors
@@ -347,6 +346,16 @@ def _compare(row: Variant, layout: Layout, tensors: Mapping[str, Array]) -> Matc
     ]
     missing = [name for name in wanted if name not in tensors]
     return Match(row, layout, num_classes, tuple(missing), tuple(left_over), tuple(misshapen))
+
+
+@cache
+def _expected(variant: str, layout: str) -> tuple[str, str, dict[str, tuple[int, ...]], int]:
+    """Names of the head's weight and bias, shapes of all else by name, and the head's inputs."""
+    row = VARIANTS[variant]
+    names, sizes = LAYOUTS[layout].names(row), shapes(row, num_classes=1)
+    weight, bias = (names[name] for name in CLASSIFIER)
+    backbone = {names[name]: shape for name, shape in sizes.items() if name not in CLASSIFIER}
+    return weight, bias, backbone, sizes[CLASSIFIER[0]][1]
 
 
 def _only(path: Path, fitting: list[Match], hint: str) -> Match:

@@ -171,6 +171,13 @@ def named_digest(name: str, sha256: str) -> NamedDigest | None:
     return NamedDigest(last, digits[1], sha256, published=find_published(last) is not None)
 
 
+def promised_digest(name: str) -> str:
+    """The eight digits of the SHA-256 in the name of a published file; empty for other files."""
+    last = name.rpartition("/")[2]
+    found = DIGEST.search(last)
+    return found[1] if found and find_published(last) is not None else ""
+
+
 def require_named_digest(path: Path, name: str, sha256: str) -> str:
     """Refuse a published file whose bytes are not those that its name promises.
 

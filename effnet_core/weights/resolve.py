@@ -33,6 +33,7 @@ from effnet_core.weights.checkpoint import (
 )
 from effnet_core.weights.fetch import download
 from effnet_core.weights.importing import import_weights
+from effnet_core.weights.publisher import promised_digest
 from effnet_core.weights.web import redacted, urlsplit_or_none
 
 IMPORT_VERSION = 2
@@ -181,9 +182,8 @@ def _fetched(url: str, entry: PublishedWeights | None = None) -> Path:
     own = entry.file_name if entry else f"{sha256_of_text(url)[:8]}-{name}"
     path = cached(cache_dir("weights") / own)
     with alone(path):
-        if entry is None:
-            return download(url, path)
-        return download(url, path, size_bytes=entry.size_bytes, sha256=entry.sha256)
+        size_bytes, sha256 = (entry.size_bytes, entry.sha256) if entry else (0, "")
+        return download(url, path, size_bytes=size_bytes, sha256=sha256 or promised_digest(name))
 
 
 def _file_of(entry: PublishedWeights) -> Path:

@@ -21,6 +21,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp
 
+from effnet_core.jobs.environment import importing
 from flows.service.server import LOGIN_PATH, LOOPBACK
 
 HOSTS_VARIABLE = "EFFNET_ALLOWED_HOSTS"
@@ -112,9 +113,10 @@ def serve(host: str, port: int) -> None:
         host: address to listen on.
         port: to listen on.
     """
-    import uvicorn
-    from prefect.server.api.server import create_app
-    from prefect.settings import get_current_settings
+    with importing():
+        import uvicorn
+        from prefect.server.api.server import create_app
+        from prefect.settings import get_current_settings
 
     settings = get_current_settings().server
     app = OwnOrigin(create_app(final=True))

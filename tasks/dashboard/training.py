@@ -11,6 +11,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.events import Event, listen
 from effnet_core.files import read_jsonl
@@ -60,8 +61,13 @@ class TrainingPage:
         cost = time.monotonic() - started
         self.due = time.monotonic() + max(SHORTEST_WAIT_S, WAIT_PER_COST * cost)
 
+    def _decided(self) -> RunConfig:
+        """The settings as the run uses them, which may say more than those that it was started with."""
+        path = self.run_dir / CONFIG_NAME
+        return read_config(path) if path.is_file() else self.config
+
     def _write(self, metrics: list[Row], result: TrainResult | None) -> None:
-        page = training_card(self.config, self.run_dir, metrics, result)
+        page = training_card(self._decided(), self.run_dir, metrics, result)
         if self.page is None:
             what = f"{self.config.model.variant}: numbers and curves"
             self.page = _as_id(create_markdown_artifact(page, key=PAGE_KEY, description=what))

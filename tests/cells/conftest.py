@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from effnet_core.jobs import environment
+from effnet_core.kernels import build
+from tests.support import tiny
 
 environment.prepare()
 environment.set_log_level(os.environ, "error")
 
-import mindspore as ms  # noqa: E402
+with environment.importing():
+    import mindspore as ms
 
 HERE = Path(__file__).parent
 
@@ -32,6 +36,22 @@ def _graph_mode() -> Iterator[None]:
     ms.set_context(mode=ms.GRAPH_MODE)
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernels_tested_once() -> Iterator[None]:
+    """As in a job, which asks for the kernels once: here some 150 runs are prepared in one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "plan", functools.cache(build.plan))
+        patch.setattr(build, "problem_of", functools.cache(build.problem_of))
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_block() -> Iterator[None]:
+    """``tiny.one_block`` for a module."""
+    with tiny.one_block():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -21,7 +23,7 @@ from effnet_core.family.variants import VARIANTS, Padding
 from effnet_core.files import read_json, write_json
 from effnet_core.infer.engines import load_file
 from effnet_core.infer.engines.mindspore import MindSporePredictor
-from effnet_core.infer.pipeline import Predictor
+from effnet_core.infer.pipeline import Outputs, Predictor
 from effnet_core.model.network import create_model
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.worker import _load_engine
@@ -153,6 +155,35 @@ def calibrated_checkpoint(path: Path, variant: str, side: int, padding: Padding)
     return path
 
 
+COUNTS = (1, 7)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint, and what MindSpore answers with it to so many images."""
+
+    checkpoint: Path
+    side: int
+    answers: dict[int, Outputs]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Padding], Reference]:
+    """Makes each reference once, for all engines."""
+
+    @functools.cache
+    def make(variant: str, padding: Padding) -> Reference:
+        side = 64 if variant == "efficientnet_b0" else 33
+        folder = tmp_path_factory.mktemp("calibrated")
+        checkpoint = calibrated_checkpoint(folder / "a.ckpt", variant, side, padding)
+        engine = mindspore_engine(checkpoint)
+        return Reference(
+            checkpoint, side, {count: engine.forward(pixels(count, side)) for count in COUNTS}
+        )
+
+    return make
+
+
 @pytest.mark.parametrize("engine", FILE_ENGINES)
 @pytest.mark.parametrize("padding", get_args(Padding))
 @pytest.mark.parametrize("variant", [*TINIES, "efficientnet_b0"])
@@ -160,15 +191,15 @@ def test_engines_agree_with_mindspore(
     variant: str,
     padding: Padding,
     engine: Callable[[Path], Predictor],
-    tmp_path: Path,
+    reference: Callable[[str, Padding], Reference],
     eagerly: None,
 ) -> None:
-    side = 64 if variant == "efficientnet_b0" else 33
-    checkpoint = calibrated_checkpoint(tmp_path / "a.ckpt", variant, side, padding)
-    theirs, ours = mindspore_engine(checkpoint), engine(checkpoint)
-    for count in (1, 7):
-        batch = pixels(count, side)
-        wanted, found = theirs.forward(batch), ours.forward(batch)
+    theirs = reference(variant, padding)
+    ours = engine(theirs.checkpoint)
+    for count in COUNTS:
+        wanted, found = theirs.answers[count], ours.forward(pixels(count, theirs.side))
+        assert wanted.features is not None
+        assert found.features is not None
         np.testing.assert_allclose(found.logits, wanted.logits, rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(found.features, wanted.features, rtol=0, atol=TOLERANCE)
     assert 0.1 < wanted.logits.std() < 10

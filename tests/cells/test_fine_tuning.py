@@ -24,6 +24,8 @@ from effnet_core.weights.checkpoint import Sidecar
 from tests.cells.test_loop import prepared, resumed, save, setup
 from tests.support.tiny import tiny_config
 
+pytestmark = pytest.mark.usefixtures("one_block")
+
 Values = dict[str, np.ndarray[Any, Any]]
 
 

@@ -120,7 +120,7 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
+def commands(one_block: None, tmp_path_factory: pytest.TempPathFactory) -> Commands:
     return Commands(tmp_path_factory.mktemp("mindvision"))
 
 

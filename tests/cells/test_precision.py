@@ -66,7 +66,7 @@ def three_losses(
     return losses, list(network.get_parameters())
 
 
-def test_sixteen_bits_learn_nearly_the_same_and_parameters_stay_float32() -> None:
+def test_sixteen_bits_learn_nearly_the_same_and_parameters_stay_float32(one_block: None) -> None:
     exact, reference = three_losses(tiny_config())
     o2, mixed = "train.amp_level=O2", "train.amp_norm=mixed"
     for settings in ((o2,), (o2, mixed), ("train.amp_level=O3",)):

@@ -64,12 +64,14 @@ def trained(data_dir: Path, folder: Path, average: str) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def with_average(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def with_average(
+    one_block: None, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
     return trained(data_dir, tmp_path_factory.mktemp("average"), "0.9")
 
 
 @pytest.fixture(scope="module")
-def plain(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def plain(one_block: None, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained(data_dir, tmp_path_factory.mktemp("plain"), "0")
 
 

@@ -58,7 +58,7 @@ def in_mlflow(run_dir: Path, name: str) -> list[tuple[int, float]]:
 
 
 def test_a_run_and_its_resumption_are_tracked_like_metrics_jsonl(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_block: None, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()

@@ -11,8 +11,14 @@ from tests.flows.service import TestedService, processes_naming
 
 
 @pytest.fixture(scope="session", autouse=True)
-def prefect_server() -> Iterator[None]:
-    """Flows in these tests report to a temporary server with a database of its own."""
+def prefect_server(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Flows in these tests report to a temporary server with a database of its own.
+
+    Where all tests of a run ask a service, nothing would ever ask this server, and it is not started.
+    """
+    if all("service" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         with prefect_test_harness(server_startup_timeout=120):

@@ -68,6 +68,19 @@ def test_wrong_values_are_refused_before_a_run_exists(service: TestedService) ->
     assert len(service.api.runs()) == before
 
 
+def test_a_mistyped_setting_is_one_sentence_in_a_runs_log(
+    service: TestedService, data_dir: Path, tmp_path: Path
+) -> None:
+    options = ["-p", f"data={data_dir}", "-p", f"run_dir={tmp_path / 'run'}"]
+    options += ["-p", "overrides=[data.batch_size=4]"]
+    done = service.effnet("run", "train-b0", *options, "--watch")
+    assert done.returncode == 1
+    assert (
+        "unknown setting 'data.batch_size'; did you mean 'data.global_batch_size'?" in done.stdout
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_up_again_keeps_what_people_changed(service: TestedService) -> None:
     name = "/deployments/name/pipeline/nightly-pipeline"
     found = service.api.get(name)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
+from flows.train import train_flow
 from tasks.slots import SLOT_VARIABLE, device_slot
+from tests.support.tiny import TINY
 
 NAME = "devices-of-this-test"
 
@@ -75,3 +78,32 @@ def test_a_job_of_more_devices_than_there_are_takes_all() -> None:
     assert job.started.wait(60)
     assert active() == 4
     job.end()
+
+
+@pytest.mark.slow
+@pytest.mark.mindspore
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("four_devices")
+def test_three_trainings_of_two_processes_on_four_devices(data_dir: Path, tmp_path: Path) -> None:
+    """Two of them compute at the same time, and the third begins when one of them has ended."""
+    settings = [*TINY, "runtime.world_size=2", "runtime.timeout_s=600"]
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    trainings = [
+        threading.Thread(
+            target=train_flow,
+            args=(str(data_dir), str(folder), "digits"),
+            kwargs={"overrides": settings},
+        )
+        for folder in folders
+    ]
+    for thread in trainings:
+        thread.start()
+    for thread in trainings:
+        thread.join()
+    spans = sorted(
+        ((folder / "config.yaml").stat().st_mtime, (folder / "result.json").stat().st_mtime)
+        for folder in folders
+    )
+    (first, second, third) = spans
+    assert second[0] < first[1]  # side by side
+    assert third[0] > min(first[1], second[1])

@@ -21,13 +21,6 @@ def one_rank(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return run_dir, api.train(tiny_config(), data_dir, run_dir)
 
 
-@pytest.fixture(scope="session")
-def two_ranks(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
-    """A finished run of two processes through msrun: its folder and result."""
-    run_dir = tmp_path_factory.mktemp("two-ranks")
-    return run_dir, api.train(tiny_config("runtime.world_size=2"), data_dir, run_dir)
-
-
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Mounts a disk of a size in memory; that takes root."""

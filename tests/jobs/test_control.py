@@ -74,10 +74,32 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize(("processes", "stop"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+def interrupt(process: subprocess.Popen[str], run_dir: Path) -> None:
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert processes_of(run_dir) == []
+
+
+def kill_the_parent(process: subprocess.Popen[str], run_dir: Path) -> None:
+    """It takes everything along."""
+    assert len(processes_of(run_dir)) >= 4
+    process.kill()
+    process.communicate()
+    wait_for(lambda: processes_of(run_dir) == [], seconds=15)
+
+
+@pytest.mark.parametrize(
+    ("processes", "stop", "end"),
+    [(1, signal.SIGINT, interrupt), (2, signal.SIGTERM, kill_the_parent)],
+)
 def test_a_stop_saves_leaves_no_process_and_can_be_resumed(
-    processes: int, stop: signal.Signals, data_dir: Path, tmp_path: Path
+    processes: int,
+    stop: signal.Signals,
+    end: Callable[[subprocess.Popen[str], Path], None],
+    data_dir: Path,
+    tmp_path: Path,
 ) -> None:
+    """The resumed run of two ranks ends because its parent is killed."""
     run_dir = tmp_path / "run"
     process = start_training(data_dir, run_dir, processes=processes)
     wait_for(lambda: steps_done(run_dir) >= 4)
@@ -94,13 +116,11 @@ def test_a_stop_saves_leaves_no_process_and_can_be_resumed(
 
     process = start_training(data_dir, run_dir, processes=processes)
     wait_for(lambda: (run_dir / "events.jsonl").exists() and steps_done(run_dir) > step)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    end(process, run_dir)
     messages = [row.get("message", "") for row in read_jsonl(run_dir / "events.jsonl")]
     assert any(f"resuming from {saved.path}, step {step} of" in message for message in messages)
     steps = [row["step"] for row in read_jsonl(run_dir / METRICS_NAME) if row["kind"] == "train"]
     assert steps == sorted(set(steps))
-    assert processes_of(run_dir) == []
 
 
 def test_a_job_that_does_not_save_in_time_is_ended_and_says_so(
@@ -118,18 +138,13 @@ def test_a_job_that_does_not_save_in_time_is_ended_and_says_so(
     assert processes_of(run_dir) == []
 
 
-def test_a_killed_parent_takes_everything_along(data_dir: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    process = start_training(data_dir, run_dir, processes=2)
-    wait_for(lambda: steps_done(run_dir) >= 1)
-    assert len(processes_of(run_dir)) >= 4
-    process.kill()
-    process.communicate()
-    wait_for(lambda: processes_of(run_dir) == [], seconds=15)
-
-
 @pytest.mark.parametrize(
-    ("rank", "stall_s"), [(0, 0), pytest.param(1, 0, marks=pytest.mark.slow), (1, 4)]
+    ("rank", "stall_s"),
+    [
+        pytest.param(0, 0, marks=pytest.mark.slow),  # as in test_exact_resume.py, for every kill
+        pytest.param(1, 0, marks=pytest.mark.slow),
+        (1, 4),
+    ],
 )
 def test_a_killed_rank_ends_the_job_within_seconds(
     rank: int, stall_s: float, data_dir: Path, tmp_path: Path

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,13 @@ from effnet_core.events import Event, listen
 from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.results import TrainResult
+from tests.jobs.test_control import processes_of
 from tests.support.images import source_with_splits
 from tests.support.tiny import tiny_config
 
 pytestmark = pytest.mark.mindspore
+
+Run = tuple[Path, TrainResult]
 
 EPOCHS, STEPS = 3, 13
 """Of every run here; more steps than the kernels need to settle on their pieces, and no round number."""
@@ -61,7 +66,7 @@ def course(run_dir: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run_dir = tmp_path_factory.mktemp("straight")
     return run_dir, api.train(tiny_config(*SETTINGS), images, run_dir)
 
@@ -75,24 +80,69 @@ def cut(
     number: int,
     settings: tuple[str, ...] = SETTINGS,
 ) -> Exception:
-    """Train until ``step`` is logged, then send a signal to one rank; how the job ended."""
-    sent: list[int] = []
+    """Train until ``step`` is logged, then send a signal to one rank; how the job ended.
+
+    A kill ends it within seconds and is blamed on the right rank, and no process is left.
+    """
+    sent: list[float] = []
 
     def send_once(event: Event) -> None:
         if not sent and event.metrics.get("step", 0) >= step:
-            sent.append(int((run_dir / "logs" / f"rank_{rank}.pid").read_text()))
-            os.kill(sent[0], number)
+            os.kill(int((run_dir / "logs" / f"rank_{rank}.pid").read_text()), number)
+            sent.append(time.monotonic())
 
     with listen(send_once), pytest.raises((WorkerLost, Interrupted)) as caught:
         api.train(tiny_config(*settings), images, run_dir)
+    if number == signal.SIGKILL:
+        assert time.monotonic() - sent[0] < 20
+        assert re.search(rf"rank (0 or )?{rank} (or 1 )?died", str(caught.value))
+    assert processes_of(run_dir) == []
     return caught.value
 
 
-def require_same(run_dir: Path, result: TrainResult, straight: tuple[Path, TrainResult]) -> None:
+def require_same(run_dir: Path, result: TrainResult, straight: Run) -> None:
     assert course(run_dir) == course(straight[0])
     assert [row["step"] for row in course(run_dir)] == list(range(1, EPOCHS * STEPS + 1))
     assert result.weights_digest == straight[1].weights_digest
     assert result.evaluation.confusion == straight[1].evaluation.confusion
+
+
+# --- the straight run ----------------------------------------------------------------------------
+
+
+def rank_lines(run_dir: Path, rank: int) -> list[str]:
+    log = (run_dir / "logs" / f"worker_{rank}.log").read_text(errors="replace")
+    return [line for line in log.splitlines() if line.startswith(f"rank {rank} of 2")]
+
+
+def test_ranks_see_different_shards_and_end_with_the_same_weights(straight: Run) -> None:
+    run_dir, result = straight
+    logs = [rank_lines(run_dir, rank) for rank in (0, 1)]
+    shards = [re.findall(r"epoch (\d+) shard (\w+), (\d+) images", "\n".join(log)) for log in logs]
+    assert [count for _, _, count in shards[0]] == ["52"] * EPOCHS
+    assert len({digest for log in shards for _, digest, _ in log}) == 2 * EPOCHS
+    digests = [re.search(r"final weights sha256 (\w{64})", "\n".join(log)) for log in logs]
+    assert digests[0] is not None
+    assert digests[1] is not None
+    assert digests[0].group(1) == digests[1].group(1) == result.weights_digest
+
+
+def test_two_ranks_learn(straight: Run) -> None:
+    _, result = straight
+    assert result.world_size == 2
+    assert result.steps == EPOCHS * STEPS
+    assert result.evaluation.seen == 8
+
+
+def test_no_newcomer_would_take_the_log_for_a_failure(straight: Run) -> None:
+    run_dir, _ = straight
+    for log in sorted((run_dir / "logs").glob("*.log")):
+        text = log.read_text(errors="replace")
+        for bad in ("Exception ignored", "Traceback", "[ERROR]", "[WARNING]"):
+            assert bad not in text, f"{log}: {bad}"
+
+
+# --- runs that are cut --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -108,7 +158,7 @@ def require_same(run_dir: Path, result: TrainResult, straight: tuple[Path, Train
     ],
 )
 def test_after_kill_9_of_a_rank_at_a_random_step(
-    seed: int, rank: int, images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
+    seed: int, rank: int, images: Path, tmp_path: Path, straight: Run
 ) -> None:
     """Within the first epochs, while kernels still settle, and after that."""
     run_dir = tmp_path / "run"
@@ -123,7 +173,7 @@ def test_after_kill_9_of_a_rank_at_a_random_step(
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [2, STEPS])
 def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
-    step: int, images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
+    step: int, images: Path, tmp_path: Path, straight: Run
 ) -> None:
     run_dir = tmp_path / "run"
     error = cut(images, run_dir, rank=0, step=step, number=signal.SIGTERM)
@@ -140,7 +190,7 @@ def test_after_a_stop_that_saves_within_an_epoch_or_at_its_end(
 
 @pytest.mark.slow
 def test_records_give_the_same_course_as_files_and_resume_exactly(
-    images: Path, tmp_path: Path, straight: tuple[Path, TrainResult]
+    images: Path, tmp_path: Path, straight: Run
 ) -> None:
     """The files are gone when the run continues, so that it is records that are read."""
     data, run_dir = Path(shutil.copytree(images, tmp_path / "data")), tmp_path / "run"

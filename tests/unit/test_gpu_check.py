@@ -56,7 +56,7 @@ def stub(tmp_path: Path, script: str) -> check.Part:
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    return check.Part("part", "step", {"device": "CPU"}, 1.0, str(program))
+    return check.Part("part", "step", {"device": "CPU"}, 3.0, str(program))
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -82,10 +82,12 @@ def test_a_part_that_is_cut_keeps_what_it_found(tmp_path: Path) -> None:
     part = stub(tmp_path, 'echo \'found: {"ms": 7.0, "images_per_s": 2}\'; sleep 60')
     thread = threading.Thread(target=check.run, args=(part, found, time.monotonic() + 60))
     thread.start()
-    while "part" not in found.parts or not found.parts["part"]["found"]:
+    early: dict[str, object] = {}
+    while thread.is_alive() and not early:  # before the end
         time.sleep(0.02)
-    early = read_json(tmp_path / "gpu.json")  # before the end
-    assert early["parts"]["part"]["found"] == {"ms": 7.0, "images_per_s": 2}
+        if (tmp_path / "gpu.json").exists():
+            early = read_json(tmp_path / "gpu.json")["parts"]["part"]["found"]
+    assert early == {"ms": 7.0, "images_per_s": 2}
     thread.join(20)
     ended = read_json(tmp_path / "gpu.json")["parts"]["part"]
     assert (ended["state"], ended["found"]["ms"]) == ("cut", 7.0)
@@ -148,6 +150,7 @@ def test_sections_of_other_machines_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_dry_run_goes_the_whole_way_on_a_cpu(tmp_path: Path) -> None:
     assert check.main(["--dry-run", "--out", str(tmp_path)]) == 0
     written = read_json(tmp_path / "gpu.json")

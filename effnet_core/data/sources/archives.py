@@ -10,6 +10,7 @@ import lzma
 import os
 import posixpath
 import re
+import shlex
 import shutil
 import stat
 import struct
@@ -29,8 +30,12 @@ from effnet_core.files import CHUNK_BYTES, require_space, sha256_of_text, short_
 from effnet_core.storage.addresses import SEGMENT_BYTES, require_name
 from effnet_core.text import human_bytes, os_reason
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TAR_SUFFIXES = (
+    *(".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
+)
 SUFFIXES = (*TAR_SUFFIXES, ".zip")
+UNREAD = {".7z": "a 7-Zip archive", ".rar": "a RAR archive"}
+"""Archives whose programs are not part of Python, by suffix."""
 
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError),
@@ -80,6 +85,19 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def require_read(name: str) -> None:
+    """Refuse an archive of a kind that is not read.
+
+    Raises:
+        DataError: with what to do.
+    """
+    if kind := UNREAD.get(name[name.rfind(".") :].lower()):
+        raise DataError(
+            f"{name} is {kind}, which is not read here; unpack it (7z x {shlex.quote(name)}) and give the "
+            "folder, or pack it anew as .zip or .tar"
+        )
+
+
 def stem(name: str) -> str:
     """An archive's file name without its suffix."""
     suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len, default="")
@@ -92,7 +110,7 @@ def unpack(
     """Unpack an archive into a folder that appears only when all of it is there.
 
     Args:
-        archive: ``.tar``, ``.tar.gz``, ``.tar.bz2``, ``.tar.xz`` or ``.zip``.
+        archive: ``.zip``, or ``.tar`` as it is or compressed by gzip, bzip2, xz or Zstandard.
         out: the folder; one that exists is taken as done.
         limits: what it may unpack to.
         encoding: of the names in a zip that does not say; guessed when None.

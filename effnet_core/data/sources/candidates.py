@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,6 +32,7 @@ class Candidate:
     """Why it cannot be used, where that is known already."""
 
 
+@lru_cache(10_000)
 def class_folder(name: str) -> str:
     """A name for a class's folder: the class's own, but for what a file system or a path would not take."""
     safe = _UNSAFE.sub(lambda found: quote(found[0], safe="").replace(".", "%2E"), name)

@@ -17,13 +17,19 @@ from typing import Literal
 from effnet_core.config.schema import DataConfig
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import Found, find_files
-from effnet_core.data.sources.listed import TableRules, from_table, usable_tables
+from effnet_core.data.sources.listed import (
+    TableRules,
+    columns_of_listing,
+    from_table,
+    usable_tables,
+)
 from effnet_core.data.sources.tables import is_table
 from effnet_core.data.splits import TEST, TRAIN, VAL, is_split, split_in
 from effnet_core.errors import DataError
 from effnet_core.text import os_reason
 
-METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "_classes.csv")
+"""Hugging Face's, and Roboflow's with a column for each class."""
 Layout = Literal["auto", "classes", "splits"]
 
 
@@ -129,6 +135,7 @@ def label_files(source: Path, found: Found, rules: Rules) -> Labelled:
                 result.candidates += _of_classes(tree, folder, split, result)
     elif tree.folders(top):
         result.candidates = _of_classes(tree, top, "", result)
+        _note_tables(tree, top, tables, result)
     else:
         result.candidates = _of_tables(tree, top, tables, result, rules)
     _note_pictures_without_class(found, result, source)
@@ -263,21 +270,26 @@ def _of_classes(tree: Tree, top: str, split: str, result: Labelled) -> list[Cand
 
 
 def _metadata(root: Path, folder: str, tables: list[str]) -> str:
-    """Path of the table that Hugging Face puts into a folder, if it names labels."""
+    """Path of the table that Hugging Face or Roboflow put into a folder, if it names labels."""
     prefix = f"{folder}/" if folder else ""
     here = [f"{prefix}{name}" for name in METADATA_NAMES if f"{prefix}{name}" in tables]
     return next((path for path in here if usable_tables(root, [path], TableRules())), "")
 
 
 def _is_flat_beside_table(tree: Tree, top: str, tables: list[str], rules: Rules) -> bool:
-    """Whether the folders are called like splits and hold pictures themselves, which a table labels."""
+    """Whether the folders are no classes and hold pictures themselves, which a table labels.
+
+    They are no classes if they are called like splits, if there is only one, or if people name a column.
+    """
     folders = tree.folders(top)
     flat = all(not tree.folders(path) for path in folders)
-    named = all(is_split(path.rpartition("/")[2]) or path == "images" for path in folders)
+    names = [path.rpartition("/")[2] for path in folders]
+    named = all(is_split(name) or name == "images" for name in names)
+    said = bool(rules.table.label_column or rules.table.path_column)
     return (
         rules.layout != "classes"
         and flat
-        and named
+        and (named or said or len(folders) == 1)
         and bool(folders)
         and bool(usable_tables(tree.root, _here(top, tables), rules.table))
     )
@@ -325,6 +337,16 @@ def _of_table(
 ) -> list[Candidate]:
     read = usable_tables(tree.root, [table], rules.table, strict=True)[0]
     return from_table(read, tree.root / folder, rules.table, split)
+
+
+def _note_tables(tree: Tree, top: str, tables: list[str], result: Labelled) -> None:
+    """Folders may be parts of a set whose classes stand in a table under a name that nobody guesses."""
+    for path in _here(top, tables):
+        if columns := columns_of_listing(tree.root, path):
+            result.notes.append(
+                f"classes are the folders, although {path} lists the pictures; if it has their classes, say "
+                f"data.label_column=NAME (it has: {', '.join(columns)})"
+            )
 
 
 def _note_pictures_without_class(found: Found, result: Labelled, source: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from effnet_core.text import nearest
 
 ROWS_TRIED = 50
 """Rows of a table that are looked at, to see whether it lists pictures that are there."""
+MARKS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+"""What stands in a column of a class, in lower case, and whether the picture is of it."""
 ENDINGS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".webp", ".tif", ".bmp", ".gif")
 
 
@@ -59,7 +61,7 @@ def usable_tables(
     found = []
     for name in names:
         try:
-            table = read_table(base / name)
+            table = with_one_label(read_table(base / name), rules)
             if not table.rows:
                 raise DataError(
                     f"{table.path} lists no images; add rows under the columns path and label"
@@ -74,6 +76,17 @@ def usable_tables(
     return found
 
 
+def columns_of_listing(base: Path, name: str) -> tuple[str, ...]:
+    """The columns of a table that lists pictures that are there, besides their paths; empty for another."""
+    try:
+        table = read_table(base / name)
+    except DataError:
+        return ()
+    path = table.find(PATH_COLUMNS)
+    rest = tuple(column for column in table.columns if column != path)
+    return rest if path and _share_there(table, path, table.path.parent) >= 0.5 else ()
+
+
 def _columns(table: Table, rules: TableRules) -> tuple[str, str]:
     """The columns of path and label; of two columns the one that is not the path is the label."""
     path = table.column(PATH_COLUMNS, "path", rules.path_column)
@@ -83,15 +96,55 @@ def _columns(table: Table, rules: TableRules) -> tuple[str, str]:
     return path, table.column(LABEL_COLUMNS, "label", rules.label_column)
 
 
+def with_one_label(table: Table, rules: TableRules) -> Table:
+    """A table with a column of zeros and ones for each class, as one with a column of the class.
+
+    A row that does not have exactly one class keeps the reason instead of its label.
+    """
+    path = rules.path_column or table.find(PATH_COLUMNS)
+    if path not in table.columns or rules.label_column or table.find(LABEL_COLUMNS):
+        return table
+    kept = {path, table.find(SPLIT_COLUMNS)}
+    marks = [name for name in table.columns if name not in kept]
+    values = {_text(row.values.get(name)).lower() for row in table.rows for name in marks}
+    if len(marks) < 2 or not values or not values <= MARKS.keys():
+        return table
+    rows = []
+    for row in table.rows:
+        chosen = [name for name in marks if MARKS[_text(row.values.get(name)).lower()]]
+        label: str | NotOneLabel = chosen[0] if len(chosen) == 1 else NotOneLabel(chosen)
+        rest = {name: row.values.get(name) for name in table.columns if name in kept}
+        rows.append(replace(row, values={**rest, LABEL_COLUMNS[0]: label}))
+    columns = [name for name in table.columns if name in kept]
+    return Table(table.path, (*columns, LABEL_COLUMNS[0]), rows)
+
+
+class NotOneLabel(list[str]):
+    """The classes of a row that has none or several."""
+
+    def __str__(self) -> str:
+        if not self:
+            return "no class (all its columns are 0)"
+        return f"{len(self)} classes ({', '.join(self[:4])}); a picture must have one"
+
+
 def _leads_somewhere(table: Table, rules: TableRules) -> bool:
     path, label = _columns(table, rules)
-    places = Places(Path(rules.root) if rules.root else table.path.parent)
+    labelled = [
+        row
+        for row in table.rows[:ROWS_TRIED]
+        if isinstance(row.values.get(label), NotOneLabel) or _text(row.values.get(label))
+    ]
+    root = Path(rules.root) if rules.root else table.path.parent
+    there = _share_there(replace(table, rows=labelled), path, root) * len(labelled)
+    return 2 * there >= len(table.rows[:ROWS_TRIED])
+
+
+def _share_there(table: Table, path: str, root: Path) -> float:
+    """Share of the first rows whose pictures are there, 0-1."""
+    places = Places(root)
     rows = table.rows[:ROWS_TRIED]
-    there = sum(
-        bool(_text(row.values.get(label))) and places.exists(_text(row.values.get(path)))
-        for row in rows
-    )
-    return 2 * there >= len(rows)
+    return sum(places.exists(_text(row.values.get(path))) for row in rows) / max(1, len(rows))
 
 
 def from_table(table: Table, root: Path, rules: TableRules, split: str = "") -> list[Candidate]:
@@ -122,6 +175,8 @@ def from_table(table: Table, root: Path, rules: TableRules, split: str = "") -> 
                 name = ""
                 raise ValueError("a null character")
             name = places.find(text, split_in_or_none(place))
+            if isinstance(row.values.get(label_column), NotOneLabel):
+                raise ValueError(str(row.values[label_column]))
             if not label:
                 raise ValueError("no label")
             if seen.get(name) == label:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from effnet_core.data.images import IMAGE_SUFFIXES
-from effnet_core.data.sources.archives import is_archive, members, stem, unpack
+from effnet_core.data.sources.archives import is_archive, members, require_read, stem, unpack
+from effnet_core.data.sources.embedded import from_embedded, picture_column
 from effnet_core.data.sources.finding import find_files
 from effnet_core.data.sources.formats import DEFAULT_RULES, Labelled, Rules, find_images
 from effnet_core.data.sources.imagenet2012 import is_imagenet2012, unpack_imagenet2012
@@ -79,10 +80,12 @@ def open_source(
         raise DataError(f"{path} cannot be read ({os_reason(cause)})") from cause
     if not there:
         raise DataError(f"data folder {path} does not exist")
+    if path.is_file():
+        require_read(str(path))
     if path.is_file() and not (is_table(path.name) or is_archive(path.name)):
         raise DataError(
-            f"{path} is neither a folder nor an archive nor a table; give a folder, a .tar, .tar.gz, "
-            ".tar.bz2, .tar.xz or .zip file, or a .csv, .tsv, .jsonl or .parquet file"
+            f"{path} is neither a folder nor an archive nor a table; give a folder, a .zip, .tar, "
+            ".tar.gz, .tar.bz2, .tar.xz or .tar.zst file, or a .csv, .tsv, .jsonl or .parquet file"
         )
     return LocalSource(path, rules)
 
@@ -124,8 +127,8 @@ class LocalSource:
     @cached_property
     def _is_packed(self) -> bool:
         if self.path.is_file():
-            return is_archive(self.path.name)
-        return is_imagenet2012(self.path) or bool(archives_of(self.path))
+            return is_archive(self.path.name) or bool(picture_column(self.path))
+        return is_imagenet2012(self.path) or bool(packed_in(self.path))
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class BucketSource:
         if not root.exists():
             raise DataError(f"{self.place} does not exist; correct the address")
         prefix = str(S3Url(place.bucket, folder_key(place)))
-        packed = is_archive(self.place.key) or bool(archives_of(root))
+        packed = is_archive(self.place.key) or bool(packed_in(root))
         labelled = with_prefix(find_in(root, work, self.rules), "" if packed else prefix)
         labelled.candidates = [
             replace(
@@ -195,25 +198,33 @@ def find_in(root: Path, work: Path, rules: Rules = DEFAULT_RULES) -> Labelled:
     """
     if root.is_dir() and is_imagenet2012(root):
         return find_images(unpack_imagenet2012(root, work / "imagenet2012"), rules)
-    alone = root.is_file() and is_archive(root.name)
-    archives = [root.name] if alone else archives_of(root)
+    alone = root.is_file() and (is_archive(root.name) or bool(picture_column(root)))
+    archives = [root.name] if alone else packed_in(root)
     if not archives:
         return find_images(root, rules)
-    base = root.parent if alone else root
+    if alone:
+        return _unpacked(root.parent, archives, work / "unpacked", rules)
+    result = _unpacked(root, archives, work / "unpacked", rules)
+    beside = find_files(root)
+    result.other += [(path, reason) for path, reason in beside.other if path not in archives]
+    result.left_out += beside.left_out
+    return result
+
+
+def _unpacked(root: Path, archives: list[str], unpacked: Path, rules: Rules) -> Labelled:
+    """What archives, or tables that hold pictures, have inside."""
+    if not is_archive(archives[0]):
+        tables = [(_plain(path, root), root / path) for path in archives]
+        return from_embedded(tables, unpacked, rules)
     names = [stem(path) for path in archives]
     if len(set(names)) < len(names):
         raise DataError(f"{root} has two archives that differ only in their suffix; rename one")
-    unpacked = work / "unpacked"
-    shards = all(_is_shard(base / path) for path in archives)
+    shards = all(_is_shard(root / path) for path in archives)
     folders = []
     for done, (name, path) in enumerate(zip(names, archives, strict=True)):
         emit(Event(STAGE, f"unpacking {path}", done, len(archives)))
-        folders.append(
-            (
-                name,
-                unpack(base / path, unpacked / require_name(name), encoding=rules.names_encoding),
-            )
-        )
+        folder = unpacked / _plain(name, root)
+        folders.append((name, unpack(root / path, folder, encoding=rules.names_encoding)))
     if shards:
         samples = from_shards(folders)
         if any(not item.problem for item in samples.candidates):
@@ -226,6 +237,14 @@ def find_in(root: Path, work: Path, rules: Rules = DEFAULT_RULES) -> Labelled:
     return labelled
 
 
+def _plain(name: str, root: Path) -> str:
+    """A name that a folder of ours can have."""
+    try:
+        return require_name(name)
+    except ValueError as reason:
+        raise DataError(f"{root} holds {name!r} with {reason}; rename it") from None
+
+
 def with_prefix(labelled: Labelled, prefix: str) -> Labelled:
     """The same, with other files called by their whole paths."""
     labelled.other = [(prefix + path, reason) for path, reason in labelled.other]
@@ -233,8 +252,15 @@ def with_prefix(labelled: Labelled, prefix: str) -> Labelled:
     return labelled
 
 
-def archives_of(folder: Path) -> list[str]:
-    """The archives at any depth of a folder that holds no pictures besides, relative to it."""
+def packed_in(folder: Path) -> list[str]:
+    """The archives, or tables that hold pictures, at any depth of a folder without pictures besides.
+
+    Returns:
+        Paths relative to the folder, all of one kind.
+
+    Raises:
+        DataError: the folder cannot be read, or holds an archive of a kind that is not read.
+    """
     if not folder.is_dir():
         return []
     try:
@@ -243,7 +269,14 @@ def archives_of(folder: Path) -> list[str]:
         raise DataError(f"folder {folder} cannot be read ({os_reason(cause)})") from cause
     if found.pictures:
         return []
-    return [path for path, _ in found.other if is_archive(path)]
+    names = [path for path, _ in found.other]
+    if archives := [path for path in names if is_archive(path)]:
+        return archives
+    if tables := [path for path in names if picture_column(folder / path)]:
+        return tables
+    for path in names:
+        require_read(str(folder / path))
+    return []
 
 
 def _is_shard(archive: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def from_shards(folders: list[tuple[str, Path]]) -> Labelled:
     """
     result = Labelled()
     samples: list[Candidate] = []
-    splits = _splits([name for name, _ in folders])
+    splits = splits_of([name for name, _ in folders], "shard")
     for (shard, folder), split in zip(folders, splits, strict=True):
         found = find_files(folder)
         result.other += [
@@ -49,15 +50,20 @@ def from_shards(folders: list[tuple[str, Path]]) -> Labelled:
             samples.append(Candidate(folder / path, split, label, inner, inner, problem))
     if not samples:
         raise DataError("the shards hold no images (KEY.jpg beside KEY.cls or KEY.json)")
-    names = {item.class_name for item in samples if item.class_name}
-    # Numbers are filled up with zeros, so that the order of names is the order of numbers.
-    width = max(map(len, names), default=0) if all(name.isdigit() for name in names) else 0
-    for item in samples:
-        name = item.class_name.zfill(width) if item.class_name else ""
-        result.candidates.append(
-            Candidate(item.path, item.split, name, item.inner, item.shown, item.problem)
-        )
+    result.candidates = filled_up(samples)
     return result
+
+
+def filled_up(candidates: list[Candidate]) -> list[Candidate]:
+    """The same, with numbers filled up with zeros, so that the order of names is the order of numbers."""
+    names = {item.class_name for item in candidates if item.class_name}
+    if not all(name.isdigit() for name in names):
+        return candidates
+    width = max(map(len, names), default=0)
+    return [
+        replace(item, class_name=item.class_name.zfill(width)) if item.class_name else item
+        for item in candidates
+    ]
 
 
 def is_label(name: str) -> bool:
@@ -65,14 +71,18 @@ def is_label(name: str) -> bool:
     return suffix_of(name) in LABEL_SUFFIXES
 
 
-def _splits(shards: list[str]) -> list[str]:
-    """The split of each shard, by its own name or that of the folder it lies in."""
-    found = [split_in(name.rpartition("/")[2]) or split_in(name) for name in shards]
+def splits_of(names: list[str], kind: str) -> list[str]:
+    """The split of each file that holds pictures, by its own name or that of the folder it lies in.
+
+    Raises:
+        DataError: only some of them name one.
+    """
+    found = [split_in(name.rpartition("/")[2]) or split_in(name) for name in names]
     if any(found) and not all(found):
-        named, silent = shards[next(i for i, s in enumerate(found) if s)], shards[found.index("")]
+        named, silent = names[next(i for i, s in enumerate(found) if s)], names[found.index("")]
         raise DataError(
-            f"shard {named!r} names its split and shard {silent!r} does not, so that their samples would be "
-            "mixed; rename the second, or stage them apart"
+            f"{kind} {named!r} names its split and {kind} {silent!r} does not, so that their pictures would "
+            "be mixed; rename the second, or stage them apart"
         )
     return found
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
+from effnet_core.files import CHUNK_BYTES
 from effnet_core.text import human_bytes
 
 HEADER_BYTES = 2 << 20
@@ -29,7 +31,7 @@ def read_tar(
     """Every entry of a tar file in its order, and for files a stream that is valid until the next one.
 
     Args:
-        stream: the file, compressed by gzip, bzip2 or xz or not; it can seek.
+        stream: the file, compressed by gzip, bzip2, xz or Zstandard or not; it can seek.
         largest: bytes of the unpacked stream beyond which nothing is read or skipped.
 
     Raises:
@@ -56,7 +58,62 @@ def _unpacked(stream: IO[bytes]) -> Any:
         return bz2.BZ2File(stream)
     if start == b"\xfd7zXZ\x00":
         return lzma.LZMAFile(stream)
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        return io.BufferedReader(_Zstandard(stream), CHUNK_BYTES)
     return stream
+
+
+class _Zstandard(io.RawIOBase):
+    """What a file of Zstandard holds, read by Arrow; Python has that format since 3.14."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        super().__init__()
+        self.packed = packed
+        self._begin()
+
+    def _begin(self) -> None:
+        import pyarrow as pa
+
+        self.packed.seek(0)
+        self.position = 0
+        self.inner = pa.CompressedInputStream(pa.PythonFile(self.packed, mode="r"), "zstd")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether ``seek`` works; it does, by unpacking."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; 0 at the end."""
+        import pyarrow as pa
+
+        try:
+            chunk = self.inner.read(len(buffer))
+        except pa.ArrowException as cause:
+            raise OSError(str(cause)) from cause
+        buffer[: len(chunk)] = chunk
+        self.position += len(chunk)
+        return len(chunk)
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position, from the start again where it lies behind."""
+        if whence == io.SEEK_CUR:
+            position += self.position
+        if position < self.position:
+            self._begin()
+        room = bytearray(CHUNK_BYTES)
+        while self.position < position:
+            wanted = min(CHUNK_BYTES, position - self.position)
+            if not self.readinto(memoryview(room)[:wanted]):
+                break
+        return self.position
+
+    def tell(self) -> int:
+        """The position in the unpacked stream."""
+        return self.position
 
 
 class _Metered:

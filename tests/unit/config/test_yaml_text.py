@@ -21,7 +21,7 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     [
         (LAUGHS, "its aliases stand for more than 100,000 values"),
         ("&a [*a]", "it contains itself"),
-        ("[" * 100_000, "it is nested too deeply"),
+        ("[" * 5_000, "it is nested too deeply"),
         ("2026-02-30", "day is out of range"),
         ("x: [", "while parsing"),
         ("a: 1\n---\nb: 2", "expected a single document"),
@@ -43,11 +43,11 @@ def test_aliases_that_people_write_are_read() -> None:
 
 
 def test_a_message_does_not_repeat_a_large_value(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(f"[{'1, ' * 50_000}]")
+    (tmp_path / "recipe.yaml").write_text(f"[{'1, ' * 5_000}]")
     with pytest.raises(ConfigError, match=r"must hold sections .* characters\)") as caught:
         load_config(tmp_path / "recipe.yaml")
     assert len(str(caught.value)) < 1000
-    wrong = ", ".join(["x"] * 50_000)
+    wrong = ", ".join(["x"] * 5_000)
     for override in (f"data.progressive_sizes=[{wrong}]", f"train.epochs=[{wrong}]", "x" * 10**6):
         with pytest.raises(ConfigError) as caught:
             load_config(None, [override])

@@ -13,7 +13,14 @@ from PIL import Image
 
 from effnet_core.data import images
 from effnet_core.data.encoded import is_whole_png, jpeg_size, needs_pillow
-from effnet_core.data.images import ImageProblem, decode_image, read_image, to_rgb, to_rgba
+from effnet_core.data.images import (
+    ImageProblem,
+    check_image,
+    decode_image,
+    read_image,
+    to_rgb,
+    to_rgba,
+)
 from tests.support.images import draw, encode
 
 ORIENTATION = 0x0112
@@ -328,3 +335,49 @@ def test_only_the_first_frame_counts(format: str) -> None:
     image = decode_image(frames)
     assert getattr(image, "n_frames", 1) == 2
     assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(first))
+
+
+# --- checking at a part of the size ---------------------------------------------------------------
+
+
+def what_is_wrong(content: bytes, *, reduced: bool) -> str:
+    try:
+        if reduced:
+            check_image(content, at_least_px=16)
+        else:
+            decode_image(content)
+    except ImageProblem as problem:
+        return str(problem)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"quality": 95, "subsampling": 0}, {"restart_marker_blocks": 3}],
+    ids=["baseline", "progressive", "fine", "restarts"],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_check_at_a_part_of_the_size_finds_the_same_damage(
+    mode: str, options: dict[str, int]
+) -> None:
+    """Cut at every place, and with bytes that were overwritten."""
+    content = encode(draw(90, 70).convert(mode), "JPEG", **options)
+    rng = np.random.default_rng(0)
+    cuts = [content[:end] for end in range(1, len(content), max(1, len(content) // 60))]
+    for place in rng.integers(2, len(content) - 20, 200):
+        spoiled = bytearray(content)
+        spoiled[place : place + 4] = rng.bytes(4)
+        cuts.append(bytes(spoiled))
+    found = [what_is_wrong(cut, reduced=True) for cut in cuts]
+    assert found == [what_is_wrong(cut, reduced=False) for cut in cuts]
+    assert sum(map(bool, found)) > 60
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_check_says_the_size_of_the_whole_image(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    content = encode(draw(403, 301), "JPEG", exif=exif)
+    image, size = check_image(content, at_least_px=64)
+    assert size == ((403, 301) if orientation == 1 else (301, 403))
+    assert image.size == ((101, 76) if orientation == 1 else size)

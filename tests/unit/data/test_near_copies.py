@@ -24,6 +24,8 @@ def put(root: Path, name: str, image: Image.Image, **options: object) -> None:
 CHANGES = {
     "saved anew": lambda image: image,
     "resized": lambda image: image.resize((300, 240), Image.Resampling.LANCZOS),
+    "a thumbnail": lambda image: image.resize((100, 80), Image.Resampling.LANCZOS),
+    "enlarged": lambda image: image.resize((1200, 960), Image.Resampling.LANCZOS),
     "brighter": lambda image: image.point(lambda value: min(255, value + 6)),
 }
 

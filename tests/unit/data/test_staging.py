@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -505,11 +506,15 @@ def test_an_output_that_is_a_file(source: Path, tmp_path: Path) -> None:
 def test_a_full_disk_is_said_in_words(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    real_open = open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> Any:
+        if str(path).endswith(".part"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real_open(path, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.write_bytes", full)
+        patch.setattr("builtins.open", full)
         with pytest.raises(DataError, match=r"staging into .* failed: no space left on device"):
             stage_dataset(source, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.part"))
@@ -530,17 +535,17 @@ def test_what_was_looked_at_is_what_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that changes after it was read, as while a camera or a sync writes to the folder."""
-    decode = placing.decode_image
+    check = placing.check_image
 
     sides = itertools.count(60)
 
-    def decode_and_change(content: bytes, *, max_pixels: int) -> Image.Image:
+    def check_and_change(content: bytes, **options: int) -> tuple[Image.Image, tuple[int, int]]:
         other = encode(draw(next(sides), 60), "jpeg")
         for path in source.rglob("*.jpg"):
             path.write_bytes(other)
-        return decode(content, max_pixels=max_pixels)
+        return check(content, **options)
 
-    monkeypatch.setattr(placing, "decode_image", decode_and_change)
+    monkeypatch.setattr(placing, "check_image", check_and_change)
     monkeypatch.setattr(staging, "available_cores", lambda: [0])
     dataset, _ = stage_dataset(source, tmp_path / "out")
     rows = pq.read_table(dataset.root / MANIFEST_NAME).to_pylist()

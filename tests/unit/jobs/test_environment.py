@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -83,3 +84,19 @@ def test_a_gpu_that_is_newer_than_mindspore_s_kernels(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     assert machine.newer_than_kernels() is newer
+
+
+def test_what_imports_make_is_never_looked_through_and_later_garbage_is_collected() -> None:
+    gc.unfreeze()
+    try:
+        with pytest.raises(ImportError), environment.importing():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+        cycle: list[object] = []
+        cycle.append(cycle)
+        del cycle
+        assert gc.collect() > 0
+    finally:
+        gc.unfreeze()

@@ -330,3 +330,17 @@ def test_a_temporary_folder_stays_where_an_error_points_into_it() -> None:
     with scratch_folder("evaluate") as folder:
         (folder / "result.json").write_text("{}")
     assert not folder.exists()
+
+
+def test_a_job_that_says_nothing_is_said_to_be_still_at_it(
+    tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = mock.Mock(return_value=100.0)
+    monkeypatch.setattr(launch.time, "monotonic", clock)
+    append_jsonl(tmp_path / EVENTS_NAME, Event("train", "compiling the graph").to_dict())
+    tail = launch._EventTail(tmp_path / EVENTS_NAME)
+    tail.repeat()
+    for clock.return_value in range(100, 131):
+        tail.remind()
+    reminders = [event.message for event in events[1:]]
+    assert reminders == [f"compiling the graph ... {seconds} s" for seconds in (5, 15, 25)]

@@ -12,7 +12,14 @@ from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import DataError
 from effnet_core.files import write_json
 from effnet_core.infer.plan import RUN_NAME
-from effnet_core.reports.annotate import ROW_PX, annotate, annotate_single
+from effnet_core.render import fonts
+from effnet_core.reports.annotate import (
+    ROW_PX,
+    UNWRITABLE,
+    annotate,
+    annotate_single,
+    font_hint,
+)
 from tests.support.images import draw, encode
 
 ROW = {"class_ids": [282, 7], "class_names": ["tiger cat", "cock"], "probs": [0.75, 0.1]}
@@ -100,3 +107,17 @@ def test_any_mode_and_size(mode: str, size: tuple[int, int], wide: int, tmp_path
     draw(*size).convert(mode).save(path)
     found = pixels(annotate(path.read_bytes(), ROW, tmp_path / "out.png"))
     assert found.shape[1] == wide
+
+
+def test_a_name_that_no_font_can_write_is_said_and_not_drawn_as_boxes(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [matplotlibs, *_] = fonts._files()
+    monkeypatch.setattr(fonts, "_files", lambda: (matplotlibs,))
+    row = {**ROW, "class_names": ["猫", "кошка"]}
+    found = pixels(annotate(picture.read_bytes(), row, tmp_path / "a.png"))
+    said = {**ROW, "class_names": [UNWRITABLE, "кошка"]}
+    assert (found == pixels(annotate(picture.read_bytes(), said, tmp_path / "b.png"))).all()
+    assert "the letters of 猫" in font_hint(row)
+    assert "fonts-noto-cjk" in font_hint(row)
+    assert font_hint(ROW) == ""

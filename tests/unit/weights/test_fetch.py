@@ -365,6 +365,18 @@ def test_a_file_of_another_publisher(cache: Path, tmp_path: Path) -> None:
     assert resolved(write(source, changed)) != found
 
 
+def test_the_digest_in_a_published_name_is_checked_before_the_file_is_kept(
+    cache: Path, server: Server
+) -> None:
+    url = server.url.replace("b0.ckpt", "efficientnet-b0-355c32eb.pth")
+    with pytest.raises(CheckpointError, match=r"where 355c32eb\.\.\. is expected; deleted"):
+        resolved(url)
+    assert [path.name for path in cache.iterdir() if path.suffix == ".pth"] == []
+    digits = hashlib.sha256(server.content).hexdigest()[:8]
+    whole = download(server.url, cache / "x.pth", sha256=digits)
+    assert whole.read_bytes() == server.content
+
+
 def test_a_name_is_the_published_file(
     cache: Path, monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path
 ) -> None:

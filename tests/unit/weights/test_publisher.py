@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import CheckpointError, ConfigError
@@ -19,6 +20,7 @@ from effnet_core.weights import catalogue
 from effnet_core.weights.importing import Imported, import_weights
 from effnet_core.weights.layouts import LAYOUTS
 from effnet_core.weights.publisher import of_name
+from flows.cli import app
 from tests.unit.weights.test_importing import foreign, write
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "timm_configs.json").read_text())
@@ -164,6 +166,20 @@ def test_options_win(tiny: dict[str, Path], tmp_path: Path, warnings: list[str])
     assert warnings == []
     with pytest.raises(ConfigError, match="images cannot be prepared so: crop_pct"):
         imported(tiny["timm"], tmp_path, layout="timm", preprocess={"crop_pct": 1.5})
+
+
+def test_the_command_takes_them(tiny: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "own.ckpt"
+    told = "--mean 0.5 --std 0.1,0.2,0.3 --crop-pct 0.9 --interpolation bilinear --image-size 48"
+    given = ["weights", "import", str(tiny["timm"]), "--layout", "timm", "--out", str(out)]
+    done = CliRunner().invoke(app, [*given, *told.split()], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    spec = json.loads(out.with_suffix(".json").read_text())["preprocess"]
+    assert (spec["mean"], spec["std"]) == ([0.5] * 3, [0.1, 0.2, 0.3])
+    assert (spec["image_size"], spec["crop_pct"], spec["interpolation"]) == (48, 0.9, "bilinear")
+    wrong = CliRunner().invoke(app, [*given, "--mean", "0.5,0.4"])
+    assert wrong.exit_code == 2
+    assert "--mean 0.5,0.4 must be one number, or three" in wrong.output
 
 
 @pytest.mark.parametrize(

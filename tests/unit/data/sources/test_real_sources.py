@@ -500,3 +500,32 @@ def test_a_staged_data_set_says_what_it_left_out(source: Path, out: Path) -> Non
     card = (out / "data_card.html").read_text()
     assert "1 other file(s)" in card and "at least one of every class that has two" in card
     assert open_dataset(out).counts
+
+
+@pytest.mark.parametrize("folders", [("imgs",), ("part_1", "part_2")])
+def test_folders_that_are_no_classes_beside_a_table(
+    tmp_path: Path, out: Path, events: list[Event], folders: tuple[str, ...]
+) -> None:
+    """As HAM10000 comes: pictures in parts, the table has more columns than a path and a class."""
+    lines = ["lesion_id,image_id,dx,age"]
+    for n in range(12):
+        put(tmp_path, f"source/{folders[n % len(folders)]}/ISIC_{n}.jpg", seed=n)
+        lines.append(f"HAM_{n},ISIC_{n},{('nv', 'mel')[n % 3 == 0]},{n}")
+    put(tmp_path, "source/HAM_metadata.csv", "\n".join(lines).encode())
+    rules = Rules(table=TableRules(label_column="dx"))
+    dataset, _ = stage_dataset(tmp_path / "source", out, rules=rules)
+    assert classes(dataset) == Counter(nv=8, mel=4)
+    if len(folders) > 1:
+        stage_dataset(tmp_path / "source", tmp_path / "guessed")
+        note = "classes are the folders, although HAM_metadata.csv lists the pictures"
+        assert any(event.message.startswith(note) for event in events)
+
+
+def test_one_folder_of_pictures_beside_a_table(tmp_path: Path, out: Path) -> None:
+    text = "filename;class\n"
+    for n in range(8):
+        put(tmp_path, f"source/photos/{n}.jpg", seed=n)
+        text += f"photos/{n}.jpg;{'ab'[n % 2]}\n"
+    put(tmp_path, "source/labels.csv", text.encode())
+    dataset, _ = stage_dataset(tmp_path / "source", out)
+    assert classes(dataset) == Counter(a=4, b=4)
