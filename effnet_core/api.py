@@ -115,7 +115,7 @@ def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -
     decided = decide(config, facts)
     for decision in decided.decisions:
         emit(Event("auto", str(decision), metrics={"kind": "decision"}))
-    emit(Event("auto", told(decided.estimate, facts), metrics={"kind": "estimate"}))
+    emit(Event("auto", told(decided.config, decided.estimate, facts), metrics={"kind": "estimate"}))
     return decided.config
 
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,18 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         "fingerprint": fingerprint(few),
         "free": not item.split,
     }
+
+
+def with_own_places(candidates: list[Candidate]) -> list[Candidate]:
+    """The same, but for files that are called as another one would be after it was re-encoded."""
+    names = {(item.class_name, item.inner) for item in candidates}
+    return [
+        replace(item, inner=f"{item.inner.removesuffix(CONVERTED_SUFFIX)}~{CONVERTED_SUFFIX}")
+        if item.inner.endswith(CONVERTED_SUFFIX)
+        and (item.class_name, item.inner.removesuffix(CONVERTED_SUFFIX)) in names
+        else item
+        for item in candidates
+    ]
 
 
 def _relative(item: Candidate, split: str, added: str) -> str:

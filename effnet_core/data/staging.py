@@ -33,7 +33,7 @@ from effnet_core.data.manifest import (
     write_manifest,
 )
 from effnet_core.data.near_copies import confirmed, near_pairs
-from effnet_core.data.placing import WORK_NAME, Place, look_into
+from effnet_core.data.placing import WORK_NAME, Place, look_into, with_own_places
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import in_a_line
 from effnet_core.data.sources.formats import DEFAULT_RULES, Labelled, Rules
@@ -317,6 +317,7 @@ def _verify_all(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Look into every file; give the rows of usable ones and the reasons of the others."""
     rows, rejected = [], []
+    candidates = with_own_places(candidates)
     with warnings.catch_warnings(), Threads(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
         results = pool.map(lambda item: look_into(item, place), candidates)

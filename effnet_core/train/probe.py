@@ -65,12 +65,7 @@ def probe(
     features = features_of(train)
     emit(Event(STAGE, f"{len(train):,} images have features; fitting the classifier"))
     weights = weights_of_classes(config.train.class_weights, train, dataset.class_names)
-    head = fit_head(
-        features,
-        train.labels,
-        dataset.num_classes,
-        class_weights=None if weights is None else weights.tolist(),
-    )
+    head = fit_head(features, train.labels, dataset.num_classes, class_weights=weights)
     result = _evaluate(head, features_of(val), val, dataset.class_names)
     sidecar = Sidecar(
         variant=checkpoint.sidecar.variant,

@@ -184,7 +184,8 @@ def import_weights(
         epoch=0,
         step=0,
         training_state=False,
-        source=f"{hint or path.name} ({container}, {match.layout.name}), sha256 {digest}",
+        source=f"{hint or path.name} ({container}, {match.layout.name}), sha256 {digest}; images are "
+        f"prepared by {told_by or 'a guess'}",
     )
     written = checkpoints.save_arrays(out, arrays, sidecar)
     return Imported(
@@ -198,12 +199,12 @@ def _spec(
     """How images are prepared, and who says so: the caller, the publisher, or nobody."""
     spec, told_by = match.layout.spec(match.row), ""
     if match.layout.name in FIXED:
-        told_by = f"as all of {match.layout.name}"
+        told_by = f"the rule of {match.layout.name}"
     if statement and statement.preprocess:
         spec, told_by = replace(spec, **statement.preprocess), statement.source  # type: ignore[arg-type]
     if given:
         spec = replace(spec, **given)  # type: ignore[arg-type]
-        told_by = f"{told_by}, and as given" if told_by else "as given"
+        told_by = f"{told_by} and what was given" if told_by else "what was given"
     try:
         return check_fields(PreprocessSpec, vars(spec)), told_by
     except ValueError as cause:

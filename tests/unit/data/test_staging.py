@@ -648,3 +648,15 @@ def test_what_a_killed_staging_was_writing_is_removed(staged_before: bool, tmp_p
         (out / f".{name}.a1b2c3d4{UNFINISHED}").write_text("half")
     stage_dataset(source, out)
     assert not [path.name for path in out.rglob(".*")]
+
+
+def test_a_file_that_is_called_as_another_one_re_encoded(tmp_path: Path) -> None:
+    """As where people copy pictures back from a staged data set."""
+    source = class_folders(tmp_path / "source", {"cat": 2, "dog": 2})
+    put(source, "cat/a.gif", encode(draw(seed=70), "GIF"))
+    put(source, "cat/a.gif.converted.png", encode(draw(seed=71)))
+    dataset, _ = stage_dataset(source, tmp_path / "out", val_share=0)
+    paths = dataset.split("train").paths
+    assert len(set(paths)) == len(paths) == 6
+    for row in pq.read_table(dataset.root / MANIFEST_NAME).to_pylist():
+        assert sha256_of_file(dataset.root / row["path"]) == row["sha256"]

@@ -143,6 +143,7 @@ def test_a_guess_is_said(tiny: dict[str, Path], tmp_path: Path, warnings: list[s
     result = imported(tiny["timm"], tmp_path / "a", "mine.safetensors", layout="timm")
     assert result.told_by == ""
     assert "(a guess)" in result.describe()
+    assert result.sidecar.source.endswith("images are prepared by a guess")
     assert len(warnings) == 1
     assert "mine.safetensors does not say how images are prepared" in warnings[0]
     assert "mean 0.485 0.456 0.406" in warnings[0]
@@ -162,7 +163,7 @@ def test_options_win(tiny: dict[str, Path], tmp_path: Path, warnings: list[str])
     }
     result = imported(tiny["timm"], tmp_path, layout="timm", preprocess=given)
     assert found(result.sidecar.preprocess) == (48, 0.9, "center", "bilinear", ADV, ADV)
-    assert "(as given)" in result.describe()
+    assert "(what was given)" in result.describe()
     assert warnings == []
     with pytest.raises(ConfigError, match="images cannot be prepared so: crop_pct"):
         imported(tiny["timm"], tmp_path, layout="timm", preprocess={"crop_pct": 1.5})

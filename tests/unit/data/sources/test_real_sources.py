@@ -529,3 +529,16 @@ def test_one_folder_of_pictures_beside_a_table(tmp_path: Path, out: Path) -> Non
     put(tmp_path, "source/labels.csv", text.encode())
     dataset, _ = stage_dataset(tmp_path / "source", out)
     assert classes(dataset) == Counter(a=4, b=4)
+
+
+def test_no_two_classes_share_a_folder(tmp_path: Path, out: Path) -> None:
+    names = ["a/b", "a%2Fb", "a%252Fb", ".a", "%2Ea", "100%", "100%25"]
+    lines = ["path,label"]
+    for n, name in enumerate(names * 2):
+        put(tmp_path, f"source/{n}.jpg", seed=n)
+        lines.append(f"{n}.jpg,{name}")
+    put(tmp_path, "source/labels.csv", "\n".join(lines).encode())
+    dataset, _ = stage_dataset(tmp_path / "source", out)
+    assert classes(dataset) == Counter(dict.fromkeys(names, 2))
+    folders = {path.parent.name for path in (out / "images" / "train").rglob("*.jpg")}
+    assert len(folders) == len(names)
