@@ -180,6 +180,7 @@ def write_pipeline_report(
         "image size": f"{config.image_size} px",
         "training": f"{trained.epochs} epochs, {trained.steps} steps on "
         f"{trained.world_size} process(es), {trained.images_per_s:.1f} images/s",
+        **_calibration_fact(measured),
         "version": published.version + (" (production)" if published.promoted else ""),
         "store": published.uri,
     }
@@ -218,6 +219,15 @@ def write_pipeline_report(
     write_json(out / SUMMARY_NAME, summary)
     emit(Event("report", f"report: {report}", 1, 1))
     return summary, _card(facts, summary, metrics)
+
+
+def _calibration_fact(measured: EvalResult) -> dict[str, str]:
+    """How honest the probabilities are, where that is known."""
+    found = measured.calibration
+    if found is None:
+        return {}
+    before = f", {found.before.ece:.2%} before calibration" if found.temperature != 1 else ""
+    return {"calibration error": f"{found.after.ece:.2%}{before}"}
 
 
 def _card(facts: dict[str, str], summary: dict[str, Any], metrics: list[dict[str, Any]]) -> str:

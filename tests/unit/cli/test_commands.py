@@ -38,6 +38,7 @@ COMMANDS = {
     *("verify-family", "copy", "weights list", "weights import", "weights convert"),
     *("store list", "store show", "store fetch", "store promote", "store rollback"),
     *("store verify", "store gc"),
+    *("runs", "leaderboard", "compare", "review"),
 }
 
 
