@@ -200,7 +200,9 @@ class Prepared:
 
 def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
     """This machine's share of a run that the first of ``runtime.hosts`` leads, in a shared run folder."""
-    _require_images(config, open_dataset(data_dir).counts)
+    counts = open_dataset(data_dir).counts
+    if not config.auto.enabled:  # else the first of the hosts decides
+        _require_images(config, counts)
     if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
         emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
         return training_result(run_dir)

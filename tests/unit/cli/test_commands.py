@@ -34,6 +34,7 @@ COMMANDS = {
         "deploy",
         "watch",
         "run",
+        "schedule",
     ),
     *("verify-family", "copy", "weights list", "weights import", "weights convert"),
     *("store list", "store show", "store fetch", "store promote", "store rollback"),
