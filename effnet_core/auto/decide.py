@@ -118,6 +118,8 @@ def decide(config: RunConfig, facts: Facts) -> Decided:
 
 
 def _settle_model(plan: _Open, facts: Facts) -> None:
+    if facts.variant != plan.config.model.variant:
+        plan.given.discard("model.variant")  # there are no weights for the one that was given
     plan.settle("model.variant", facts.variant, facts.why_variant)
     plan.settle("model.weights", facts.weights, facts.why_weights)
     size, row = plan.config.train_image_size, plan.config.row

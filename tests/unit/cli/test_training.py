@@ -38,7 +38,7 @@ RESULT = TrainResult(
 def shown(result: TrainResult) -> str:
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(closing_table(result))
+        console.print(closing_table(result, Path("runs/x/report.html")))
     return captured.get()
 
 
@@ -47,6 +47,7 @@ def test_the_table_names_probe_model_and_worst_classes() -> None:
     assert "top-1 50.00%" in text
     assert "top-1 66.67%, loss 0.5000 on 12 images of split val" in text
     assert "owl (1 of 4 right), dog (3 of 4 right)" in text
+    assert "runs/x/report.html" in text
     assert "6 steps, 20.0 images/s" in text
     assert "steps" not in shown(replace(RESULT, steps=0))
 
