@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.project
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-library test-jobs test-flows \
-        test-all chaos fuzz check lint format types dist peers bench bench-infer bench-store bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 lock audit clean
+        test-all chaos fuzz check lint format types dist peers bench bench-infer bench-store bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 docs-site transcript lock audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -151,6 +151,13 @@ docs: $(STAMP) ## renew docs/configuration.md and docs/models.md, with its pictu
 	$(BIN)/effnet models --markdown > docs/models.md
 	$(BIN)/effnet models --chart docs/images/accuracy.png
 	$(BIN)/effnet models --architecture efficientnet_b0 --chart docs/images/efficientnet_b0.png
+
+docs-site: $(STAMP) ## the documentation as a site in build/site (Python 3.11 or newer)
+	$(BIN)/python .ci/site.py build/pages
+	$(BIN)/zensical build --config-file mkdocs.yml --strict
+
+transcript: $(STAMP) ## renew docs/transcript.md: every command of the tutorial and its output (a quarter of an hour)
+	$(BIN)/python .ci/transcript.py docs/transcript.md
 
 lock: ## renew requirements.lock and requirements-gpu.lock from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-strip-extras \

@@ -17,12 +17,13 @@ from effnet_core.auto.first import deliver_probe, run_probe
 from effnet_core.auto.places import differing, is_staged, staged_folder
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
+from effnet_core.data.corrections import read_corrections
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.data.records import record_files
 from effnet_core.data.sources.finding import in_a_line
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
-from effnet_core.files import is_empty, make_folder
+from effnet_core.files import is_empty, make_folder, write_json
 from effnet_core.infer import engines, output, plan
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import Tally
@@ -42,6 +43,8 @@ from effnet_core.jobs.job import (
 from effnet_core.jobs.launch import join_job, run_job, write_job
 from effnet_core.locks import scratch_folder, sole_user
 from effnet_core.model_store.versions import cached_model
+from effnet_core.quality import drift
+from effnet_core.quality.classes import read_class_map, require_match
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.storage.addresses import is_s3
@@ -102,7 +105,7 @@ def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
 def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -> RunConfig:
     """The settings with everything decided that was left open: as in the run's earlier start, else now."""
     before = _earlier_run(run_dir)
-    if before is not None and before.config.auto.enabled and not differing(config, before.config):
+    if before is not None and before.config.auto.enabled and _is_same(config, before):
         update = {"runtime": config.runtime, "infer": config.infer, "storage": config.storage}
         return before.config.model_copy(update=update)
     found = find_weights(config)
@@ -115,7 +118,7 @@ def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -
     decided = decide(config, facts)
     for decision in decided.decisions:
         emit(Event("auto", str(decision), metrics={"kind": "decision"}))
-    emit(Event("auto", told(decided.estimate, facts), metrics={"kind": "estimate"}))
+    emit(Event("auto", told(decided.config, decided.estimate, facts), metrics={"kind": "estimate"}))
     return decided.config
 
 
@@ -127,6 +130,7 @@ def stage(
     seed: int = 0,
     max_rejected_share: float = 0.1,
     config: RunConfig | None = None,
+    corrections: Path | None = None,
 ) -> tuple[Dataset, bool]:
     """Stage a data set in a child process, which is ended where its source does not answer.
 
@@ -137,6 +141,7 @@ def stage(
         seed: changes which images those are.
         max_rejected_share: of unusable files.
         config: settings of data and storage; ``runtime.stall_timeout_s`` is how long nothing may happen.
+        corrections: CSV file with what people decided about pictures, as the page of a review saves it.
 
     Returns:
         The staged data set, and whether it had been there already.
@@ -147,7 +152,17 @@ def stage(
     """
     config = config or RunConfig()
     single = config.runtime.model_copy(update={"world_size": 1, "timeout_s": 0})
-    job = StageJob(str(source), Path.cwd(), out, val_share, seed, max_rejected_share)
+    if corrections is not None:
+        read_corrections(corrections)
+    job = StageJob(
+        str(source),
+        Path.cwd(),
+        out,
+        val_share,
+        seed,
+        max_rejected_share,
+        corrections and corrections.resolve(),
+    )
     with sole_user(out, what="output folder"), scratch_folder("stage") as folder:
         try:
             result = run_job(job, config.model_copy(update={"runtime": single}), folder)
@@ -185,7 +200,9 @@ class Prepared:
 
 def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:
     """This machine's share of a run that the first of ``runtime.hosts`` leads, in a shared run folder."""
-    _require_images(config, open_dataset(data_dir).counts)
+    counts = open_dataset(data_dir).counts
+    if not config.auto.enabled:  # else the first of the hosts decides
+        _require_images(config, counts)
     if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
         emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
         return training_result(run_dir)
@@ -257,22 +274,25 @@ def evaluate(
     split: str | None = None,
     config: RunConfig | None = None,
     work_dir: Path | None = None,
+    classes: Path | None = None,
 ) -> EvalResult:
     """Evaluate a checkpoint on a split of a staged data set.
 
     Args:
         weights: as ``open_weights`` takes them.
-        data_dir: a staged data set with the same class names.
+        data_dir: a staged data set with classes of the model's, all or some of them.
         split: ``data.eval_split`` by default.
         config: processes, batch size and workers; the model comes from the sidecar.
-        work_dir: where the job's files go; a temporary folder by default.
+        work_dir: where the job's files go, the answers to each image among them; a temporary folder by
+            default.
+        classes: CSV file that says which class of the model each class of the data set is.
 
     Raises:
         EffnetError: as ``evaluate_checkpoint`` and the launcher.
     """
     config = config or RunConfig()
     with _evaluation_folder(work_dir) as folder:
-        job = evaluation_job(weights, data_dir, split=split, config=config)
+        job = evaluation_job(weights, data_dir, split=split, config=config, classes=classes)
         return EvalResult.from_dict(run_job(job, config, folder))
 
 
@@ -287,7 +307,12 @@ def _evaluation_folder(work_dir: Path | None) -> Iterator[Path]:
 
 
 def evaluation_job(
-    weights: str | Path, data_dir: Path, *, split: str | None = None, config: RunConfig
+    weights: str | Path,
+    data_dir: Path,
+    *,
+    split: str | None = None,
+    config: RunConfig,
+    classes: Path | None = None,
 ) -> EvaluateJob:
     """The job that evaluates a checkpoint; arguments as for ``evaluate``.
 
@@ -306,8 +331,29 @@ def evaluation_job(
     if config.data.format == "mindrecord":
         ensure_records(dataset, (chosen,), config)
     return EvaluateJob(
-        checkpoint.path.resolve(), checkpoint.sha256, data_dir.resolve(), split=chosen
+        checkpoint.path.resolve(),
+        checkpoint.sha256,
+        data_dir.resolve(),
+        split=chosen,
+        labels=_labels(checkpoint, dataset, classes),
     )
+
+
+def _labels(
+    checkpoint: Checkpoint, dataset: Dataset, classes: Path | None
+) -> tuple[int, ...] | None:
+    """The model's number of each class of a data set; None where both have the same classes.
+
+    Raises:
+        DataError: the model does not know a class.
+    """
+    known, asked = checkpoint.sidecar.class_names, dataset.class_names
+    if classes is None and known == asked:
+        return None
+    labels = require_match(asked, known, read_class_map(classes) if classes else None)
+    text = f"{len(labels):,} of the model's {len(known):,} classes are in the data set"
+    emit(Event("evaluate", f"{text}; an answer of another class counts as wrong"))
+    return labels
 
 
 def plan_inference(
@@ -374,6 +420,7 @@ def infer_shards(
         input_root=planned.root,
         shards=tuple(shards),
         allowed_errors=images if allowed_errors is None else allowed_errors,
+        reference=drift.reference_of(checkpoint),
     )
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
@@ -438,7 +485,7 @@ def finish_inference(
         config: settings of inference and storage.
 
     Returns:
-        The content of ``summary.json``, and the report; a single image has none.
+        The content of ``summary.json``, and the report; a single image has one only where it is explained.
 
     Raises:
         DataError: a shard is missing, or too many files could not be read.
@@ -450,10 +497,19 @@ def finish_inference(
             model_sha256=checkpoint.sha256,
             background=checkpoint.sidecar.preprocess.background,
         )
-        if planned.images == 1:
+        found = drift.drift_of(planned, checkpoint)
+        if found is not None:
+            summary["drift"] = found.to_dict()
+            write_json(planned.output / output.SUMMARY_NAME, summary)
+            emit(Event("predict", found.sentence()))
+        if planned.images == 1 and not config.infer.explain:
             return summary, None
         report = write_predictions_report(
-            planned, summary, weights=_called(weights, checkpoint), storage=config.storage
+            planned,
+            summary,
+            weights=_called(weights, checkpoint),
+            storage=config.storage,
+            explain=checkpoint if config.infer.explain else None,
         )
     except OSError as cause:
         raise plan.output_lost(planned.output, cause) from cause
@@ -471,11 +527,21 @@ def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
     """Refuse what cannot make a single step, before any process is started."""
     images = counts.get(config.data.train_split, 0)
     _require_image_a_rank(config, images)
-    if images and config.per_device_batch_size * config.runtime.world_size > images:
+    per_rank = config.per_device_batch_size  # refuses what does not divide
+    if images and (per_rank < 1 or config.data.global_batch_size > images * config.data.repeats):
         raise DataError(
             f"data.global_batch_size={config.data.global_batch_size} is more than the {images} images of "
             f"split {config.data.train_split!r}; lower it"
         )
+
+
+def _is_same(config: RunConfig, before: Prepared) -> bool:
+    """Whether an earlier start of a run was given the same settings as this one."""
+    weights, earlier = config.model.weights, before.config.model.weights
+    if weights is not None and not (weights == PRODUCTION and before.job.from_production):
+        same = str(open_weights(weights, config.storage).path.resolve()) == earlier
+        return same and not differing(config, before.config)
+    return not differing(config, before.config)
 
 
 def _require_image_a_rank(config: RunConfig, images: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import io
 import os
 import sys
 import traceback
@@ -138,7 +139,7 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
 
         return train(config, group, data_dir=job.data_dir, run_dir=run_dir).to_dict()
     if isinstance(job, EvaluateJob):
-        return _evaluate(job, config, group)
+        return _evaluate(job, config, group, run_dir)
     if isinstance(job, PredictJob):
         return _predict(job, config)
     if isinstance(job, ProbeJob):
@@ -166,12 +167,18 @@ def _checkpoint_of(job: EvaluateJob | PredictJob | ProbeJob | VerifyJob | Mindir
     return found if side is None else found.with_image_size(side)
 
 
-def _evaluate(job: EvaluateJob, config: RunConfig, group: Any) -> dict[str, Any]:
+def _evaluate(job: EvaluateJob, config: RunConfig, group: Any, out: Path) -> dict[str, Any]:
     with environment.importing():
         from effnet_core.train.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(
-        config, group, checkpoint=_checkpoint_of(job), data_dir=job.data_dir, split=job.split
+        config,
+        group,
+        checkpoint=_checkpoint_of(job),
+        data_dir=job.data_dir,
+        split=job.split,
+        labels=job.labels,
+        out=out,
     ).to_dict()
 
 
@@ -219,6 +226,7 @@ def _export(job: VerifyJob | MindirJob) -> dict[str, Any]:
 
 
 def _stage(job: StageJob, config: RunConfig) -> dict[str, Any]:
+    from effnet_core.data.corrections import NO_CORRECTIONS, read_corrections
     from effnet_core.data.sources.formats import Rules
     from effnet_core.data.staging import stage_into
 
@@ -235,6 +243,7 @@ def _stage(job: StageJob, config: RunConfig) -> dict[str, Any]:
         rules=Rules.of(config.data),
         access=config.storage.access,
         hard_links=config.data.hard_links,
+        corrections=read_corrections(job.corrections) if job.corrections else NO_CORRECTIONS,
     )
     return {"reused": reused}
 
@@ -266,4 +275,7 @@ def _write_event(job: Job, run_dir: Path, event: Event) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
+    for stream in (sys.stdout, sys.stderr):  # a log may be ASCII alone, names of files are not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(Path(sys.argv[1])))

@@ -37,7 +37,9 @@ Overrides = Annotated[
 @app.command()
 @guarded
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option("--out", "--output", help="Folder of the demo's runs.")
+    ] = Path("runs/demo"),
     override: Overrides = None,
 ) -> None:
     """Run the whole pipeline on a small real data set, from images to report."""
@@ -199,6 +201,32 @@ def run(
     from flows.service import lifecycle, runs
 
     runs.start(lifecycle.server_api(), name, parameter or [], watch=watch)
+
+
+@app.command()
+@guarded
+def schedule(
+    name: Annotated[
+        str,
+        typer.Argument(help="Deployment, such as nightly-pipeline."),
+    ],
+    active: Annotated[
+        bool | None, typer.Option("--on/--off", help="Switch it on or off.", show_default=False)
+    ] = None,
+    cron: Annotated[str | None, typer.Option(help="When, such as '0 3 * * *'.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", "-p", metavar="KEY=VALUE", help="A parameter of its runs; repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Show a deployment's schedule, or change it: switch it on, set its time and parameters."""
+    from flows.service import lifecycle, schedules
+
+    schedules.schedule(
+        lifecycle.server_api(), name, active=active, cron=cron, parameters=parameter or []
+    )
 
 
 def main() -> None:

@@ -15,6 +15,9 @@ from effnet_core.cli.guard import guarded
 from effnet_core.errors import ConfigError
 from flows.service.server import AUTH_VARIABLE, prefect_api
 
+OUT = "--out", "--output"
+"""One option, whatever a flow calls it."""
+
 
 def run_as_command(entrypoint: str) -> None:
     """Run ``module:flow`` with the options of the command line, on a Prefect server.
@@ -75,6 +78,7 @@ def _options(schema: Any) -> Iterator[click.Parameter]:
         # A flag is always given a value; other options only where a person gives one.
         default: dict[str, Any] = {"default": entry["default"]} if "boolean" in kinds else {}
         names = [f"{flag}/--no-{flag[2:]}" if "boolean" in kinds else flag]
+        names = [name, *names, *(other for other in OUT if flag in OUT and other != flag)]
         yield click.Option(
             names,
             type=click.Choice(choices) if choices else _type(kinds),

@@ -9,11 +9,12 @@ from prefect import flow
 from effnet_core.config.load import CONFIG_NAME
 from effnet_core.model_store.publication import PublishedVersion
 from flows.logs import leave_out_tracebacks
-from flows.names import publication_name
+from flows.names import last_name, publication_name
 from flows.parameters import FolderPath, Overrides, Version
 from flows.service.environments import flow_config
 from tasks.dashboard.cards import show_published
 from tasks.publish import publish
+from tasks.slots import device_slot
 
 
 @flow(
@@ -39,7 +40,10 @@ def publish_flow(
         evaluation: Folder or result.json of an evaluation, for the gate; the run's own by default.
     """
     config = flow_config(Path(run_dir) / CONFIG_NAME, overrides)
-    published = publish(config, run_dir, evaluation=evaluation, version=version, promote=promote)
+    with device_slot(f"comparing {last_name(run_dir)} with production"):
+        published = publish(
+            config, run_dir, evaluation=evaluation, version=version, promote=promote
+        )
     show_published(published)
     return published
 

@@ -27,6 +27,7 @@ def stage_flow(
     max_rejected_share: Share = 0.1,
     recipe: Recipe | None = None,
     overrides: Overrides = None,
+    corrections: str | None = None,
 ) -> Staged:
     """Bring labelled images from wherever they live into a verified, staged data set.
 
@@ -38,6 +39,7 @@ def stage_flow(
         max_rejected_share: Share of unusable files above which staging is refused.
         recipe: Name of a recipe.
         overrides: Settings as section.key=value, such as storage.endpoint_url=https://s3.example.org.
+        corrections: CSV file of effnet review's page: right labels, pictures to leave out.
     """
     config = flow_config(recipe, overrides)
     return stage(
@@ -47,6 +49,7 @@ def stage_flow(
         seed=seed,
         max_rejected_share=max_rejected_share,
         config=config,
+        corrections=corrections,
     )
 
 

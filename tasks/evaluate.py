@@ -10,6 +10,7 @@ from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.files import sha256_of_file
 from effnet_core.jobs.job import RESULT_NAME
+from effnet_core.reports.evaluation import report_evaluation
 from effnet_core.results import Measured
 from tasks import policies
 from tasks.credentials import credentials_of
@@ -23,13 +24,17 @@ STAGE = "evaluate"
 def evaluate_checkpoint(
     config: RunConfig, checkpoint: str, data: str, split: str, *, work_dir: str
 ) -> Measured:
-    """Accuracy of a checkpoint over every image of a split; a card shows its classes."""
+    """Accuracy of a checkpoint over every image of a split.
+
+    A card shows its classes and mistakes; the folder has them as files and as a page.
+    """
     folder = Path(work_dir)
     with (
         credentials_of(config.storage),
         on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"),
     ):
         result = api.evaluate(checkpoint, Path(data), split=split, config=config, work_dir=folder)
-    show_evaluation(result, checkpoint)
+        report = report_evaluation(folder, config.storage)
+    show_evaluation(result, checkpoint, report)
     path = folder.resolve() / RESULT_NAME
     return Measured(str(path), sha256_of_file(path), result.headline())

@@ -13,6 +13,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
@@ -28,6 +29,7 @@ from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
 
 STAGE = "predict"
+DRIFT_EVENT = "effnet.drift"
 CLASSES_SHOWN = 100
 """Rows of the table of classes."""
 REASONS_SHOWN = 20
@@ -112,6 +114,7 @@ def finish_inference(
         description=f"{summary['labelled']:,} labelled, {summary['rejected']:,} set aside, "
         f"{summary['images_per_s']:.1f} images/s",
     )
+    tell_of_drift(summary, output)
     if report:
         create_markdown_artifact(
             key="batch-infer-gallery",
@@ -120,6 +123,24 @@ def finish_inference(
         )
     totals = {key: summary[key] for key in TOTALS}
     return {**totals, "output": output, "summary": str(Path(output) / SUMMARY_NAME)}
+
+
+def tell_of_drift(summary: dict[str, Any], output: str) -> None:
+    """Emit the event ``effnet.drift`` where a labelling's pictures are unlike the model's own."""
+    found = summary.get("drift")
+    if not found or not found["drifted"]:
+        return
+    emit_event(
+        DRIFT_EVENT,
+        resource={
+            "prefect.resource.id": f"effnet.model.{summary['model_sha256'][:12]}",
+            "prefect.resource.name": f"model {summary['model_sha256'][:12]}",
+        },
+        payload={
+            **{key: found[key] for key in ("distance", "threshold", "images", "far_share")},
+            "output": output,
+        },
+    )
 
 
 class Pace:
@@ -148,10 +169,17 @@ class Pace:
         )
 
 
+def _in_words(drift: dict[str, Any]) -> str:
+    verdict = "**drifted**" if drift["drifted"] else "like the held-out pictures"
+    return f"{verdict}: distance {drift['distance']:.2f}, threshold {drift['threshold']:.2f}"
+
+
 def _page(plan: InferencePlan, summary: dict[str, Any], report: PredictionsReport | None) -> str:
     """The totals as Markdown."""
     latency = ", ".join(f"{name} {value:.1f} ms" for name, value in summary["latency_ms"].items())
+    drift = summary.get("drift")
     rows = {
+        **({"drift": _in_words(drift)} if drift else {}),
         "rate": f"{summary['images_per_s']:.1f} images/s",
         "time an image takes on a core": latency,
         "set aside": f"{summary['rejected']:,}",

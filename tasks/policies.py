@@ -64,7 +64,8 @@ TRAIN = policy(retries=5, timeout_s=None, first_delay_s=5.0)
 """Training is limited by ``runtime.timeout_s``; a retry continues from the last checkpoint, so a run of
 many days may lose a rank now and then."""
 EVALUATE = policy(retries=2, timeout_s=6 * HOUR_S)
-PUBLISH = policy(retries=3, timeout_s=HOUR_S)
+PUBLISH = policy(retries=3, timeout_s=6 * HOUR_S)
+"""Production may have to be measured first."""
 INFER = policy(retries=3, timeout_s=6 * HOUR_S)
 SHARD = policy(retries=3, timeout_s=None)
 """A shard is limited by ``runtime.timeout_s``: Prefect cannot interrupt what runs in a worker thread."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from prefect import task
 
-from effnet_core import api
 from effnet_core.config.schema import RunConfig
-from effnet_core.model_store.publication import PublishedVersion, publish_model
+from effnet_core.model_store.publication import PublishedVersion
+from effnet_core.quality.gate import publish as publish_run
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
@@ -27,6 +27,8 @@ def publish(
 ) -> PublishedVersion:
     """Put a run's model into the store as an immutable version, and promote it through the gate.
 
+    Production is measured on the images of the evaluation, where it was not before.
+
     Args:
         config: settings of store and gate.
         run_dir: folder of a finished training run.
@@ -34,17 +36,15 @@ def publish(
         version: name of the version; made from time and digest by default.
         promote: whether to try the gate.
     """
-    result = api.evaluation_of(Path(run_dir), Path(evaluation) if evaluation else None)
     title = f"files of {config.storage.name}"
     with (
         credentials_of(config.storage),
         on_dashboard("publish-progress", STAGE, description=title),
     ):
-        return publish_model(
+        return publish_run(
             Path(run_dir),
-            evaluation=result,
-            storage=config.storage,
-            gate=config.evaluate,
+            config=config,
+            evaluation=Path(evaluation) if evaluation else None,
             version=version,
             promote=promote,
         )

@@ -42,6 +42,7 @@ def stage(
     seed: int,
     max_rejected_share: float,
     config: RunConfig,
+    corrections: str | None = None,
 ) -> Staged:
     """Stage a data set; its data card is an artifact."""
     with (
@@ -55,6 +56,7 @@ def stage(
             seed=seed,
             max_rejected_share=max_rejected_share,
             config=config,
+            corrections=Path(corrections) if corrections else None,
         )
     create_markdown_artifact(
         key="data-card", markdown=read_card(Path(out)), description=f"data set {markdown_code(out)}"

@@ -12,7 +12,7 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.text import human_bytes
 
-PEAK_LR = 4e-4
+PEAK_LR = 1e-4
 """Peak rate of fine-tuning, as it is used, for AdamW; the scratch one is SCRATCH_LR."""
 SCRATCH_LR = 2e-3
 BATCHES = (32, 16, 8, 4, 2)
@@ -118,6 +118,8 @@ def decide(config: RunConfig, facts: Facts) -> Decided:
 
 
 def _settle_model(plan: _Open, facts: Facts) -> None:
+    if facts.variant != plan.config.model.variant:
+        plan.given.discard("model.variant")  # there are no weights for the one that was given
     plan.settle("model.variant", facts.variant, facts.why_variant)
     plan.settle("model.weights", facts.weights, facts.why_weights)
     size, row = plan.config.train_image_size, plan.config.row
@@ -147,8 +149,9 @@ def _settle_batch(plan: _Open, facts: Facts) -> None:
     plan.settle("data.global_batch_size", batch, why)
     if plan.config.auto.quality == "fast" and facts.pretrained:
         return  # nothing is trained
-    batch = plan.config.data.global_batch_size
-    share = batch // world
+    if plan.config.runtime.device != "CPU":
+        return  # whose memory is not this machine's
+    share = max(1, plan.config.data.global_batch_size // world)
     fits = batch_that_fits(plan.config, facts)
     if fits < 1:
         raise ConfigError(_cannot_fit(plan.config, facts))
@@ -205,7 +208,8 @@ def _settle_length(plan: _Open, facts: Facts) -> None:
     epochs = min(MOST_EPOCHS.get(quality, 12), max(FEWEST_EPOCHS.get(quality, 3), epochs))
     if not facts.pretrained:
         epochs *= SCRATCH_FACTOR
-    if plan.is_given("train.epochs") or plan.is_given("train.budget"):
+    on_cpu = plan.config.runtime.device == "CPU"
+    if plan.is_given("train.epochs") or plan.is_given("train.budget") or not on_cpu:
         plan.settle("train.epochs", epochs, f"{images:,} images, auto.quality={quality}")
         epochs = plan.config.train.epochs
     else:

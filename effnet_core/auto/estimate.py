@@ -72,8 +72,10 @@ def estimate(config: RunConfig, facts: Facts) -> Estimate:
     return Estimate(_memory(config), probe_s, epoch_s, _training_s(config, facts, epoch_s))
 
 
-def told(estimate: Estimate, facts: Facts) -> str:
+def told(config: RunConfig, estimate: Estimate, facts: Facts) -> str:
     """An estimate as a sentence."""
+    if config.runtime.device != "CPU":
+        return f"no estimate: nobody has measured how long a step takes on {config.runtime.device}"
     share = estimate.memory_bytes / max(1.0, facts.free_bytes)
     parts = []
     if estimate.probe_s:

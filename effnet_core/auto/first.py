@@ -24,6 +24,7 @@ from effnet_core.jobs.job import (
 from effnet_core.jobs.launch import run_job, write_job
 from effnet_core.locks import alone
 from effnet_core.results import EvalResult, TrainResult
+from effnet_core.results.answers import ANSWERS_NAME
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint, sidecar_path
@@ -109,7 +110,7 @@ def deliver_probe(
     """Let the probe's model be the finished one of a run that trains nothing."""
     write_job(job, config, run_dir)
     source, target = (folder / checkpoints.MODEL_NAME for folder in (run_dir / PROBE_NAME, run_dir))
-    for path in (target, sidecar_path(target)):
+    for path in (target, sidecar_path(target), target.with_name(ANSWERS_NAME)):
         with atomic_path(path) as temporary:
             shutil.copyfile(source.parent / path.name, temporary)
     answer = TrainResult(

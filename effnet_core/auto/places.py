@@ -67,7 +67,10 @@ def _continues(config: RunConfig, data: str | Path, folder: Path) -> bool:
 
 
 def differing(config: RunConfig, before: RunConfig) -> list[str]:
-    """Settings given in ``config`` that are others in ``before``; places and devices do not count."""
+    """Settings given in ``config`` that are others in ``before``; places and devices do not count.
+
+    Nor do names of weights, which ``before`` holds as a path, and the variant where weights decided it.
+    """
     found = []
     for section in ("model", "data", "optim", "schedule", "train", "evaluate", "auto"):
         given, earlier = getattr(config, section), getattr(before, section)
@@ -76,4 +79,9 @@ def differing(config: RunConfig, before: RunConfig) -> list[str]:
             for key in sorted(given.model_fields_set)
             if getattr(given, key) != getattr(earlier, key)
         ]
+    weights = "weights" in config.model.model_fields_set
+    if weights and (config.model.weights is None) == (before.model.weights is None):
+        found = [key for key in found if key != "model.weights"]
+    if not weights and before.model.weights is not None:
+        found = [key for key in found if key != "model.variant"]
     return found

@@ -24,6 +24,10 @@ def print_evaluation(result: EvalResult) -> None:
         f"top-1 {result.top1:.2%}{top5}, loss {result.loss:.4f} "
         f"on {result.seen:,} images of split {result.split}"
     )
+    found = result.calibration
+    if found is not None:
+        before = f" ({found.before.ece:.2%} before calibration)" if found.temperature != 1 else ""
+        console.print(f"calibration error {found.after.ece:.2%}{before}")
 
 
 @dataclass(frozen=True)

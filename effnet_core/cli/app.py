@@ -5,6 +5,7 @@ Nothing heavy is imported before a command is chosen, so that ``--help`` answers
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 
 from effnet_core import __version__
 from effnet_core.cli import family_check, trained, training
+from effnet_core.cli import runs as several
 from effnet_core.cli.bench import bench
 from effnet_core.cli.guard import guarded, run
 from effnet_core.cli.options import WEIGHTS_HELP, Overrides
@@ -157,6 +159,10 @@ def stage(
     max_rejected_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of unusable files that is tolerated.")
     ] = 0.1,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="CSV file of effnet review's page: right labels, pictures to leave out."),
+    ] = None,
     override: Overrides = None,
 ) -> None:
     """Verify labelled images, wherever they live, and bring them into a staged data set."""
@@ -174,6 +180,7 @@ def stage(
             seed=seed,
             max_rejected_share=max_rejected_share,
             config=config,
+            corrections=corrections,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.print(
@@ -218,6 +225,10 @@ def predict(
         bool,
         typer.Option("--only-new", help="Add what earlier runs into the output have not seen."),
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show what spoke for the answers; short for infer.explain."),
+    ] = False,
     override: Overrides = None,
 ) -> None:
     """Label images; the input is never written to. One picture is also drawn with its labels."""
@@ -229,11 +240,13 @@ def predict(
     from effnet_core.config.load import by_section, load_config
     from effnet_core.infer.output import read_parts
     from effnet_core.reports.annotate import annotate_single, font_hint
+    from effnet_core.reports.predictions import EXPLAINED_NAME
 
     short = {
         "infer.top_k": top_k,
         "infer.engine": engine,
         "infer.max_error_share": max_errors,
+        "infer.explain": explain or None,
     }
     config = load_config(None, override or [], options=by_section(short))
     if weights is None:
@@ -251,6 +264,8 @@ def predict(
         console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
         if hint := font_hint(row):
             console.print(hint, soft_wrap=True, markup=False)
+    if config.infer.explain:
+        console.print(f"explained: {output / EXPLAINED_NAME}", soft_wrap=True, markup=False)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
         f"{summary['other_files']} other files, "
@@ -279,7 +294,11 @@ def copy(
     copy_files(source, target, access)
 
 
-for command in (training.train, trained.evaluate, trained.publish, trained.export, bench):
+FURTHER: tuple[Callable[..., None], ...] = (
+    *(training.train, trained.evaluate, trained.publish, trained.export, bench),
+    *(several.runs, several.leaderboard, several.compare, several.review),
+)
+for command in FURTHER:
     app.command()(command)
 app.command()(family_check.verify_family)
 app.add_typer(weights_commands, name="weights")

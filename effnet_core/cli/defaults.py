@@ -7,7 +7,7 @@ from pathlib import Path
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import ConfigError
-from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, TrainJob, read_job
+from effnet_core.jobs.job import JOB_NAME, PROBE_NAME, RESULT_NAME, TrainJob, read_job
 from effnet_core.model_store.registry import Registry
 from effnet_core.storage.addresses import is_s3
 from effnet_core.weights.catalogue import PRODUCTION, PUBLISHED, installed_file
@@ -60,12 +60,12 @@ def choose_trained(storage: StorageConfig) -> tuple[str, str]:
 
 
 def newest_run() -> Path | None:
-    """The folder below ``runs/`` whose training has finished last, if there is one."""
+    """The folder below ``runs/`` whose training has finished last, if there is one; no probe of a run."""
     finished = [
         file.parent
         for pattern in RUN_DEPTH
         for file in RUNS.glob(f"{pattern}/{MODEL_NAME}")
-        if (file.parent / RESULT_NAME).is_file()
+        if (file.parent / RESULT_NAME).is_file() and file.parent.name != PROBE_NAME
     ]
     return max(finished, key=lambda folder: (folder / MODEL_NAME).stat().st_mtime_ns, default=None)
 

@@ -108,6 +108,10 @@ def promote(
     force: Annotated[
         str | None, typer.Option(metavar="REASON", help="Past the gate; the reason is recorded.")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Staged images on which it and production are compared, pair by pair."),
+    ] = None,
     store: Store = None,
     name: Name = None,
     override: Overrides = None,
@@ -115,11 +119,11 @@ def promote(
     """Make a version the production version, if the gate lets it through."""
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
-    from effnet_core.model_store.production import promote as move
+    from effnet_core.quality.gate import promote as move
 
     config = _config(store, name, override)
     with show_events():
-        pointer = move(config.storage, version, config.evaluate, force_reason=force)
+        pointer = move(version, config=config, data_dir=data, force_reason=force)
     text = f"production is {pointer['version']} ({pointer['reason']})"
     console.print(text, soft_wrap=True, markup=False)
 

@@ -37,6 +37,20 @@ def evaluate(
     recipe: Recipe = None,
     override: Overrides = None,
     processes: Processes = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "--out",
+            help="Folder for report.html, figures by class, mistakes, predictions.",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file with lines 'data,model': the model's class for each of the data."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole result as JSON.")
     ] = False,
@@ -57,7 +71,9 @@ def evaluate(
     )
     from effnet_core.cli.defaults import choose_trained, data_of
     from effnet_core.cli.lines import show_events
+    from effnet_core.cli.terminal import console
     from effnet_core.config.load import by_section, load_config
+    from effnet_core.reports.evaluation import report_evaluation
 
     options = by_section({"runtime.world_size": processes})
     config = load_config(recipe, override or [], options=options)
@@ -73,16 +89,21 @@ def evaluate(
         data = data_of(weights)
         say_default("data", str(data), quiet=as_json)
     with show_events():
-        result = api.evaluate(weights, data, split=split, config=config)
+        result = api.evaluate(
+            weights, data, split=split, config=config, work_dir=output, classes=classes
+        )
+        report = None if output is None else report_evaluation(output, config.storage)
     compared = compare_with_published(weights, result)
     if as_json:
         published = {row.measure: row.published for row in compared}
         typer.echo(
             json.dumps({**result.to_dict(), **({"published": published} if compared else {})})
         )
-    else:
-        print_evaluation(result)
-        print_comparison(compared)
+        return
+    print_evaluation(result)
+    print_comparison(compared)
+    if report is not None:
+        console.print(f"report: {report.path}", soft_wrap=True, markup=False)
 
 
 @guarded
@@ -162,6 +183,12 @@ def publish(
     name: Annotated[str | None, typer.Option(help="Short for storage.name.")] = None,
     version: Annotated[str | None, typer.Option(help="Version; made from time and digest.")] = None,
     promote: Annotated[bool, typer.Option(help="Move 'production' if good enough.")] = True,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set of the evaluation, if it was moved: production is measured on it."
+        ),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -181,27 +208,22 @@ def publish(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import CONFIG_NAME, by_section, load_config
-    from effnet_core.model_store.publication import publish_model
+    from effnet_core.quality.gate import publish as publish_run
 
     if run_dir is None:
         run_dir = run_to_publish()
         say_default("run", f"the newest finished training, {run_dir}", option="RUN_DIR")
-    result = api.training_result(run_dir)
+    trained = api.training_result(run_dir)
     short = by_section({"storage.root": store or None, "storage.name": name or None})
     config = load_config(run_dir / CONFIG_NAME, override or [], options=short)
     if to is not None:
         with show_events():
-            commit = _publish_to_hub(run_dir, to, result.evaluation, version, private=private)
+            commit = _publish_to_hub(run_dir, to, trained.evaluation, version, private=private)
         console.print(f"{to}: {commit}", soft_wrap=True, markup=False)
         return
     with show_events():
-        published = publish_model(
-            run_dir,
-            evaluation=result.evaluation,
-            storage=config.storage,
-            gate=config.evaluate,
-            version=version,
-            promote=promote,
+        published = publish_run(
+            run_dir, config=config, data_dir=data, version=version, promote=promote
         )
     state = "is production" if published.promoted else "not promoted"
     why = published.gate or published.reason

@@ -79,6 +79,7 @@ def train(
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import by_section, load_config
     from effnet_core.errors import ConfigError
+    from effnet_core.reports.training import write_training_report
 
     short = by_section(
         {
@@ -102,7 +103,8 @@ def train(
     with show_events():
         say(f"run folder: {run_dir}")
         result = api.train(config, pictures, run_dir)
-    console.print(closing_table(result))
+    report = write_training_report(run_dir, result, data=pictures)
+    console.print(closing_table(result, report))
     for line in next_commands(run_dir):
         say(line)
 
@@ -117,8 +119,8 @@ def _require_auto(config: RunConfig, quality: str | None, minutes: float | None)
         )
 
 
-def closing_table(result: TrainResult) -> Table:
-    """How good the model is and where it lies."""
+def closing_table(result: TrainResult, report: Path) -> Table:
+    """How good the model is, and where it and its report lie."""
     from rich.table import Table
 
     table = Table(show_header=False, title_justify="left", title="finished")
@@ -139,6 +141,7 @@ def closing_table(result: TrainResult) -> Table:
     if worst := worst_classes(result):
         table.add_row("worst classes", worst)
     table.add_row("model", str(result.checkpoint))
+    table.add_row("report", str(report))
     return table
 
 

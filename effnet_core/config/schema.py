@@ -354,6 +354,8 @@ class TrainConfig(Section):
     """Evaluations without a better top-1 after which the run ends; 0 means never."""
     final_model: Literal["last", "best"] = "last"
     """Which weights the finished model has: the last ones or those of the best evaluation."""
+    calibrate: bool = True
+    """At the end fit a temperature on the validation split that makes probabilities honest; answers stay."""
     seed: int = Field(0, ge=0)
     """Seed of initial weights, image order, augmentation and masks."""
     log_every_steps: int = Field(50, ge=1)
@@ -394,8 +396,11 @@ class EvaluateConfig(Section):
     """Images per forward pass on each rank."""
     min_top1: float = Field(0.0, ge=0, le=1)
     """A model below this top-1 is not promoted to production."""
+    promote_if: Literal["better", "not_worse", "significantly_better"] = "not_worse"
+    """How a model must compare with production on the same images: top-1 at most the margin below, more
+    than the margin above, or above it with the whole 95 % interval and McNemar's p < 0.05."""
     promote_margin: float = Field(0.0, ge=0, le=1)
-    """How much worse than the current production model a new one may be."""
+    """Difference in top-1 that `promote_if` allows or asks for."""
 
 
 class InferConfig(Section):
@@ -425,6 +430,8 @@ class InferConfig(Section):
     """Also keep the probability of every class, as a column `probabilities`."""
     features: bool = False
     """Also keep the pooled features, as a column `features`: for search and drift."""
+    explain: bool = False
+    """Show in the report what spoke for the answers of the least certain pictures: class activation maps."""
     shard_images: int = Field(4096, ge=1)
     """Images in one part file; the unit that is retried."""
     max_error_share: float = Field(0.1, ge=0, le=1)

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from effnet_core.data.corrections import NO_CORRECTIONS, Corrections
 from effnet_core.data.encoded import is_whole_png
 from effnet_core.data.images import (
     TRAINABLE_FORMATS,
@@ -43,6 +44,7 @@ from effnet_core.text import is_unicode, os_reason
 
 WORK_NAME = ".source"
 """Folder inside the output for what is fetched and unpacked; gone once all of it is staged."""
+LEFT_OUT = "left out by a person"
 NAME_BYTES = 255
 CONVERTED_SUFFIX = ".converted.png"
 """Added to the names of images that are re-encoded; ``.png`` alone could be another file's name."""
@@ -57,6 +59,8 @@ class Place:
     max_pixels: int
     background: Colour | None
     hard_links: bool
+    corrections: Corrections = NO_CORRECTIONS
+    """What a person decided about pictures."""
 
     @cached_property
     def writer(self) -> Writer:
@@ -165,7 +169,13 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         stream = io.BytesIO()
         converted.save(stream, "PNG")
         written = stream.getbuffer()
-    digest = hashlib.sha256(written).hexdigest()
+    digest = own = hashlib.sha256(written).hexdigest()
+    if place.corrections and converted is not None:
+        own = hashlib.sha256(content).hexdigest()
+    decision = place.corrections.decision(item.class_name, own, digest)
+    if decision.leave_out:
+        return LEFT_OUT
+    item = replace(item, class_name=decision.label)
     split = item.split or place.sides.of(digest)
     relative = _relative(item, split, CONVERTED_SUFFIX if converted else "")
     try:
@@ -188,6 +198,8 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         "one_colour": one_colour,
         "fingerprint": fingerprint(few),
         "free": not item.split,
+        "corrected": decision.digest,
+        "was": decision.was,
     }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from effnet_core.data.card import write_card
+from effnet_core.data.corrections import NO_CORRECTIONS, Corrections, sentence
 from effnet_core.data.images import MAX_PIXELS, WHITE, Colour
 from effnet_core.data.manifest import (
     CLASSES_NAME,
@@ -33,7 +34,13 @@ from effnet_core.data.manifest import (
     write_manifest,
 )
 from effnet_core.data.near_copies import confirmed, near_pairs
-from effnet_core.data.placing import WORK_NAME, Place, look_into, with_own_places
+from effnet_core.data.placing import (
+    LEFT_OUT,
+    WORK_NAME,
+    Place,
+    look_into,
+    with_own_places,
+)
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import in_a_line
 from effnet_core.data.sources.formats import DEFAULT_RULES, Labelled, Rules
@@ -78,6 +85,7 @@ def stage_dataset(
     rules: Rules = DEFAULT_RULES,
     access: S3Access = DEFAULT_ACCESS,
     hard_links: bool = False,
+    corrections: Corrections = NO_CORRECTIONS,
 ) -> tuple[Dataset, bool]:
     """Stage a data set, wherever it lives; a call that was cut continues, and one too many does nothing.
 
@@ -96,6 +104,7 @@ def stage_dataset(
         rules: what people say about a source that does not tell by itself what is what.
         access: how to reach an object store.
         hard_links: make hard links instead of copies, for a source whose files nobody changes.
+        corrections: right labels, pictures to leave out and pictures to add, as people found them.
 
     Returns:
         The staged data set, and whether it had been there already.
@@ -119,6 +128,7 @@ def stage_dataset(
             rules=rules,
             access=access,
             hard_links=hard_links,
+            corrections=corrections,
         )
 
 
@@ -134,6 +144,7 @@ def stage_into(
     rules: Rules,
     access: S3Access,
     hard_links: bool,
+    corrections: Corrections = NO_CORRECTIONS,
 ) -> tuple[Dataset, bool]:
     """As ``stage_dataset``, into a folder that nobody else uses meanwhile."""
     origin = open_source(source, access, rules)
@@ -141,8 +152,10 @@ def stage_into(
         raise DataError(f"output folder {out} lies inside the source {source}; choose another")
     rule = {"val_share": val_share, "seed": seed}
     sides = Sides(val_share, seed, _sides_before(out, rule))
-    place = Place(out, sides, max_pixels, background, hard_links)
-    listing = sha256_of_text(*map(str, (rule, max_pixels, background, rules)), origin.listing())
+    place = Place(out, sides, max_pixels, background, hard_links, corrections)
+    settings = map(str, (rule, max_pixels, background, rules))
+    decided = [key] if (key := corrections.key()) else []
+    listing = sha256_of_text(*settings, origin.listing(), *decided)
     return _stage(origin, place, listing, max_rejected_share=max_rejected_share)
 
 
@@ -167,14 +180,18 @@ def _stage(
         if not place.hard_links:
             size = _bytes_to_copy(found.candidates, out)
             require_space(out, size, what=f"copying {origin.shown}")
-        rows, rejected = _verify_all(found.candidates, place)
+        rows, rejected, aside = _verify_all(found.candidates, place)
         _refuse_if_too_many(rejected, len(found.candidates), max_rejected_share)
+        added = _added(found.candidates, rows, place)
+        rows += added
         _stratify(rows, out, sides)
         class_names = _class_names(found.candidates, rows)
         labels = {name: label for label, name in enumerate(class_names)}
         for row in rows:
             row["label"] = labels[row["class_name"]]
         notes = [*found.notes, *_notes_on(found, rows, class_names, sides)]
+        if place.corrections:
+            notes.append(_on_corrections(place.corrections, rows, added=len(added), aside=aside))
         near = _near_copies(out, rows)
         verification = verify_rows(rows, rejected, class_names, near=near, notes=notes)
         _remove_strays(out, rows)
@@ -312,23 +329,61 @@ def _is_whole(out: Path) -> bool:
         return False
 
 
+def _added(
+    candidates: list[Candidate], rows: list[dict[str, Any]], place: Place
+) -> list[dict[str, Any]]:
+    """Rows of pictures that the source does not have and people have labelled."""
+    known = {row["corrected"] for row in rows}
+    split = TRAIN if any(item.split for item in candidates) else ""
+    further = [
+        Candidate(path, split, place.corrections.labels[digest], f"{digest[:16]}{path.suffix}")
+        for digest, path in sorted(place.corrections.files.items())
+        if digest not in known and path.is_file()
+    ]
+    return _verify_all(further, place)[0] if further else []
+
+
+def _on_corrections(
+    given: Corrections, rows: list[dict[str, Any]], *, added: int, aside: int
+) -> str:
+    """What became of the corrections of people, in a sentence."""
+    corrected = [row for row in rows if row["corrected"]]
+    changed = sum(row["was"] != row["class_name"] for row in corrected)
+    counts = Counter(
+        {
+            "changed": changed,
+            "confirmed": len(corrected) - changed - added,
+            "left out": aside,
+            "added": added,
+        }
+    )
+    used = len({row["corrected"] for row in corrected}) + min(aside, len(given.left_out))
+    return sentence(given, counts, used=used)
+
+
 def _verify_all(
     candidates: list[Candidate], place: Place
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Look into every file; give the rows of usable ones and the reasons of the others."""
-    rows, rejected = [], []
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], int]:
+    """Look into every file.
+
+    Returns:
+        The rows of usable ones, the reasons of the others, and how many people have left out.
+    """
+    rows, rejected, aside = [], [], 0
     candidates = with_own_places(candidates)
     with warnings.catch_warnings(), Threads(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
         results = pool.map(lambda item: look_into(item, place), candidates)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
-            if isinstance(result, str):
+            if result == LEFT_OUT:
+                aside += 1
+            elif isinstance(result, str):
                 rejected.append({"path": item.shown or str(item.path), "reason": result})
             else:
                 rows.append(result)
             if done % EVENT_EVERY == 0 or done == len(candidates):
                 emit(Event(STAGE, done=done, total=len(candidates)))
-    return rows, rejected
+    return rows, rejected, aside
 
 
 def _bytes_to_copy(candidates: list[Candidate], out: Path) -> int:
@@ -356,6 +411,7 @@ def _class_names(candidates: list[Candidate], rows: list[dict[str, Any]]) -> lis
     """Class names of the training split, sorted; every class found must have images there."""
     names = sorted({row["class_name"] for row in rows if row["split"] == "train"})
     asked = {item.class_name for item in candidates if item.class_name}
+    asked -= {row["was"] for row in rows}  # people may have given all its pictures to other classes
     missing = sorted(name for name in asked - set(names) if is_unicode(name))
     if missing:
         raise DataError(

@@ -17,7 +17,7 @@ from effnet_core.jobs.job import MindirJob, VerifyJob
 from effnet_core.jobs.launch import run_job
 from effnet_core.locks import scratch_folder, sole_writer
 from effnet_core.text import os_reason
-from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, calibrated
 
 Format = Literal["onnx", "mindir", "safetensors"]
 
@@ -192,7 +192,8 @@ def _write_safetensors(checkpoint: Checkpoint, out: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    metadata = {"effnet": json.dumps(checkpoint.sidecar.to_dict()), "format": "np"}
+    sidecar = {**checkpoint.sidecar.to_dict(), "temperature": 1.0}  # the weights have it in them
+    metadata = {"effnet": json.dumps(sidecar), "format": "np"}
     try:
         save_file(_weights(checkpoint), out, metadata=metadata)
     except SafetensorError as cause:  # what it makes of the system's answer
@@ -213,10 +214,10 @@ def _compare_weights(checkpoint: Checkpoint, file: Path) -> Agreement:
 def _weights(
     checkpoint: Checkpoint,
 ) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    """The weights, the temperature in the classifier."""
+    arrays = calibrated(checkpoint.load(), checkpoint.sidecar.temperature)
     return {
-        name: value
-        for name, value in checkpoint.load().items()
-        if not name.startswith(OPTIMIZER_PREFIXES)
+        name: value for name, value in arrays.items() if not name.startswith(OPTIMIZER_PREFIXES)
     }
 
 

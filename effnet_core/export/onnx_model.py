@@ -21,7 +21,7 @@ from effnet_core import __version__
 from effnet_core.errors import CheckpointError
 from effnet_core.family.scaling import Block, expand
 from effnet_core.family.variants import variant as variant_row
-from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, Sidecar
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, Sidecar, calibrated
 
 Array = NDArray[Any]
 
@@ -31,6 +31,7 @@ INPUT = "images"
 PIXELS = "pixels"
 LOGITS = "logits"
 FEATURES = "features"
+MAPS = "maps"
 
 GRAPH_VERSION = 2
 """Raised with every change of the graph, so that engines cached from an older one are made anew."""
@@ -56,9 +57,9 @@ def write_onnx(
     Raises:
         CheckpointError: the checkpoint does not hold exactly the parameters of its variant.
     """
-    model = build_model(
-        checkpoint.load(), checkpoint.sidecar, features=features, pixels=pixels, dynamic=dynamic
-    )
+    sidecar = checkpoint.sidecar
+    parameters = calibrated(checkpoint.load(), sidecar.temperature)
+    model = build_model(parameters, sidecar, features=features, pixels=pixels, dynamic=dynamic)
     out.write_bytes(model.SerializeToString())
 
 
@@ -68,6 +69,7 @@ def build_model(
     *,
     features: bool = False,
     pixels: bool = False,
+    maps: bool = False,
     dynamic: bool = False,
 ) -> onnx.ModelProto:
     """The graph of a network.
@@ -82,6 +84,8 @@ def build_model(
         sidecar: variant, classes, preprocessing and digest.
         features: whether to have the second output.
         pixels: whether the input is pixels.
+        maps: whether to have the output ``maps``, (batch, head, h, w): the features of each place, whose
+            mean the classifier sees.
         dynamic: whether height and width of the input are free, too.
 
     Raises:
@@ -98,11 +102,18 @@ def build_model(
         x = graph.block(x, f"blocks.{index}", block)
     last, head = architecture.blocks[-1].out_channels, architecture.head_channels
     x = graph.conv_norm(x, "head", last, head)
+    if maps:
+        graph.op("Identity", x, name=MAPS)
+    side = graph.side
     x = graph.op("GlobalAveragePool", x)  # (N, head, 1, 1)
     x = graph.op("Flatten", x, name=FEATURES, axis=1)  # (N, head)
     graph.dense(x, "classifier", head, sidecar.num_classes, name=LOGITS)
     graph.require_all_used()
-    outputs = {LOGITS: sidecar.num_classes, **({FEATURES: head} if features else {})}
+    outputs = {
+        LOGITS: [sidecar.num_classes],
+        **({FEATURES: [head]} if features else {}),
+        **({MAPS: [head, side, side]} if maps else {}),
+    }
     return graph.finish(outputs, pixels=pixels)
 
 
@@ -286,7 +297,7 @@ class _Graph:
                 f"the checkpoint is of another model: {len(self.left)} parameters left over ({names})"
             )
 
-    def finish(self, outputs: Mapping[str, int], *, pixels: bool) -> onnx.ModelProto:
+    def finish(self, outputs: Mapping[str, list[int]], *, pixels: bool) -> onnx.ModelProto:
         """The whole model, with its metadata, after ONNX's own checks."""
         side = self.sidecar.preprocess.image_size
         sides = ["height", "width"] if self.dynamic else [side, side]
@@ -303,8 +314,8 @@ class _Graph:
             self.sidecar.variant,
             [given],
             [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
-                for name, size in outputs.items()
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+                for name, shape in outputs.items()
             ],
             self.constants,
         )
@@ -321,10 +332,14 @@ class _Graph:
 
 
 def metadata(sidecar: Sidecar) -> dict[str, str]:
-    """What a file says of its model, in whatever format: all that its user must know."""
+    """What a file says of its model, in whatever format: all that its user must know.
+
+    The logits of the file are divided by ``temperature`` already.
+    """
     return {
         "variant": sidecar.variant,
         "class_names": json.dumps(sidecar.class_names, ensure_ascii=False),
         "preprocess": json.dumps(sidecar.preprocess.to_dict()),
         "checkpoint_sha256": sidecar.sha256,
+        "temperature": f"{sidecar.temperature:g}",
     }

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_squar
 from effnet_core.events import Threads
 from effnet_core.infer.readers import ImageReader
 from effnet_core.machine import available_cores
+from effnet_core.results.drift import look_at
 from effnet_core.text import is_unicode
 
 FloatArray = NDArray[np.float32]
@@ -80,6 +81,8 @@ class Wanted:
     """Whether large JPEGs may be reduced while they are decoded."""
     max_pixels: int = MAX_PIXELS
     """Pixels of an image at most; larger ones are set aside."""
+    looks: bool = False
+    """Whether to have brightness and contrast of what the network sees."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Prediction:
     """Probability of every class, (num_classes,)."""
     features: FloatArray | None = None
     """(channels,)."""
+    looks: tuple[float, float] | None = None
+    """Brightness and contrast of what the network saw."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +260,9 @@ def _answers(
         ]
         outputs = predictor.forward(np.stack(pixels))
         answers = _predictions(readable, outputs, predictor.class_names, wanted)
+        if wanted.looks:
+            pairs = zip(answers, pixels, strict=True)
+            answers = (replace(one, looks=look_at(square)) for one, square in pairs)
     return tuple(
         Rejection(path, item) if isinstance(item, str) else next(answers)
         for path, item in zip(paths, items, strict=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.sources.finding import turned_out_other
@@ -20,10 +23,13 @@ from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.jobs.signals import stop_requested
 from effnet_core.machine import available_cores
 from effnet_core.results import ShardResult
+from effnet_core.results.drift import Observed, Reference
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.text import format_seconds
 
 STAGE = "predict"
+OBSERVED_SUFFIX = ".observed.npz"
+"""Of what each shard has kept of its pictures, beside its counts."""
 
 
 def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> dict[str, Any]:
@@ -60,6 +66,19 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
         if rejected > job.allowed_errors:
             break
     return {"shards": results}
+
+
+def observe(reference: Reference, rows: list[Prediction]) -> Observed:
+    """What is kept of some answers, to compare the pictures with those that the model was made for."""
+    features = np.stack([row.features for row in rows if row.features is not None])
+    return Observed.of(
+        reference,
+        features,
+        np.array([row.class_ids[0] for row in rows]),
+        np.array([row.probs[0] for row in rows]),
+        np.array([row.looks for row in rows]),
+        [row.path for row in rows],
+    )
 
 
 def _estimate(done: int, left: int, seconds: float) -> str:
@@ -101,12 +120,14 @@ def _predict_shard(
     total: int,
 ) -> ShardResult:
     infer, output = config.infer, job.output
+    reference = Reference.read(job.reference) if job.reference else None
     wanted = Wanted(
         infer.top_k,
         infer.probabilities,
-        infer.features,
+        infer.features or reference is not None,
         infer.fast_decode,
         config.data.max_pixels,
+        looks=reference is not None,
     )
     rows: list[Prediction] = []
     rejected: list[dict[str, str]] = []
@@ -139,6 +160,10 @@ def _predict_shard(
         emit_sometimes(STAGE, done, total)
     part = output / PARTS_NAME / shard.part
     try:
+        if reference is not None and rows:
+            observe(reference, rows).save(output / SHARDS_NAME / f"{part.name}{OBSERVED_SUFFIX}")
+            if not infer.features:
+                rows = [replace(row, features=None) for row in rows]
         write_part(part, rows, model_sha256=job.checkpoint_sha256)
         result = ShardResult(
             part=str(part),

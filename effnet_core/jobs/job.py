@@ -7,6 +7,7 @@ RUN_DIR/
   metrics.jsonl     one line a log interval (training)
   checkpoints/      training checkpoints (training)
   model.ckpt/.json  the finished model (training)
+  answers.npz       what the model said of each image (training, evaluation)
   probe/            the job that fitted a classifier first, with its model (training)
   result.json       the answer, or
   error.json        why there is none
@@ -71,6 +72,9 @@ class EvaluateJob(_OfCheckpoint):
 
     data_dir: Path
     split: str
+    labels: tuple[int, ...] | None = None
+    """The model's number of each class of the data set, -1 where it does not know the class; by default
+    both have the same classes."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class PredictJob(_OfCheckpoint):
     shards: tuple[Shard, ...]
     allowed_errors: int
     """How many files may be without an answer."""
+    reference: Path | None = None
+    """What the pictures are compared with, where the model has it beside it."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,8 @@ class StageJob(_Given):
     val_share: float
     seed: int
     max_rejected_share: float
+    corrections: Path | None = None
+    """CSV file with what people decided about pictures."""
 
 
 Job: TypeAlias = (

@@ -9,6 +9,7 @@ from typing import Any
 
 from effnet_core import __version__
 from effnet_core.results import EvalResult
+from effnet_core.results.paired import Paired
 from effnet_core.weights.checkpoint import Sidecar
 
 CARD_NAME = "MODEL_CARD.md"
@@ -26,6 +27,7 @@ def describe(
     sidecar: Sidecar,
     evaluation: EvalResult,
     metrics: list[dict[str, Any]],
+    found: Paired | None = None,
 ) -> dict[str, bytes]:
     """The card, its curves and the environment, as files by name.
 
@@ -35,6 +37,7 @@ def describe(
         sidecar: of its checkpoint.
         evaluation: what the gate decides on.
         metrics: rows of ``metrics.jsonl``; without any there are no curves.
+        found: how it compares with production on the same images.
     """
     from effnet_core.render import plots
 
@@ -43,7 +46,7 @@ def describe(
         files[LOSS_NAME] = plots.loss_curve(metrics)
     if plots.select_points(metrics, "eval", x="epoch", y="top1"):
         files[ACCURACY_NAME] = plots.accuracy_curve(metrics)
-    files[CARD_NAME] = _card(name, version, sidecar, evaluation, set(files)).encode()
+    files[CARD_NAME] = _card(name, version, sidecar, evaluation, set(files), found).encode()
     return files
 
 
@@ -65,7 +68,12 @@ def _version(name: str) -> str:
 
 
 def _card(
-    name: str, version: str, sidecar: Sidecar, evaluation: EvalResult, pictures: set[str]
+    name: str,
+    version: str,
+    sidecar: Sidecar,
+    evaluation: EvalResult,
+    pictures: set[str],
+    found: Paired | None,
 ) -> str:
     pre = sidecar.preprocess
     top5 = "" if evaluation.top5 is None else f", top-5 {evaluation.top5:.2%}"
@@ -83,10 +91,13 @@ def _card(
         f"| input | {pre.image_size} px, centre crop {pre.crop_pct:g}, {pre.interpolation} |",
         f"| mean, std | {_numbers(pre.mean)}; {_numbers(pre.std)} |",
         f"| started from | {_plain(sidecar.source) or 'random weights'} |",
+        f"| probabilities | {_calibration(sidecar, evaluation)} |",
         f"| checkpoint SHA-256 | `{sidecar.sha256}` |",
         f"| made with | {_plain(', '.join(f'{k} {v}' for k, v in sidecar.libraries.items()))} |",
         "",
     ]
+    if found is not None:
+        lines += [*comparison_lines(found), ""]
     for picture, title in ((LOSS_NAME, "Loss"), (ACCURACY_NAME, "Accuracy")):
         if picture in pictures:
             lines += [f"![{title}]({picture})", ""]
@@ -96,6 +107,37 @@ def _card(
     more = f" and {len(names) - MAX_CLASSES} more" if len(names) > MAX_CLASSES else ""
     lines += [f"Classes: {', '.join(names[:MAX_CLASSES])}{more}", ""]
     return "\n".join(lines)
+
+
+def comparison_lines(found: Paired) -> list[str]:
+    """A comparison of a version with production, as Markdown."""
+    lines = [
+        f"On the same {found.images:,} images, {_plain(found.champion) or 'production'} has top-1 "
+        f"{found.champion_top1:.2%} and this version {found.challenger_top1:.2%}: {found.in_words()}.",
+    ]
+    if found.classes:
+        lines += [
+            "",
+            "| class | images | production | this version | difference |",
+            "|---|---|---|---|---|",
+        ]
+    for row in found.classes:
+        old, new = row.champion / row.images, row.challenger / row.images
+        lines.append(
+            f"| {_plain(row.name)} | {row.images:,} | {old:.1%} | {new:.1%} | {row.difference:+.1%} |"
+        )
+    return lines
+
+
+def _calibration(sidecar: Sidecar, evaluation: EvalResult) -> str:
+    """What is known of the probabilities."""
+    found = evaluation.calibration
+    if found is None:
+        return "not checked"
+    before = f"expected calibration error {found.before.ece:.2%}"
+    if sidecar.temperature == 1.0:
+        return f"not calibrated, {before}"
+    return f"calibrated, temperature {sidecar.temperature:g}; {before} before, {found.after.ece:.2%} after"
 
 
 def _confusions(evaluation: EvalResult) -> list[str]:

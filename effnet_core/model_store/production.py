@@ -1,5 +1,9 @@
 """Production: the pointer that only a gate moves, forwards by promotion and back by rollback.
 
+The gate compares a version with production on the same images, pair by pair; how that is measured it is
+given (``Compare``). Without it, two versions that were measured on the same data are compared by their
+top-1, and others are not: the gate stays closed.
+
 It is moved by compare-and-swap, so nobody undoes what he has not seen. A production that cannot be
 read keeps the gate closed: a busy store is an error to try again, a damaged one needs a person who
 forces the promotion with a reason.
@@ -7,8 +11,9 @@ forces the promotion with a reason.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import Conflict, GateRefused, StoreBusy, StoreDamaged, StoreError
@@ -20,6 +25,8 @@ from effnet_core.model_store.registry import (
     known,
     sha256_of_bytes,
 )
+from effnet_core.results.paired import Paired
+from effnet_core.results.paired import refusal as shortfall
 
 STAGE = "publish"
 ROUNDING = 1e-9
@@ -28,9 +35,17 @@ CLOSED = "is not promoted, because there is nothing to compare it with"
 POINTER_TRIES = 20
 """Each lost race means that somebody else moved the pointer, so few are ever needed."""
 
+Compare: TypeAlias = Callable[[VersionManifest], Paired]
+"""Compares the version that is to be promoted with another, on the images that it was measured on."""
+
 
 def promote(
-    storage: StorageConfig, version: str, gate: EvaluateConfig, *, force_reason: str | None = None
+    storage: StorageConfig,
+    version: str,
+    gate: EvaluateConfig,
+    *,
+    force_reason: str | None = None,
+    compare: Compare | None = None,
 ) -> dict[str, Any]:
     """Make a version the production version, if the gate lets it through.
 
@@ -39,6 +54,7 @@ def promote(
         version: one that is published.
         gate: what it must reach.
         force_reason: promote whatever the gate says; recorded in the pointer.
+        compare: compares it with production, pair by pair.
 
     Returns:
         The content of ``production.json``.
@@ -52,7 +68,8 @@ def promote(
     """
     if force_reason is not None and not force_reason.strip():
         raise StoreError("a forced promotion needs a reason in words; give one, or leave it out")
-    return move_pointer(Registry.open(storage), version, gate, force_reason).model_dump()
+    registry = Registry.open(storage)
+    return move_pointer(registry, version, gate, force_reason, compare).model_dump()
 
 
 def rollback(storage: StorageConfig) -> dict[str, Any]:
@@ -91,29 +108,39 @@ def rollback(storage: StorageConfig) -> dict[str, Any]:
 
 
 def move_pointer(
-    registry: Registry, version: str, gate: EvaluateConfig, force_reason: str | None = None
+    registry: Registry,
+    version: str,
+    gate: EvaluateConfig,
+    force_reason: str | None = None,
+    compare: Compare | None = None,
 ) -> Pointer:
     """As ``promote``, on a registry that is open."""
     manifest, data = registry.require(version)
     registry.require_whole(manifest)
     overtaken = False
     for _ in range(POINTER_TRIES):
-        standing = _look(registry, manifest)
-        pointer, production = standing.pointer, standing.production
+        standing = _look(registry, manifest, None if force_reason else compare)
+        pointer = standing.pointer
         if pointer and pointer.manifest_sha256 == sha256_of_bytes(data):
             emit(Event(STAGE, f"{manifest.version} is the production version already"))
             return pointer
-        refusal = _refusal(manifest, production, gate)
+        refusal = _refusal(manifest, standing, gate)
+        if standing.apart and not refusal:
+            refusal = (
+                f"is not promoted, because {standing.apart}, so that only a comparison on the same "
+            )
+            refusal += f"images says which is better: {registry.how_to_compare(manifest.version)}"
         if standing.lost:
             how = registry.how_to_force(manifest.version)
             refusal = f"{CLOSED}: {standing.lost}. To promote it all the same: {how}"
         if refusal and force_reason is None:
             raise GateRefused(f"version {manifest.version!r} of {registry.name!r} {refusal}")
-        if overtaken and (force_reason is not None or not _is_better(manifest, production)):
+        if overtaken and (force_reason is not None or not _is_better(manifest, standing)):
             raise _overtaken(registry, manifest, pointer)
         reason = _reason(manifest, standing, gate, force_reason=force_reason, refusal=refusal)
         previous = _version_to_return_to(manifest, standing)
-        moved = Pointer.to(manifest, data, previous=previous, reason=reason)
+        comparison = standing.paired.to_dict() if standing.paired else None
+        moved = Pointer.to(manifest, data, previous=previous, reason=reason, comparison=comparison)
         try:
             registry.store.put_bytes(
                 registry.pointer_key,
@@ -141,21 +168,25 @@ class Standing:
     etag: str | None
     """Version tag that moving the pointer needs; None where there is no pointer."""
     production: VersionManifest | None = None
-    """The version to compare with, where there is one that was measured on the same data."""
+    """The version to compare with, where there is one."""
+    paired: Paired | None = None
+    """The comparison on the same images."""
     incomparable: str = ""
-    """Why there is none, as a part of a sentence."""
+    """Why there is no version to compare with, as a part of a sentence."""
+    apart: str = ""
+    """Why it cannot be compared: they were measured on different data; the gate stays closed then."""
     lost: str = ""
     """Why production cannot be read; the gate stays closed then."""
 
 
-def _look(registry: Registry, manifest: VersionManifest) -> Standing:
+def _look(registry: Registry, manifest: VersionManifest, compare: Compare | None) -> Standing:
     """What is in production now.
 
     Raises:
         StoreBusy: the store does not answer, so nobody knows.
     """
     try:
-        return _standing(registry, manifest)
+        return _standing(registry, manifest, compare)
     except StoreBusy as busy:
         raise StoreBusy(
             f"version {manifest.version!r} of {registry.name!r} is not promoted, because production "
@@ -163,7 +194,7 @@ def _look(registry: Registry, manifest: VersionManifest) -> Standing:
         ) from busy
 
 
-def _standing(registry: Registry, manifest: VersionManifest) -> Standing:
+def _standing(registry: Registry, manifest: VersionManifest, compare: Compare | None) -> Standing:
     try:
         found = registry.pointer()
     except StoreDamaged as damage:
@@ -176,17 +207,21 @@ def _standing(registry: Registry, manifest: VersionManifest) -> Standing:
         return Standing(pointer, etag, incomparable="it was the production version before")
     try:
         production = _require_production(registry, pointer)
+        paired = compare(production) if compare is not None else None
     except StoreBusy:
         raise
-    except StoreError as damage:
+    except (
+        StoreError
+    ) as damage:  # its record or its files are damaged, or it knows none of the classes
         return Standing(pointer, etag, lost=str(damage))
-    if not manifest.data_digest or _measured_on(production) != _measured_on(manifest):
+    same = bool(manifest.data_digest) and _measured_on(production) == _measured_on(manifest)
+    if paired is None and not same:
         text = (
             f"production version {production.version!r} was measured on other data "
             f"({_data_text(production)}) than {manifest.version!r} ({_data_text(manifest)})"
         )
-        return Standing(pointer, etag, incomparable=text)
-    return Standing(pointer, etag, production)
+        return Standing(pointer, etag, apart=text)
+    return Standing(pointer, etag, production, paired=paired)
 
 
 def _require_production(registry: Registry, pointer: Pointer) -> VersionManifest:
@@ -223,6 +258,14 @@ def _reason(
             f"not compared with another version, because {standing.incomparable}; only "
             f"evaluate.min_top1={gate.min_top1:g} was asked of its top-1 {top1:.6g}{also}"
         )
+    if standing.paired is not None:
+        found = standing.paired
+        return (
+            f"passed the gate: top-1 {found.challenger_top1:.6g} against {found.champion_top1:.6g} of "
+            f"{production.version!r} on the same {found.images} images: {found.in_words()}; "
+            f"evaluate.promote_if={gate.promote_if}, "
+            f"evaluate.promote_margin={gate.promote_margin:g}{also}"
+        )
     return (
         f"passed the gate: top-1 {top1:.6g} against {production.metrics.top1:.6g} of "
         f"{production.version!r} on the same {manifest.metrics.seen} images of "
@@ -230,8 +273,11 @@ def _reason(
     )
 
 
-def _is_better(manifest: VersionManifest, production: VersionManifest | None) -> bool:
-    """Whether a version beats another that was measured on the same data."""
+def _is_better(manifest: VersionManifest, standing: Standing) -> bool:
+    """Whether a version beats production on the same data."""
+    if standing.paired is not None:
+        return standing.paired.difference > ROUNDING
+    production = standing.production
     return production is not None and manifest.metrics.top1 > production.metrics.top1 + ROUNDING
 
 
@@ -254,24 +300,37 @@ def _version_to_return_to(manifest: VersionManifest, standing: Standing) -> str 
     return None if previous == manifest.version else previous
 
 
-def _refusal(
-    manifest: VersionManifest, production: VersionManifest | None, gate: EvaluateConfig
-) -> str:
+def _refusal(manifest: VersionManifest, standing: Standing, gate: EvaluateConfig) -> str:
     """Why the gate stays closed, as the rest of a sentence; empty when it opens."""
     top1, seen, split = manifest.metrics.top1, manifest.metrics.seen, manifest.metrics.split
-    measured = f"is not promoted: its top-1 {top1:.6g} on {seen} images of {split!r}"
     if top1 < gate.min_top1 - ROUNDING:
         return (
-            f"{measured} is below evaluate.min_top1={gate.min_top1:g}; train a better model or "
-            "lower evaluate.min_top1"
+            f"is not promoted: its top-1 {top1:.6g} on {seen} images of {split!r} is below "
+            f"evaluate.min_top1={gate.min_top1:g}; train a better model or lower evaluate.min_top1"
         )
-    if production and top1 < production.metrics.top1 - gate.promote_margin - ROUNDING:
-        return (
-            f"{measured} is more than evaluate.promote_margin={gate.promote_margin:g} below "
-            f"{production.metrics.top1:.6g} of production version {production.version!r}; train a "
-            "better model or raise evaluate.promote_margin"
+    production, found = standing.production, standing.paired
+    if production is None:
+        return ""
+    other = production.metrics.top1
+    words = ""
+    if found is not None:
+        top1, other, seen = found.challenger_top1, found.champion_top1, found.images
+        words = f" on the same images: {found.in_words()}"
+    elif gate.promote_if == "significantly_better":
+        words = (
+            " (whether a difference is significant only a comparison on the same images can say)"
         )
-    return ""
+    short = shortfall(
+        top1 - other, promote_if=gate.promote_if, margin=gate.promote_margin, found=found
+    )
+    if not short:
+        return ""
+    key = "promote_margin" if gate.promote_if == "not_worse" else "promote_if"
+    return (
+        f"is not promoted: its top-1 {top1:.6g} on {seen} images of {split!r} {short} {other:.6g} of "
+        f"production version {production.version!r}{words}; train a better model or "
+        f"{'raise' if key == 'promote_margin' else 'change'} evaluate.{key}"
+    )
 
 
 def _measured_on(manifest: VersionManifest) -> tuple[str, str]:

@@ -15,13 +15,13 @@ from pathlib import Path
 from effnet_core import __version__
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
-from effnet_core.errors import Conflict, GateRefused, StoreError
+from effnet_core.errors import Conflict, GateRefused, StoreBusy, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.files import read_jsonl, sha256_of_file
 from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
 from effnet_core.locks import scratch_folder
 from effnet_core.model_store.card import describe
-from effnet_core.model_store.production import move_pointer
+from effnet_core.model_store.production import Compare, move_pointer
 from effnet_core.model_store.registry import (
     CLAIM_NAME,
     MANIFEST_NAME,
@@ -36,6 +36,8 @@ from effnet_core.model_store.registry import (
     who,
 )
 from effnet_core.results import EvalResult
+from effnet_core.results.drift import REFERENCE_NAME
+from effnet_core.results.paired import Paired
 from effnet_core.text import human_bytes, os_reason
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import (
@@ -49,7 +51,7 @@ from effnet_core.weights.checkpoint import (
 STAGE = "publish"
 
 REQUIRED = (sidecar_path(Path(MODEL_NAME)).name, CONFIG_NAME)
-OPTIONAL = (METRICS_NAME, RESULT_NAME)
+OPTIONAL = (METRICS_NAME, RESULT_NAME, REFERENCE_NAME)
 """Files of a run folder that are published beside the checkpoint."""
 
 ONNX_NAME = "model.onnx"
@@ -83,6 +85,7 @@ def publish_model(
     gate: EvaluateConfig,
     version: str | None = None,
     promote: bool = True,
+    compare: Compare | None = None,
 ) -> PublishedVersion:
     """Put a run's model into the store as an immutable version, and promote it if it is good enough.
 
@@ -96,6 +99,8 @@ def publish_model(
         gate: what a production version must reach.
         version: name of the version; time and digest by default.
         promote: whether to try the gate.
+        compare: compares it with production on the same images; the card and the pointer say how that
+            ended.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
@@ -103,6 +108,7 @@ def publish_model(
         StoreError: the evaluation is of another checkpoint, the version exists with other content,
             or the store refuses.
         StoreBusy: the store does not answer; the same call takes up what is published already.
+        EffnetError: production could not be measured; likewise.
     """
     checkpoint = open_checkpoint(run_dir / MODEL_NAME)
     sidecar = checkpoint.sidecar
@@ -112,14 +118,15 @@ def publish_model(
     registry.require_mounted()
     manifest, reused = _published_already(registry, sidecar.sha256, version), True
     if manifest is None:
+        found = _compare_first(registry, sidecar.sha256, compare) if promote else None
         chosen = version or _unfinished(registry, sidecar.sha256) or _version_name(sidecar.sha256)
         with _onnx_of(checkpoint, wanted=storage.onnx) as onnx:
-            manifest, reused = _upload(registry, chosen, run_dir, sidecar, evaluation, onnx)
+            manifest, reused = _upload(registry, chosen, run_dir, sidecar, evaluation, onnx, found)
     uri = registry.uri(manifest.version)
     if reused:
         emit(Event(STAGE, f"this checkpoint is published already, as {uri}", 1, 1))
     reason, decision = (
-        _try_to_promote(registry, manifest.version, gate) if promote else (NOT_ASKED, "")
+        _try_to_promote(registry, manifest.version, gate, compare) if promote else (NOT_ASKED, "")
     )
     return PublishedVersion(
         name=registry.name,
@@ -199,6 +206,7 @@ def _upload(
     sidecar: Sidecar,
     evaluation: EvalResult,
     onnx: Path | None,
+    found: Paired | None,
 ) -> tuple[VersionManifest, bool]:
     """Store the files, then the manifest.
 
@@ -208,7 +216,12 @@ def _upload(
     texts = _texts(run_dir)
     _claim(registry, version, sidecar.sha256)
     described = describe(
-        registry.name, version, sidecar, evaluation, read_jsonl(run_dir / METRICS_NAME)
+        registry.name,
+        version,
+        sidecar,
+        evaluation,
+        read_jsonl(run_dir / METRICS_NAME),
+        found,
     )
     texts |= {name: _put_first(registry, version, name, text) for name, text in described.items()}
     paths = {MODEL_NAME: run_dir / MODEL_NAME, **({ONNX_NAME: onnx} if onnx else {})}
@@ -356,10 +369,31 @@ def _put_manifest(
     return None
 
 
-def _try_to_promote(registry: Registry, version: str, gate: EvaluateConfig) -> tuple[str, str]:
+def _compare_first(registry: Registry, sha256: str, compare: Compare | None) -> Paired | None:
+    """How a model that is not published yet compares with production, for its card.
+
+    Raises:
+        StoreBusy: the store does not answer.
+        EffnetError: production could not be measured.
+    """
+    if compare is None:
+        return None
+    try:
+        if (pointer := registry.pointer()) is None or pointer[0].checkpoint_sha256 == sha256:
+            return None
+        return compare(registry.require(pointer[0].version)[0])
+    except StoreBusy:
+        raise
+    except StoreError:  # damaged: the gate says so, and stays closed
+        return None
+
+
+def _try_to_promote(
+    registry: Registry, version: str, gate: EvaluateConfig, compare: Compare | None
+) -> tuple[str, str]:
     """Promote; returns why not, or an empty text and how it was decided."""
     try:
-        return "", move_pointer(registry, version, gate).reason
+        return "", move_pointer(registry, version, gate, compare=compare).reason
     except (GateRefused, Conflict) as refusal:
         emit(Event(STAGE, str(refusal)))
         return str(refusal), ""

@@ -161,10 +161,18 @@ class Pointer(Record):
     """Why it was moved, and what it was compared with."""
     checkpoint_sha256: Sha256 | Literal[""] = ""
     """Digest of the promoted model; pointers of earlier versions of this project do not have it."""
+    comparison: dict[str, Any] | None = None
+    """How it compared with production on the same images, as ``Paired.to_dict`` gives it."""
 
     @classmethod
     def to(
-        cls, manifest: VersionManifest, data: bytes, *, previous: str | None, reason: str
+        cls,
+        manifest: VersionManifest,
+        data: bytes,
+        *,
+        previous: str | None,
+        reason: str,
+        comparison: dict[str, Any] | None = None,
     ) -> Pointer:
         """A pointer to the version whose manifest was read from ``data``."""
         return cls(
@@ -175,6 +183,7 @@ class Pointer(Record):
             at=timestamp(),
             reason=reason,
             checkpoint_sha256=manifest.checkpoint_sha256,
+            comparison=comparison,
         )
 
 
@@ -392,6 +401,11 @@ class Registry:
         """The command that promotes a version whatever the gate says, with a reason."""
         where = shlex.join(["--store", self.store.uri, "--name", self.name])
         return f"effnet store promote {version} --force 'the reason' {where}"
+
+    def how_to_compare(self, version: str) -> str:
+        """The command that compares a version with production on the same images, and promotes it."""
+        where = shlex.join(["--store", self.store.uri, "--name", self.name])
+        return f"effnet store promote {version} --data DATA {where}"
 
     def damaged(self, manifest: VersionManifest, file: FileEntry, what: str) -> StoreError:
         """The error for a file that is not as the manifest describes it."""

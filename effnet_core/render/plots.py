@@ -99,46 +99,46 @@ DARK = Theme(
 
 def loss_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     """PNG of training and validation loss over the steps of a run."""
-    figure, axes = _create_axes(theme, "step (optimizer updates)", "loss (cross-entropy, nats)")
+    figure, axes = create_axes(theme, "step (optimizer updates)", "loss (cross-entropy, nats)")
     logged = select_points(metrics, "train", x="step", y="loss")
     axes.plot(*_columns(logged), color=theme.first, alpha=0.3, linewidth=1)
     means = _last_of_epochs(metrics)
-    _draw_line(axes, means, color=theme.first, label="training, mean of the epoch")
+    draw_line(axes, means, color=theme.first, label="training, mean of the epoch")
     evaluated = select_points(metrics, "eval", x="step", y="loss")
     top = OUTLIER * max((loss for _, loss in (*logged, *means)), default=math.inf)
     higher = any(loss > top for _, loss in evaluated)
     label = "validation, partly higher" if higher else "validation"
-    _draw_line(axes, evaluated, color=theme.second, label=label, marker="s")
+    draw_line(axes, evaluated, color=theme.second, label=label, marker="s")
     if higher:  # one evaluation of weights that are not there yet must not flatten all the rest
         axes.set_ylim(top=top)
-    return _finish_curve(figure, axes, theme=theme, empty=not (logged or evaluated))
+    return finish_curve(figure, axes, theme=theme, empty=not (logged or evaluated))
 
 
 def learning_rate_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     """PNG of the learning rate over the steps of a run."""
-    figure, axes = _create_axes(theme, "step (optimizer updates)", "learning rate (per update)")
+    figure, axes = create_axes(theme, "step (optimizer updates)", "learning rate (per update)")
     points = select_points(metrics, "train", x="step", y="lr")
     axes.plot(*_columns(points), color=theme.first, linewidth=2)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     axes.yaxis.get_offset_text().set_color(theme.muted)
     if points:
         axes.set_ylim(bottom=0)
-    return _finish_curve(figure, axes, theme=theme, empty=not points)
+    return finish_curve(figure, axes, theme=theme, empty=not points)
 
 
 def accuracy_curve(metrics: Metrics, *, theme: Theme = LIGHT) -> bytes:
     """PNG of top-1 and, where it is known, top-5 accuracy over the epochs of a run."""
-    figure, axes = _create_axes(theme, "epoch", "accuracy (% of images)")
+    figure, axes = create_axes(theme, "epoch", "accuracy (% of images)")
     top1 = select_points(metrics, "eval", x="epoch", y="top1")
     top5 = select_points(metrics, "eval", x="epoch", y="top5")
-    _draw_line(axes, top5, color=theme.second, label="top-5", marker="s")
-    _draw_line(axes, top1, color=theme.first, label="top-1")
-    _show_percent(axes.yaxis)
+    draw_line(axes, top5, color=theme.second, label="top-5", marker="s")
+    draw_line(axes, top1, color=theme.first, label="top-1")
+    show_percent(axes.yaxis)
     _mark_whole_numbers(axes.xaxis, at_most=8)
     if top1:
         low, _ = axes.get_ylim()
         axes.set_ylim(max(0.0, low), 1.01)
-    return _finish_curve(figure, axes, theme=theme, empty=not top1)
+    return finish_curve(figure, axes, theme=theme, empty=not top1)
 
 
 def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes:
@@ -148,7 +148,7 @@ def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes
         counts: images by the probability of their best class, from 0 to 1 in equal steps.
         theme: colours of the chart.
     """
-    figure, axes = _create_axes(theme, "probability of the best class", "images")
+    figure, axes = create_axes(theme, "probability of the best class", "images")
     width = 1 / len(counts)
     axes.bar(
         [width * index for index in range(len(counts))],
@@ -158,7 +158,7 @@ def certainty_histogram(counts: Sequence[int], *, theme: Theme = LIGHT) -> bytes
         color=theme.first,
     )
     axes.set_xlim(0, 1)
-    _show_percent(axes.xaxis)
+    show_percent(axes.xaxis)
     _mark_whole_numbers(axes.yaxis, at_most=5)
     return render(figure)
 
@@ -171,7 +171,7 @@ def class_bars(classes: Sequence[tuple[str, int]], *, theme: Theme = LIGHT) -> b
         theme: colours of the chart.
     """
     shown = [*classes[:MAX_BARS]][::-1]
-    figure, axes = _create_axes(theme, "images", "")
+    figure, axes = create_axes(theme, "images", "")
     names = [shorten_label(name, number=index) for index, (name, _) in enumerate(shown)]
     axes.barh(range(len(shown)), [count for _, count in shown], color=theme.first)
     axes.set_yticks(range(len(shown)), names)
@@ -198,7 +198,7 @@ def confusion_matrix(
     shares = counts / np.maximum(confusion.by_true()[kept], 1)[:, None]
     numbered = len(kept) <= MAX_NUMBERED_CLASSES
     side = min(9.0, max(2.2, (0.42 if numbered else 0.24) * len(kept)))
-    figure, axes = _create_axes(
+    figure, axes = create_axes(
         theme, "predicted class", "true class", inches=(side, side), layout=None
     )
     axes.set_position((0, 0, 1, 1))  # labels lie outside, and the file is cropped around all
@@ -292,7 +292,7 @@ def _last_of_epochs(metrics: Metrics) -> Points:
     return select_points(list(ends.values()), "train", x="step", y="loss_mean")
 
 
-def _create_axes(
+def create_axes(
     theme: Theme,
     x_label: str,
     y_label: str,
@@ -300,6 +300,7 @@ def _create_axes(
     inches: tuple[float, float] = CURVE_INCHES,
     layout: Literal["constrained"] | None = "constrained",
 ) -> tuple[Figure, Axes]:
+    """A figure with one chart whose axes have names."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -316,7 +317,8 @@ def _create_axes(
     return figure, axes
 
 
-def _show_percent(axis: Axis, *, decimals: int | None = None) -> None:
+def show_percent(axis: Axis, *, decimals: int | None = None) -> None:
+    """Write an axis of shares in percent."""
     from matplotlib.ticker import PercentFormatter
 
     axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
@@ -328,7 +330,8 @@ def _mark_whole_numbers(axis: Axis, *, at_most: int) -> None:
     axis.set_major_locator(MaxNLocator(at_most, integer=True))
 
 
-def _draw_line(axes: Axes, points: Points, *, color: str, label: str, marker: str = "o") -> None:
+def draw_line(axes: Axes, points: Points, *, color: str, label: str, marker: str = "o") -> None:
+    """A line through points, marked where they are few; nothing without points."""
     if points:
         shown = marker if len(points) <= MAX_MARKED_POINTS else ""
         axes.plot(
@@ -336,7 +339,8 @@ def _draw_line(axes: Axes, points: Points, *, color: str, label: str, marker: st
         )
 
 
-def _finish_curve(figure: Figure, axes: Axes, *, theme: Theme, empty: bool) -> bytes:
+def finish_curve(figure: Figure, axes: Axes, *, theme: Theme, empty: bool) -> bytes:
+    """PNG of a chart over whole numbers, with a legend."""
     _mark_whole_numbers(axes.xaxis, at_most=6)
     if empty:
         axes.text(
@@ -353,7 +357,7 @@ def _add_colour_bar(figure: Figure, axes: Axes, *, image: AxesImage, theme: Them
     height = max(0.5, min(1.0, 2.0 / side))
     place = axes.inset_axes((1 + 0.15 / side, 1 - height, 0.13 / side, height))
     bar = figure.colorbar(image, cax=place, ticks=[0, 0.1, 0.25, 0.5, 1])
-    _show_percent(place.yaxis, decimals=0)
+    show_percent(place.yaxis, decimals=0)
     place.tick_params(labelsize=8, labelcolor=theme.muted, length=0)
     bar.set_label("share of the true class", color=theme.muted, size=9)
     bar.outline.set_visible(False)

@@ -48,6 +48,8 @@ class Picture:
     """Empty where the file cannot be read."""
     problem: str = ""
     pixelated: bool = False
+    heat: str = ""
+    """What spoke for the best class, as a picture; empty where nobody asked."""
 
     @property
     def title(self) -> str:

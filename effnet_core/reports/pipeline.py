@@ -23,17 +23,16 @@ from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
 from effnet_core.model_store.publication import PublishedVersion
 from effnet_core.render import plots
-from effnet_core.render.pages import Card, Chart, draw_chart, write_page
+from effnet_core.render.pages import Card, write_page
 from effnet_core.render.plots import accuracy_curve, beside, loss_curve, png_data_uri
 from effnet_core.reports.gallery import COLUMNS, Selection
+from effnet_core.reports.training import describe_training
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 
 TEMPLATE_NAME = "report.html.j2"
 REPORT_NAME = "report.html"
 SUMMARY_NAME = "summary.json"
-MAX_CLASS_ROWS = 50
-MAX_CONFUSIONS = 12
 MAX_REJECTED = 50
 MAX_REASONS = 6
 
@@ -59,27 +58,6 @@ class ReportInputs:
     config_yaml: str
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """How one class fared in the evaluation."""
-
-    name: str
-    images: int
-    recall: float | None
-    precision: float | None
-
-
-@dataclass(frozen=True)
-class Confused:
-    """A class and a wrong answer that its images were given."""
-
-    name: str
-    answer: str
-    images: int
-    share: float
-    """Share of the images of the class."""
-
-
 def write_report(path: Path, inputs: ReportInputs) -> Path:
     """Write the report of a run as one self-contained HTML file, atomically.
 
@@ -90,24 +68,13 @@ def write_report(path: Path, inputs: ReportInputs) -> Path:
 
 
 def _describe_page(inputs: ReportInputs) -> dict[str, Any]:
-    evaluation = inputs.evaluation
-    rows = _rate_classes(evaluation)
-    confusions = evaluation.confusion.mistakes()
     selection = inputs.selection
     groups, gallery_note = selection.groups(inputs.source)
     return {
         "title": inputs.title,
         "facts": inputs.facts,
         "cards": list(_make_cards(inputs)),
-        "curves": list(_draw_curves(inputs.metrics)),
-        "evaluation": evaluation,
-        "matrix": _draw_matrix(evaluation),
-        "matrix_classes": len(plots.select_matrix_classes(evaluation.confusion)),
-        "classes": evaluation.confusion.classes,
-        "class_rows": rows[:MAX_CLASS_ROWS],
-        "confusions": [_describe_confusion(evaluation, *c) for c in confusions[:MAX_CONFUSIONS]],
-        "pairs_left_out": len(confusions[MAX_CONFUSIONS:]),
-        "images_left_out": sum(images for _, _, images in confusions[MAX_CONFUSIONS:]),
+        **describe_training(inputs.evaluation, inputs.metrics),
         "groups": groups,
         "gallery_note": gallery_note,
         "uncertain": selection.uncertain(inputs.source),
@@ -176,70 +143,6 @@ def _measure_speed(inputs: ReportInputs) -> tuple[float | None, str]:
     return None, "not measured"
 
 
-def _draw_curves(metrics: list[dict[str, Any]]) -> Iterator[Chart]:
-    select = plots.select_points
-    losses = select(metrics, "train", x="step", y="loss")
-    evaluated = select(metrics, "eval", x="step", y="loss")
-    if losses or evaluated:
-        alt = f"{_tell_range('Training loss', losses)} {_tell_range('Validation loss', evaluated)}"
-        yield draw_chart("Loss", alt, plots.loss_curve, metrics)
-    top1 = select(metrics, "eval", x="epoch", y="top1")
-    if top1:
-        alt = _tell_range("Top-1 accuracy", top1, unit="epoch", form="{:.2%}")
-        yield draw_chart("Accuracy", alt, plots.accuracy_curve, metrics)
-    rates = select(metrics, "train", x="step", y="lr")
-    if rates:
-        alt = f"Learning rate of each step, at most {max(y for _, y in rates):.3g}."
-        yield draw_chart("Learning rate", alt, plots.learning_rate_curve, metrics)
-
-
-def _tell_range(
-    what: str, points: plots.Points, *, unit: str = "step", form: str = "{:.3f}"
-) -> str:
-    if not points:
-        return ""
-    (start, first), (end, last) = points[0], points[-1]
-    return (
-        f"{what}: {form.format(first)} at {unit} {start:g}, {form.format(last)} at {unit} {end:g}."
-    )
-
-
-def _draw_matrix(evaluation: EvalResult) -> Chart | None:
-    if not evaluation.confusion:
-        return None
-    alt = (
-        f"Confusion matrix of {evaluation.confusion.classes} classes: "
-        f"{evaluation.correct1} of {evaluation.seen} images lie on the diagonal."
-    )
-    return draw_chart(
-        "Confusion matrix",
-        alt,
-        plots.confusion_matrix,
-        evaluation.confusion,
-        evaluation.class_names,
-    )
-
-
-def _rate_classes(evaluation: EvalResult) -> list[ClassRow]:
-    """Every class in order; of many classes, those with the lowest recall first."""
-    confusion = evaluation.confusion
-    columns = (confusion.by_true(), confusion.by_answer(), confusion.right())
-    rows = []
-    for index, (images, answers, right) in enumerate(zip(*map(list, columns), strict=True)):
-        recall = int(right) / int(images) if images else None
-        precision = int(right) / int(answers) if answers else None
-        rows.append(ClassRow(evaluation.class_names[index], int(images), recall, precision))
-    if len(rows) > MAX_CLASS_ROWS:
-        rows.sort(key=lambda row: (2.0 if row.recall is None else row.recall, -row.images))
-    return rows
-
-
-def _describe_confusion(evaluation: EvalResult, true: int, answer: int, images: int) -> Confused:
-    names = evaluation.class_names
-    share = images / int(evaluation.confusion.by_true()[true])
-    return Confused(names[true], names[answer], images, share)
-
-
 def write_pipeline_report(
     config: RunConfig,
     out: Path,
@@ -277,6 +180,7 @@ def write_pipeline_report(
         "image size": f"{config.image_size} px",
         "training": f"{trained.epochs} epochs, {trained.steps} steps on "
         f"{trained.world_size} process(es), {trained.images_per_s:.1f} images/s",
+        **_calibration_fact(measured),
         "version": published.version + (" (production)" if published.promoted else ""),
         "store": published.uri,
     }
@@ -315,6 +219,15 @@ def write_pipeline_report(
     write_json(out / SUMMARY_NAME, summary)
     emit(Event("report", f"report: {report}", 1, 1))
     return summary, _card(facts, summary, metrics)
+
+
+def _calibration_fact(measured: EvalResult) -> dict[str, str]:
+    """How honest the probabilities are, where that is known."""
+    found = measured.calibration
+    if found is None:
+        return {}
+    before = f", {found.before.ece:.2%} before calibration" if found.temperature != 1 else ""
+    return {"calibration error": f"{found.after.ece:.2%}{before}"}
 
 
 def _card(facts: dict[str, str], summary: dict[str, Any], metrics: list[dict[str, Any]]) -> str:

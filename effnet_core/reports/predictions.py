@@ -5,26 +5,39 @@ A million answers are read once, in constant memory; the page holds a few of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from effnet_core.config.schema import StorageConfig
-from effnet_core.files import iter_jsonl
+from effnet_core.data.imagenet import readable
+from effnet_core.files import atomic_path, iter_jsonl, make_folder
 from effnet_core.infer.output import ERRORS_NAME, background_of, iter_rows
 from effnet_core.infer.plan import InferencePlan
-from effnet_core.infer.readers import open_reader
+from effnet_core.infer.readers import ImageReader, open_reader
+from effnet_core.quality.heat import as_address, explain_pictures
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
-from effnet_core.reports.gallery import CERTAINTY_BINS, COLUMNS, Group, Picture, Selection
+from effnet_core.reports.annotate import MAX_NAME_BYTES
+from effnet_core.reports.gallery import (
+    CERTAINTY_BINS,
+    COLUMNS,
+    Group,
+    Picture,
+    Selection,
+    read_picture,
+)
 from effnet_core.reports.pipeline import Rejected, describe_rejected
 from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
+from effnet_core.weights.checkpoint import Checkpoint
 
 REPORT_NAME = "report.html"
+EXPLAINED_NAME = "explained"
 TEMPLATE_NAME = "predictions.html.j2"
 MAX_CLASS_ROWS = 50
+MAX_FARTHEST = 12
 MAX_CARD_PICTURES = 12
 """Pictures of each kind on the dashboard's card."""
 SURE = 0.5
@@ -43,7 +56,12 @@ class PredictionsReport:
 
 
 def write_predictions_report(
-    done: InferencePlan, summary: dict[str, Any], *, weights: str, storage: StorageConfig
+    done: InferencePlan,
+    summary: dict[str, Any],
+    *,
+    weights: str,
+    storage: StorageConfig,
+    explain: Checkpoint | None = None,
 ) -> PredictionsReport:
     """Write ``report.html`` into the output of a finished batch inference.
 
@@ -52,11 +70,14 @@ def write_predictions_report(
         summary: as ``predictions.finish`` gives it.
         weights: what the user called the model.
         storage: how a bucket's pictures are read.
+        explain: the model, where the least certain pictures are to show what spoke for their answer.
     """
     selection = Selection.of(iter_rows(done.output, COLUMNS), background_of(summary))
     source = open_reader(done.root, storage)
     groups, note = selection.groups(source)
     uncertain = selection.uncertain(source)
+    if explain is not None:
+        uncertain = _explained(uncertain, explain, source, done.output / EXPLAINED_NAME)
     classes = list(summary["classes"].items())
     values = {
         "title": f"{summary['labelled']:,} images labelled",
@@ -74,10 +95,44 @@ def write_predictions_report(
         "groups": groups,
         "gallery_note": note,
         "uncertain": uncertain,
+        "drift": summary.get("drift"),
+        "farthest": _farthest(done, summary, source),
         **describe_rejected(Rejected.of(iter_jsonl(done.output / ERRORS_NAME))),
     }
     path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
     return PredictionsReport(path, _card(groups, uncertain, path), _charts_card(classes, selection))
+
+
+def _farthest(done: InferencePlan, summary: dict[str, Any], source: ImageReader) -> list[Picture]:
+    """Pictures that are least like those that the model was made for, where that was measured."""
+    wanted = {
+        path: place
+        for place, (path, _) in enumerate((summary.get("drift") or {}).get("farthest", ()))
+    }
+    wanted = dict(list(wanted.items())[:MAX_FARTHEST])
+    if not wanted:
+        return []
+    rows = {row["path"]: row for row in iter_rows(done.output, COLUMNS) if row["path"] in wanted}
+    background = background_of(summary)
+    return [read_picture(rows[path], source, background) for path in wanted if path in rows]
+
+
+def _explained(
+    pictures: list[Picture], checkpoint: Checkpoint, source: ImageReader, folder: Path
+) -> list[Picture]:
+    """The same pictures with what spoke for their answers, which is also written as PNG files."""
+    names = {name: i for i, name in enumerate(readable(checkpoint.sidecar.class_names))}
+    wanted = [(picture.path, names[picture.answers[0][0]]) for picture in pictures]
+    found = explain_pictures(checkpoint, source, wanted)
+    make_folder(folder, what="folder of explained pictures")
+    for number, (path, picture) in enumerate(found.items(), start=1):
+        stem = PurePosixPath(path).stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+        with atomic_path(folder / f"{number:02d}-{stem}.png") as temporary:
+            picture.save(temporary, "PNG")
+    return [
+        replace(one, heat=as_address(found[one.path])) if one.path in found else one
+        for one in pictures
+    ]
 
 
 def _make_cards(summary: dict[str, Any], selection: Selection) -> list[Card]:
@@ -129,13 +184,13 @@ def _card(groups: list[Group], uncertain: list[Picture], path: Path) -> str:
     samples = [group.pictures[0] for group in frequent if group.pictures]
     lines = []
     if samples:
-        lines += ["### One of each frequent class", "", *_strip(samples)]
+        lines += ["### One of each frequent class", "", *strip(samples)]
     if uncertain:
-        lines += ["", "### Least certain", "", *_strip(uncertain[:MAX_CARD_PICTURES])]
+        lines += ["", "### Least certain", "", *strip(uncertain[:MAX_CARD_PICTURES])]
     return "\n".join([*lines, "", f"More pictures: {markdown_code(str(path))}", ""])
 
 
-def _strip(pictures: list[Picture], columns: int = 6) -> list[str]:
+def strip(pictures: list[Picture], columns: int = 6) -> list[str]:
     """A Markdown table of pictures, their best class and its probability below."""
     columns = min(columns, len(pictures))
     lines = ["| " * columns + "|", "|---" * columns + "|"]

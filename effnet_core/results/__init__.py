@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core.files import read_json
+from effnet_core.results.calibration import Calibration
 from effnet_core.results.checked import check_fields, whole
 from effnet_core.results.confusion import Confusion
 
@@ -26,7 +27,7 @@ class EvalResult:
     correct5: int
     """Images whose five best classes hold the right one."""
     loss: float
-    """Mean cross-entropy, without label smoothing."""
+    """Mean cross-entropy, without label smoothing and before calibration."""
     confusion: Confusion = field(default_factory=Confusion.empty)
     class_names: list[str] = field(default_factory=list)
     split: str = ""
@@ -36,6 +37,8 @@ class EvalResult:
     seconds: float = 0.0
     num_classes: int = 0
     """How many classes there are; 0 means as many as names."""
+    calibration: Calibration | None = None
+    """How honest the probabilities are, before the checkpoint's temperature and with it."""
 
     @property
     def top1(self) -> float:
@@ -55,7 +58,11 @@ class EvalResult:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, ratios included for readers."""
-        values = {**vars(self), "confusion": self.confusion.to_dict()}
+        values = {
+            **vars(self),
+            "confusion": self.confusion.to_dict(),
+            "calibration": self.calibration and self.calibration.to_dict(),
+        }
         return {"top1": self.top1, "top5": self.top5, **values}
 
     @classmethod
@@ -69,7 +76,10 @@ class EvalResult:
             raise ValueError("it is not an object with names and values")
         given = {key: value for key, value in values.items() if key not in ("top1", "top5")}
         confusion = Confusion.from_value(given.pop("confusion", []))
-        result = check_fields(cls, {**given, "confusion": confusion})
+        calibration = given.pop("calibration", None)
+        if calibration is not None:
+            calibration = Calibration.from_dict(calibration)
+        result = check_fields(cls, {**given, "confusion": confusion, "calibration": calibration})
         result._require_sense()
         return result
 

@@ -87,6 +87,13 @@ class Confusion:
         columns = (self.true[order], self.answer[order], self.images[order])
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
+    def of_classes(self, kept: IntArray) -> Confusion:
+        """The matrix of some classes alone, numbered by their order; other pairs are left out."""
+        cells = self.dense(kept.tolist())
+        true, answer = np.nonzero(cells)
+        columns = true.astype(np.int64), answer.astype(np.int64)
+        return Confusion(len(kept), *columns, cells[true, answer])
+
     def dense(self, kept: Sequence[int] | None = None) -> IntArray:
         """The cells of some classes in their order, of all by default, (kept, kept)."""
         chosen = np.arange(self.classes) if kept is None else np.asarray(kept, np.int64)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.loader import Batch, batches
@@ -21,6 +25,8 @@ from effnet_core.jobs.signals import stop_requested
 from effnet_core.kernels.choice import library as operators
 from effnet_core.model.network import EfficientNet
 from effnet_core.results import EvalResult
+from effnet_core.results.answers import UNKNOWN
+from effnet_core.train.scores import Scores
 from effnet_core.train.tally import Tally
 from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.load import load_network
@@ -37,11 +43,24 @@ def evaluate_network(
     *,
     class_names: tuple[str, ...],
     stage: str = STAGE,
+    labels: NDArray[np.int32] | None = None,
+    scores: Scores | None = None,
 ) -> EvalResult:
     """Evaluate a network that is in memory.
 
     Each rank counts over its own range of images; the counts are summed once, at the end, so ranks may
     have different numbers of batches.
+
+    Args:
+        network: gives logits before calibration.
+        split: the images.
+        spec: how they are prepared.
+        config: batch size and workers.
+        group: this rank and the others.
+        class_names: of the model; where ``labels`` name further classes, these too.
+        stage: what its events are called.
+        labels: the model's number of each class of the data set, where they are not the same.
+        scores: keeps what each image got.
 
     Raises:
         DataError: there are more ranks than images.
@@ -56,28 +75,36 @@ def evaluate_network(
     started = time.perf_counter()
     mine = eval_range(len(split), rank=group.rank, world_size=group.world_size)
     tally = Tally(len(class_names))
+    if scores is not None:
+        scores.begin(mine, len(split))
     network.set_train(False)
     for batch in _batches_at(mine, split, spec, config):
         if stop_requested():
             raise Interrupted(f"evaluation was stopped after {tally.seen} of {len(mine)} images")
         logits = network(batch.images).asnumpy()  # (N, num_classes)
-        tally.add(logits[: batch.valid], batch.labels.asnumpy()[: batch.valid])
+        logits, true = logits[: batch.valid], batch.labels.asnumpy()[: batch.valid]
+        true = true if labels is None else labels[true]
+        tally.add(logits, true)
+        if scores is not None:
+            scores.add(logits, np.where(true < logits.shape[1], true, UNKNOWN))
         if group.is_first:
             done = min(len(split), tally.seen * group.world_size)
             emit(Event(stage, done=done, total=len(split)))
     confusion = tally.sum_over(group)
     if tally.seen != len(split) or confusion.seen != len(split):
         raise JobError(f"evaluation saw {tally.seen} images of {len(split)}; please report this")
+    calibration = scores.calibration(group) if scores is not None else None
     return EvalResult(
         seen=tally.seen,
         correct1=confusion.correct,
         correct5=tally.correct5,
-        loss=tally.loss_sum / tally.seen,
+        loss=tally.loss_sum / max(1, tally.known),
         confusion=confusion,
         class_names=list(class_names),
         split=split.name,
         world_size=group.world_size,
         seconds=round(time.perf_counter() - started, 3),
+        calibration=calibration,
     )
 
 
@@ -97,11 +124,28 @@ def _batches_at(
 
 
 def evaluate_checkpoint(
-    config: RunConfig, group: Group, *, checkpoint: Checkpoint, data_dir: Path, split: str
+    config: RunConfig,
+    group: Group,
+    *,
+    checkpoint: Checkpoint,
+    data_dir: Path,
+    split: str,
+    labels: Sequence[int] | None = None,
+    out: Path | None = None,
 ) -> EvalResult:
     """Evaluate a checkpoint, with the variant, classes and preprocessing of its sidecar.
 
     ``data.image_size``, where it is set, takes the place of the sidecar's.
+
+    Args:
+        config: processes, batch size and workers.
+        group: this rank and the others.
+        checkpoint: the model.
+        data_dir: a staged data set.
+        split: of the data set.
+        labels: the model's number of each class of the data set, ``UNKNOWN`` where it does not know the
+            class; by default both must have the same classes. Images of unknown classes count as wrong.
+        out: folder for the answers to each image.
 
     Raises:
         CheckpointError: it does not hold exactly the parameters of its variant.
@@ -109,11 +153,12 @@ def evaluate_checkpoint(
     """
     sidecar = checkpoint.sidecar
     dataset = open_dataset(data_dir)
-    if dataset.class_names != sidecar.class_names:
+    if labels is None and dataset.class_names != sidecar.class_names:
         raise DataError(
             f"checkpoint {checkpoint.path} knows {sidecar.num_classes} classes "
             f"({_first_names(sidecar.class_names)}), data set {data_dir} has {dataset.num_classes} "
-            f"({_first_names(dataset.class_names)}); evaluate on data with the same class names"
+            f"({_first_names(dataset.class_names)}); evaluate on data with the same class names, or name the "
+            "model's class of each with --classes FILE.csv"
         )
     spec = sidecar.preprocess
     if config.data.image_size is not None:
@@ -123,19 +168,48 @@ def evaluate_checkpoint(
         if group.is_first:
             emit(Event(STAGE, line))
 
+    names, numbers = _one_list(sidecar.class_names, dataset.class_names, labels)
+    images = split_as(dataset, split, config.data)
+    scores = Scores(temperature=sidecar.temperature)
     result = evaluate_network(
         load_network(
             checkpoint,
             library=operators(config.runtime.kernels, config.runtime.device, tell),
+            is_calibrated=False,
         ),
-        split_as(dataset, split, config.data),
+        images,
         spec,
         config,
         group,
-        class_names=dataset.class_names,
+        class_names=names,
+        labels=numbers,
+        scores=scores,
     )
-    facts = {"checkpoint_sha256": sidecar.sha256, "data_digest": dataset.digest}
-    return EvalResult(**{**vars(result), **facts})
+    result = replace(result, checkpoint_sha256=sidecar.sha256, data_digest=dataset.digest)
+    if out is not None:
+        true = images.labels if numbers is None else numbers[images.labels]
+        true = np.where(true < sidecar.num_classes, true, UNKNOWN).astype(np.int32)
+        scores.write(
+            out,
+            group,
+            true,
+            result=result,
+            image_size=spec.image_size,
+            classes=sidecar.num_classes,
+        )
+    return result
+
+
+def _one_list(
+    model: tuple[str, ...], data: tuple[str, ...], labels: Sequence[int] | None
+) -> tuple[tuple[str, ...], NDArray[np.int32] | None]:
+    """The model's classes and after them those that only the data set has; a number for each of these."""
+    if labels is None:
+        return model, None
+    unknown = [name for name, number in zip(data, labels, strict=True) if number < 0]
+    further = itertools.count(len(model))
+    numbers = [number if number >= 0 else next(further) for number in labels]
+    return (*model, *unknown), np.array(numbers, np.int32)
 
 
 def _first_names(names: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from effnet_core.config.schema import RunConfig
@@ -14,6 +14,7 @@ from effnet_core.jobs.collective import Group, parameters_digest
 from effnet_core.jobs.job import CHECKPOINTS_NAME, PROBE_NAME, RESULT_NAME
 from effnet_core.jobs.signals import stop_requested
 from effnet_core.results import EvalResult, TrainResult
+from effnet_core.results.calibration import Calibration
 from effnet_core.train import saving
 from effnet_core.train.batches import epoch_batches, in_parts
 from effnet_core.train.control import Control, Request
@@ -21,6 +22,7 @@ from effnet_core.train.evaluate import evaluate_network
 from effnet_core.train.metrics import flush, log_due, log_evaluation, log_step
 from effnet_core.train.resume import resume
 from effnet_core.train.run import Run, describe, unfreeze
+from effnet_core.train.scores import Scores
 from effnet_core.train.session import Session, open_session
 from effnet_core.train.setup import prepare
 from effnet_core.train.state import Best, Losses
@@ -50,7 +52,7 @@ def train(config: RunConfig, group: Group, *, data_dir: Path, run_dir: Path) -> 
     started = time.perf_counter()
     setup = prepare(config, group, data_dir=data_dir, run_dir=run_dir)
     run = resume(setup)
-    latest: EvalResult | None = None
+    latest: Evaluated | None = None
     with open_session(run) as session:
         run.tell(f"training {config.model.variant}: {describe(run)}")
         if config.train.probe == "first" and run.progress.step == 0 and run.progress.best == Best():
@@ -163,7 +165,7 @@ def _stopped(run: Run) -> Interrupted:
     )
 
 
-def _finish_epoch(run: Run, session: Session) -> EvalResult | None:
+def _finish_epoch(run: Run, session: Session) -> Evaluated | None:
     """Evaluate and save where the settings ask for it, and always at the end.
 
     Returns:
@@ -179,8 +181,8 @@ def _finish_epoch(run: Run, session: Session) -> EvalResult | None:
         try:
             with _published_weights(run):
                 latest = _evaluate(run)
-                log_evaluation(run, session.trackers, latest)
-                _note_best(run, session, latest)
+                log_evaluation(run, session.trackers, latest.result)
+                _note_best(run, session, latest.result)
         except Interrupted:  # on rank 0 only, after the ranks' statistics were averaged
             saving.save(run, session.saver, alone=True)
             session.saver.join()
@@ -211,8 +213,17 @@ def _published_weights(run: Run) -> AbstractContextManager[None]:
     return ema.in_place() if ema is not None else nullcontext()
 
 
-def _evaluate(run: Run) -> EvalResult:
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation, and what each image got."""
+
+    result: EvalResult
+    scores: Scores
+
+
+def _evaluate(run: Run) -> Evaluated:
     setup = run.setup
+    scores = Scores(keep_logits=setup.config.train.calibrate)
     result = evaluate_network(
         setup.network,
         setup.eval_split,
@@ -221,9 +232,10 @@ def _evaluate(run: Run) -> EvalResult:
         setup.group,
         class_names=setup.dataset.class_names,
         stage="train: evaluate",
+        scores=scores,
     )
     run.progress.metrics = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
-    return result
+    return Evaluated(result, scores)
 
 
 def _note_best(run: Run, session: Session, latest: EvalResult) -> None:
@@ -243,7 +255,7 @@ def _note_best(run: Run, session: Session, latest: EvalResult) -> None:
 
 
 def _deliver(
-    run: Run, session: Session, *, latest: EvalResult | None, started: float
+    run: Run, session: Session, *, latest: Evaluated | None, started: float
 ) -> TrainResult:
     """Write the finished model, the last weights or the best, and say how good it is."""
     best, train = run.progress.best, run.setup.config.train
@@ -252,10 +264,26 @@ def _deliver(
         if takes_best:
             _load_best(run)
         if takes_best and best.step == 0:
-            latest = _probe_evaluation(run)
+            latest = Evaluated(_probe_evaluation(run), _evaluate(run).scores)
         elif latest is None or takes_best:  # or it was complete when it was resumed
             latest = _evaluate(run)
-        digest, sha256 = _write_model(run)
+        calibration = _calibrate(run, latest)
+        digest, sha256 = _write_model(run, calibration)
+    setup = run.setup
+    evaluation = replace(
+        latest.result,
+        checkpoint_sha256=sha256,
+        data_digest=setup.dataset.digest,
+        calibration=calibration,
+    )
+    latest.scores.write(
+        setup.run_dir,
+        setup.group,
+        setup.eval_split.labels,
+        result=evaluation,
+        image_size=setup.spec.image_size,
+        classes=setup.dataset.num_classes,
+    )
     speed = session.clock.steps_per_s * run.setup.config.data.global_batch_size
     return TrainResult(
         checkpoint=str(run.setup.run_dir / checkpoints.MODEL_NAME),
@@ -264,7 +292,7 @@ def _deliver(
         steps=run.progress.step,
         resumed_from_step=run.resumed_from,
         images_per_s=round(speed, 2),
-        evaluation=replace(latest, checkpoint_sha256=sha256, data_digest=run.setup.dataset.digest),
+        evaluation=evaluation,
         world_size=run.setup.group.world_size,
         weights_digest=digest,
         seconds=round(time.perf_counter() - started, 3),
@@ -280,7 +308,23 @@ def _load_best(run: Run) -> None:
     run.tell(f"the finished model is {what}")
 
 
-def _write_model(run: Run) -> tuple[str, str]:
+def _calibrate(run: Run, latest: Evaluated) -> Calibration | None:
+    """The temperature of the finished model, fitted on the split that it was evaluated on, on rank 0."""
+    found = latest.scores.fit(run.setup.group)
+    if found is None:
+        return latest.result.calibration
+    if found.temperature == 1.0:
+        run.tell(f"probabilities stay as they are: {found.images} images are too few to calibrate")
+    else:
+        run.tell(
+            f"probabilities are calibrated with temperature {found.temperature:g}: expected calibration "
+            f"error {found.before.ece:.2%} before, {found.after.ece:.2%} after, on {found.images} images of "
+            f"{run.setup.eval_split.name}"
+        )
+    return found
+
+
+def _write_model(run: Run, calibration: Calibration | None) -> tuple[str, str]:
     """Write the network's weights as the finished model, on rank 0.
 
     Returns:
@@ -292,6 +336,9 @@ def _write_model(run: Run) -> tuple[str, str]:
     group.require_equal(digest, what="weights")
     if not group.is_first:
         return digest, ""
-    sidecar = saving.describe_checkpoint(run, training_state=False)
+    sidecar = replace(
+        saving.describe_checkpoint(run, training_state=False),
+        temperature=calibration.temperature if calibration else 1.0,
+    )
     path = run.setup.run_dir / checkpoints.MODEL_NAME
     return digest, checkpoints.save(path, weights, sidecar).sha256

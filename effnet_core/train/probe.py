@@ -19,6 +19,8 @@ from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.events import Event, emit
 from effnet_core.machine import available_cores
 from effnet_core.results import EvalResult
+from effnet_core.results.answers import ANSWERS_NAME, Answers, Origin, rank_answers
+from effnet_core.results.calibration import calibrate, fit_temperature
 from effnet_core.train.balance import weights_of_classes
 from effnet_core.train.head import Head, fit_head
 from effnet_core.train.tally import Tally
@@ -65,13 +67,10 @@ def probe(
     features = features_of(train)
     emit(Event(STAGE, f"{len(train):,} images have features; fitting the classifier"))
     weights = weights_of_classes(config.train.class_weights, train, dataset.class_names)
-    head = fit_head(
-        features,
-        train.labels,
-        dataset.num_classes,
-        class_weights=None if weights is None else weights.tolist(),
-    )
-    result = _evaluate(head, features_of(val), val, dataset.class_names)
+    head = fit_head(features, train.labels, dataset.num_classes, class_weights=weights)
+    logits = head.logits(features_of(val))
+    result = _evaluate(logits, val, dataset.class_names)
+    temperature = fit_temperature(logits, val.labels) if config.train.calibrate else 1.0
     sidecar = Sidecar(
         variant=checkpoint.sidecar.variant,
         class_names=dataset.class_names,
@@ -79,6 +78,7 @@ def probe(
         bn_momentum=config.model.bn_momentum,
         bn_eps=checkpoint.sidecar.bn_eps,
         padding=checkpoint.sidecar.padding,
+        temperature=temperature,
         epoch=0,
         step=0,
         training_state=False,
@@ -94,8 +94,19 @@ def probe(
             "checkpoint_sha256": written.sha256,
             "data_digest": dataset.digest,
             "seconds": round(time.perf_counter() - started, 3),
+            "calibration": calibrate(logits, val.labels, temperature),
         }
     )
+    best = rank_answers(logits, val.labels, temperature=temperature)
+    origin = Origin(
+        written.sha256,
+        dataset.digest,
+        val.name,
+        sidecar.preprocess.image_size,
+        dataset.num_classes,
+        calibrated=temperature != 1.0,
+    )
+    Answers(origin, val.labels, *best).save(folder / ANSWERS_NAME)
     return {
         "evaluation": result.to_dict(),
         "penalty": head.penalty,
@@ -122,10 +133,10 @@ def with_head(checkpoint: Checkpoint, head: Head) -> dict[str, NDArray[Any]]:
 
 
 def _evaluate(
-    head: Head, features: NDArray[np.float32], split: Split, class_names: tuple[str, ...]
+    logits: NDArray[np.float32], split: Split, class_names: tuple[str, ...]
 ) -> EvalResult:
     tally = Tally(len(class_names))
-    tally.add(head.logits(features), split.labels)
+    tally.add(logits, split.labels)
     confusion = tally.pairs.total()
     return EvalResult(
         seen=tally.seen,

@@ -21,20 +21,23 @@ class Tally:
 
     def __init__(self, num_classes: int) -> None:
         self.pairs = ConfusionCounter(num_classes)
-        self.seen = self.correct5 = 0
+        self.seen = self.correct5 = self.known = 0
         self.loss_sum = 0.0
 
     def add(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
-        """Count a batch of logits (N, num_classes) and labels (N,)."""
+        """Count a batch of logits (N, classes) and labels (N,); larger labels are of unknown classes."""
         self.pairs.add(labels, logits.argmax(axis=1))
+        self.seen += len(labels)
+        known = labels < logits.shape[1]
+        logits, labels = logits[known], labels[known]
         self.correct5 += count_top_k(logits, labels, 5)
         self.loss_sum += float(cross_entropy(logits, labels).sum())
-        self.seen += len(labels)
+        self.known += len(labels)
 
     def sum_over(self, group: Group) -> Confusion:
         """Take over the sums over all ranks; returns the pairs of all ranks."""
-        counts = np.array([self.seen, self.correct5], dtype=np.int64)
-        self.seen, self.correct5 = (int(count) for count in group.sum_counts(counts))
+        counts = np.array([self.seen, self.correct5, self.known], dtype=np.int64)
+        self.seen, self.correct5, self.known = (int(n) for n in group.sum_counts(counts))
         self.loss_sum = float(group.sum_floats(np.array([self.loss_sum], dtype=np.float32))[0])
         return _sum_confusions(group, self.pairs.total())
 

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -53,6 +54,9 @@ class Sidecar:
     """Whether optimizer state is inside, so that training can continue."""
     padding: Padding = DEFAULT_PADDING
     """Padding of convolutions: ``symmetric`` or TensorFlow's ``same``."""
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """What logits are divided by for their probabilities to be honest; 1 changes nothing. The weights of
+    the file do not have it in them, what is loaded or exported for inference has."""
     source: str = ""
     """Where imported weights came from, in words."""
     data_digest: str = ""
@@ -252,6 +256,19 @@ def _free_space(path: Path) -> str:
 
 CLASSIFIER = ("classifier.weight", "classifier.bias")
 """Names of the head, which fine-tuning on other classes starts anew."""
+
+
+def calibrated(arrays: Mapping[str, NDArray[Any]], temperature: float) -> dict[str, NDArray[Any]]:
+    """The same arrays with the temperature in the classifier, so that its logits need no division."""
+    if temperature == 1.0:
+        return dict(arrays)
+    head = {
+        name: (arrays[name].astype(np.float64) / temperature).astype(arrays[name].dtype)
+        for name in CLASSIFIER
+        if name in arrays
+    }
+    return {**arrays, **head}
+
 
 OPTIMIZER_PREFIXES = (
     "mean_square.",

@@ -25,7 +25,13 @@ from effnet_core.files import sha256_of_file
 from effnet_core.results.checked import check_fields
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.weights.checkpoint import CLASSIFIER, OPTIMIZER_PREFIXES, Checkpoint, Sidecar
+from effnet_core.weights.checkpoint import (
+    CLASSIFIER,
+    OPTIMIZER_PREFIXES,
+    Checkpoint,
+    Sidecar,
+    calibrated,
+)
 from effnet_core.weights.ckpt_file import write_ckpt
 from effnet_core.weights.containers import read_tensors, write_safetensors
 from effnet_core.weights.layouts import LAYOUTS, Layout, family, shapes
@@ -296,7 +302,8 @@ def convert(checkpoint: Checkpoint, out: Path, *, to: str) -> Converted:
     if family(row) not in layout.families:
         others = [name for name, other in LAYOUTS.items() if family(row) in other.families]
         raise ConfigError(f"{to} has no {row.name}; these layouts have: {', '.join(others)}")
-    stored, names = checkpoint.load(), layout.names(row)
+    stored = calibrated(checkpoint.load(), sidecar.temperature)
+    names = layout.names(row)
     arrays = {foreign: stored[native] for native, foreign in names.items()}
     if (
         layout.ignored

@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 
 from effnet_core.errors import CheckpointError
 from effnet_core.model.network import EfficientNet, create_model
-from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, _some
+from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, _some, calibrated
 
 if TYPE_CHECKING:
     from mindspore import Parameter
 
 
-def load_network(checkpoint: Checkpoint, *, library: Path | None = None) -> EfficientNet:
+def load_network(
+    checkpoint: Checkpoint, *, library: Path | None = None, is_calibrated: bool = True
+) -> EfficientNet:
     """The network of a checkpoint, for inference.
 
     Args:
         checkpoint: the model.
+        is_calibrated: whether its logits are divided by the sidecar's temperature.
         library: of native kernels; not for a network that is exported.
 
     Raises:
@@ -35,13 +38,18 @@ def load_network(checkpoint: Checkpoint, *, library: Path | None = None) -> Effi
         padding=sidecar.padding,
         library=library,
     )
-    load_parameters(checkpoint, network.get_parameters())
+    temperature = sidecar.temperature if is_calibrated else 1.0
+    load_parameters(checkpoint, network.get_parameters(), temperature=temperature)
     network.set_train(False)
     return network
 
 
 def load_parameters(
-    checkpoint: Checkpoint, parameters: Iterable[Parameter], *, skip: Collection[str] = ()
+    checkpoint: Checkpoint,
+    parameters: Iterable[Parameter],
+    *,
+    skip: Collection[str] = (),
+    temperature: float = 1.0,
 ) -> dict[str, NDArray[Any]]:
     """Fill parameters from a checkpoint, every one of them and by its exact name.
 
@@ -49,6 +57,7 @@ def load_parameters(
         checkpoint: where the values are.
         parameters: the ones to fill; the checkpoint may hold training state besides, nothing else.
         skip: names in the checkpoint that are left out on purpose.
+        temperature: what the logits are to be divided by.
 
     Returns:
         What the checkpoint holds besides, by name.
@@ -59,7 +68,7 @@ def load_parameters(
     import mindspore as ms
 
     parameters = list(parameters)
-    path, stored = checkpoint.path, checkpoint.load()
+    path, stored = checkpoint.path, calibrated(checkpoint.load(), temperature)
     wanted = {p.name for p in parameters}
     missing = sorted(wanted - set(stored))
     unknown = sorted(

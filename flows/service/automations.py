@@ -15,6 +15,8 @@ from flows.service.environments import DEPLOYMENTS
 FOLDER = DEPLOYMENTS.parent / "automations"
 BLOCK = "block"
 """Key of an action that names a block as ``TYPE/NAME``, where Prefect wants an id."""
+DEPLOYMENT = "deployment"
+"""Likewise a deployment as ``FLOW/NAME``."""
 
 
 def bring_automations(api: Api, path: Path) -> list[str]:
@@ -22,14 +24,14 @@ def bring_automations(api: Api, path: Path) -> list[str]:
 
     Args:
         api: their server.
-        path: a YAML file as ``prefect automation create`` takes it, except that actions name blocks; or the
-            name of one in ``deployments/automations``.
+        path: a YAML file as ``prefect automation create`` takes it, except that actions name blocks and
+            deployments; or the name of one in ``deployments/automations``.
 
     Returns:
         Their names.
 
     Raises:
-        ConfigError: the file is not readable, or a block is not there, or the server refuses.
+        ConfigError: the file is not readable, or a block or deployment is not there, or the server refuses.
     """
     wanted = [_with_block_ids(api, item) for item in _read(path)]
     there = {item["name"]: item["id"] for item in api.post("/automations/filter")}
@@ -56,7 +58,9 @@ def _read(path: Path) -> list[JSON]:
 
 
 def _with_block_ids(api: Api, automation: JSON) -> JSON:
-    actions = [_with_block_id(api, action) for action in automation["actions"]]
+    actions = [
+        _with_deployment_id(api, _with_block_id(api, action)) for action in automation["actions"]
+    ]
     return {**automation, "actions": actions}
 
 
@@ -76,3 +80,18 @@ def _with_block_id(api: Api, action: dict[str, Any]) -> dict[str, Any]:
         )
     rest = {key: value for key, value in action.items() if key != BLOCK}
     return {**rest, "block_document_id": found[0]["id"]}
+
+
+def _with_deployment_id(api: Api, action: dict[str, Any]) -> dict[str, Any]:
+    if DEPLOYMENT not in action:
+        return action
+    name = str(action[DEPLOYMENT])
+    flow, _, deployment = name.partition("/")
+    found = api.post(
+        "/deployments/filter",
+        {"flows": {"name": {"any_": [flow]}}, "deployments": {"name": {"any_": [deployment]}}},
+    )
+    if not found:
+        raise ConfigError(f"the server has no deployment {name!r}; bring it first: effnet deploy")
+    rest = {key: value for key, value in action.items() if key != DEPLOYMENT}
+    return {**rest, "source": "selected", "deployment_id": found[0]["id"]}

@@ -231,7 +231,7 @@ def _prefect(api: Api, arguments: list[str], variables: Mapping[str, str] | None
     environment["PYTHONPATH"] = python_path()
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        cwd=state,  # nothing there can be taken for a module of ours
+        cwd=state,  # where nothing can be taken for a module of ours
         env=environment,
         check=False,
         capture_output=True,

@@ -237,7 +237,7 @@ def _start(port: int, place: Environment, *, login: bool) -> Service:
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**environment, "PYTHONPATH": python_path()},
-            cwd=folder(),  # nothing there can be taken for a module of ours
+            cwd=folder(),  # where nothing can be taken for a module of ours
             pass_fds=(writer,),
             start_new_session=True,
         )

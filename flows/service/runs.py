@@ -41,7 +41,7 @@ def start(api: Api, name: str, parameters: Sequence[str], *, watch: bool) -> Non
         RunFailed: the watched run did not end as Completed.
     """
     deployment = find(api, name)
-    values = dict(_parse(deployment, text) for text in parameters)
+    values = dict(parse_parameter(deployment, text) for text in parameters)
     path = f"/deployments/{deployment['id']}/create_flow_run"
     run = api.post(path, {"parameters": values, "state": {"type": "SCHEDULED"}})
     place = f"{ui_url(api.url)}/runs/flow-run/{run['id']}"
@@ -72,8 +72,16 @@ def find(api: Api, name: str) -> JSON:
     )
 
 
-def _parse(deployment: JSON, text: str) -> tuple[str, Any]:
-    """A parameter and its value, with the type that the flow's schema asks for."""
+def parse_parameter(deployment: JSON, text: str) -> tuple[str, Any]:
+    """A parameter and its value, with the type that the flow's schema asks for.
+
+    Args:
+        deployment: as the server tells it.
+        text: ``KEY=VALUE``; the value is read as YAML, unless the parameter is a text.
+
+    Raises:
+        ConfigError: it is not of that form, or the deployment has no such parameter.
+    """
     key, equals, raw = text.partition("=")
     key = key.strip()
     schema = deployment["parameter_openapi_schema"].get("properties", {})

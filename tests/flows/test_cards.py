@@ -39,7 +39,7 @@ def test_a_class_may_be_called_anything(monkeypatch: pytest.MonkeyPatch) -> None
     assert row.startswith(
         r"| \!\[x\]\(http://evil.example/a.png\) &lt;img src=x onerror=alert\(1\)>"
     )
-    assert row.replace(r"\|", "").count("|") == 4
+    assert row.replace(r"\|", "").count("|") == 6
     (weights,) = (line for line in lines if line.startswith("| weights"))
     assert weights.count("`") == 2
     assert "\x1b" not in text

@@ -304,3 +304,16 @@ def test_a_command_refuses_what_the_form_refuses(
     assert error.startswith("effnet: a parameter is not allowed: epochs: ")
     assert "base_lr: " in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "entrypoint", ["flows.stage:stage_flow", "flows.batch_infer:batch_infer_flow"]
+)
+def test_out_and_output_are_one_option_of_every_command(
+    entrypoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["flow", "--help"])
+    with pytest.raises(SystemExit):
+        run_as_command(entrypoint)
+    shown = capsys.readouterr().out
+    assert "--out, --output" in shown or "--output, --out" in shown

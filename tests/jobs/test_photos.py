@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from effnet_core import api
 from effnet_core.config.load import load_config
@@ -13,10 +15,41 @@ from effnet_core.events import Event
 from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME, PROBE_NAME, RESULT_NAME
 from effnet_core.weights.checkpoint import BEST_NAME, MODEL_NAME, open_checkpoint
-from tests.support.images import class_folders
+from tests.support.images import class_folders, draw, encode
 from tests.support.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
+
+
+def two_of_the_same(photos: Path) -> None:
+    class_folders(photos, {"cat": 10})
+    shutil.copytree(photos / "cat", photos / "also-cat")
+
+
+def one_colour(photos: Path) -> None:
+    for index in range(20):
+        folder = photos / ("cat", "dog")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        grey = Image.new("RGB", (40, 40), (100, 100, 100 + index // 2))
+        (folder / f"{index}.png").write_bytes(encode(grey))
+
+
+def labels_at_random(photos: Path) -> None:
+    for index in range(40):
+        folder = photos / ("cat", "dog")[index * 7 % 13 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index}.png").write_bytes(encode(draw(seed=index)))
+
+
+ODD_SETS = {
+    "a class with one image": lambda photos: class_folders(
+        photos, {"cat": 12, "dog": 12, "owl": 1}
+    ),
+    "12 images in 2 classes": lambda photos: class_folders(photos, {"cat": 6, "dog": 6}),
+    "two classes that are the same": two_of_the_same,
+    "all of one colour": one_colour,
+    "labels at random": labels_at_random,
+}
 
 FEW = "data.image_size=32", "train.epochs=2", "evaluate.per_device_batch_size=5"
 
@@ -62,3 +95,19 @@ def test_photographs_are_staged_probed_and_tuned_and_never_end_worse_than_the_pr
     assert resumed.resumed_from_step == result.steps
     assert resumed.evaluation.top1 == result.evaluation.top1
     assert (run_dir / PROBE_NAME / MODEL_NAME).stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_odd_sets_end_with_an_honest_result(tmp_path: Path) -> None:
+    weights = make_checkpoint(tmp_path / "weights.ckpt", variant="efficientnet_tiny")
+    found = {}
+    for name, make in ODD_SETS.items():
+        photos = tmp_path / name / "photos"
+        make(photos)
+        config = load_config("auto", [f"model.weights={weights}", "auto.quality=fast"])
+        found[name] = api.train(config, photos, tmp_path / name / "run").evaluation
+    assert found["12 images in 2 classes"].top1 > 0.5
+    assert found["two classes that are the same"].top1 <= 0.75
+    assert found["labels at random"].loss < 1.0  # unsure where there is nothing to know
+    assert found["a class with one image"].class_names == ["cat", "dog", "owl"]
+    assert found["all of one colour"].seen > 0

@@ -24,6 +24,7 @@ from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 from effnet_core.weights.importing import import_weights
 from tests.support.images import source_with_splits
 from tests.support.tiny import tiny_config
+from tests.support.weights import make_checkpoint
 from tests.unit.model_store.test_publication import make_run
 from tests.unit.weights.test_importing import foreign, write
 
@@ -234,6 +235,7 @@ def test_evaluate_asks_for_the_weights_of_a_run_folder(
     monkeypatch: pytest.MonkeyPatch, data_dir: Path, tmp_path: Path
 ) -> None:
     make_run(tmp_path / "run", "content")
+    make_checkpoint(tmp_path / "run" / MODEL_NAME, class_names=("cat", "dog", "owl"))
     seen: list[Job] = []
 
     def run_job(job: Job, *_: object) -> dict[str, Any]:
@@ -247,6 +249,15 @@ def test_evaluate_asks_for_the_weights_of_a_run_folder(
     assert seen == [
         EvaluateJob(model.path, model.sha256, data_dir, split) for split in ("val", "train")
     ]
+
+    # A model of more classes, called otherwise: a file says which is which.
+    other = make_checkpoint(tmp_path / "other.ckpt", class_names=("eel", "owl", "lynx", "wolf"))
+    with pytest.raises(DataError, match=r"the model has no class 'cat' for 'cat', 'dog' of the"):
+        api.evaluate(other, data_dir)
+    (tmp_path / "map.csv").write_text("data,model\ncat,lynx\ndog,3\n")
+    api.evaluate(other, data_dir, classes=tmp_path / "map.csv")
+    found = seen[-1]
+    assert isinstance(found, EvaluateJob) and found.labels == (2, 3, 1)
 
 
 def test_evaluate_refuses_before_a_process_is_started(data_dir: Path, tmp_path: Path) -> None:

@@ -126,3 +126,12 @@ def test_more_images_take_longer_and_larger_ones_more_memory() -> None:
     assert large.epoch_s > 5 * small.epoch_s
     wide = config.model_copy(update={"data": config.data.model_copy(update={"image_size": 448})})
     assert estimate(wide, FACTS).memory_bytes > estimate(config, FACTS).memory_bytes
+
+
+def test_a_variant_without_weights_at_hand_gives_way_and_says_why() -> None:
+    made = decided(
+        "model.variant=efficientnet_b3", why_variant="instead of efficientnet_b3: no network"
+    )
+    assert made.config.model.variant == made.config.model.weights == "efficientnet_lite0"
+    assert made.config.data.image_size == 224
+    assert made.decisions[0].reason == "instead of efficientnet_b3: no network"

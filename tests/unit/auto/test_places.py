@@ -52,3 +52,14 @@ def test_only_what_is_given_and_not_places_can_differ() -> None:
     before = load_config("auto", ["train.epochs=7", "optim.base_lr=0.1"])
     now = load_config("auto", ["train.epochs=8", "storage.root=elsewhere"])
     assert differing(now, before) == ["train.epochs"]
+
+
+def test_names_of_weights_and_a_variant_that_gave_way_do_not_differ() -> None:
+    before = load_config(
+        "auto", ["model.weights=/cache/x.ckpt", "model.variant=efficientnet_lite0"]
+    )
+    assert differing(load_config("auto", ["model.weights=efficientnet_lite0"]), before) == []
+    assert differing(load_config("auto", ["model.variant=efficientnet_b3"]), before) == []
+    assert differing(load_config("auto", ["model.weights=null"]), before) == ["model.weights"]
+    given = load_config("auto", ["model.weights=x", "model.variant=efficientnet_b3"])
+    assert differing(given, before) == ["model.variant"]

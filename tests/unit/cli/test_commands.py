@@ -34,10 +34,12 @@ COMMANDS = {
         "deploy",
         "watch",
         "run",
+        "schedule",
     ),
     *("verify-family", "copy", "weights list", "weights import", "weights convert"),
     *("store list", "store show", "store fetch", "store promote", "store rollback"),
     *("store verify", "store gc"),
+    *("runs", "leaderboard", "compare", "review"),
 }
 
 

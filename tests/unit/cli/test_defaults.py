@@ -66,6 +66,7 @@ def test_then_the_newest_training_that_has_ended(storage: StorageConfig) -> None
     newest = finished("all/train", at=5)
     finished("first", at=4)
     finished("train/cut", at=9, result=False)
+    finished("train/cut/probe", at=8)  # the first model of a run that has not ended
     assert choose_weights(storage)[0] == str(newest)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from effnet_core.cli.answers import compare_with_published, print_comparison
 from effnet_core.cli.family_check import TABLE_NAME, check_family
+from effnet_core.config.schema import RunConfig
 from effnet_core.data import imagenet
 from effnet_core.errors import CheckpointError, ConfigError
 from effnet_core.results import EvalResult
 from effnet_core.weights.catalogue import published_as
+from flows.cli import app
 
 B0 = "efficientnet_b0"
 AP = "tf_efficientnet_b0.ap_in1k"
@@ -98,3 +102,29 @@ def test_the_family_is_measured_once_and_failures_are_named(tmp_path: Path) -> N
 def test_only_published_weights_are_compared(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"are not published ones; did you mean 'efficientnet_b"):
         check_family(["efficientnet_bo"], tmp_path, lambda name: evaluated(), data_digest="")
+
+
+def test_evaluate_takes_settings_of_a_recipe_but_not_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = []
+
+    def evaluate(*_: object, config: RunConfig, **__: object) -> EvalResult:
+        configs.append(config)
+        return evaluated()
+
+    monkeypatch.setattr("effnet_core.api.evaluate", evaluate)
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(
+        "data: {image_size: 64, workers: 3}\nevaluate: {per_device_batch_size: 7}\n", "utf-8"
+    )
+    given = ["evaluate", "--weights", B0, "--data", str(tmp_path), "--recipe", str(recipe)]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    assert "difference -0.10 points" in " ".join(done.output.split())
+    [config] = configs
+    assert (config.data.workers, config.evaluate.per_device_batch_size) == (3, 7)
+    assert config.data.image_size is None  # it comes with the weights
+    done = CliRunner().invoke(app, [*given, "-o", "data.image_size=96", "--json"])
+    assert configs[-1].data.image_size == 96
+    assert json.loads(done.output)["published"] == {"top1": 0.774, "top5": 0.934}

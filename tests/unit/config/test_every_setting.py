@@ -127,6 +127,16 @@ def answers(config: RunConfig, folder: Path) -> list[dict[str, Any]]:
     return read_parts(result.output)
 
 
+def explained(config: RunConfig, folder: Path) -> list[str]:
+    """Pictures that show what spoke for their answers."""
+    result = planned(config, folder)
+    names = BrightnessPredictor.class_names
+    model = open_checkpoint(make_checkpoint(folder / "m.ckpt", image_size=32, class_names=names))
+    predict_shards(BrightnessPredictor(), predict_job(result), config)
+    api.finish_inference(result, model, weights="m", config=config)
+    return sorted(path.name for path in (result.output / "explained").glob("*.png"))
+
+
 def answers_or_not(config: RunConfig, folder: Path) -> list[str]:
     """The pictures, JPEGs of 1.1 million pixels each, that are labelled."""
     return [row["path"] for row in answers(config, folder)]
@@ -412,6 +422,7 @@ PROOFS = {
     "auto.quality": Proof("fast", lambda config, _: decide(config, FACTS).config.train),
     "auto.minutes": Proof("1", lambda config, _: decide(config, FACTS).config.train),
     "evaluate.min_top1": Proof("0.9", published),
+    "evaluate.promote_if": Proof("better", published, ("evaluate.promote_margin=0.1",)),
     "evaluate.promote_margin": Proof("0.1", published),
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
     "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).workers),
@@ -423,6 +434,7 @@ PROOFS = {
     "infer.recursive": Proof("false", images_found),
     "infer.probabilities": Proof("true", answers),
     "infer.features": Proof("true", answers),
+    "infer.explain": Proof("true", explained),
     "infer.top_k": Proof("1", answers),
     "infer.shard_images": Proof("2", parts),
     "infer.max_error_share": Proof("0.5", end_with_one_error_in_six),

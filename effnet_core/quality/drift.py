@@ -1,0 +1,120 @@
+"""The pictures of a labelling beside those that its model was made for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from effnet_core.config.schema import RunConfig
+from effnet_core.data.imagenet import readable
+from effnet_core.data.manifest import Split
+from effnet_core.data.preprocess import decode_square
+from effnet_core.errors import DataError
+from effnet_core.events import Event, emit
+from effnet_core.infer.plan import SHARDS_NAME, InferencePlan
+from effnet_core.infer.shards import OBSERVED_SUFFIX
+from effnet_core.locks import scratch_folder
+from effnet_core.quality.features import label_splits
+from effnet_core.results.drift import (
+    FEWEST_REFERENCE,
+    REFERENCE_NAME,
+    Drift,
+    Observed,
+    Reference,
+    look_at,
+    make_reference,
+    measure,
+)
+from effnet_core.weights.checkpoint import Checkpoint
+
+MOST_IMAGES = 2000
+"""Held-out pictures that are looked at; of more, evenly spread ones."""
+STAGE = "reference"
+
+
+def write_reference(
+    run_dir: Path, checkpoint: Checkpoint, split: Split, *, config: RunConfig
+) -> Path | None:
+    """Write what held-out pictures look like to a model beside it, unless it is there.
+
+    Args:
+        run_dir: folder of the run.
+        checkpoint: its model.
+        split: pictures that it did not learn from.
+        config: engine and threads.
+
+    Returns:
+        The file; None where there are too few pictures.
+    """
+    path = run_dir / REFERENCE_NAME
+    if reference_of(checkpoint) == path:
+        return path
+    if len(split) < FEWEST_REFERENCE:
+        text = f"{len(split)} held-out pictures are too few for a reference of drift"
+        emit(Event(STAGE, f"{text} ({FEWEST_REFERENCE} are needed)"))
+        return None
+    few = _some(split)
+    with scratch_folder("reference") as folder:
+        rows = label_splits(checkpoint, [few], folder / "out", config=config)
+    spec = checkpoint.sidecar.preprocess
+    squares = (
+        decode_square((few.root / name).read_bytes(), spec, fast=config.infer.fast_decode)
+        for name in few.paths
+    )
+    reference = make_reference(
+        np.array([row["features"] for row in rows], np.float32),
+        np.array([row["class_ids"][0] for row in rows], np.int64),
+        np.array([row["probs"][0] for row in rows]),
+        np.array([look_at(square) for square in squares]),
+        classes=checkpoint.sidecar.num_classes,
+        checkpoint_sha256=checkpoint.sha256,
+    )
+    reference.save(path)
+    emit(Event(STAGE, f"what {len(few):,} held-out pictures look like is in {path}"))
+    return path
+
+
+def reference_of(checkpoint: Checkpoint) -> Path | None:
+    """The reference that lies beside a checkpoint, if it is of this one."""
+    path = checkpoint.path.with_name(REFERENCE_NAME)
+    try:
+        found = Reference.read(path) if path.is_file() else None
+    except DataError as damage:
+        emit(Event(STAGE, f"drift is not measured: {damage}"))
+        return None
+    return path if found is not None and found.checkpoint_sha256 == checkpoint.sha256 else None
+
+
+def drift_of(done: InferencePlan, checkpoint: Checkpoint) -> Drift | None:
+    """How far the pictures of a finished labelling are from those that its model was made for.
+
+    Returns:
+        None where the model has no reference, or where parts were labelled without it.
+    """
+    path = reference_of(checkpoint)
+    files = [done.output / SHARDS_NAME / f"{shard.part}{OBSERVED_SUFFIX}" for shard in done.shards]
+    there = [file for file in files if file.is_file()]
+    if path is None or not there:
+        return None
+    try:
+        seen = Observed.together([Observed.read(file) for file in there])
+    except DataError as damage:
+        emit(Event(STAGE, f"drift is not measured: {damage}"))
+        return None
+    names = readable(checkpoint.sidecar.class_names)
+    return measure(Reference.read(path), seen, class_names=names)
+
+
+def _some(split: Split) -> Split:
+    """At most so many pictures of a split."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, MOST_IMAGES).astype(int)).tolist()
+    return replace(
+        split,
+        image_ids=tuple(split.image_ids[i] for i in chosen),
+        paths=tuple(split.paths[i] for i in chosen),
+        labels=split.labels[chosen],
+        marks=split.marks[chosen],
+        records=(),
+    )

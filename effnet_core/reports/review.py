@@ -1,0 +1,253 @@
+"""The review queue: the pictures that are worth a person's minute, on a page that needs no server.
+
+OUT/
+  index.html   the page: keys decide, and a button saves labels.csv
+  queue.csv    the same list for programs
+  pictures/    the pictures themselves
+
+``effnet stage --corrections labels.csv`` takes what the page saves.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import heapq
+import io
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from effnet_core.config.schema import RunConfig, StorageConfig
+from effnet_core.data.corrections import COLUMNS
+from effnet_core.data.imagenet import readable
+from effnet_core.data.images import WHITE, Colour, decode_image, to_rgb
+from effnet_core.data.manifest import open_dataset
+from effnet_core.errors import DataError
+from effnet_core.events import Event, emit
+from effnet_core.files import atomic_path, make_folder, read_json, require_empty_or_own
+from effnet_core.infer.output import SUMMARY_NAME, background_of, iter_rows
+from effnet_core.infer.plan import PARTS_NAME, RUN_NAME
+from effnet_core.infer.readers import ImageReader, open_reader
+from effnet_core.jobs.job import JOB_NAME, TrainJob, read_job
+from effnet_core.quality.features import label_splits
+from effnet_core.quality.labels import confident_learning, out_of_fold
+from effnet_core.quality.queue import REASONS, Candidate, without_copies
+from effnet_core.render.pages import write_page
+from effnet_core.storage.addresses import is_s3
+from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
+
+PAGE_NAME = "index.html"
+QUEUE_NAME = "queue.csv"
+PICTURES_NAME = "pictures"
+WORK_NAME = "work"
+TEMPLATE_NAME = "review.html.j2"
+STAGE = "review"
+SPARE = 4
+"""Times as many pictures are looked at as are wanted, since near copies are left out."""
+PAGE_PX = 320
+"""Side of a picture on the page."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue that was written."""
+
+    path: Path
+    """The page."""
+    pictures: int
+    by_reason: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a queue's pictures come from."""
+
+    candidates: Iterable[Candidate]
+    """Most worth a look first."""
+    reader: ImageReader
+    root: str
+    class_names: tuple[str, ...]
+    background: Colour | None
+
+
+def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue:
+    """Choose pictures of a run and write their queue.
+
+    Args:
+        run: the output of a labelling: its least certain pictures; or a training run: the labels of its
+            data set that the model contradicts most.
+        out: a new folder, or the queue of an earlier call, which is replaced.
+        count: pictures at most.
+        config: engine and storage.
+
+    Raises:
+        DataError: the folder is neither, or its pictures are not there any more.
+        OutputExists: ``out`` holds something else.
+    """
+    require_empty_or_own(out, QUEUE_NAME, what="folder of the queue")
+    make_folder(out, what="folder of the queue")
+    if (run / PARTS_NAME).is_dir():
+        source = _of_labelling(run, count, config.storage)
+    elif (run / JOB_NAME).is_file() and (run / MODEL_NAME).is_file():
+        source = _of_training(run, out / WORK_NAME, config)
+    else:
+        raise DataError(
+            f"{run} is neither the output of a labelling (effnet predict) nor the folder of a finished "
+            "training run"
+        )
+    return _write(source, out, count=count, title=str(run))
+
+
+def _of_labelling(run: Path, count: int, storage: StorageConfig) -> Source:
+    """The pictures of a labelling whose two best classes are closest together."""
+    root = str(read_json(run / RUN_NAME)["input"])
+    summary = read_json(run / SUMMARY_NAME) if (run / SUMMARY_NAME).is_file() else {}
+    names = sorted(map(str, summary.get("classes", {})))
+    heap: list[tuple[float, int, Candidate]] = []
+    for number, row in enumerate(iter_rows(run, ("path", "class_names", "probs"))):
+        probs = row["probs"]
+        margin = probs[0] - (probs[1] if len(probs) > 1 else 0.0)
+        best = tuple(zip(row["class_names"], map(float, probs), strict=True))
+        one = Candidate(row["path"], best[0][0], best, "uncertain", is_labelled=False)
+        item = (-margin, -number, one)
+        if len(heap) < SPARE * count:
+            heapq.heappush(heap, item)
+        elif item[:2] > heap[0][:2]:
+            heapq.heapreplace(heap, item)
+    chosen = [one for _, _, one in sorted(heap, key=lambda item: item[:2], reverse=True)]
+    known = sorted({*names, *(name for one in chosen for name, _ in one.suggestions)})
+    reader = open_reader(root, storage)
+    return Source(chosen, reader, root, tuple(known), background_of(summary))
+
+
+def _of_training(run: Path, work: Path, config: RunConfig) -> Source:
+    """The labels of a run's data set that its model contradicts most."""
+    job = read_job(run)
+    if not isinstance(job, TrainJob):
+        raise DataError(f"{run} holds no training run")
+    dataset = open_dataset(job.data_dir)
+    splits = [dataset.split(name) for name, images in dataset.counts.items() if images]
+    checkpoint = open_checkpoint(run / MODEL_NAME)
+    emit(Event(STAGE, f"features of {sum(map(len, splits)):,} images of {dataset.root}"))
+    rows = label_splits(checkpoint, splits, work, config=config)
+    labels = np.concatenate([split.labels for split in splits]).astype(np.int64)
+    found = suspicious(rows, labels, readable(dataset.class_names))
+    text = f"{found.suspected:,} of {len(labels):,} labels are contradicted by confident learning"
+    emit(Event(STAGE, text))
+    background = checkpoint.sidecar.preprocess.background
+    reader = open_reader(str(dataset.root), config.storage)
+    root, names = str(dataset.root.resolve()), dataset.class_names
+    return Source(found.candidates, reader, root, names, background)
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Images whose labels are doubted, and how many are probably wrong."""
+
+    candidates: list[Candidate]
+    suspected: int
+
+
+def suspicious(
+    rows: Sequence[dict[str, Any]], labels: np.ndarray[Any, Any], names: Sequence[str]
+) -> Suspects:
+    """All images, the most doubtful labels first.
+
+    Args:
+        rows: predictions with features, in the order of ``labels``.
+        labels: (N,).
+        names: of the classes.
+    """
+    features = np.array([row["features"] for row in rows], np.float32)
+    probs = out_of_fold(features, labels, classes=len(names))
+    found = confident_learning(probs, labels)
+    candidates = []
+    for i in found.order:
+        best = np.argsort(-probs[i], kind="stable")[:5]
+        suggestion = int(found.suggestion[i])
+        order = [suggestion, *(int(k) for k in best if k != suggestion)][:5]
+        shown = tuple((names[k], float(probs[i, k])) for k in order)
+        path, own = str(rows[i]["path"]), names[int(labels[i])]
+        candidates.append(Candidate(path, own, shown, "label", is_labelled=True))
+    return Suspects(candidates, found.suspected)
+
+
+def _write(source: Source, out: Path, *, count: int, title: str) -> Queue:
+    pictures = out / PICTURES_NAME
+    make_folder(pictures, what="folder of pictures")
+    for old in pictures.iterdir():
+        old.unlink()
+    items: list[dict[str, Any]] = []
+    for number, (one, content) in enumerate(without_copies(_read(source), count), start=1):
+        suffix = PurePosixPath(one.path).suffix[:8]
+        name = f"{number:04d}{suffix}"
+        with atomic_path(pictures / name) as temporary:
+            temporary.write_bytes(content)
+        items.append(
+            {
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "file": f"{PICTURES_NAME}/{name}",
+                "path": one.path,
+                "given": one.given,
+                "labelled": one.is_labelled,
+                "suggestions": [[name, round(share, 4)] for name, share in one.suggestions],
+                "reason": one.reason,
+                "picture": _address(content, source.background),
+            }
+        )
+    if not items:
+        raise DataError(
+            f"none of the pictures of {title} can be read; is {source.root} still there?"
+        )
+    _write_csv(out / QUEUE_NAME, items)
+    names = sorted({*source.class_names, *(str(item["given"]) for item in items)})
+    page = {
+        "title": title,
+        "items": items,
+        "class_names": names,
+        "columns": list(COLUMNS),
+        "reasons": REASONS,
+        "key": hashlib.sha256("".join(str(i["sha256"]) for i in items).encode()).hexdigest()[:16],
+    }
+    path = write_page(out / PAGE_NAME, TEMPLATE_NAME, page)
+    kinds = [str(item["reason"]) for item in items]
+    return Queue(path, len(items), {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)})
+
+
+def _read(source: Source) -> Iterator[tuple[Candidate, bytes]]:
+    """Candidates with their files; those that cannot be read are left out."""
+    for one in source.candidates:
+        try:
+            yield one, source.reader.read(one.path)
+        except (OSError, ValueError):  # an image problem is a ValueError
+            if not is_s3(source.root) and not Path(source.root).is_dir():
+                return
+
+
+def _address(content: bytes, background: Colour | None = WHITE) -> str:
+    """A picture as the page shows it; small ones are enlarged pixel by pixel there."""
+    image = to_rgb(decode_image(content, at_least_px=PAGE_PX, max_pixels=sys.maxsize), background)
+    image.thumbnail((PAGE_PX, PAGE_PX), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _write_csv(path: Path, items: Sequence[dict[str, Any]]) -> None:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow((*COLUMNS, "path", "suggestion", "probability"))
+        for item in items:
+            (name, share), *_ = item["suggestions"]
+            row = (item["sha256"], item["file"], "", item["given"], "label", item["reason"])
+            writer.writerow((*row, item["path"], name, share))

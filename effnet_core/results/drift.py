@@ -1,0 +1,331 @@
+"""Whether pictures are still like those that a model was made for: one number against a threshold.
+
+A version carries what its features look like on held-out pictures, in a few main directions. The same is
+taken of the pictures of a labelling, and the distance is Fréchet's between two normal distributions after
+whitening: how far the mean has moved, and how far the spread is another. Few pictures are apart by chance, so
+the threshold depends on their number; it is drawn from the held-out pictures themselves.
+
+Source of the distance: Dowson and Landau (Journal of Multivariate Analysis 12, 1982).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effnet_core.errors import DataError
+from effnet_core.files import atomic_path
+from effnet_core.results.checked import NONSENSE
+
+REFERENCE_NAME = "reference.npz"
+DIRECTIONS = 16
+"""Main directions of the features that are looked at."""
+SIZES = (20, 50, 100, 200, 500, 1000, 2000)
+"""Numbers of pictures for which a threshold is drawn."""
+DRAWS = 400
+QUANTILE = 0.99
+"""One labelling in a hundred of pictures like the held-out ones is called drifted."""
+FEWEST_REFERENCE = 60
+FEWEST_IMAGES = SIZES[0]
+LOOKS = ("brightness", "contrast")
+"""Of the square that the network sees, 0-255: mean, and standard deviation."""
+MOST_FARTHEST = 24
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What held-out pictures look like to a model."""
+
+    checkpoint_sha256: str
+    images: int
+    centre: FloatArray
+    """(channels,): mean of the features."""
+    directions: FloatArray
+    """(K, channels): main directions, scaled so that the projected features have variance 1."""
+    thresholds: FloatArray
+    """(SIZES,): distance that so many held-out pictures exceed once in a hundred draws."""
+    far: float
+    """Distance from the centre that one held-out picture in a hundred exceeds."""
+    class_shares: FloatArray
+    """(classes,): share of each answer."""
+    certainty: float
+    """Mean probability of the best class."""
+    looks: FloatArray
+    """(2, LOOKS): mean and standard deviation over the pictures."""
+
+    def project(self, features: NDArray[np.float32]) -> FloatArray:
+        """Features (N, channels) in the main directions, (N, K)."""
+        projected: FloatArray = (features.astype(np.float64) - self.centre) @ self.directions.T
+        return projected
+
+    def threshold(self, images: int) -> float:
+        """The distance that so many pictures may have by chance."""
+        scale = np.log(np.array(SIZES, np.float64))
+        return float(np.interp(np.log(max(images, SIZES[0])), scale, self.thresholds))
+
+    def save(self, path: Path) -> None:
+        """Write it, atomically."""
+        facts = {"checkpoint_sha256": self.checkpoint_sha256, "images": self.images}
+        facts |= {"far": self.far, "certainty": self.certainty}
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(
+                stream, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> Reference:
+        """The reference in a file.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+                facts = json.loads(found["facts"].tobytes())
+                return cls(**facts, **{name: found[name] for name in ARRAYS})
+        except (OSError, *NONSENSE) as cause:
+            reason = " ".join(str(cause).split())[:200]
+            raise DataError(f"reference {path} cannot be read ({reason})") from cause
+        except Exception as cause:  # zipfile and zlib have errors of their own
+            raise DataError(f"reference {path} is damaged ({cause})") from cause
+
+
+ARRAYS = ("centre", "directions", "thresholds", "class_shares", "looks")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a labelling's pictures are from those that the model was made for."""
+
+    images: int
+    distance: float
+    threshold: float
+    drifted: bool
+    far_share: float
+    """Share of pictures that are farther out than 99 of 100 held-out ones."""
+    certainty: float
+    """Mean probability of the best class less that of held-out pictures."""
+    brightness: float
+    """Change of the mean, in standard deviations of held-out pictures."""
+    contrast: float
+    classes: list[tuple[str, float, float]] = field(default_factory=list)
+    """Name, share then and share now of the classes that changed most."""
+    farthest: list[tuple[str, float]] = field(default_factory=list)
+    """Paths and distances of the pictures that are farthest out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        lists = {
+            name: [list(row) for row in getattr(self, name)] for name in ("classes", "farthest")
+        }
+        return {**asdict(self), **lists}
+
+    def sentence(self) -> str:
+        """The finding for a log."""
+        verdict = (
+            "these pictures are unlike those that the model was made for"
+            if self.drifted
+            else ("these pictures are like those that the model was made for")
+        )
+        return f"{verdict}: distance {self.distance:.2f}, threshold {self.threshold:.2f}"
+
+
+def distance(projected: FloatArray) -> float:
+    """Squared Fréchet distance of whitened features (N, K) to the standard normal distribution."""
+    mean = projected.mean(axis=0)
+    spread = np.linalg.eigvalsh(np.cov(projected, rowvar=False, bias=True))
+    roots = np.sqrt(np.maximum(spread, 0))
+    return float((mean**2).sum() + ((roots - 1) ** 2).sum())
+
+
+def make_reference(
+    features: NDArray[np.float32],
+    answers: NDArray[np.int64],
+    certainty: NDArray[Any],
+    looks: NDArray[Any],
+    *,
+    classes: int,
+    checkpoint_sha256: str,
+    seed: int = 0,
+) -> Reference:
+    """What held-out pictures look like.
+
+    Args:
+        features: (N, channels).
+        answers: (N,): the best class of each.
+        certainty: (N,): its probability.
+        looks: (N, LOOKS).
+        classes: of the model.
+        checkpoint_sha256: of the model.
+        seed: of the draws.
+
+    Raises:
+        DataError: they are too few.
+    """
+    if len(features) < FEWEST_REFERENCE:
+        raise DataError(
+            f"{len(features)} held-out pictures are too few to know what is usual; at least "
+            f"{FEWEST_REFERENCE} are needed"
+        )
+    values = features.astype(np.float64)
+    centre, directions = _whitening(values)
+    outside = np.sqrt((((values - centre) @ directions.T) ** 2).sum(axis=1))
+    return Reference(
+        checkpoint_sha256,
+        len(features),
+        centre,
+        directions,
+        _thresholds(values, np.random.default_rng(seed)),
+        float(np.quantile(outside, QUANTILE)),
+        np.bincount(answers, minlength=classes) / len(answers),
+        float(np.mean(certainty)),
+        np.stack([np.mean(looks, axis=0), np.maximum(np.std(looks, axis=0), 1e-6)]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What is kept of labelled pictures: some numbers each."""
+
+    projected: NDArray[np.float32]
+    """(N, K): features in the reference's directions."""
+    answers: NDArray[np.int32]
+    """(N,): the best class."""
+    certainty: NDArray[np.float32]
+    """(N,): its probability."""
+    looks: NDArray[np.float32]
+    """(N, LOOKS)."""
+    farthest: list[tuple[str, float]]
+    """Paths and distances from the centre of the pictures that are farthest out, farthest first."""
+
+    @classmethod
+    def of(
+        cls,
+        reference: Reference,
+        features: NDArray[np.float32],
+        answers: NDArray[Any],
+        certainty: NDArray[Any],
+        looks: NDArray[Any],
+        paths: Sequence[str],
+    ) -> Observed:
+        """Of the features (N, channels) and answers of some pictures."""
+        projected = reference.project(features)
+        outside = np.sqrt((projected**2).sum(axis=1))
+        order = np.argsort(-outside, kind="stable")[:MOST_FARTHEST]
+        return cls(
+            projected.astype(np.float32),
+            np.asarray(answers, np.int32),
+            np.asarray(certainty, np.float32),
+            np.asarray(looks, np.float32),
+            [(paths[i], round(float(outside[i]), 3)) for i in order],
+        )
+
+    @classmethod
+    def together(cls, parts: Sequence[Observed]) -> Observed:
+        """Several parts as one."""
+        far = sorted((one for part in parts for one in part.farthest), key=lambda one: -one[1])
+        return cls(
+            np.concatenate([part.projected for part in parts]),
+            np.concatenate([part.answers for part in parts]),
+            np.concatenate([part.certainty for part in parts]),
+            np.concatenate([part.looks for part in parts]),
+            far[:MOST_FARTHEST],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write it, atomically."""
+        far = np.frombuffer(json.dumps(self.farthest).encode(), np.uint8)
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(
+                stream,
+                projected=self.projected,
+                answers=self.answers,
+                certainty=self.certainty,
+                looks=self.looks,
+                farthest=far,
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> Observed:
+        """What lies in a file.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+                far = json.loads(found["farthest"].tobytes())
+                return cls(
+                    found["projected"],
+                    found["answers"],
+                    found["certainty"],
+                    found["looks"],
+                    [(str(path), float(distance)) for path, distance in far],
+                )
+        except Exception as cause:  # zipfile and zlib have errors of their own
+            raise DataError(f"{path} cannot be read ({cause}); label again") from cause
+
+
+def measure(reference: Reference, seen: Observed, *, class_names: tuple[str, ...]) -> Drift:
+    """Compare a labelling with the reference of its model."""
+    images = len(seen.answers)
+    projected = seen.projected.astype(np.float64)
+    found = distance(projected) if images >= FEWEST_IMAGES else 0.0
+    limit = reference.threshold(images)
+    outside = np.sqrt((projected**2).sum(axis=1))
+    shares = np.bincount(seen.answers, minlength=len(class_names)) / max(1, images)
+    changed = np.argsort(-np.abs(shares - reference.class_shares), kind="stable")[:5]
+    moved = (seen.looks.mean(axis=0) - reference.looks[0]) / reference.looks[1]
+    return Drift(
+        images,
+        round(found, 4),
+        round(limit, 4),
+        found > limit,
+        float((outside > reference.far).mean()),
+        float(seen.certainty.mean() - reference.certainty),
+        float(moved[0]),
+        float(moved[1]),
+        [(class_names[k], float(reference.class_shares[k]), float(shares[k])) for k in changed],
+        seen.farthest,
+    )
+
+
+def look_at(square: NDArray[np.uint8]) -> tuple[float, float]:
+    """Brightness and contrast of what the network sees, 0-255."""
+    return float(square.mean()), float(square.std())
+
+
+def _whitening(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The mean of some features, and their main directions, scaled to variance 1."""
+    centre = values.mean(axis=0)
+    kept = min(DIRECTIONS, values.shape[1], len(values) // 4)
+    _, scale, rows = np.linalg.svd(values - centre, full_matrices=False)
+    deviation = np.maximum(scale[:kept] / np.sqrt(len(values)), 1e-9)
+    return centre, rows[:kept] / deviation[:, None]
+
+
+def _thresholds(values: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """The distances that pictures of the same kind exceed once in a hundred draws.
+
+    One half of them is the reference and the other half is drawn from, so that the error of the reference
+    itself is in the threshold.
+    """
+    found = np.zeros((DRAWS, len(SIZES)))
+    half = len(values) // 2
+    for draw in range(DRAWS):
+        if draw % 10 == 0:  # the decomposition costs more than all the draws
+            order = rng.permutation(len(values))
+            centre, directions = _whitening(values[order[:half]])
+            rest = (values[order[half:]] - centre) @ directions.T
+        for place, images in enumerate(SIZES):
+            found[draw, place] = distance(rest[rng.integers(0, len(rest), images)])
+    thresholds: FloatArray = np.quantile(found, QUANTILE, axis=0)
+    return thresholds
