@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from effnet_core.errors import DataError, EffnetError, FolderInUse
+from effnet_core.errors import DataError, FolderInUse, JobError
 from effnet_core.events import Event, emit
 from effnet_core.files import LOCK_NAME, make_folder, remove_temporaries
 from effnet_core.text import os_reason
@@ -147,7 +147,7 @@ def scratch_folder(purpose: str, *, beside: Path | None = None) -> Iterator[Path
     try:
         with sole_user(folder, what="temporary folder"):
             yield folder
-    except EffnetError as error:
+    except JobError as error:
         kept = str(folder) in str(error)
         raise
     finally:

@@ -29,6 +29,7 @@ import psutil
 
 from effnet_core.errors import EffnetError
 from effnet_core.files import write_json
+from effnet_core.jobs import supervise
 from effnet_core.locks import sole_user
 from effnet_core.text import visible
 from flows.service.api import JSON, Api
@@ -106,6 +107,7 @@ class Kept:
                 start_new_session=True,
                 env=self.environment,
                 umask=self.umask,
+                preexec_fn=supervise.end_with_parent,  # noqa: PLW1509 - one thread, one call of the C library
             )
         self.started, self.wait_s, self.starts = now, 0.0, self.starts + 1
         say(f"{self.name} started as process {self.process.pid}")

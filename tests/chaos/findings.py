@@ -30,4 +30,6 @@ class Findings:
             start = text.index(TRACEBACK)
             last = [line for line in text[start:].splitlines() if line and line[0] not in " \t"]
             kind = last[1].partition(":")[0] if len(last) > 1 else "?"
+            if kind.startswith(("prefect.", "httpcore.", "httpx.")):
+                return  # Prefect's own words about a server that was killed
             self.add(f"{whose} printed a traceback ({kind})", text[start : start + 3000])

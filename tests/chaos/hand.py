@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import psutil
 
 from tests.chaos.audit import registry_of
-from tests.chaos.world import CLASSES, MIN_TOP1, World, signal_process, wake
+from tests.chaos.world import CLASSES, MIN_TOP1, STALL_S, World, signal_process, wake
 
 WEIGHTS = {
     "kill -9 a rank": 3,
@@ -273,7 +273,8 @@ class Hand:
 
     def _second_stage(self, action: Action) -> str:
         out = f"{self._night()}/data"
-        self.world.second("stage", "stage", str(self.world.source), "--out", out)
+        limit = ("-o", f"runtime.stall_timeout_s={STALL_S}")
+        self.world.second("stage", "stage", str(self.world.source), "--out", out, *limit)
         return out
 
     def _second_predict(self, action: Action) -> str:

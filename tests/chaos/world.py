@@ -236,8 +236,9 @@ class World:
         message = str(run["state"].get("message") or "")
         if run["state_type"] == "COMPLETED":
             night.ended = "completed"
-        elif "holds another run (differs in the data set)" in message:
-            shutil.rmtree(night.out / "train", ignore_errors=True)  # as a person does
+        elif "holds another run (differs in" in message:  # begun anew, as a person does
+            for name in ("train", "predictions"):
+                shutil.rmtree(night.out / name, ignore_errors=True)
             night.begun_anew.add(night.tries[-1])
 
     def _has_ended(self, run: str) -> bool:

@@ -33,6 +33,7 @@ def test_a_run_becomes_a_repository_and_labels_from_there(tmp_path: Path) -> Non
     )
     result = TrainResult(str(checkpoint.path), checkpoint.sha256, 1, 10, 0, 5.0, evaluation)
     (run_dir / "result.json").write_text(json.dumps(result.to_dict()))
+    (run_dir / "job.json").write_text("{}")
     write_config(RunConfig(), run_dir)
     picture = tmp_path / "picture.png"
     picture.write_bytes(encode(draw(50, 40, seed=0)))

@@ -22,7 +22,7 @@ from effnet_core.weights.checkpoint import open_checkpoint
 from effnet_core.weights.hub import HubAddress
 from effnet_core.weights.importing import convert, import_weights
 from tests.support.hub import serve_hub
-from tests.support.weights import make_checkpoint
+from tests.unit.weights.test_importing import foreign, write
 
 SCRIPT = Path(__file__).parent.parent / "golden" / "make_peers.py"
 PYTHON = os.environ.get("EFFNET_PEERS_PYTHON", sys.executable)
@@ -140,15 +140,15 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.mindspore
 @pytest.mark.parametrize(
-    ("variant", "padding"),
+    ("variant", "layout"),
     [
-        ("efficientnet_b0", "symmetric"),
-        ("efficientnet_lite0", "same"),
-        ("efficientnet_v2_s", "same"),
+        ("efficientnet_b0", "timm"),
+        ("efficientnet_lite0", "timm-tf"),
+        ("efficientnet_v2_s", "timm-tf"),
     ],
 )
 def test_timm_loads_what_was_published(
-    variant: str, padding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variant: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``effnet publish --to hf-hub:me/model``, then ``timm.create_model``: same logits, same pictures."""
     if missing():
@@ -157,11 +157,10 @@ def test_timm_loads_what_was_published(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     size = 96
-    checkpoint = open_checkpoint(
-        make_checkpoint(
-            tmp_path / "own.ckpt", variant, num_classes=5, image_size=size, padding=padding
-        )
-    )
+    source = write(tmp_path / "x.safetensors", foreign(layout, variant, num_classes=5))
+    given = {"image_size": size, "crop_pct": 0.9}
+    import_weights(source, tmp_path / "own.ckpt", layout=layout, preprocess=given)
+    checkpoint = open_checkpoint(tmp_path / "own.ckpt")
     evaluation = EvalResult(10, 9, 10, 0.5, checkpoint_sha256=checkpoint.sha256)
     (tmp_path / "files").mkdir()
     with serve_hub() as hub:

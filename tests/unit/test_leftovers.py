@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from effnet_core.config.schema import InferConfig, StorageConfig
-from effnet_core.errors import DataError, FolderInUse
+from effnet_core.errors import DataError, FolderInUse, WorkerLost
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, plan
 from effnet_core.jobs.job import RecordsJob
@@ -117,8 +117,11 @@ def test_temporary_folders_of_killed_commands_are_removed(
     living, of_living = start_scratch(tmp_path)
     other = tmp_path / "effnet-test-of-a-person"
     other.mkdir()
-    with pytest.raises(DataError), scratch_folder("test") as told:
-        raise DataError(f"look into {told}")
+    with pytest.raises(DataError), scratch_folder("test") as full:
+        raise DataError(f"{full} can no longer be written to")
+    assert not full.exists()
+    with pytest.raises(WorkerLost), scratch_folder("test") as told:
+        raise WorkerLost(f"look into {told}")
     dead.kill()
     dead.communicate()
     assert of_dead.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -301,3 +302,24 @@ def test_a_run_that_ends_while_it_is_looked_at_is_left_alone() -> None:
     assert not watch._is_orphan(2**22 + 1, "a-run")
     told = [watch._is_orphan(os.getpid(), "a-run") for _ in range(2)]
     assert told == [True, False]
+
+
+KEEPER = (
+    "import sys, time; from pathlib import Path; from flows.service.daemon import Kept\n"
+    "kept = Kept('it', [sys.executable, '-c', 'import time; time.sleep(300)'], Path(sys.argv[1]))\n"
+    "kept.look(); print(kept.process.pid, flush=True); time.sleep(300)\n"
+)
+
+
+def test_what_a_daemon_keeps_ends_with_it_even_without_its_supervisor(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KEEPER, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout is not None
+        lines = (line for line in daemon.stdout if line.strip().isdigit())
+        kept = psutil.Process(int(next(lines)))
+        daemon.kill()
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while kept.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
