@@ -191,6 +191,7 @@ def _settle_training(plan: _Open, facts: Facts) -> None:
     plan.settle("data.crop_scale", (0.5, 1.0), "crops that leave most of a picture in")
     if facts.pretrained:
         plan.settle("train.probe", "first", "fine-tuning distorts less from a fitted classifier")
+        plan.settle("train.freeze_bn", True, "so that training starts from what the probe answers")
         plan.settle("model.drop_path_rate", 0.0, "a short run has no time to overfit")
         plan.settle("model.drop_rate", 0.0, "likewise")
         plan.settle("train.label_smoothing", 0.05, "the classifier was fitted without it")
@@ -215,8 +216,9 @@ def _settle_length(plan: _Open, facts: Facts) -> None:
     else:
         _settle_minutes(plan, facts, epochs)
     steps = epochs * max(1, images // plan.config.data.global_batch_size)
-    momentum = 0.99 if steps > 1_000 else 0.9
-    plan.settle("model.bn_momentum", momentum, f"statistics follow within some {steps:,} updates")
+    if not plan.config.train.freeze_bn:
+        momentum = 0.99 if steps > 1_000 else 0.9
+        plan.settle("model.bn_momentum", momentum, f"statistics follow within some {steps:,} updates")
     length = plan.config.train.length
     warmup = min(0.5, length.amount / 4) if length.unit == "epochs" else 0.5
     plan.settle("schedule.warmup_epochs", warmup, "the first updates are gentle")

@@ -95,10 +95,12 @@ class Run:
     def set_train(self) -> None:
         """Make network and step ready for updates.
 
-        A frozen backbone keeps its statistics too: BatchNorm uses them and does not change them.
+        A frozen backbone, or ``train.freeze_bn``, keeps the statistics: BatchNorm uses them and does not
+        change them. Nothing else in the network depends on this mode.
         """
-        self.setup.network.set_train(not self.progress.frozen)
-        self.cell.set_train(not self.progress.frozen)
+        by_batch = not (self.progress.frozen or self.setup.config.train.freeze_bn)
+        self.setup.network.set_train(by_batch)
+        self.cell.set_train(by_batch)
 
     def tell(self, message: str) -> None:
         """Emit a message, once for all ranks."""

@@ -86,8 +86,9 @@ def stem_output(config: RunConfig, folder: Path) -> bytes:
 
 def stem_statistics(config: RunConfig, folder: Path) -> bytes:
     """BatchNorm's running mean after one training step of the stem."""
-    stem = prepared(config, folder).setup.network.stem
-    stem.set_train(True)
+    run = prepared(config, folder)
+    run.set_train()
+    stem = run.setup.network.stem
     stem(noise())
     return stem.norm.moving_mean.asnumpy().tobytes()
 
@@ -396,6 +397,7 @@ PROOFS = {
     "optim.accumulate_steps": Proof("2", after_one_step, TINY),
     "optim.layer_decay": Proof("0.5", learning, TINY),
     "optim.backbone_lr_scale": Proof("0.1", learning, TINY),
+    "train.freeze_bn": Proof("true", stem_statistics, TINY),
     "train.freeze_epochs": Proof("1", learning, (*TINY, "model.weights=w.ckpt")),
     "train.class_weights": Proof("[1.0, 3.0]", after_one_step, TINY),
     "train.amp_level": Proof("O2", after_one_step, TINY),

@@ -12,7 +12,7 @@ from mindspore import Tensor
 from effnet_core.data.loader import Batch
 from effnet_core.errors import CheckpointError
 from effnet_core.events import Event
-from effnet_core.jobs.collective import Group
+from effnet_core.jobs.collective import Group, is_statistic
 from effnet_core.jobs.job import CHECKPOINTS_NAME
 from effnet_core.model.network import create_model
 from effnet_core.train import loop, saving
@@ -113,6 +113,19 @@ def test_a_frozen_backbone_keeps_weights_and_statistics(
     unfreeze(run)
     one_step(run)
     assert changed(frozen, values(run)) == set(before)
+
+
+def test_frozen_statistics_stay_while_everything_else_learns(
+    data_dir: Path, tmp_path: Path, of_seven: Path
+) -> None:
+    options = (f"model.weights={of_seven}", "model.num_classes=3", "train.freeze_bn=true")
+    run = resumed(data_dir, tmp_path / "run", *options)
+    head = run.setup.network.classifier.weight
+    head.set_data(Tensor(np.random.default_rng(0).standard_normal(head.shape).astype(np.float32)))
+    before = values(run)
+    one_step(run)
+    statistics = {name for name in before if is_statistic(name)}
+    assert statistics and changed(before, values(run)) == set(before) - statistics
 
 
 @pytest.mark.parametrize(("step", "frozen"), [(2, True), (3, True), (4, False)])

@@ -137,6 +137,7 @@ CELLS = (
     "train.calibrate",
     "train.seed",
     "train.freeze_epochs",
+    "train.freeze_bn",
     "train.resume_from",
     "runtime.layout",
     "runtime.conv_tf32",
