@@ -218,7 +218,9 @@ def _settle_length(plan: _Open, facts: Facts) -> None:
     steps = epochs * max(1, images // plan.config.data.global_batch_size)
     if not plan.config.train.freeze_bn:
         momentum = 0.99 if steps > 1_000 else 0.9
-        plan.settle("model.bn_momentum", momentum, f"statistics follow within some {steps:,} updates")
+        plan.settle(
+            "model.bn_momentum", momentum, f"statistics follow within some {steps:,} updates"
+        )
     length = plan.config.train.length
     warmup = min(0.5, length.amount / 4) if length.unit == "epochs" else 0.5
     plan.settle("schedule.warmup_epochs", warmup, "the first updates are gentle")

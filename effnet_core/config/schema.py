@@ -336,8 +336,8 @@ class TrainConfig(Section):
     freeze_epochs: int = Field(0, ge=0)
     """First epochs in which only the classifier learns, with the weights' BatchNorm statistics."""
     freeze_bn: bool = False
-    """Train with BatchNorm's running statistics, as inference uses them, and leave them as they are: for short
-    fine-tuning, which then starts from what the weights answer. model.bn_momentum has no effect."""
+    """Train with BatchNorm's running statistics, as inference does, and leave them as they are: short
+    fine-tuning then starts from what the weights answer. model.bn_momentum has no effect."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Probability mass moved from the true class to all."""
     class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
