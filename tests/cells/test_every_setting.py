@@ -164,7 +164,7 @@ def evaluated(config: RunConfig, folder: Path) -> tuple[str, int, list[tuple[int
     network = BrightnessNetwork()
     run.setup = replace(run.setup, network=network)
     result = loop._evaluate(run)
-    return result.split, result.seen, network.shapes
+    return result.result.split, result.result.seen, network.shapes
 
 
 def augmented(config: RunConfig, _: Path) -> bytes:

@@ -120,7 +120,7 @@ def test_the_fields_of_the_form_are_heeded(inbox: Path, checkpoint: Path, tmp_pa
     assert {len(row["class_ids"]) for row in read_parts(tmp_path / "out")} == {2}
     jobs = list((tmp_path / "out" / "jobs").glob("*/job.json"))
     assert {read_json(job)["inputs"]["engine"] for job in jobs} == {"mindspore"}
-    with pytest.raises(ConfigError, match="onnxruntime runs on CPU, not on"):
+    with pytest.raises(ConfigError, match="needs onnxruntime-gpu on runtime"):
         run(inbox, checkpoint, tmp_path / "no", engine="onnxruntime", device="GPU")
 
 

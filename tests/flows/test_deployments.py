@@ -25,7 +25,7 @@ from flows import parameters
 from flows.command import run_as_command
 from flows.names import training_values
 from flows.service import environments
-from flows.service.automations import BLOCK
+from flows.service.automations import BLOCK, DEPLOYMENT
 from flows.service.environments import VARIABLE, flow_config, read_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -279,7 +279,7 @@ def test_an_unknown_environment_names_the_known_ones() -> None:
     sorted((ROOT / "deployments" / "automations").glob("*.yaml")),
     ids=lambda item: item.stem,
 )
-def test_the_sample_automations_are_prefects(path: Path) -> None:
+def test_the_sample_automations_are_prefects(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (automation,) = yaml.safe_load(path.read_text())["automations"]
     (action,) = automation["actions"]
     if BLOCK in action:
@@ -289,6 +289,11 @@ def test_the_sample_automations_are_prefects(path: Path) -> None:
             for block in (SlackWebhook, SendgridEmail, Webhook)
         }
         action["block_document_id"] = str(uuid4())
+    if DEPLOYMENT in action:
+        assert action.pop(DEPLOYMENT) in {
+            f"{load(item, monkeypatch).name}/{item['name']}" for item in DEPLOYMENTS
+        }
+        action |= {"source": "selected", "deployment_id": str(uuid4())}
     assert AutomationCore.model_validate(automation).name
 
 

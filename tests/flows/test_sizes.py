@@ -36,10 +36,12 @@ from effnet_core.infer import output
 from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, Shard
 from effnet_core.model_store.versions import resolve_version
+from effnet_core.reports.evaluation import EvaluationReport
 from effnet_core.results import EvalResult, ShardCounts, ShardResult, TrainResult
 from effnet_core.results.confusion import ConfusionCounter
 from effnet_core.weights.checkpoint import Sidecar
 from flows.pipeline import pipeline_flow
+from tasks import evaluate as evaluate_task
 from tests.support.images import class_folders, draw, encode
 from tests.support.tiny import TINY
 
@@ -120,6 +122,10 @@ class Played:
         write_json(options["work_dir"] / RESULT_NAME, result.to_dict())
         return result
 
+    def report(self, folder: Path, _: Any) -> EvaluationReport:
+        """None of an evaluation that was played: nothing answered any image."""
+        return EvaluationReport(folder / "report.html", [])
+
     def _measure(self, data: Path, sha256: str) -> EvalResult:
         digest = open_dataset(data).digest
         return evaluation_of(self.classes, checkpoint_sha256=sha256, data_digest=digest)
@@ -171,6 +177,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(api, "plan_inference", played.plan)
         monkeypatch.setattr(api, "infer_shards", played.label)
         monkeypatch.setattr(output, "_write_errors", write)
+        monkeypatch.setattr(evaluate_task, "report_evaluation", played.report)
         return played
 
     return start

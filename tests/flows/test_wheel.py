@@ -136,7 +136,7 @@ def test_what_is_installed_is_whole(bin_dir: Path, tmp_path: Path) -> None:
     flows = {"stage", "train", "evaluate", "publish", "batch-infer", "pipeline", "demo"}
     assert set(found["flows"]) == flows
     assert found["environments"] == ["compose", "local", "production"]
-    assert found["automations"] == ["email", "heartbeat", "slack", "webhook"]
+    assert found["automations"] == ["drift", "email", "heartbeat", "slack", "webhook"]
     assert "digits" in found["recipes"]
 
 
