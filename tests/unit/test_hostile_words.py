@@ -229,7 +229,9 @@ def test_cards_show_no_picture_of_a_stranger(
     stage_dataset(source, tmp_path / "out")
     shown.append((tmp_path / "out" / "data_card.md").read_text())
     for text in shown:
-        assert not re.search(r"(?<!\\)!\[|(?<!\\)\]\(", re.sub(r"(`+).*?\1", "", text)), text
+        ours = re.sub(r"!\[[a-z ]*\]\(data:image/png;base64,[\w+/=]*\)", "", text)
+        left = re.search(r"(?<!\\)!\[|(?<!\\)\]\(", re.sub(r"(`+).*?\1", "", ours))
+        assert left is None, ours
 
 
 def test_a_broken_picture_says_no_more_than_its_name(tmp_path: Path) -> None:
