@@ -16,10 +16,10 @@ import numpy as np
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.jobs.job import read_job
-from effnet_core.locks import scratch_folder
 from effnet_core.quality.features import label_splits
 from effnet_core.results import TrainResult
 from effnet_core.results.calibration import calibrate, fit_temperature
+from effnet_core.system.locks import scratch_folder
 from effnet_core.weights.checkpoint import CLASSIFIER, MODEL_NAME, open_checkpoint
 
 HALVES = 200

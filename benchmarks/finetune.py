@@ -36,8 +36,8 @@ def train(weights: str, seed: int, options: argparse.Namespace, folder: Path) ->
     """One run."""
     from effnet_core import api
     from effnet_core.config.load import load_config
-    from effnet_core.files import read_jsonl
     from effnet_core.jobs.job import METRICS_NAME
+    from effnet_core.system.files import read_jsonl
 
     overrides = [
         f"model.weights={weights}",

@@ -63,7 +63,7 @@ def pictures_of(name: str, folder: Path) -> Path:
 def ours(data: Path, run_dir: Path, minutes: float) -> Answer:
     """One command in a process of its own, then its model on the split ``test``."""
     from effnet_core import api
-    from effnet_core.files import read_json, read_jsonl
+    from effnet_core.system.files import read_json, read_jsonl
 
     started = time.time()
     command = [sys.executable, "-m", "effnet_core", "train", str(data), "--run-dir", str(run_dir)]

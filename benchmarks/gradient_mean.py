@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from effnet_core import machine
+from effnet_core.system import machine
 
 RANKS = 2
 ROUNDS = 15

@@ -23,7 +23,7 @@ from benchmarks.train import OURS, measure
 from effnet_core.family.scaling import expand
 from effnet_core.family.variants import variant
 from effnet_core.kernels import build
-from effnet_core.machine import available_cores
+from effnet_core.system.machine import available_cores
 from tests.kernels.library import Library
 
 EPS, MOMENTUM = 1e-3, 0.99

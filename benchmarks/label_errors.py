@@ -17,9 +17,9 @@ import numpy as np
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.jobs.job import read_job
-from effnet_core.locks import scratch_folder
 from effnet_core.quality.features import label_splits
 from effnet_core.reports.review import suspicious
+from effnet_core.system.locks import scratch_folder
 from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 
 FIRST = 100

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from effnet_core import machine
+from effnet_core.system import machine
 
 RANKS = 2
 SAVING = ("copy", "writer", "beside a save", "beside none")

@@ -8,7 +8,7 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from effnet_core.machine import available_cores
+from effnet_core.system.machine import available_cores
 
 LIBRARIES = ("mindspore", "numpy", "onnxruntime", "openvino", "pillow", "prefect")
 INSTRUCTIONS = {

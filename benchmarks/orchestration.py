@@ -81,7 +81,7 @@ def deployed(name: str, parameters: dict[str, object], state: Path) -> float:
 
 def first_step_after(run_dir: Path, started: float) -> float:
     """Seconds from a time to the first line of ``metrics.jsonl``."""
-    from effnet_core.files import read_jsonl
+    from effnet_core.system.files import read_jsonl
 
     return float(read_jsonl(run_dir / "metrics.jsonl")[0]["time"]) - started
 

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from effnet_core import machine
 from effnet_core.jobs import environment
+from effnet_core.system import machine
 
 environment.prepare()
 

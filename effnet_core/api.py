@@ -23,7 +23,6 @@ from effnet_core.data.records import record_files
 from effnet_core.data.sources.finding import in_a_line
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
-from effnet_core.files import is_empty, make_folder, write_json
 from effnet_core.infer import engines, output, plan
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import Tally
@@ -41,13 +40,14 @@ from effnet_core.jobs.job import (
     read_job,
 )
 from effnet_core.jobs.launch import join_job, run_job, write_job
-from effnet_core.locks import scratch_folder, sole_user
 from effnet_core.model_store.versions import cached_model
 from effnet_core.quality import drift
 from effnet_core.quality.classes import read_class_map, require_match
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.storage.addresses import is_s3
+from effnet_core.system.files import is_empty, make_folder, write_json
+from effnet_core.system.locks import scratch_folder, sole_user
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import Checkpoint

@@ -16,13 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effnet_core import machine
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import EXIT_STOPPED, EffnetError, Interrupted
 from effnet_core.events import Event, listen
-from effnet_core.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
 from effnet_core.infer.plan import output_lost
 from effnet_core.jobs import environment
 from effnet_core.jobs.job import (
@@ -44,6 +42,8 @@ from effnet_core.jobs.job import (
     write_error,
 )
 from effnet_core.jobs.signals import leave_at_once, listen_as_first, listen_as_other
+from effnet_core.system import machine
+from effnet_core.system.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 
 SCHEDULER_ROLE = "MS_SCHED"

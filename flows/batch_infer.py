@@ -15,9 +15,9 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.infer.output import Tally
 from effnet_core.infer.plan import read_plan
-from effnet_core.locks import sole_user
-from effnet_core.machine import available_cores
 from effnet_core.results import ShardCounts
+from effnet_core.system.locks import sole_user
+from effnet_core.system.machine import available_cores
 from flows.logs import leave_out_tracebacks
 from flows.names import named
 from flows.parameters import (

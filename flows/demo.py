@@ -17,7 +17,7 @@ from effnet_core.config.load import load_config
 from effnet_core.data.digits import write_digits
 from effnet_core.errors import OutputExists
 from effnet_core.events import Event, emit
-from effnet_core.locks import sole_user
+from effnet_core.system.locks import sole_user
 from flows.shown import pipeline, print_summary
 
 RECIPE = "digits"

@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from effnet_core.data.digits import write_digits
-from effnet_core.locks import sole_user
+from effnet_core.system.locks import sole_user
 from flows.logs import leave_out_tracebacks
 from flows.parameters import AS_IN_RECIPE, Device, Engine, Epochs, Overrides, Processes
 from flows.pipeline import pipeline_flow

@@ -14,7 +14,7 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import DATASET_NAME
 from effnet_core.errors import DataError, EffnetError
 from effnet_core.family.variants import VARIANTS
-from effnet_core.files import read_json
+from effnet_core.system.files import read_json
 from effnet_core.weights.checkpoint import MODEL_NAME, sidecar_path
 from effnet_core.weights.web import redacted
 from flows.parameters import NO_WEIGHTS, form_values

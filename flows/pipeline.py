@@ -12,7 +12,7 @@ from prefect import flow
 from prefect.context import FlowRunContext
 
 from effnet_core.config.schema import RunConfig
-from effnet_core.locks import sole_user
+from effnet_core.system.locks import sole_user
 from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
 from flows.evaluate import evaluate_flow

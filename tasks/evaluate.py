@@ -8,10 +8,10 @@ from prefect import task
 
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
-from effnet_core.files import sha256_of_file
 from effnet_core.jobs.job import RESULT_NAME
 from effnet_core.reports.evaluation import report_evaluation
 from effnet_core.results import Measured
+from effnet_core.system.files import sha256_of_file
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.cards import show_evaluation

@@ -28,9 +28,9 @@ from typing import Any
 from benchmarks.gpu.child import MARK
 from benchmarks.gpu.report import put, section
 from benchmarks.gpu.switches import DEFAULT, SWITCHES, TORCH
-from effnet_core import machine
-from effnet_core.files import write_json
 from effnet_core.jobs import cuda
+from effnet_core.system import machine
+from effnet_core.system.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS_PYTHON = os.environ.get("EFFNET_PEERS_PYTHON", "")

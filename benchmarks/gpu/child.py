@@ -94,7 +94,7 @@ def training_step(options: dict[str, Any]) -> tuple[Callable[[], Any], Callable[
 def step(options: dict[str, Any]) -> None:
     """Milliseconds of a training step. Graphs are compiled side by side, steps measured one by one."""
     from benchmarks.train import median_seconds
-    from effnet_core.locks import turn
+    from effnet_core.system.locks import turn
 
     began = time.perf_counter()
     run, compile_graph = training_step(options)

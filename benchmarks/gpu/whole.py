@@ -38,7 +38,7 @@ def data_set(options: dict[str, Any]) -> Path:
     """The demo's digits, staged; the same for every part."""
     from effnet_core.data.digits import write_digits
     from effnet_core.data.staging import stage_dataset
-    from effnet_core.locks import alone
+    from effnet_core.system.locks import alone
 
     folder = Path(options["folder"])
     with alone(folder / "data"):

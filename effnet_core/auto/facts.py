@@ -13,7 +13,7 @@ import psutil
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Dataset
 from effnet_core.errors import CheckpointError, ConfigError, DownloadFailed
-from effnet_core.machine import available_cores
+from effnet_core.system.machine import available_cores
 from effnet_core.weights.catalogue import PUBLISHED, installed_file
 from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.resolve import resolve

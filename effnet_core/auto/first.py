@@ -11,7 +11,6 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import CheckpointError, DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import atomic_path, read_json, sha256_of_text, write_json
 from effnet_core.infer import engines
 from effnet_core.jobs.job import (
     PROBE_NAME,
@@ -22,10 +21,11 @@ from effnet_core.jobs.job import (
     release_room,
 )
 from effnet_core.jobs.launch import run_job, write_job
-from effnet_core.locks import alone
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.answers import ANSWERS_NAME
 from effnet_core.storage.cache import cache_dir, cached
+from effnet_core.system.files import atomic_path, read_json, sha256_of_text, write_json
+from effnet_core.system.locks import alone
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint, sidecar_path
 

@@ -9,9 +9,9 @@ from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import DATASET_NAME
 from effnet_core.errors import EffnetError
-from effnet_core.files import sha256_of_text
 from effnet_core.jobs.job import RESULT_NAME, TrainJob, read_job
 from effnet_core.storage.addresses import is_s3
+from effnet_core.system.files import sha256_of_text
 
 RUNS = Path("runs/train")
 """Where trainings lie that nobody gave a folder."""

@@ -56,10 +56,10 @@ def bench(
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
     from effnet_core.errors import ConfigError
-    from effnet_core.files import make_folder
     from effnet_core.infer import bench as benchmark
     from effnet_core.render.bench import speed_chart
     from effnet_core.reports.bench import write_csv
+    from effnet_core.system.files import make_folder
 
     if images is not None and not images.is_dir():
         raise ConfigError(f"--images {images} is not a folder")

@@ -8,8 +8,8 @@ from pathlib import Path
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.family.variants import VARIANTS, variant
-from effnet_core.files import atomic_path, read_json
 from effnet_core.jobs.job import RESULT_NAME
+from effnet_core.system.files import atomic_path, read_json
 
 
 def draw_family(file: Path, *, architecture: str, measured: Sequence[Path]) -> None:

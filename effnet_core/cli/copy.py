@@ -6,10 +6,10 @@ from pathlib import Path
 
 from effnet_core.cli.lines import say, show_events
 from effnet_core.errors import ConfigError
-from effnet_core.locks import sole_user
 from effnet_core.storage.addresses import is_s3, parse_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
 from effnet_core.storage.trees import download_tree, upload_tree
+from effnet_core.system.locks import sole_user
 
 
 def copy(source: str, target: str, access: S3Access = DEFAULT_ACCESS) -> None:

@@ -26,13 +26,13 @@ from effnet_core.errors import EffnetError
 from effnet_core.jobs import cuda
 from effnet_core.jobs.environment import ONEDNN_ISA, ONEDNN_ISA_DEFAULT
 from effnet_core.kernels.choice import describe
-from effnet_core.machine import (
+from effnet_core.storage.cache import CACHE_VARIABLE, cache_dir
+from effnet_core.system.machine import (
     SLOW_FIRST_USE,
     available_cores,
     newer_than_kernels,
     processor_features,
 )
-from effnet_core.storage.cache import CACHE_VARIABLE, cache_dir
 from effnet_core.text import human_bytes
 
 DISTRIBUTION = "effnet-flows"

@@ -93,8 +93,8 @@ def check_family(
     """
     from effnet_core.errors import ConfigError, EffnetError
     from effnet_core.events import Event, emit
-    from effnet_core.files import sha256_of_text, write_json, write_text
     from effnet_core.results import EvalResult
+    from effnet_core.system.files import sha256_of_text, write_json, write_text
     from effnet_core.text import nearest
     from effnet_core.weights.catalogue import every, published_as
 

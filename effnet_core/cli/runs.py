@@ -172,8 +172,8 @@ def review(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
-    from effnet_core.locks import sole_user
     from effnet_core.reports.review import write_queue
+    from effnet_core.system.locks import sole_user
 
     config = load_config(None, override or [])
     with sole_user(out, what="folder of the queue"), show_events():

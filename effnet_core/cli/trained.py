@@ -235,10 +235,10 @@ def _publish_to_hub(
     run_dir: Path, to: str, evaluation: EvalResult, version: str | None, *, private: bool
 ) -> str:
     from effnet_core.export.export import export as export_model
-    from effnet_core.files import read_jsonl
     from effnet_core.jobs.job import METRICS_NAME
-    from effnet_core.locks import scratch_folder
     from effnet_core.model_store.hub_repository import publish_to_hub
+    from effnet_core.system.files import read_jsonl
+    from effnet_core.system.locks import scratch_folder
     from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
     from effnet_core.weights.hub import HubAddress
 

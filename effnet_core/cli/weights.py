@@ -57,7 +57,7 @@ def import_(
     """
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
-    from effnet_core.locks import sole_writer
+    from effnet_core.system.locks import sole_writer
     from effnet_core.weights.importing import import_weights
     from effnet_core.weights.resolve import locate
 
@@ -121,7 +121,7 @@ def convert(
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
-    from effnet_core.locks import sole_writer
+    from effnet_core.system.locks import sole_writer
     from effnet_core.weights.importing import convert as convert_weights
 
     storage = load_config(None, override or []).storage

@@ -14,7 +14,7 @@ from effnet_core.config.recipes import packaged_recipe, recipe_names
 from effnet_core.config.schema import RunConfig
 from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError
-from effnet_core.files import write_text
+from effnet_core.system.files import write_text
 from effnet_core.text import nearest, os_reason, shown
 
 CONFIG_NAME = "config.yaml"

@@ -31,8 +31,8 @@ from effnet_core.family.variants import (
     Variant,
 )
 from effnet_core.family.variants import variant as variant_row
-from effnet_core.machine import devices
 from effnet_core.storage.client import S3Access
+from effnet_core.system.machine import devices
 from effnet_core.text import nearest
 
 REFERENCE_BATCH_SIZE = 256

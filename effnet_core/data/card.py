@@ -21,8 +21,8 @@ from effnet_core.data.images import (
 )
 from effnet_core.data.splits import TRAIN
 from effnet_core.data.verification import VERIFICATION_NAME, Verification
-from effnet_core.files import read_json, write_text
 from effnet_core.render.pages import write_page
+from effnet_core.system.files import read_json, write_text
 from effnet_core.text import human_bytes, markdown_text
 
 CARD_NAME = "data_card.html"

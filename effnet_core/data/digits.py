@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from effnet_core.errors import ConfigError
-from effnet_core.files import make_folder, read_json, write_json
+from effnet_core.system.files import make_folder, read_json, write_json
 
 TRAIN_IMAGES = 1200
 UNLABELLED_IMAGES = 300

@@ -22,7 +22,7 @@ from effnet_core.data.encoded import needs_pillow
 from effnet_core.data.images import Colour, ImageProblem, decode_image, read_bytes, to_rgb
 from effnet_core.data.manifest import Split, mark_of
 from effnet_core.errors import DataError
-from effnet_core.machine import available_cores
+from effnet_core.system.machine import available_cores
 from effnet_core.text import in_one_line, os_reason
 
 PREFETCH_BATCHES = 4

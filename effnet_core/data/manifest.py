@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, read_json, sha256_of_text
 from effnet_core.results.checked import NONSENSE, Count, check_fields, whole
+from effnet_core.system.files import atomic_path, read_json, sha256_of_text
 from effnet_core.text import nearest
 
 DATASET_NAME = "dataset.json"

@@ -32,7 +32,7 @@ from effnet_core.data.manifest import image_id
 from effnet_core.data.near_copies import PROBE_PX, PROBE_SIZE, fingerprint
 from effnet_core.data.sources.candidates import Candidate, class_folder
 from effnet_core.data.splits import Sides
-from effnet_core.files import (
+from effnet_core.system.files import (
     clone,
     link_or_copy,
     part_name,

@@ -21,8 +21,14 @@ from effnet_core.config.schema import DataConfig
 from effnet_core.data.manifest import Dataset, Split, open_dataset, read_manifest
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import read_json, refuse_os_errors, require_space, usual_mode, write_json
-from effnet_core.locks import alone
+from effnet_core.system.files import (
+    read_json,
+    refuse_os_errors,
+    require_space,
+    usual_mode,
+    write_json,
+)
+from effnet_core.system.locks import alone
 from effnet_core.text import os_reason
 
 STAGE = "records"

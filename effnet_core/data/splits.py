@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from effnet_core.errors import DataError
-from effnet_core.files import sha256_of_text
+from effnet_core.system.files import sha256_of_text
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = {

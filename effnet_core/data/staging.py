@@ -50,7 +50,9 @@ from effnet_core.data.splits import TRAIN, Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.errors import DataError
 from effnet_core.events import Event, Threads, emit
-from effnet_core.files import (
+from effnet_core.storage.addresses import is_s3
+from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
+from effnet_core.system.files import (
     append_jsonl,
     read_json,
     read_jsonl,
@@ -61,10 +63,8 @@ from effnet_core.files import (
     write_json,
     write_text,
 )
-from effnet_core.locks import sole_user
-from effnet_core.machine import available_cores
-from effnet_core.storage.addresses import is_s3
-from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
+from effnet_core.system.locks import sole_user
+from effnet_core.system.machine import available_cores
 from effnet_core.text import is_unicode
 
 STAGE = "stage"

@@ -12,10 +12,10 @@ import numpy as np
 from effnet_core.config.schema import RunConfig, RuntimeConfig
 from effnet_core.data.images import ImageProblem, read_image
 from effnet_core.errors import ConfigError, DataError, ExportError
-from effnet_core.files import put_in_place
 from effnet_core.jobs.job import MindirJob, VerifyJob
 from effnet_core.jobs.launch import run_job
-from effnet_core.locks import scratch_folder, sole_writer
+from effnet_core.system.files import put_in_place
+from effnet_core.system.locks import scratch_folder, sole_writer
 from effnet_core.text import os_reason
 from effnet_core.weights.checkpoint import OPTIMIZER_PREFIXES, Checkpoint, calibrated
 

@@ -29,13 +29,13 @@ from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import ConfigError, DataError, EffnetError
 from effnet_core.export.export import packaged_photograph
 from effnet_core.family.variants import Variant, variant
-from effnet_core.files import read_json, write_json
 from effnet_core.infer import engines
 from effnet_core.infer.pipeline import Predictor, Rejection, Wanted, iter_predictions
 from effnet_core.jobs import cuda
 from effnet_core.jobs.job import PredictJob, Shard
-from effnet_core.locks import scratch_folder
-from effnet_core.machine import available_cores
+from effnet_core.system.files import read_json, write_json
+from effnet_core.system.locks import scratch_folder
+from effnet_core.system.machine import available_cores
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar, open_checkpoint, save_arrays
 from effnet_core.weights.layouts import shapes
 

@@ -12,12 +12,12 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Split
 from effnet_core.errors import DataError, Interrupted
 from effnet_core.events import emit_sometimes
-from effnet_core.files import atomic_path, sha256_of_text
 from effnet_core.infer.pipeline import Predictor, Rejection, Wanted, iter_predictions
 from effnet_core.infer.readers import FolderReader
 from effnet_core.jobs.signals import stop_requested
-from effnet_core.locks import alone
 from effnet_core.storage.cache import cache_dir, cached
+from effnet_core.system.files import atomic_path, sha256_of_text
+from effnet_core.system.locks import alone
 
 CACHE_NAME = "features"
 MOST_BYTES = 1 << 30

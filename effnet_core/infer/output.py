@@ -28,11 +28,11 @@ import pyarrow.parquet as pq
 from effnet_core.config.schema import InferConfig
 from effnet_core.data.images import WHITE, Colour
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, read_jsonl, write_json, write_text
 from effnet_core.infer.pipeline import Prediction
 from effnet_core.infer.plan import OTHER_NAME, PARTS_NAME, InferencePlan
 from effnet_core.jobs.job import Shard
 from effnet_core.results import ShardCounts, ShardResult
+from effnet_core.system.files import atomic_path, read_jsonl, write_json, write_text
 
 ERRORS_NAME = "errors.jsonl"
 SUMMARY_NAME = "summary.json"

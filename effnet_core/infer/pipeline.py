@@ -27,8 +27,8 @@ from effnet_core.data.manifest import image_id
 from effnet_core.data.preprocess import PixelArray, PreprocessSpec, decode_square
 from effnet_core.events import Threads
 from effnet_core.infer.readers import ImageReader
-from effnet_core.machine import available_cores
 from effnet_core.results.drift import look_at
+from effnet_core.system.machine import available_cores
 from effnet_core.text import is_unicode
 
 FloatArray = NDArray[np.float32]

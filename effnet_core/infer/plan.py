@@ -19,7 +19,10 @@ from typing import Any
 
 from effnet_core.config.schema import InferConfig
 from effnet_core.errors import DataError, OutputExists
-from effnet_core.files import (
+from effnet_core.infer.inputs import InputList
+from effnet_core.jobs.job import Shard
+from effnet_core.results.checked import check_fields, whole
+from effnet_core.system.files import (
     LOCK_NAME,
     atomic_path,
     iter_jsonl,
@@ -30,9 +33,6 @@ from effnet_core.files import (
     sha256_of_text,
     write_json,
 )
-from effnet_core.infer.inputs import InputList
-from effnet_core.jobs.job import Shard
-from effnet_core.results.checked import check_fields, whole
 
 RUN_NAME = "run.json"
 INPUTS_NAME = "inputs.jsonl"

@@ -13,7 +13,6 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.sources.finding import turned_out_other
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
-from effnet_core.files import write_json
 from effnet_core.infer.engines.tuning import CACHE_NAME, SAMPLE_IMAGES, TUNING_NAME, best_decoders
 from effnet_core.infer.output import write_part
 from effnet_core.infer.pipeline import Prediction, Predictor, Rejection, Wanted, iter_predictions
@@ -21,10 +20,11 @@ from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, output_lost, read_in
 from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.jobs.signals import stop_requested
-from effnet_core.machine import available_cores
 from effnet_core.results import ShardResult
 from effnet_core.results.drift import Observed, Reference
 from effnet_core.storage.cache import cache_dir, cached
+from effnet_core.system.files import write_json
+from effnet_core.system.machine import available_cores
 from effnet_core.text import format_seconds
 
 STAGE = "predict"

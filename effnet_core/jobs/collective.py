@@ -16,7 +16,7 @@ from effnet_core.config.schema import RuntimeConfig
 from effnet_core.errors import ConfigError, JobError
 from effnet_core.events import Event, emit
 from effnet_core.jobs.environment import compute_at_once
-from effnet_core.machine import SLOW_FIRST_USE, available_cores, newer_than_kernels
+from effnet_core.system.machine import SLOW_FIRST_USE, available_cores, newer_than_kernels
 from effnet_core.text import in_one_line
 
 FloatArray = NDArray[np.float32]

@@ -13,8 +13,8 @@ from collections.abc import MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from effnet_core.files import write_text
 from effnet_core.storage.cache import cache_dir
+from effnet_core.system.files import write_text
 
 CACHE_NAME = "cuda"
 LIBRARIES = "LD_LIBRARY_PATH"

@@ -8,12 +8,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from effnet_core import machine
 from effnet_core.config.schema import RuntimeConfig
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, emit
-from effnet_core.locks import some_of
 from effnet_core.storage.cache import cache_dir
+from effnet_core.system import machine
+from effnet_core.system.locks import some_of
 from effnet_core.text import os_reason
 
 CACHE_NAME = "devices"

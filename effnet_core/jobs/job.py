@@ -23,8 +23,8 @@ from typing import Any, ClassVar, TypeAlias
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from effnet_core.errors import DataError, EffnetError, JobError, error_type
-from effnet_core.files import read_json, write_json
 from effnet_core.results.checked import NONSENSE, first_problem, whole
+from effnet_core.system.files import read_json, write_json
 from effnet_core.text import in_one_line
 
 JOB_NAME = "job.json"

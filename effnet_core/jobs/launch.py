@@ -20,7 +20,6 @@ from typing import Any
 
 import psutil
 
-from effnet_core import machine
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig, RuntimeConfig
 from effnet_core.errors import (
@@ -31,7 +30,6 @@ from effnet_core.errors import (
     WorkerStalled,
 )
 from effnet_core.events import Event, emit
-from effnet_core.files import make_folder, read_json, remove_temporaries
 from effnet_core.jobs import cuda, devices, environment, hosts, supervise
 from effnet_core.jobs.job import (
     ERROR_NAME,
@@ -46,8 +44,10 @@ from effnet_core.jobs.job import (
     write_job_file,
 )
 from effnet_core.jobs.stall import StallWatch, read_processes
-from effnet_core.locks import inherited
 from effnet_core.storage.client import in_use
+from effnet_core.system import machine
+from effnet_core.system.files import make_folder, read_json, remove_temporaries
+from effnet_core.system.locks import inherited
 from effnet_core.text import os_reason
 
 POLL_S = 0.2

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, remove_temporaries, write_json
-from effnet_core.locks import alone, scratch_folder
-from effnet_core.machine import processor_features
 from effnet_core.storage.cache import cache_dir, cache_path, cached
+from effnet_core.system.files import atomic_path, remove_temporaries, write_json
+from effnet_core.system.locks import alone, scratch_folder
+from effnet_core.system.machine import processor_features
 from effnet_core.text import os_reason
 
 SOURCE = Path(__file__).parent / "source"

@@ -22,13 +22,13 @@ from effnet_core.config.schema import REFERENCE_BATCH_SIZE, RunConfig
 from effnet_core.data.manifest import DATASET_NAME, open_dataset
 from effnet_core.errors import ConfigError, DataError
 from effnet_core.events import Event, listen
-from effnet_core.files import read_json
 from effnet_core.jobs import environment
 from effnet_core.jobs.job import RESULT_NAME
 from effnet_core.jobs.launch import write_job
 from effnet_core.mindvision import yaml_file
 from effnet_core.mindvision.ranks import Launch, forget_launch, join_as_rank
 from effnet_core.results import EvalResult, TrainResult
+from effnet_core.system.files import read_json
 from effnet_core.text import nearest
 
 SCHEDULES = {

@@ -18,9 +18,9 @@ from pathlib import Path
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import JobError
 from effnet_core.events import Event
-from effnet_core.files import write_text
 from effnet_core.jobs import cuda, environment
 from effnet_core.jobs.devices import use_place
+from effnet_core.system.files import write_text
 
 WAIT_S = 0.2
 STARTUP_S = 12 * 3600

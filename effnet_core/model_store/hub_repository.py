@@ -17,9 +17,9 @@ from effnet_core.events import Event, emit
 from effnet_core.family.scaling import expand
 from effnet_core.family.variants import Variant
 from effnet_core.family.variants import variant as variant_row
-from effnet_core.files import write_json, write_text
 from effnet_core.model_store.card import CARD_NAME, describe
 from effnet_core.results import EvalResult
+from effnet_core.system.files import write_json, write_text
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar
 from effnet_core.weights.hub import HubAddress, library, settings, told
 from effnet_core.weights.importing import convert

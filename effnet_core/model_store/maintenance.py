@@ -8,8 +8,6 @@ from datetime import timedelta
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import StoreBusy, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.files import sha256_of_file
-from effnet_core.locks import scratch_folder
 from effnet_core.model_store.registry import (
     CLAIM_NAME,
     Claim,
@@ -18,6 +16,8 @@ from effnet_core.model_store.registry import (
     moment_of,
     now,
 )
+from effnet_core.system.files import sha256_of_file
+from effnet_core.system.locks import scratch_folder
 from effnet_core.text import human_bytes
 from effnet_core.weights.catalogue import PRODUCTION
 

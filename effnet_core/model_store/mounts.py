@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from effnet_core.errors import StoreBusy
-from effnet_core.files import read_json, sha256_of_text, write_json
+from effnet_core.system.files import read_json, sha256_of_text, write_json
 
 STATE_VARIABLE = "XDG_STATE_HOME"
 

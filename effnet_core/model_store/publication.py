@@ -17,9 +17,7 @@ from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import Conflict, GateRefused, StoreBusy, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.files import read_jsonl, sha256_of_file
 from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
-from effnet_core.locks import scratch_folder
 from effnet_core.model_store.card import describe
 from effnet_core.model_store.production import Compare, move_pointer
 from effnet_core.model_store.registry import (
@@ -38,6 +36,8 @@ from effnet_core.model_store.registry import (
 from effnet_core.results import EvalResult
 from effnet_core.results.drift import REFERENCE_NAME
 from effnet_core.results.paired import Paired
+from effnet_core.system.files import read_jsonl, sha256_of_file
+from effnet_core.system.locks import scratch_folder
 from effnet_core.text import human_bytes, os_reason
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import (

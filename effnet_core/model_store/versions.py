@@ -8,8 +8,6 @@ from typing import Any
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import OutputExists, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
-from effnet_core.files import atomic_path, sha256_of_file
-from effnet_core.locks import alone, sole_user
 from effnet_core.model_store.registry import (
     MANIFEST_NAME,
     FileEntry,
@@ -19,6 +17,8 @@ from effnet_core.model_store.registry import (
 )
 from effnet_core.storage import require_key
 from effnet_core.storage.cache import cache_dir
+from effnet_core.system.files import atomic_path, sha256_of_file
+from effnet_core.system.locks import alone, sole_user
 from effnet_core.text import human_bytes, os_reason
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import Checkpoint, opened_before

@@ -11,15 +11,15 @@ from effnet_core.config.schema import RunConfig, StorageConfig
 from effnet_core.data.manifest import Dataset, open_dataset
 from effnet_core.errors import DataError, GateRefused
 from effnet_core.events import Event, emit
-from effnet_core.files import sha256_of_text
 from effnet_core.jobs.job import EvaluateJob
 from effnet_core.jobs.launch import run_job
-from effnet_core.locks import alone, scratch_folder
 from effnet_core.model_store.registry import VersionManifest
 from effnet_core.model_store.versions import cached_model
 from effnet_core.quality.classes import match
 from effnet_core.results.answers import ANSWERS_NAME, UNKNOWN, Answers
 from effnet_core.results.paired import Paired, compare_answers
+from effnet_core.system.files import sha256_of_text
+from effnet_core.system.locks import alone, scratch_folder
 from effnet_core.weights.checkpoint import Checkpoint
 
 CACHE_NAME = "answers"

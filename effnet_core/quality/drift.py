@@ -15,7 +15,6 @@ from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.infer.plan import SHARDS_NAME, InferencePlan
 from effnet_core.infer.shards import OBSERVED_SUFFIX
-from effnet_core.locks import scratch_folder
 from effnet_core.quality.features import label_splits
 from effnet_core.results.drift import (
     FEWEST_REFERENCE,
@@ -27,6 +26,7 @@ from effnet_core.results.drift import (
     make_reference,
     measure,
 )
+from effnet_core.system.locks import scratch_folder
 from effnet_core.weights.checkpoint import Checkpoint
 
 MOST_IMAGES = 2000

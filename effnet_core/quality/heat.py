@@ -24,7 +24,7 @@ from effnet_core.errors import EffnetError
 from effnet_core.events import Event, emit
 from effnet_core.export.onnx_model import MAPS, PIXELS, build_model
 from effnet_core.infer.readers import ImageReader
-from effnet_core.machine import available_cores
+from effnet_core.system.machine import available_cores
 from effnet_core.weights.checkpoint import CLASSIFIER, Checkpoint, calibrated
 
 FloatArray = NDArray[np.float32]

@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from effnet_core.files import write_text
 from effnet_core.render import plots
+from effnet_core.system.files import write_text
 from effnet_core.text import format_seconds, format_share, human_bytes
 
 

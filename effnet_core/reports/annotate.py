@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 from effnet_core.config.schema import StorageConfig
 from effnet_core.data.images import WHITE, Colour, ImageProblem, decode_image, to_rgb
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, read_json
 from effnet_core.infer.output import SUMMARY_NAME, background_of
 from effnet_core.infer.plan import RUN_NAME
 from effnet_core.infer.readers import open_reader
 from effnet_core.render.fonts import Font, can_write, font_for
+from effnet_core.system.files import atomic_path, read_json
 
 LONGEST_SIDE_PX = 1024
 """Larger pictures are shown smaller."""

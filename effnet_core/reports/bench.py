@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from effnet_core.files import write_text
 from effnet_core.infer.bench import Speed
+from effnet_core.system.files import write_text
 
 COLUMNS = (
     *("variant", "engine", "precision", "images_per_s", "ms", "memory_mb"),

@@ -27,7 +27,6 @@ from effnet_core.config.schema import StorageConfig
 from effnet_core.data.imagenet import readable
 from effnet_core.data.manifest import Dataset, Split, open_dataset
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path, write_json
 from effnet_core.infer.output import as_cell
 from effnet_core.infer.readers import open_reader
 from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, TrainJob, read_job
@@ -39,6 +38,7 @@ from effnet_core.reports.gallery import Picture, read_picture
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.answers import ANSWERS_NAME, Answers
 from effnet_core.results.per_class import PerClass
+from effnet_core.system.files import atomic_path, write_json
 from effnet_core.text import format_share
 from effnet_core.weights.checkpoint import MODEL_NAME, Checkpoint, Sidecar, opened_before
 

@@ -15,7 +15,6 @@ from effnet_core.config.load import CONFIG_NAME
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.events import Event, emit
-from effnet_core.files import iter_jsonl, read_json, read_jsonl, write_json
 from effnet_core.infer.output import ERRORS_NAME, Reasons, background_of, iter_rows
 from effnet_core.infer.output import SUMMARY_NAME as PREDICTIONS_SUMMARY
 from effnet_core.infer.plan import RUN_NAME
@@ -28,6 +27,7 @@ from effnet_core.render.plots import accuracy_curve, beside, loss_curve, png_dat
 from effnet_core.reports.gallery import COLUMNS, Selection
 from effnet_core.reports.training import describe_training
 from effnet_core.results import EvalResult, TrainResult
+from effnet_core.system.files import iter_jsonl, read_json, read_jsonl, write_json
 from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 
 TEMPLATE_NAME = "report.html.j2"

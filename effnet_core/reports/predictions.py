@@ -13,7 +13,6 @@ import numpy as np
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.data.imagenet import readable
-from effnet_core.files import atomic_path, iter_jsonl, make_folder
 from effnet_core.infer.output import ERRORS_NAME, background_of, iter_rows
 from effnet_core.infer.plan import InferencePlan
 from effnet_core.infer.readers import ImageReader, open_reader
@@ -30,6 +29,7 @@ from effnet_core.reports.gallery import (
     read_picture,
 )
 from effnet_core.reports.pipeline import Rejected, describe_rejected
+from effnet_core.system.files import atomic_path, iter_jsonl, make_folder
 from effnet_core.text import NO_VALUE, format_share, markdown_code, markdown_text
 from effnet_core.weights.checkpoint import Checkpoint
 

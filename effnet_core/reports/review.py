@@ -31,7 +31,6 @@ from effnet_core.data.images import WHITE, Colour, decode_image, to_rgb
 from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import atomic_path, make_folder, read_json, require_empty_or_own
 from effnet_core.infer.output import SUMMARY_NAME, background_of, iter_rows
 from effnet_core.infer.plan import PARTS_NAME, RUN_NAME
 from effnet_core.infer.readers import ImageReader, open_reader
@@ -41,6 +40,7 @@ from effnet_core.quality.labels import confident_learning, out_of_fold
 from effnet_core.quality.queue import REASONS, Candidate, without_copies
 from effnet_core.render.pages import write_page
 from effnet_core.storage.addresses import is_s3
+from effnet_core.system.files import atomic_path, make_folder, read_json, require_empty_or_own
 from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 
 PAGE_NAME = "index.html"

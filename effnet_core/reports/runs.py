@@ -12,7 +12,6 @@ from typing import Any, Literal
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import DataError, EffnetError
-from effnet_core.files import read_json, read_jsonl
 from effnet_core.jobs.job import (
     ERROR_NAME,
     JOB_NAME,
@@ -23,6 +22,7 @@ from effnet_core.jobs.job import (
 )
 from effnet_core.results import TrainResult
 from effnet_core.results.answers import ANSWERS_NAME, Answers
+from effnet_core.system.files import read_json, read_jsonl
 from effnet_core.weights.checkpoint import MODEL_NAME
 
 DEEPEST = 5

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core.config.load import CONFIG_NAME, read_config
-from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
 from effnet_core.results import EvalResult, TrainResult
+from effnet_core.system.files import read_jsonl
 from effnet_core.text import NO_VALUE, format_seconds, format_share
 
 TEMPLATE_NAME = "training.html.j2"

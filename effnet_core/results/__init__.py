@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effnet_core.files import read_json
 from effnet_core.results.calibration import Calibration
 from effnet_core.results.checked import check_fields, whole
 from effnet_core.results.confusion import Confusion
+from effnet_core.system.files import read_json
 
 TOP5_FROM_CLASSES = 5
 """``top5`` says nothing with fewer classes and is left out."""

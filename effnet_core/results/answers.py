@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path
 from effnet_core.results.checked import NONSENSE, check_fields
+from effnet_core.system.files import atomic_path
 
 ANSWERS_NAME = "answers.npz"
 MOST_CLASSES = 5

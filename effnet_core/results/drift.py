@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.errors import DataError
-from effnet_core.files import atomic_path
 from effnet_core.results.checked import NONSENSE
+from effnet_core.system.files import atomic_path
 
 REFERENCE_NAME = "reference.npz"
 DIRECTIONS = 16

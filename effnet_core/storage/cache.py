@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from effnet_core.files import make_folder
 from effnet_core.storage.ownership import make_own_folder, require_own
+from effnet_core.system.files import make_folder
 
 CACHE_VARIABLE = "EFFNET_CACHE_DIR"
 

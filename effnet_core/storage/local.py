@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from effnet_core.errors import Conflict, StoreBusy, StoreError
-from effnet_core.files import atomic_path, usual_mode
-from effnet_core.locks import turn
 from effnet_core.storage.objects import patiently
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
+from effnet_core.system.files import atomic_path, usual_mode
+from effnet_core.system.locks import turn
 from effnet_core.text import os_reason
 
 ABANDONED_S = 24 * 3600

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effnet_core.errors import Conflict, StoreBusy, StoreError
-from effnet_core.files import atomic_path, sha256_of_file
 from effnet_core.storage.addresses import S3Url
 from effnet_core.storage.client import S3Access, s3_client, transfer_config
 from effnet_core.storage.objects import (
@@ -23,6 +22,7 @@ from effnet_core.storage.objects import (
 from effnet_core.storage.ranged import Progress, fetch
 from effnet_core.storage.refusals import MISSING, code_of, explained
 from effnet_core.storage.store import PRIVATE_NAME, Entry, require_key
+from effnet_core.system.files import atomic_path, sha256_of_file
 from effnet_core.text import os_reason
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import IO, Any, TypeVar
 
 from effnet_core.errors import DataError
 from effnet_core.events import Event, Threads, emit
-from effnet_core.files import LOCK_NAME, digest_of_file, part_name, put_in_place, require_space
 from effnet_core.storage.addresses import S3Url, require_name
 from effnet_core.storage.bulk import MD5_ETAG, SMALL_BYTES, THREADS, Bulk, write_at
 from effnet_core.storage.client import S3Access, s3_client, transfer_config
@@ -21,6 +20,13 @@ from effnet_core.storage.folders import walk
 from effnet_core.storage.objects import StoredObject, list_objects
 from effnet_core.storage.ranged import JOURNAL_SUFFIX, Progress, fetch
 from effnet_core.storage.refusals import explained
+from effnet_core.system.files import (
+    LOCK_NAME,
+    digest_of_file,
+    part_name,
+    put_in_place,
+    require_space,
+)
 from effnet_core.text import is_unicode, os_reason
 
 STATE_NAME = ".fetched.jsonl"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from effnet_core.events import Threads
-from effnet_core.machine import available_cores
+from effnet_core.system.machine import available_cores
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import Interrupted
-from effnet_core.files import read_json
 from effnet_core.jobs.collective import Group, parameters_digest
 from effnet_core.jobs.job import CHECKPOINTS_NAME, PROBE_NAME, RESULT_NAME
 from effnet_core.jobs.signals import stop_requested
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.calibration import Calibration
+from effnet_core.system.files import read_json
 from effnet_core.train import saving
 from effnet_core.train.batches import epoch_batches, in_parts
 from effnet_core.train.control import Control, Request

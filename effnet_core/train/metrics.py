@@ -10,9 +10,9 @@ from typing import Any
 
 from effnet_core.errors import TrainingDiverged
 from effnet_core.events import Event, emit
-from effnet_core.files import append_jsonl, no_longer_writable
 from effnet_core.jobs.job import JOB_NAME, METRICS_NAME
 from effnet_core.results import EvalResult
+from effnet_core.system.files import append_jsonl, no_longer_writable
 from effnet_core.text import format_seconds
 from effnet_core.train.run import Run
 from effnet_core.train.setup import STAGE

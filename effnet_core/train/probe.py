@@ -17,10 +17,10 @@ from effnet_core.config.schema import InferConfig, RunConfig
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.events import Event, emit
-from effnet_core.machine import available_cores
 from effnet_core.results import EvalResult
 from effnet_core.results.answers import ANSWERS_NAME, Answers, Origin, rank_answers
 from effnet_core.results.calibration import calibrate, fit_temperature
+from effnet_core.system.machine import available_cores
 from effnet_core.train.balance import weights_of_classes
 from effnet_core.train.head import Head, fit_head
 from effnet_core.train.tally import Tally

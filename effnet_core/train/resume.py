@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from effnet_core.errors import CheckpointError, ConfigError
-from effnet_core.files import read_jsonl, write_text
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME, PROBE_NAME
 from effnet_core.model.network import EfficientNet
+from effnet_core.system.files import read_jsonl, write_text
 from effnet_core.train.optim import of_head
 from effnet_core.train.run import Run, start, step_cell
 from effnet_core.train.saving import RANK_STATISTICS

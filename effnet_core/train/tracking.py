@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
-from effnet_core.files import read_json, write_json
+from effnet_core.system.files import read_json, write_json
 from effnet_core.text import in_one_line
 
 TENSORBOARD_NAME = "tensorboard"

@@ -22,8 +22,8 @@ from pydantic import Field
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import CheckpointError, DataError
 from effnet_core.family.variants import DEFAULT_PADDING, VARIANTS, Padding
-from effnet_core.files import NO_ROOM, atomic_path, read_json, sha256_of_file, write_json
 from effnet_core.results.checked import Count, check_fields, whole, with_tuples
+from effnet_core.system.files import NO_ROOM, atomic_path, read_json, sha256_of_file, write_json
 from effnet_core.text import nearest, os_reason
 from effnet_core.weights.ckpt_file import read_ckpt, write_ckpt
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.errors import CheckpointError
-from effnet_core.files import atomic_path
+from effnet_core.system.files import atomic_path
 from effnet_core.text import os_reason
 
 Array = NDArray[Any]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.errors import CheckpointError
-from effnet_core.files import atomic_path
+from effnet_core.system.files import atomic_path
 from effnet_core.text import in_one_line, os_reason
 from effnet_core.weights.ckpt_file import read_ckpt
 from effnet_core.weights.torch_file import read_torch_legacy, read_torch_zip

@@ -19,7 +19,13 @@ from typing import Any, BinaryIO, Protocol
 
 from effnet_core.errors import CheckpointError, DataError, DownloadFailed
 from effnet_core.events import Event, emit
-from effnet_core.files import CHUNK_BYTES, read_json, require_space, sha256_of_file, write_json
+from effnet_core.system.files import (
+    CHUNK_BYTES,
+    read_json,
+    require_space,
+    sha256_of_file,
+    write_json,
+)
 from effnet_core.text import human_bytes, os_reason
 from effnet_core.weights.web import open_address, redacted
 

@@ -21,8 +21,8 @@ from effnet_core.errors import CheckpointError, ConfigError
 from effnet_core.events import Event, emit
 from effnet_core.family.variants import VARIANTS, Variant
 from effnet_core.family.variants import variant as variant_row
-from effnet_core.files import sha256_of_file
 from effnet_core.results.checked import check_fields
+from effnet_core.system.files import sha256_of_file
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import (

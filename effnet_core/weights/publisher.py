@@ -14,7 +14,7 @@ from typing import Any
 
 from effnet_core.errors import CheckpointError, DataError
 from effnet_core.family.variants import Padding
-from effnet_core.files import read_json
+from effnet_core.system.files import read_json
 from effnet_core.weights.catalogue import HALF, PublishedWeights, every
 from effnet_core.weights.catalogue import find as find_published
 

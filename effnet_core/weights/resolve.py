@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from effnet_core.errors import CheckpointError
 from effnet_core.events import Event, emit
-from effnet_core.files import sha256_of_file, sha256_of_text
-from effnet_core.locks import alone
 from effnet_core.storage.cache import cache_dir, cached
+from effnet_core.system.files import sha256_of_file, sha256_of_text
+from effnet_core.system.locks import alone
 from effnet_core.text import nearest
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights import hub

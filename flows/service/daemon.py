@@ -28,9 +28,9 @@ from typing import IO
 import psutil
 
 from effnet_core.errors import EffnetError
-from effnet_core.files import write_json
 from effnet_core.jobs import supervise
-from effnet_core.locks import sole_user
+from effnet_core.system.files import write_json
+from effnet_core.system.locks import sole_user
 from effnet_core.text import visible
 from flows.service.api import JSON, Api
 from flows.service.recovery import STOPPED, Recovery, age_s

@@ -21,7 +21,7 @@ import yaml
 
 from effnet_core.cli.terminal import console
 from effnet_core.errors import ConfigError, EffnetError
-from effnet_core.locks import scratch_folder
+from effnet_core.system.locks import scratch_folder
 from flows.service.api import Api
 from flows.service.environments import DEPLOYMENTS, VARIABLE, Environment, read_environment
 from flows.service.merging import (

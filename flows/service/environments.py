@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from effnet_core import machine
 from effnet_core.config.load import load_config, merged
 from effnet_core.config.schema import RunConfig, RuntimeConfig, StorageConfig
 from effnet_core.config.yaml_text import parse_yaml
 from effnet_core.errors import ConfigError
+from effnet_core.system import machine
 from effnet_core.text import nearest
 
 VARIABLE = "EFFNET_ENVIRONMENT"

@@ -21,9 +21,9 @@ import psutil
 
 from effnet_core.cli.terminal import console
 from effnet_core.errors import ConfigError
-from effnet_core.files import read_json, require_space
 from effnet_core.jobs import supervise
-from effnet_core.locks import turn
+from effnet_core.system.files import read_json, require_space
+from effnet_core.system.locks import turn
 from flows.service.api import Api
 from flows.service.client_file import remove_client_file, write_client_file
 from flows.service.daemon import RECORD_NAME, RUN_GRACE_S, open_log

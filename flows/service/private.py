@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from effnet_core.errors import ConfigError, DataError
-from effnet_core.files import make_folder
+from effnet_core.system.files import make_folder
 from effnet_core.text import os_reason
 
 OTHERS = 0o077

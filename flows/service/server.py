@@ -25,8 +25,8 @@ import httpx
 import psutil
 
 from effnet_core.errors import ConfigError, EffnetError
-from effnet_core.files import read_json, write_json
 from effnet_core.jobs import supervise
+from effnet_core.system.files import read_json, write_json
 from flows.service.private import LOGIN_NAME, login_of, private_folder
 
 STATE_DIR_VARIABLE = "EFFNET_STATE_DIR"

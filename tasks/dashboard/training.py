@@ -14,7 +14,6 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.events import Event, listen
-from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.render.plots import (
     accuracy_curve,
@@ -24,6 +23,7 @@ from effnet_core.render.plots import (
     png_data_uri,
 )
 from effnet_core.results import TrainResult
+from effnet_core.system.files import read_jsonl
 from effnet_core.text import markdown_code
 from tasks.dashboard.progress import never_in_the_way, replace_artifact
 

@@ -14,8 +14,8 @@ from mindspore import Parameter, Tensor
 
 from effnet_core.config.schema import OptimConfig
 from effnet_core.errors import CheckpointError
-from effnet_core.files import read_json, write_json
 from effnet_core.model.network import EfficientNet, create_model
+from effnet_core.system.files import read_json, write_json
 from effnet_core.train.optim import create_optimizer
 from effnet_core.weights import checkpoint
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar

@@ -20,11 +20,11 @@ from effnet_core.errors import CheckpointError
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.export.verify import compare, write_mindir
 from effnet_core.family.variants import VARIANTS, Padding
-from effnet_core.files import read_json, write_json
 from effnet_core.infer.engines import load_file
 from effnet_core.infer.engines.mindspore import MindSporePredictor
 from effnet_core.infer.pipeline import Outputs, Predictor
 from effnet_core.model.network import create_model
+from effnet_core.system.files import read_json, write_json
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.worker import _load_engine
 from tests.support.images import draw, encode

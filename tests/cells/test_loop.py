@@ -21,10 +21,10 @@ from effnet_core.errors import (
     TrainingDiverged,
 )
 from effnet_core.events import Event
-from effnet_core.files import append_jsonl, read_jsonl
 from effnet_core.jobs.collective import Group
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.results import EvalResult
+from effnet_core.system.files import append_jsonl, read_jsonl
 from effnet_core.train import loop, metrics, saving
 from effnet_core.train.resume import resume
 from effnet_core.train.run import Run, start

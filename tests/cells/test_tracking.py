@@ -14,10 +14,10 @@ from tensorboardX.proto.event_pb2 import Event as BoardEvent
 
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event
-from effnet_core.files import read_json, read_jsonl
 from effnet_core.jobs.collective import Group
 from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.results import EvalResult
+from effnet_core.system.files import read_json, read_jsonl
 from effnet_core.train import loop
 from effnet_core.train.tracking import MLFLOW_NAME, Trackers, open_trackers
 from tests.support.tiny import tiny_config

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from effnet_core.config.schema import StorageConfig
 from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME
 from effnet_core.errors import EffnetError, StoreDamaged
-from effnet_core.files import UNFINISHED, read_json, read_jsonl, sha256_of_file
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import read_parts
 from effnet_core.infer.plan import INPUTS_NAME, read_plan
@@ -26,6 +25,7 @@ from effnet_core.model_store.maintenance import collect_garbage, verify
 from effnet_core.model_store.registry import Registry
 from effnet_core.results import ShardResult
 from effnet_core.storage import s3_client
+from effnet_core.system.files import UNFINISHED, read_json, read_jsonl, sha256_of_file
 from tests.chaos.findings import Findings
 from tests.chaos.world import MIN_TOP1, PHOTOS, Night, World
 

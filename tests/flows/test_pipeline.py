@@ -24,8 +24,8 @@ from prefect.client.schemas.filters import (
 
 from effnet_core.errors import DataError, FolderInUse
 from effnet_core.events import Event
-from effnet_core.files import read_json
-from effnet_core.locks import sole_user
+from effnet_core.system.files import read_json
+from effnet_core.system.locks import sole_user
 from flows.batch_infer import batch_infer_flow
 from flows.pipeline import pipeline_flow
 from flows.stage import stage_flow

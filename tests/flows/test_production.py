@@ -14,7 +14,7 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from kubernetes_asyncio.client import ApiClient
 
-from effnet_core.files import read_json
+from effnet_core.system.files import read_json
 from flows.service import guarded
 from flows.service.environments import read_environment
 from tests.flows.service import ROOT, TestedService, processes_naming

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from effnet_core.files import read_json
+from effnet_core.system.files import read_json
 from effnet_core.weights.checkpoint import newest
 from flows.service import deploy as deploying
 from tests.flows.service import ROOT, TestedService, kill, processes_naming, wait_for

@@ -31,7 +31,6 @@ from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
-from effnet_core.files import read_json, write_json
 from effnet_core.infer import output
 from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, Shard
@@ -39,6 +38,7 @@ from effnet_core.model_store.versions import resolve_version
 from effnet_core.reports.evaluation import EvaluationReport
 from effnet_core.results import EvalResult, ShardCounts, ShardResult, TrainResult
 from effnet_core.results.confusion import ConfusionCounter
+from effnet_core.system.files import read_json, write_json
 from effnet_core.weights.checkpoint import Sidecar
 from flows.pipeline import pipeline_flow
 from tasks import evaluate as evaluate_task

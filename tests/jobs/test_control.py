@@ -16,8 +16,8 @@ import pytest
 from effnet_core import api
 from effnet_core.errors import JobTimeout, WorkerLost
 from effnet_core.events import Event, listen
-from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
+from effnet_core.system.files import read_jsonl
 from effnet_core.weights import checkpoint
 from tests.support.signals import heed_ctrl_c
 from tests.support.tiny import TINY, tiny_config

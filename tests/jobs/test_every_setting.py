@@ -15,10 +15,10 @@ from effnet_core import api
 from effnet_core.config.load import load_config
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import ConfigError, DataError
-from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.model_store.publication import publish_model
 from effnet_core.model_store.versions import cached_model
+from effnet_core.system.files import read_jsonl
 from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 from tests.support import every_setting
 from tests.support.images import source_with_splits

@@ -18,9 +18,9 @@ from effnet_core import api
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import Interrupted, WorkerLost
 from effnet_core.events import Event, listen
-from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.results import TrainResult
+from effnet_core.system.files import read_jsonl
 from tests.jobs.test_control import processes_of
 from tests.support.images import source_with_splits
 from tests.support.tiny import tiny_config

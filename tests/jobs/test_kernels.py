@@ -10,11 +10,11 @@ import pytest
 from effnet_core import api
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event
-from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import EVENTS_NAME
 from effnet_core.kernels import build
 from effnet_core.results import TrainResult
 from effnet_core.storage.cache import CACHE_VARIABLE
+from effnet_core.system.files import read_jsonl
 from tests.kernels.library import built
 from tests.support.tiny import tiny_config
 

@@ -13,8 +13,8 @@ import pytest
 
 from effnet_core import api
 from effnet_core.errors import CheckpointError, DataError, EffnetError
-from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
+from effnet_core.system.files import read_jsonl
 from effnet_core.weights import checkpoint
 from tests.support.tiny import tiny_config
 

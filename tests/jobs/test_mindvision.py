@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from effnet_core.data.digits import write_digits
-from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import METRICS_NAME
+from effnet_core.system.files import read_jsonl
 from tests.support.mindvision_yaml import write_yaml
 from tests.support.services import missing
 

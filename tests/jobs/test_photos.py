@@ -12,8 +12,8 @@ from effnet_core import api
 from effnet_core.config.load import load_config
 from effnet_core.errors import OutputExists
 from effnet_core.events import Event
-from effnet_core.files import read_jsonl
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME, PROBE_NAME, RESULT_NAME
+from effnet_core.system.files import read_jsonl
 from effnet_core.weights.checkpoint import BEST_NAME, MODEL_NAME, open_checkpoint
 from tests.support.images import class_folders, draw, encode
 from tests.support.weights import make_checkpoint

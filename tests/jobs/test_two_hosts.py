@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core.files import read_json
+from effnet_core.system.files import read_json
 from effnet_core.weights import checkpoint
 from tests.jobs.test_control import processes_of, steps_done, wait_for
 from tests.support.services import missing

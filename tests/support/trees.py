@@ -13,10 +13,10 @@ from effnet_core.data.manifest import open_dataset
 from effnet_core.data.placing import CONVERTED_SUFFIX
 from effnet_core.data.sources.formats import Rules
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
-from effnet_core.files import SHORT_BYTES, read_jsonl
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.pipeline import Prediction, Wanted, iter_predictions
 from effnet_core.infer.readers import FolderReader
+from effnet_core.system.files import SHORT_BYTES, read_jsonl
 from tests.support.fakes import BrightnessPredictor
 from tests.support.images import draw, encode
 

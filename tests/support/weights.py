@@ -14,7 +14,7 @@ import numpy as np
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.family.scaling import Block, expand
 from effnet_core.family.variants import variant as variant_row
-from effnet_core.files import sha256_of_file, write_json
+from effnet_core.system.files import sha256_of_file, write_json
 from effnet_core.weights.checkpoint import Sidecar, sidecar_path
 from effnet_core.weights.ckpt_file import write_ckpt
 

@@ -13,13 +13,13 @@ from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists
 from effnet_core.events import Event
-from effnet_core.files import write_json
 from effnet_core.jobs import launch
 from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, Job, StageJob, TrainJob, write_job_file
-from effnet_core.locks import sole_user
 from effnet_core.model_store.publication import publish_model
 from effnet_core.results import EvalResult, ShardResult, TrainResult
 from effnet_core.storage.cache import CACHE_VARIABLE
+from effnet_core.system.files import write_json
+from effnet_core.system.locks import sole_user
 from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 from effnet_core.weights.importing import import_weights
 from tests.support.images import source_with_splits

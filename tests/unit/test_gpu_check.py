@@ -17,7 +17,7 @@ from benchmarks.gpu import profile
 from benchmarks.gpu.child import config_of
 from benchmarks.gpu.report import TITLE, section
 from benchmarks.gpu.switches import DEFAULT, SWITCHES
-from effnet_core.files import read_json
+from effnet_core.system.files import read_json
 
 GPU_TABLE = """\
 name,type,op_full_name,stream_id,block_dim,grid_dim,occurrences,total_duration(us),avg_duration(us)

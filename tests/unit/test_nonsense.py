@@ -17,7 +17,6 @@ import pytest
 from effnet_core import api
 from effnet_core.config.schema import EvaluateConfig, InferConfig, StorageConfig
 from effnet_core.errors import CheckpointError, EffnetError, StoreDamaged
-from effnet_core.files import read_jsonl, write_json
 from effnet_core.infer.inputs import InputList
 from effnet_core.infer.output import finish
 from effnet_core.infer.plan import plan, read_plan
@@ -27,6 +26,7 @@ from effnet_core.model_store.production import promote, rollback
 from effnet_core.model_store.publication import publish_model
 from effnet_core.model_store.versions import fetch_model, list_versions, resolve_version
 from effnet_core.results import EvalResult, ShardResult, TrainResult
+from effnet_core.system.files import read_jsonl, write_json
 from effnet_core.weights.checkpoint import open_checkpoint
 from tests.unit.model_store.test_publication import make_run, put
 
@@ -136,7 +136,7 @@ def shelves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelves:
     claim = {"checkpoint_sha256": "a" * 64, "by": "me", "at": "2026-01-01T00:00:00.000Z"}
     half.write_text(json.dumps(claim))
     monkeypatch.setattr("effnet_core.storage.local._flush", lambda _: None)
-    monkeypatch.setattr("effnet_core.files.os.fsync", lambda _: None)
+    monkeypatch.setattr("effnet_core.system.files.os.fsync", lambda _: None)
     return found
 
 

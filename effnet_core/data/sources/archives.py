@@ -26,8 +26,8 @@ from typing import IO
 from effnet_core.data.sources.tar_stream import read_tar
 from effnet_core.data.sources.zip_names import names_of
 from effnet_core.errors import DataError
-from effnet_core.files import CHUNK_BYTES, require_space, sha256_of_text, short_name
 from effnet_core.storage.addresses import SEGMENT_BYTES, require_name
+from effnet_core.system.files import CHUNK_BYTES, require_space, sha256_of_text, short_name
 from effnet_core.text import human_bytes, os_reason
 
 TAR_SUFFIXES = (

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
-from effnet_core.files import sha256_of_text
+from effnet_core.system.files import sha256_of_text
 
 CLASS_BYTES = 200
 """Bytes of a class name that is also a folder's; longer ones are cut there and told apart by a digest."""

@@ -20,7 +20,7 @@ from effnet_core.data.sources.formats import Labelled, Rules
 from effnet_core.data.sources.shards import filled_up, splits_of
 from effnet_core.data.sources.tables import LABEL_COLUMNS, PATH_COLUMNS, Table
 from effnet_core.errors import DataError
-from effnet_core.files import require_space
+from effnet_core.system.files import require_space
 from effnet_core.text import human_bytes, os_reason
 
 ROWS = 16

@@ -15,8 +15,8 @@ from typing import Any
 from effnet_core.data.sources.archives import DAMAGE, tar_members
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import atomic_path, require_space, write_json
 from effnet_core.storage.addresses import require_name
+from effnet_core.system.files import atomic_path, require_space, write_json
 from effnet_core.text import os_reason
 
 STAGE = "stage"
@@ -247,7 +247,7 @@ def _write(content: Any, path: Path, size: int) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    from effnet_core.files import link_or_copy
+    from effnet_core.system.files import link_or_copy
 
     if not target.exists():
         link_or_copy(source, target)

@@ -24,9 +24,9 @@ from effnet_core.data.sources.shards import LABEL_SUFFIXES, from_shards
 from effnet_core.data.sources.tables import is_table
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.files import sha256_of_text
 from effnet_core.storage.addresses import S3Url, is_s3, parse_s3, require_name, without_userinfo
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
+from effnet_core.system.files import sha256_of_text
 from effnet_core.text import os_reason
 
 STAGE = "stage"

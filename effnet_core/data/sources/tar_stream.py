@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from effnet_core.files import CHUNK_BYTES
+from effnet_core.system.files import CHUNK_BYTES
 from effnet_core.text import human_bytes
 
 HEADER_BYTES = 2 << 20

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from effnet_core.config.schema import InferConfig, RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.events import Event, emit
-from effnet_core.files import put_in_place, sha256_of_text
 from effnet_core.infer.engines.tuning import CACHE_NAME, TUNING_NAME, EngineLayout, best_layout
 from effnet_core.jobs.job import PredictJob
-from effnet_core.locks import alone, scratch_folder
-from effnet_core.machine import available_cores
 from effnet_core.storage.cache import cache_dir, cached
+from effnet_core.system.files import put_in_place, sha256_of_text
+from effnet_core.system.locks import alone, scratch_folder
+from effnet_core.system.machine import available_cores
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar
 
 if TYPE_CHECKING:

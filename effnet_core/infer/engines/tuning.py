@@ -17,11 +17,11 @@ import numpy as np
 from effnet_core.data.images import ImageProblem
 from effnet_core.errors import EffnetError
 from effnet_core.events import Event, Threads, emit
-from effnet_core.files import read_json, remove_temporaries, write_json
 from effnet_core.infer.pipeline import Predictor, Wanted, iter_predictions
 from effnet_core.infer.readers import ImageReader
-from effnet_core.locks import alone
-from effnet_core.machine import processor
+from effnet_core.system.files import read_json, remove_temporaries, write_json
+from effnet_core.system.locks import alone
+from effnet_core.system.machine import processor
 
 CACHE_NAME = "engines"
 TUNING_NAME = "tuning.json"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from effnet_core.auto.places import differing, is_staged, name_of, run_folder, staged_folder
 from effnet_core.config.load import load_config, write_config
-from effnet_core.files import write_json
 from effnet_core.jobs.job import RESULT_NAME, TrainJob, write_job_file
+from effnet_core.system.files import write_json
 
 
 def unfinished(folder: Path, photos: Path, *overrides: str) -> None:

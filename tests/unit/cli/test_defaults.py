@@ -17,9 +17,9 @@ from effnet_core.cli.defaults import (
 )
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
 from effnet_core.errors import ConfigError, StoreDamaged
-from effnet_core.files import write_json
 from effnet_core.jobs.job import JOB_NAME, RESULT_NAME, TrainJob, job_to_dict
 from effnet_core.model_store.production import promote
+from effnet_core.system.files import write_json
 from effnet_core.weights.checkpoint import MODEL_NAME
 from tests.unit.model_store.test_publication import put
 

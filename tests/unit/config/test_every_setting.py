@@ -26,7 +26,6 @@ from effnet_core.errors import DataError, JobTimeout, WorkerStalled
 from effnet_core.export.onnx_model import write_onnx
 from effnet_core.family.scaling import cost
 from effnet_core.family.variants import variant
-from effnet_core.files import write_json
 from effnet_core.infer import engines, pipeline
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import finish, read_parts, write_part
@@ -41,6 +40,7 @@ from effnet_core.model_store.publication import publish_model
 from effnet_core.results import ShardResult
 from effnet_core.storage import s3_client
 from effnet_core.storage.client import in_use
+from effnet_core.system.files import write_json
 from effnet_core.train.mixing import change_batch
 from effnet_core.train.schedule import lr_schedule
 from effnet_core.weights.checkpoint import open_checkpoint
@@ -300,7 +300,7 @@ def chosen_operators(config: RunConfig, folder: Path) -> str:
 def cores_of_rank_0(config: RunConfig, _: Path) -> list[Any]:
     with (
         mock.patch("os.sched_setaffinity") as pin,
-        mock.patch("effnet_core.machine.available_cores", return_value=[0, 1, 2, 3]),
+        mock.patch("effnet_core.system.machine.available_cores", return_value=[0, 1, 2, 3]),
     ):
         worker._take_cores(config, rank=0)
     return [call.args for call in pin.call_args_list]

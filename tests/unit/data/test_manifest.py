@@ -20,7 +20,7 @@ from effnet_core.data.manifest import (
 )
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError
-from effnet_core.files import write_json
+from effnet_core.system.files import write_json
 from tests.support.images import class_folders
 
 NAMES = ["a b,c.jpg", 'say "hi".jpg', "new\nline.jpg", "ü/🐈.jpg"]

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from effnet_core import files
 from effnet_core.cli.app import app
 from effnet_core.data import placing, staging
 from effnet_core.data.encoded import is_whole_png
@@ -27,7 +26,8 @@ from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME, REJECTED_NAME
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.events import Event
-from effnet_core.files import UNFINISHED, read_jsonl, sha256_of_file
+from effnet_core.system import files
+from effnet_core.system.files import UNFINISHED, read_jsonl, sha256_of_file
 from tests.support.images import class_folders, draw, encode, source_with_splits
 from tests.unit.data.test_images import png_header
 

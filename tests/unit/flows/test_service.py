@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from effnet_core import files
 from effnet_core.errors import DataError, EffnetError
+from effnet_core.system import files
 from flows.service import api as api_module
 from flows.service import doctor, lifecycle
 from flows.service.api import Api, ApiError

@@ -15,12 +15,12 @@ import pytest
 from effnet_core.config.schema import InferConfig
 from effnet_core.data.manifest import image_id
 from effnet_core.errors import DataError, OutputExists
-from effnet_core.files import read_json, read_jsonl, write_json
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import ERRORS_NAME, SUMMARY_NAME, finish, read_parts, write_part
 from effnet_core.infer.pipeline import Prediction
 from effnet_core.infer.plan import RUN_NAME, InferencePlan, plan, read_inputs
 from effnet_core.results import ShardResult
+from effnet_core.system.files import read_json, read_jsonl, write_json
 
 ODD_NAMES = [
     "comma, comma.jpg",

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import machine
 from effnet_core.config.load import load_config
 from effnet_core.config.schema import RuntimeConfig
 from effnet_core.errors import ConfigError
 from effnet_core.jobs.devices import require_devices, reserved
 from effnet_core.storage.cache import CACHE_VARIABLE
+from effnet_core.system import machine
 
 SHOWN = "CUDA_VISIBLE_DEVICES"
 
@@ -89,7 +89,7 @@ KILLED = """
 import os, subprocess, sys
 from effnet_core.config.schema import RuntimeConfig
 from effnet_core.jobs.devices import reserved
-from effnet_core.locks import inherited
+from effnet_core.system.locks import inherited
 with reserved(RuntimeConfig(device="GPU", world_size=6)), inherited() as locks:
     subprocess.Popen([sys.executable, "-c", "input()"], pass_fds=locks)
     os._exit(9)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import machine
 from effnet_core.jobs import environment
+from effnet_core.system import machine
 
 
 def test_the_instruction_set_is_limited_where_the_user_has_not_said_otherwise() -> None:

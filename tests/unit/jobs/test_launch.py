@@ -17,7 +17,6 @@ from effnet_core.config.load import load_config
 from effnet_core.config.schema import RunConfig, RuntimeConfig
 from effnet_core.errors import ConfigError, DataError, JobTimeout, WorkerLost
 from effnet_core.events import Event, listen
-from effnet_core.files import append_jsonl, write_json
 from effnet_core.jobs import hosts, launch
 from effnet_core.jobs.job import (
     ERROR_NAME,
@@ -30,7 +29,8 @@ from effnet_core.jobs.job import (
     write_error,
 )
 from effnet_core.jobs.launch import run_job
-from effnet_core.locks import scratch_folder
+from effnet_core.system.files import append_jsonl, write_json
+from effnet_core.system.locks import scratch_folder
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_cache_of_other_runs_graphs_is_told_to_be_ignored(
 
 
 def test_more_processes_than_cores_are_told_not_refused(events: list[Event]) -> None:
-    with mock.patch("effnet_core.machine.available_cores", return_value=[0, 1]):
+    with mock.patch("effnet_core.system.machine.available_cores", return_value=[0, 1]):
         launch._check_processes(RuntimeConfig(world_size=2))
         assert events == []
         launch._check_processes(RuntimeConfig(world_size=3))

@@ -10,12 +10,12 @@ import pytest
 from effnet_core import api
 from effnet_core.config.load import load_config
 from effnet_core.config.schema import RunConfig
-from effnet_core.files import read_json
 from effnet_core.infer.output import read_parts
 from effnet_core.infer.plan import InferencePlan
 from effnet_core.infer.shards import observe, predict_shards
 from effnet_core.quality.drift import reference_of
 from effnet_core.results.drift import REFERENCE_NAME, Reference, make_reference
+from effnet_core.system.files import read_json
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.support.fakes import BrightnessPredictor, predict_job
 from tests.support.images import encode

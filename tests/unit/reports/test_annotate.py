@@ -10,7 +10,6 @@ from PIL import Image
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import DataError
-from effnet_core.files import write_json
 from effnet_core.infer.plan import RUN_NAME
 from effnet_core.render import fonts
 from effnet_core.reports.annotate import (
@@ -20,6 +19,7 @@ from effnet_core.reports.annotate import (
     annotate_single,
     font_hint,
 )
+from effnet_core.system.files import write_json
 from tests.support.images import draw, encode
 
 ROW = {"class_ids": [282, 7], "class_names": ["tiger cat", "cock"], "probs": [0.75, 0.1]}

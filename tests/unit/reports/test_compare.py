@@ -15,7 +15,6 @@ from effnet_core.cli.app import app
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import StorageConfig
 from effnet_core.errors import ConfigError, DataError
-from effnet_core.files import append_jsonl, write_json
 from effnet_core.jobs.job import TrainJob, write_error, write_job_file
 from effnet_core.reports.compare import (
     Comparison,
@@ -27,6 +26,7 @@ from effnet_core.reports.runs import find_runs, list_runs, open_runs
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.answers import ANSWERS_NAME, Answers, Origin
 from effnet_core.results.confusion import ConfusionCounter
+from effnet_core.system.files import append_jsonl, write_json
 from tests.support.tiny import tiny_config
 from tests.unit.model_store.test_publication import put
 

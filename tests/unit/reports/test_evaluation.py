@@ -13,13 +13,13 @@ import pytest
 from effnet_core.config.schema import StorageConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import DataError
-from effnet_core.files import write_json
 from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, write_job_file
 from effnet_core.reports.evaluation import Evaluation, chosen_pictures, report_evaluation
 from effnet_core.results import EvalResult
 from effnet_core.results.answers import ANSWERS_NAME, UNKNOWN, Answers, Origin, rank_answers
 from effnet_core.results.calibration import calibrate
 from effnet_core.results.confusion import ConfusionCounter
+from effnet_core.system.files import write_json
 from effnet_core.weights.checkpoint import open_checkpoint
 from tests.support.weights import make_checkpoint
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from effnet_core.config.schema import InferConfig, StorageConfig
-from effnet_core.files import write_json
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import finish, write_part
 from effnet_core.infer.pipeline import Prediction
@@ -20,6 +19,7 @@ from effnet_core.reports import gallery
 from effnet_core.reports.gallery import Selection
 from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import ShardResult
+from effnet_core.system.files import write_json
 from effnet_core.text import markdown_code, markdown_text, visible
 from tests.support.images import draw, encode
 from tests.unit.reports.test_pipeline_report import Page

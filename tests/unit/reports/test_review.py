@@ -17,13 +17,13 @@ from effnet_core.config.schema import InferConfig, RunConfig
 from effnet_core.data.corrections import read_corrections
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, OutputExists
-from effnet_core.files import write_json
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import finish, write_part
 from effnet_core.infer.pipeline import Prediction
 from effnet_core.infer.plan import plan
 from effnet_core.reports.review import suspicious, write_queue
 from effnet_core.results import ShardResult
+from effnet_core.system.files import write_json
 from tests.support.images import class_folders, draw, encode
 from tests.support.services import missing
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from effnet_core.config.load import write_config
-from effnet_core.files import append_jsonl
 from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.reports.training import write_training_report
+from effnet_core.system.files import append_jsonl
 from tests.support.tiny import tiny_config
 from tests.unit.cli.test_training import RESULT
 

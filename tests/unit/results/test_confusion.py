@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from effnet_core.errors import DataError
-from effnet_core.files import write_json
 from effnet_core.render import plots
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.confusion import Confusion, ConfusionCounter
+from effnet_core.system.files import write_json
 
 ROWS = [[5, 0, 2], [9, 1, 0], [2, 3, 4]]
 

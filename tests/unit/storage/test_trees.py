@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import files
 from effnet_core.errors import DataError, StoreError
 from effnet_core.events import Event
 from effnet_core.storage import S3Access, S3Url, ranged, s3_client, trees
 from effnet_core.storage.bulk import Bulk
 from effnet_core.storage.objects import StoredObject
 from effnet_core.storage.trees import STATE_NAME, download_tree, list_tree, upload_tree
+from effnet_core.system import files
 from tests.support.s3 import SeaweedFS, new_bucket
 
 NAMES = ["a.jpg", "cat/a b+%20?#.jpg", "cat/é.jpg", "日本/モデル.jpg", "x/y/z.jpg", "x/.hidden"]

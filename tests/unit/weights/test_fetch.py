@@ -17,7 +17,7 @@ import pytest
 
 from effnet_core.errors import CheckpointError, DataError, DownloadFailed
 from effnet_core.events import Event
-from effnet_core.files import RESERVE_BYTES
+from effnet_core.system.files import RESERVE_BYTES
 from effnet_core.weights import catalogue, fetch, resolve, web
 from effnet_core.weights.catalogue import PUBLISHED, PublishedWeights
 from effnet_core.weights.checkpoint import Checkpoint

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import files as core_files
 from effnet_core.data.sources import archives
 from effnet_core.data.sources.archives import Limits, unpack
 from effnet_core.errors import DataError
+from effnet_core.system import files as core_files
 
 Entry = tuple[str, bytes | str]
 """Name and content; ``->target``, ``=>target``, ``fifo`` or ``device`` instead of content."""

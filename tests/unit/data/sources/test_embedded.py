@@ -16,9 +16,9 @@ from effnet_core.data.sources.listed import TableRules
 from effnet_core.data.staging import WORK_NAME, stage_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event
-from effnet_core.files import read_jsonl
 from effnet_core.storage import S3Access, S3Url
 from effnet_core.storage.trees import upload_tree
+from effnet_core.system.files import read_jsonl
 from tests.support.images import draw, encode
 from tests.support.s3 import new_bucket
 from tests.unit.data.sources.test_archives import tar

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import files
 from effnet_core.data import staging
 from effnet_core.data.card import class_bars, read_card, read_facts, side_bars
 from effnet_core.data.manifest import Dataset, open_dataset
@@ -19,11 +18,12 @@ from effnet_core.data.splits import split_of
 from effnet_core.data.staging import WORK_NAME, stage_dataset
 from effnet_core.errors import ConfigError, DataError, StoreError
 from effnet_core.events import Event
-from effnet_core.files import read_json, sha256_of_file, sha256_of_text
 from effnet_core.storage import S3Access, S3Url, s3_client, trees
 from effnet_core.storage.bulk import Bulk
 from effnet_core.storage.objects import StoredObject
 from effnet_core.storage.trees import upload_tree
+from effnet_core.system import files
+from effnet_core.system.files import read_json, sha256_of_file, sha256_of_text
 from tests.support import imagenet2012
 from tests.support.images import class_folders, draw, encode, source_with_splits
 from tests.support.s3 import SeaweedFS, new_bucket

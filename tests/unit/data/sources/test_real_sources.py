@@ -17,7 +17,7 @@ from effnet_core.data.sources.listed import TableRules
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event
-from effnet_core.files import read_jsonl
+from effnet_core.system.files import read_jsonl
 from tests.support.images import class_folders, draw, encode
 from tests.unit.data.sources.test_archives import tar, zipped
 

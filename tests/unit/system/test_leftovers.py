@@ -14,20 +14,20 @@ from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, plan
 from effnet_core.jobs.job import RecordsJob
 from effnet_core.jobs.launch import write_job
-from effnet_core.locks import scratch_folder, sole_user, sole_writer
 from effnet_core.model_store.versions import cached_model, fetch_model
+from effnet_core.system.locks import scratch_folder, sole_user, sole_writer
 from tests.support.images import class_folders
 from tests.support.tiny import tiny_config
 from tests.unit.model_store.test_publication import put
 
 BEGIN = (
-    "import os, sys; from pathlib import Path; from effnet_core.files import atomic_path\n"
+    "import os, sys; from pathlib import Path; from effnet_core.system.files import atomic_path\n"
     "for name in sys.argv[1:]:\n"
     "    atomic_path(Path(name)).__enter__().write_text('half')\n"
     "os.kill(os.getpid(), 9)\n"
 )
 SCRATCH = (
-    "import os; from effnet_core.locks import scratch_folder\n"
+    "import os; from effnet_core.system.locks import scratch_folder\n"
     "with scratch_folder('test') as folder:\n"
     "    print(folder, flush=True); input()\n"
 )

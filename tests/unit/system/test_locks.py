@@ -18,21 +18,22 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import api, locks
+from effnet_core import api
 from effnet_core.cli.copy import copy
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, FolderInUse
 from effnet_core.export.export import export
-from effnet_core.files import LOCK_NAME
-from effnet_core.locks import Owner, alone, inherited, sole_user, sole_writer, turn
 from effnet_core.storage import trees
+from effnet_core.system import locks
+from effnet_core.system.files import LOCK_NAME
+from effnet_core.system.locks import Owner, alone, inherited, sole_user, sole_writer, turn
 from tests.support.images import source_with_splits
 from tests.support.tiny import tiny_config
 from tests.support.weights import make_checkpoint
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from effnet_core.locks import sole_user\n"
+    "import sys, time; from pathlib import Path; from effnet_core.system.locks import sole_user\n"
     "with sole_user(Path(sys.argv[2]), what='it'):\n"
     "    print('held', flush=True); sys.stdin.read()\n"
 )
@@ -108,7 +109,7 @@ def test_a_killed_user_keeps_nobody_out(tmp_path: Path) -> None:
 def test_children_of_a_killed_user_keep_the_folder_until_they_end(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys; from pathlib import Path\n"
-        "from effnet_core.locks import inherited, sole_user\n"
+        "from effnet_core.system.locks import inherited, sole_user\n"
         "with sole_user(Path(sys.argv[1]), what='it'), inherited() as locks:\n"
         "    child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=0, pass_fds=locks)\n"
         "    print(child.pid, flush=True); child.wait()\n"

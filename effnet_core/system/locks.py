@@ -28,7 +28,7 @@ from pathlib import Path
 
 from effnet_core.errors import DataError, FolderInUse, JobError
 from effnet_core.events import Event, emit
-from effnet_core.files import LOCK_NAME, make_folder, remove_temporaries
+from effnet_core.system.files import LOCK_NAME, make_folder, remove_temporaries
 from effnet_core.text import os_reason
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)

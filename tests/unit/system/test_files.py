@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from effnet_core import files, text
+from effnet_core import text
 from effnet_core.errors import ConfigError, DataError, OutputExists
-from effnet_core.files import make_folder
 from effnet_core.storage.local import LocalStore
+from effnet_core.system import files
+from effnet_core.system.files import make_folder
 
 ODD_TEXT = 'a,b "c"\n\r\t\u2028\u2029\x85\x0b\x1c ü 🐈 \\ \udce9'
 
