@@ -1,8 +1,8 @@
-"""What a run will need, by arithmetic from a few figures that were measured once; plain Python.
+"""What a run will need, by arithmetic from a few figures; plain Python.
 
-Work is counted in multiply-adds and memory in values that layers keep. The figures are those of
-EfficientNet-B0 at 224 px with the native kernels (benchmarks/train.md), and this machine's speed is its
-speed in a product of matrices against that of the machine where they were measured.
+Work is counted in multiply-adds and memory in values that layers keep. The time of a training step is that of
+EfficientNet-B0 at 224 px with the native kernels (benchmarks/train.md); the other times are assumed. This
+machine's speed is its speed in a product of matrices against ``REFERENCE_GFLOPS``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from effnet_core.family.variants import Variant, variant
 from effnet_core.text import format_seconds, human_bytes
 
 REFERENCE_GFLOPS = 100.0
-"""Of the product of two matrices of 1024 on the two cores where the figures below were measured."""
+"""Of the product of two matrices of 1024 where the figures below hold; assumed."""
 TRAIN_S, EVAL_S, ENGINE_S = 0.044, 0.018, 0.012
-"""Seconds an image of a training step, of MindSpore's forward pass and of the engine's, for B0 at 224 px."""
+"""Seconds an image of a training step (measured), of MindSpore's forward pass and of the engine's (both
+assumed), for B0 at 224 px."""
 BUILTIN_SLOWER, BUILTIN_LARGER = 4.0, 2.3
 """MindSpore's built-in kernels against the native ones."""
 BYTES_A_VALUE = 10.0
