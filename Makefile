@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.project
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-library test-jobs test-flows \
-        test-all chaos fuzz check lint format types dist peers bench bench-infer bench-store bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 docs-site transcript lock audit clean
+        test-all chaos fuzz check lint format types dist peers bench bench-infer bench-store bench-staging bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 docs-site transcript lock audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -95,6 +95,9 @@ bench-infer: $(STAMP) ## labelling files, compared with a torch loop (EFFNET_PEE
 
 bench-store: $(STAMP) ## transfers compared with aws s3 sync, rclone and s5cmd (EFFNET_STORE_PEERS: folder of those)
 	$(BIN)/python -m benchmarks.store
+
+bench-staging: $(STAMP) ## staging a folder of JPEGs beside a plain loop
+	$(BIN)/python -m benchmarks.staging
 
 bench-records: $(STAMP) ## reading a data set from MindRecord files against its own files
 	$(BIN)/python -m benchmarks.records

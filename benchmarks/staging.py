@@ -114,7 +114,7 @@ def measure(options: argparse.Namespace, work: Path) -> list[str]:
         ratios = [
             statistics.median(a[k] / b[k] for a, b in zip(ours, spent, strict=True)) for k in (0, 1)
         ]
-        shown = "| |" if spent is ours else f"| {ratios[0]:.2f} | {ratios[1]:.2f} |"
+        shown = "| | |" if spent is ours else f"| {ratios[0]:.2f} | {ratios[1]:.2f} |"
         lines.append(f"| {name} | {medians[0]:.2f} | {medians[1]:.2f} {shown}")
     return lines
 
