@@ -131,8 +131,8 @@ def run(part: Part, results: Results, deadline: float) -> None:
         code = process.wait()
         timer.cancel()
     state = "cut" if cut.is_set() else "failed" if code else "done"
-    told = {} if state == "done" else {"last_lines": last}
-    results.put(part.name, state=state, seconds=time.monotonic() - began, **told)
+    details = {} if state == "done" else {"last_lines": last}
+    results.put(part.name, state=state, seconds=time.monotonic() - began, **details)
     print(f"{part.name}: {state} after {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -159,8 +159,8 @@ def machine_facts(device: str) -> dict[str, Any]:
     fields = "name,driver_version,memory.total,compute_cap,clocks.max.sm"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        gpus = [line.strip() for line in told.stdout.splitlines()]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        gpus = [line.strip() for line in answer.stdout.splitlines()]
     except (OSError, subprocess.SubprocessError):
         gpus = []
     packages = {item.metadata["Name"]: item.version for item in metadata.distributions()}
