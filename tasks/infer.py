@@ -20,6 +20,7 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.infer.output import SUMMARY_NAME
 from effnet_core.infer.plan import InferencePlan, read_plan
 from effnet_core.jobs.job import Shard
+from effnet_core.quality.drift import is_told, note_told
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardCounts
 from effnet_core.text import NO_VALUE, format_seconds, markdown_code, markdown_text, visible
@@ -126,9 +127,12 @@ def finish_inference(
 
 
 def tell_of_drift(summary: dict[str, Any], output: str) -> None:
-    """Emit the event ``effnet.drift`` where a labelling's pictures are unlike the model's own."""
+    """Emit the event ``effnet.drift`` where a labelling's pictures are unlike the model's own.
+
+    A finding is told once, however often its run is repeated or continued.
+    """
     found = summary.get("drift")
-    if not found or not found["drifted"]:
+    if not found or not found["drifted"] or is_told(Path(output)):
         return
     emit_event(
         DRIFT_EVENT,
@@ -141,6 +145,7 @@ def tell_of_drift(summary: dict[str, Any], output: str) -> None:
             "output": output,
         },
     )
+    note_told(Path(output))
 
 
 class Pace:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.errors import DataError
-from effnet_core.results.checked import NONSENSE
+from effnet_core.results.checked import NONSENSE, check_fields
 from effnet_core.system.files import atomic_path
 
 REFERENCE_NAME = "reference.npz"
@@ -127,6 +127,19 @@ class Drift:
             name: [list(row) for row in getattr(self, name)] for name in ("classes", "farthest")
         }
         return {**asdict(self), **lists}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Drift:
+        """The finding that ``to_dict`` described.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("a finding is not an object with names and values")
+        classes = [(str(name), float(a), float(b)) for name, a, b in values.get("classes", [])]
+        farthest = [(str(path), float(far)) for path, far in values.get("farthest", [])]
+        return check_fields(cls, {**values, "classes": classes, "farthest": farthest})
 
     def sentence(self) -> str:
         """The finding for a log."""
