@@ -316,17 +316,27 @@ def iter_rows(output: Path, columns: Sequence[str] | None = None) -> Iterator[di
         output: folder of predictions.
         columns: what is wanted; everything when absent. Other columns may come too.
     """
-    for path in sorted((output / PARTS_NAME).glob("part-*")):
-        if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as part:
-                for batch in part.iter_batches(columns=columns):
-                    yield from batch.to_pylist()
-        elif path.suffix == ".jsonl":
-            with path.open(encoding="utf-8", newline="\n") as stream:
-                for line in stream:
-                    yield json.loads(line)
-        else:
-            with path.open(encoding="utf-8", newline="") as stream:
-                for row in csv.DictReader(stream):
-                    lists = {key: json.loads(row[key]) for key in LISTS if key in row}
-                    yield {**row, "path": of_cell(row["path"]), **lists}
+    for path in part_files(output):
+        yield from iter_part(path, columns)
+
+
+def part_files(output: Path) -> list[Path]:
+    """The part files of a run, in input order."""
+    return sorted((output / PARTS_NAME).glob("part-*"))
+
+
+def iter_part(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Predictions of one part file, as ``iter_rows``."""
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as part:
+            for batch in part.iter_batches(columns=columns):
+                yield from batch.to_pylist()
+    elif path.suffix == ".jsonl":
+        with path.open(encoding="utf-8", newline="\n") as stream:
+            for line in stream:
+                yield json.loads(line)
+    else:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                lists = {key: json.loads(row[key]) for key in LISTS if key in row}
+                yield {**row, "path": of_cell(row["path"]), **lists}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +15,11 @@ from PIL import Image
 
 from effnet_core.data.images import ImageProblem, decode_image, to_rgb
 from effnet_core.data.near_copies import MAX_DISTANCE, PROBE_SIZE, SAME_LEVELS, fingerprint
+from effnet_core.errors import DataError
+from effnet_core.infer.output import iter_part, part_files
+from effnet_core.infer.plan import SHARDS_NAME
+from effnet_core.infer.shards import OBSERVED_SUFFIX
+from effnet_core.results.drift import Observed
 
 SMALL = (16, 16)
 REASONS = {
@@ -62,6 +70,65 @@ class Look:
         if int((self.bits != other.bits).sum()) > MAX_DISTANCE:
             return False
         return float(np.abs(self.grey - other.grey).mean()) <= SAME_LEVELS
+
+
+def of_labelling(run: Path, count: int) -> list[Candidate]:
+    """The pictures of a labelling that a person should look at, most worth it first.
+
+    Those whose two best classes are closest together, and in turns with them those that are farther from
+    what the model learned from than 99 of 100 held-out pictures, farthest first. Without a reference of drift
+    there are only the former.
+
+    Args:
+        run: output of a labelling.
+        count: pictures of each kind at most.
+    """
+    unsure, far = _Best(count), _Best(count)
+    number = 0
+    for part in part_files(run):
+        outside = _distances(run, part)
+        for place, row in enumerate(iter_part(part, ("path", "class_names", "probs"))):
+            number += 1
+            probs = [float(share) for share in row["probs"]]
+            best = tuple(zip(row["class_names"], probs, strict=True))
+            one = Candidate(row["path"], best[0][0], best, "uncertain", is_labelled=False)
+            unsure.add((probs[1] if len(probs) > 1 else 0.0) - probs[0], number, one)
+            if place < len(outside) and outside[place] > 1:
+                far.add(float(outside[place]), number, replace(one, reason="far"))
+    chosen: dict[str, Candidate] = {}
+    for pair in itertools.zip_longest(unsure.sorted(), far.sorted()):
+        for candidate in pair:
+            if candidate is not None:
+                chosen.setdefault(candidate.path, candidate)
+    return list(chosen.values())
+
+
+class _Best:
+    """The few candidates with the highest values; the earlier one of equals."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._heap: list[tuple[float, int, Candidate]] = []
+
+    def add(self, value: float, number: int, one: Candidate) -> None:
+        item = (value, -number, one)
+        if len(self._heap) < self.most:
+            heapq.heappush(self._heap, item)
+        elif item[:2] > self._heap[0][:2]:
+            heapq.heapreplace(self._heap, item)
+
+    def sorted(self) -> list[Candidate]:
+        """Highest first."""
+        return [one for *_, one in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
+
+
+def _distances(run: Path, part: Path) -> NDArray[np.float32]:
+    """How far out the pictures of a part are, in its order; none where that was not measured."""
+    path = run / SHARDS_NAME / f"{part.name}{OBSERVED_SUFFIX}"
+    try:
+        return Observed.read(path).outside if path.is_file() else np.zeros(0, np.float32)
+    except DataError:
+        return np.zeros(0, np.float32)
 
 
 def without_copies(

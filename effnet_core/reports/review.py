@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import heapq
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,13 +30,13 @@ from effnet_core.data.images import WHITE, Colour, decode_image, to_rgb
 from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.infer.output import SUMMARY_NAME, background_of, iter_rows
+from effnet_core.infer.output import SUMMARY_NAME, background_of
 from effnet_core.infer.plan import PARTS_NAME, RUN_NAME
 from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import JOB_NAME, TrainJob, read_job
 from effnet_core.quality.features import label_splits
 from effnet_core.quality.labels import confident_learning, out_of_fold
-from effnet_core.quality.queue import REASONS, Candidate, without_copies
+from effnet_core.quality.queue import REASONS, Candidate, of_labelling, without_copies
 from effnet_core.render.pages import write_page
 from effnet_core.storage.addresses import is_s3
 from effnet_core.system.files import atomic_path, make_folder, read_json, require_empty_or_own
@@ -81,8 +80,8 @@ def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue
     """Choose pictures of a run and write their queue.
 
     Args:
-        run: the output of a labelling: its least certain pictures; or a training run: the labels of its
-            data set that the model contradicts most.
+        run: the output of a labelling: its least certain pictures and those that are unlike what the model
+            learned from; or a training run: the labels of its data set that the model contradicts most.
         out: a new folder, or the queue of an earlier call, which is replaced.
         count: pictures at most.
         config: engine and storage.
@@ -106,22 +105,11 @@ def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue
 
 
 def _of_labelling(run: Path, count: int, storage: StorageConfig) -> Source:
-    """The pictures of a labelling whose two best classes are closest together."""
+    """The pictures of a labelling that are least certain, and those that are farthest out."""
     root = str(read_json(run / RUN_NAME)["input"])
     summary = read_json(run / SUMMARY_NAME) if (run / SUMMARY_NAME).is_file() else {}
     names = sorted(map(str, summary.get("classes", {})))
-    heap: list[tuple[float, int, Candidate]] = []
-    for number, row in enumerate(iter_rows(run, ("path", "class_names", "probs"))):
-        probs = row["probs"]
-        margin = probs[0] - (probs[1] if len(probs) > 1 else 0.0)
-        best = tuple(zip(row["class_names"], map(float, probs), strict=True))
-        one = Candidate(row["path"], best[0][0], best, "uncertain", is_labelled=False)
-        item = (-margin, -number, one)
-        if len(heap) < SPARE * count:
-            heapq.heappush(heap, item)
-        elif item[:2] > heap[0][:2]:
-            heapq.heapreplace(heap, item)
-    chosen = [one for _, _, one in sorted(heap, key=lambda item: item[:2], reverse=True)]
+    chosen = of_labelling(run, SPARE * count)
     known = sorted({*names, *(name for one in chosen for name, _ in one.suggestions)})
     reader = open_reader(root, storage)
     return Source(chosen, reader, root, tuple(known), background_of(summary))

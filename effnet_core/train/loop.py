@@ -315,8 +315,8 @@ def _calibrate(run: Run, latest: Evaluated) -> Calibration | None:
         return latest.result.calibration
     if found.refused is not None:
         run.tell(
-            f"probabilities stay as they are: temperature {found.refused:g}, fitted on {found.images} images, "
-            f"does not help on images that it was not fitted on (expected calibration error "
+            f"probabilities stay as they are: temperature {found.refused:g}, fitted on {found.images} "
+            f"images, does not help on images that it was not fitted on (expected calibration error "
             f"{found.before.ece:.2%})"
         )
     elif found.temperature == 1.0:

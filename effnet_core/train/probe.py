@@ -71,7 +71,9 @@ def probe(
     logits = head.logits(features_of(val))
     result = _evaluate(logits, val, dataset.class_names)
     fits = config.train.calibrate
-    calibration = fit_calibration(logits, val.labels) if fits else calibrate(logits, val.labels, 1.0)
+    calibration = (
+        fit_calibration(logits, val.labels) if fits else calibrate(logits, val.labels, 1.0)
+    )
     temperature = calibration.temperature
     sidecar = Sidecar(
         variant=checkpoint.sidecar.variant,

@@ -18,11 +18,13 @@ from effnet_core.data.corrections import read_corrections
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import finish, write_part
+from effnet_core.infer.output import finish, part_files, write_part
 from effnet_core.infer.pipeline import Prediction
-from effnet_core.infer.plan import plan
+from effnet_core.infer.plan import SHARDS_NAME, plan
+from effnet_core.infer.shards import OBSERVED_SUFFIX
 from effnet_core.reports.review import suspicious, write_queue
 from effnet_core.results import ShardResult
+from effnet_core.results.drift import Observed
 from effnet_core.system.files import write_json
 from tests.support.images import class_folders, draw, encode
 from tests.support.services import missing
@@ -87,6 +89,29 @@ def test_the_least_certain_come_first_and_copies_once(run: Path, tmp_path: Path)
 
     again = write_queue(run, tmp_path / "queue", count=2, config=CONFIG)
     assert again.pictures == 2 and len(list((tmp_path / "queue" / "pictures").iterdir())) == 2
+
+
+def test_pictures_that_are_far_out_come_in_turns_with_the_least_certain(
+    run: Path, tmp_path: Path
+) -> None:
+    """The farthest may be very certain; where nothing was measured there are the least certain alone."""
+    [part] = part_files(run)
+    outside = np.zeros(13, np.float32)
+    outside[[1, 4, 9]] = [3.0, 5.0, 1.5]
+    nothing = np.zeros(13, np.float32)
+    seen = Observed(np.zeros((13, 2), np.float32), nothing, nothing, nothing, outside, [])
+    seen.save(run / SHARDS_NAME / f"{part.name}{OBSERVED_SUFFIX}")
+    queue = write_queue(run, tmp_path / "queue", count=6, config=CONFIG)
+    found = [(item["path"], item["reason"]) for item in items_of(queue.path)["items"]]
+    assert found == [
+        ("12.png", "uncertain"),
+        ("04.png", "far"),
+        ("01.png", "far"),  # 11 is 12 again
+        ("10.png", "uncertain"),
+        ("09.png", "far"),  # also the third by certainty
+        ("08.png", "uncertain"),
+    ]
+    assert queue.by_reason == {"uncertain": 3, "far": 3}
 
 
 def test_what_is_no_run_and_what_is_no_queue(run: Path, tmp_path: Path) -> None:
