@@ -71,6 +71,12 @@ class Corrections:
             {**_without(self.files, decided), **later.files},
         )
 
+    def __len__(self) -> int:
+        return len(self.labels) + len(self.left_out)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self.labels or digest in self.left_out
+
     def __bool__(self) -> bool:
         return bool(self.labels or self.left_out)
 

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from effnet_core.config.schema import RunConfig, StorageConfig
-from effnet_core.data.corrections import COLUMNS
+from effnet_core.data.corrections import COLUMNS, NO_CORRECTIONS, Corrections
 from effnet_core.data.imagenet import readable
 from effnet_core.data.images import WHITE, Colour, decode_image, to_rgb
 from effnet_core.data.manifest import open_dataset
@@ -76,7 +76,9 @@ class Source:
     background: Colour | None
 
 
-def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue:
+def write_queue(
+    run: Path, out: Path, *, count: int, config: RunConfig, decided: Corrections = NO_CORRECTIONS
+) -> Queue:
     """Choose pictures of a run and write their queue.
 
     Args:
@@ -85,6 +87,7 @@ def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue
         out: a new folder, or the queue of an earlier call, which is replaced.
         count: pictures at most.
         config: engine and storage.
+        decided: of earlier reviews: these pictures are left out.
 
     Raises:
         DataError: the folder is neither, or its pictures are not there any more.
@@ -93,7 +96,7 @@ def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue
     require_empty_or_own(out, QUEUE_NAME, what="folder of the queue")
     make_folder(out, what="folder of the queue")
     if (run / PARTS_NAME).is_dir():
-        source = _of_labelling(run, count, config.storage)
+        source = _of_labelling(run, SPARE * count + len(decided), config.storage)
     elif (run / JOB_NAME).is_file() and (run / MODEL_NAME).is_file():
         source = _of_training(run, out / WORK_NAME, config)
     else:
@@ -101,7 +104,7 @@ def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue
             f"{run} is neither the output of a labelling (effnet predict) nor the folder of a finished "
             "training run"
         )
-    return _write(source, out, count=count, title=str(run))
+    return _write(source, out, count=count, title=str(run), decided=decided)
 
 
 def _of_labelling(run: Path, count: int, storage: StorageConfig) -> Source:
@@ -109,7 +112,7 @@ def _of_labelling(run: Path, count: int, storage: StorageConfig) -> Source:
     root = str(read_json(run / RUN_NAME)["input"])
     summary = read_json(run / SUMMARY_NAME) if (run / SUMMARY_NAME).is_file() else {}
     names = sorted(map(str, summary.get("classes", {})))
-    chosen = of_labelling(run, SPARE * count)
+    chosen = of_labelling(run, count)
     known = sorted({*names, *(name for one in chosen for name, _ in one.suggestions)})
     reader = open_reader(root, storage)
     return Source(chosen, reader, root, tuple(known), background_of(summary))
@@ -167,13 +170,13 @@ def suspicious(
     return Suspects(candidates, found.suspected)
 
 
-def _write(source: Source, out: Path, *, count: int, title: str) -> Queue:
+def _write(source: Source, out: Path, *, count: int, title: str, decided: Corrections) -> Queue:
     pictures = out / PICTURES_NAME
     make_folder(pictures, what="folder of pictures")
     for old in pictures.iterdir():
         old.unlink()
     items: list[dict[str, Any]] = []
-    for number, (one, content) in enumerate(without_copies(_read(source), count), start=1):
+    for number, (one, content) in enumerate(without_copies(_read(source, decided), count), start=1):
         suffix = PurePosixPath(one.path).suffix[:8]
         name = f"{number:04d}{suffix}"
         with atomic_path(pictures / name) as temporary:
@@ -193,6 +196,8 @@ def _write(source: Source, out: Path, *, count: int, title: str) -> Queue:
     if not items:
         raise DataError(
             f"none of the pictures of {title} can be read; is {source.root} still there?"
+            if not decided
+            else f"no picture of {title} is left that nobody has decided on"
         )
     _write_csv(out / QUEUE_NAME, items)
     names = sorted({*source.class_names, *(str(item["given"]) for item in items)})
@@ -209,11 +214,13 @@ def _write(source: Source, out: Path, *, count: int, title: str) -> Queue:
     return Queue(path, len(items), {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)})
 
 
-def _read(source: Source) -> Iterator[tuple[Candidate, bytes]]:
-    """Candidates with their files; those that cannot be read are left out."""
+def _read(source: Source, decided: Corrections) -> Iterator[tuple[Candidate, bytes]]:
+    """Candidates with their files; those that cannot be read or are decided are left out."""
     for one in source.candidates:
         try:
-            yield one, source.reader.read(one.path)
+            content = source.reader.read(one.path)
+            if not decided or hashlib.sha256(content).hexdigest() not in decided:
+                yield one, content
         except (OSError, ValueError):  # an image problem is a ValueError
             if not is_s3(source.root) and not Path(source.root).is_dir():
                 return

@@ -114,6 +114,24 @@ def test_pictures_that_are_far_out_come_in_turns_with_the_least_certain(
     assert queue.by_reason == {"uncertain": 3, "far": 3}
 
 
+def test_what_was_decided_is_not_asked_again(run: Path, tmp_path: Path) -> None:
+    first = write_queue(run, tmp_path / "first", count=3, config=CONFIG)
+    items = items_of(first.path)["items"]
+    rows = [f"{items[0]['sha256']},owl,label", f"{items[1]['sha256']},,leave out"]
+    (tmp_path / "labels.csv").write_text("\n".join(["sha256,label,action", *rows]))
+    decided = read_corrections(tmp_path / "labels.csv")
+    second = write_queue(run, tmp_path / "second", count=2, config=CONFIG, decided=decided)
+    assert [item["path"] for item in items_of(second.path)["items"]] == ["09.png", "08.png"]
+    with (tmp_path / "labels.csv").open("a") as stream:
+        for path in (tmp_path / "in").iterdir():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if digest not in decided:
+                stream.write(f"\n{digest},owl,label")
+    decided = read_corrections(tmp_path / "labels.csv")
+    with pytest.raises(DataError, match="is left that nobody has decided on"):
+        write_queue(run, tmp_path / "third", count=2, config=CONFIG, decided=decided)
+
+
 def test_what_is_no_run_and_what_is_no_queue(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is neither the output of a labelling"):
         write_queue(tmp_path / "in", tmp_path / "queue", count=5, config=CONFIG)
