@@ -17,7 +17,7 @@ from effnet_core.system.files import read_json
 @pytest.mark.prefect
 @pytest.mark.timeout(1800)
 def test_days_on_a_schedule(tmp_path: Path) -> None:
-    """A real server, real schedules and the real pipeline; pictures are inverted and shifted from day 4 on."""
+    """A real server, real schedules, the real pipeline; from day 4 on pictures are inverted and shifted."""
     days = simulate(tmp_path, Plan(days=6, a_day=60))
     assert [day.drifted for day in days[:4]] == [False, False, False, True]
     assert [day.events for day in days[:4]] == [0, 0, 0, 1]
