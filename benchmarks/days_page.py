@@ -1,8 +1,8 @@
-"""The figures and the picture of docs/eight-days.md, from what the simulations have measured.
+"""The figures and the picture of docs/days.md, from what the simulations have measured.
 
-python -m benchmarks.eight_days --out benchmarks/eight_days.json
+python -m benchmarks.days --out benchmarks/days.json
 python -m benchmarks.queue_lift --out benchmarks/queue_lift.json
-python -m benchmarks.eight_days_page
+python -m benchmarks.days_page
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from benchmarks.queue_lift import LAST_DAY, QUEUE, RANDOM  # noqa: E402
 from effnet_core.render.plots import LIGHT, render, show_percent  # noqa: E402
 from effnet_core.system.files import read_json  # noqa: E402
 
-DAYS, LIFT = ROOT / "benchmarks" / "eight_days.json", ROOT / "benchmarks" / "queue_lift.json"
-PAGE, PICTURE = ROOT / "docs" / "eight-days.md", ROOT / "docs" / "images" / "eight_days.png"
+DAYS, LIFT = ROOT / "benchmarks" / "days.json", ROOT / "benchmarks" / "queue_lift.json"
+PAGE, PICTURE = ROOT / "docs" / "days.md", ROOT / "docs" / "images" / "days.png"
 CHANGED = "#fbeee0"
 
 
@@ -105,10 +105,8 @@ def table_of_days(days: list[dict[str, Any]]) -> str:
         "| the gate at night |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    before = 0
     for day in days:
-        told = "`effnet.drift`" if day["events"] > before else ""
-        before = day["events"]
+        told = "`effnet.drift`" if day["drifted"] else ""
         seen = f"{day['reviewed']}, {day['wrong']}" if day["reviewed"] else ""
         lines.append(
             f"| {day['day']} | {short[day['version']]} | {day['accuracy']:.1%} | {day['distance']:.2f} | "
