@@ -28,12 +28,12 @@ from effnet_core.data.corrections import COLUMNS, NO_CORRECTIONS, Corrections
 from effnet_core.data.imagenet import readable
 from effnet_core.data.images import WHITE, Colour, decode_image, to_rgb
 from effnet_core.data.manifest import open_dataset
-from effnet_core.errors import DataError
+from effnet_core.errors import DataError, EffnetError
 from effnet_core.events import Event, emit
 from effnet_core.infer.output import SUMMARY_NAME, background_of
 from effnet_core.infer.plan import PARTS_NAME, RUN_NAME
 from effnet_core.infer.readers import ImageReader, open_reader
-from effnet_core.jobs.job import JOB_NAME, TrainJob, read_job
+from effnet_core.jobs.job import JOB_NAME, PredictJob, TrainJob, read_job
 from effnet_core.quality.features import label_splits
 from effnet_core.quality.labels import confident_learning, out_of_fold
 from effnet_core.quality.queue import REASONS, Candidate, of_labelling, without_copies
@@ -46,6 +46,7 @@ PAGE_NAME = "index.html"
 QUEUE_NAME = "queue.csv"
 PICTURES_NAME = "pictures"
 WORK_NAME = "work"
+JOBS_NAME = "jobs"
 TEMPLATE_NAME = "review.html.j2"
 STAGE = "review"
 SPARE = 4
@@ -111,7 +112,7 @@ def _of_labelling(run: Path, count: int, storage: StorageConfig) -> Source:
     """The pictures of a labelling that are least certain, and those that are farthest out."""
     root = str(read_json(run / RUN_NAME)["input"])
     summary = read_json(run / SUMMARY_NAME) if (run / SUMMARY_NAME).is_file() else {}
-    names = sorted(map(str, summary.get("classes", {})))
+    names = {*map(str, summary.get("classes", {})), *_names_of_model(run)}
     chosen = of_labelling(run, count)
     known = sorted({*names, *(name for one in chosen for name, _ in one.suggestions)})
     reader = open_reader(root, storage)
@@ -136,6 +137,18 @@ def _of_training(run: Path, work: Path, config: RunConfig) -> Source:
     reader = open_reader(str(dataset.root), config.storage)
     root, names = str(dataset.root.resolve()), dataset.class_names
     return Source(found.candidates, reader, root, names, background)
+
+
+def _names_of_model(run: Path) -> tuple[str, ...]:
+    """All classes that the model of a labelling knows, while it is still where it was."""
+    for job_dir in sorted((run / JOBS_NAME).glob("*")):
+        try:
+            job = read_job(job_dir)
+            if isinstance(job, PredictJob):
+                return readable(open_checkpoint(job.checkpoint).sidecar.class_names)
+        except EffnetError:
+            continue
+    return ()
 
 
 @dataclass(frozen=True)
