@@ -33,7 +33,7 @@ from effnet_core.data.manifest import (
     rows_digest,
     write_manifest,
 )
-from effnet_core.data.near_copies import confirmed, near_pairs
+from effnet_core.data.near_copies import confirmed, fingerprints, near_pairs
 from effnet_core.data.placing import (
     LEFT_OUT,
     WORK_NAME,
@@ -192,7 +192,7 @@ def _stage(
         notes = [*found.notes, *_notes_on(found, rows, class_names, sides)]
         if place.corrections:
             notes.append(_on_corrections(place.corrections, rows, added=len(added), aside=aside))
-        near = _near_copies(out, rows)
+        near = _near_copies(rows)
         verification = verify_rows(rows, rejected, class_names, near=near, notes=notes)
         _remove_strays(out, rows)
         _write_all(out, rows, rejected, class_names, verification, place.background)
@@ -247,13 +247,12 @@ def _stratify(rows: list[dict[str, Any]], out: Path, sides: Sides) -> None:
         row.update(split=side, path=path, image_id=image_id(path))
 
 
-def _near_copies(out: Path, rows: list[dict[str, Any]]) -> list[list[str]]:
+def _near_copies(rows: list[dict[str, Any]]) -> list[list[str]]:
     """Paths of training pictures and of those of other splits that look like them."""
     is_train = np.array([row["split"] == TRAIN for row in rows], np.bool_)
-    pairs = near_pairs(
-        [row["fingerprint"] for row in rows], is_train, [row["sha256"] for row in rows]
-    )
-    return confirmed(out, [row["path"] for row in rows], pairs)
+    greys = np.frombuffer(b"".join(row["grey"] for row in rows), np.uint8).reshape(len(rows), -1)
+    pairs = near_pairs(fingerprints(greys), is_train, [row["sha256"] for row in rows])
+    return [[rows[one]["path"], rows[other]["path"]] for one, other in confirmed(greys, pairs)]
 
 
 def _notes_on(

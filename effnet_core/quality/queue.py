@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnet_core.data.images import ImageProblem, decode_image, to_rgb
-from effnet_core.data.near_copies import MAX_DISTANCE, PROBE_SIZE, SAME_LEVELS, fingerprint
+from effnet_core.data.near_copies import (
+    MAX_DISTANCE,
+    PROBE_SIZE,
+    SAME_LEVELS,
+    fingerprints,
+    grey_of,
+)
 
 SMALL = (16, 16)
 REASONS = {
@@ -53,7 +59,7 @@ class Look:
             decode_image(content, at_least_px=2 * max(PROBE_SIZE), max_pixels=sys.maxsize)
         )
         probe = image.resize(PROBE_SIZE, Image.Resampling.BOX)
-        bits = np.unpackbits(np.frombuffer(fingerprint(probe), np.uint8))
+        bits = np.unpackbits(fingerprints(np.frombuffer(grey_of(probe), np.uint8))[0])
         grey = image.convert("L").resize(SMALL, Image.Resampling.BOX)
         return cls(bits, np.asarray(grey, np.float32))
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from effnet_core.cli.app import app
 from effnet_core.data import placing, staging
 from effnet_core.data.encoded import is_whole_png
-from effnet_core.data.images import decode_image, to_rgb
+from effnet_core.data.images import Checked, decode_image, to_rgb
 from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME, REJECTED_NAME, open_dataset
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError, OutputExists
@@ -539,7 +539,7 @@ def test_what_was_looked_at_is_what_is_written(
 
     sides = itertools.count(60)
 
-    def check_and_change(content: bytes, **options: int) -> tuple[Image.Image, tuple[int, int]]:
+    def check_and_change(content: bytes, **options: int) -> Checked:
         other = encode(draw(next(sides), 60), "jpeg")
         for path in source.rglob("*.jpg"):
             path.write_bytes(other)
