@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections import Counter
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ from effnet_core.text import is_unicode
 
 STAGE = "stage"
 EVENT_EVERY = 200
+GROUP = 20
+"""Files that a thread looks into before it asks for more."""
 OTHER_NAME = "other_files.jsonl"
 """Files that are not pictures of a class, and what was left out, with the reason."""
 
@@ -370,9 +373,11 @@ def _verify_all(
     """
     rows, rejected, aside = [], [], 0
     candidates = with_own_places(candidates)
+    groups = [candidates[k : k + GROUP] for k in range(0, len(candidates), GROUP)]
     with warnings.catch_warnings(), Threads(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-        results = pool.map(lambda item: look_into(item, place), candidates)
+        answers = pool.map(lambda group: [look_into(item, place) for item in group], groups)
+        results = chain.from_iterable(answers)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
             if result == LEFT_OUT:
                 aside += 1
@@ -389,9 +394,9 @@ def _bytes_to_copy(candidates: list[Candidate], out: Path) -> int:
     """Size of the files that are copied, less what an earlier staging has left."""
     total = 0
     for item in candidates:
-        if WORK_NAME not in item.path.parts:
+        if f"/{WORK_NAME}/" not in (path := str(item.path)):
             with suppress(OSError):  # looking into it will tell the reason
-                total += item.path.stat().st_size
+                total += os.stat(path).st_size  # noqa: PTH116 - a million of them
     before = (path for path in (out / "images").rglob("*") if path.is_file())
     return total - sum(path.stat().st_size for path in before)
 
@@ -426,12 +431,13 @@ def _class_names(candidates: list[Candidate], rows: list[dict[str, Any]]) -> lis
 
 def _remove_strays(out: Path, rows: list[dict[str, Any]]) -> None:
     """Take away files of an earlier staging that are not in the new manifest."""
-    wanted = {out / row["path"] for row in rows}
-    for path in sorted((out / "images").rglob("*"), reverse=True):
-        if path.is_file() and path not in wanted:
-            path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            shutil.rmtree(path)
+    wanted = {f"{out}/{row['path']}" for row in rows}
+    for folder, _, names in os.walk(out / "images", topdown=False):
+        for name in names:
+            if f"{folder}/{name}" not in wanted:
+                os.unlink(f"{folder}/{name}")  # noqa: PTH108 - a million of them
+        with suppress(OSError):
+            os.rmdir(folder)  # noqa: PTH106 - if it is empty
 
 
 def _write_rejected(path: Path, rejected: list[dict[str, str]]) -> None:

@@ -1,6 +1,6 @@
 """The parent's side of a job: start the ranks, listen, and never leave one behind.
 
-Several ranks are started by MindSpore's own ``msrun`` (``msrun.py``), one rank directly; both under ``supervise.py``.
+Several ranks are started by MindSpore's ``msrun`` (``msrun.py``), one directly; both under ``supervise.py``.
 The answer is ``result.json`` or ``error.json``, not an exit code.
 """
 
@@ -176,8 +176,8 @@ def _command(runtime: RuntimeConfig, run_dir: Path) -> list[str]:
         return [sys.executable, *worker]
     if importlib.util.find_spec("mindspore") is None:
         raise ConfigError(
-            f"runtime.world_size={runtime.world_size} needs MindSpore's launcher, but {sys.executable} has no "
-            "mindspore; install it into this environment, or set runtime.world_size=1"
+            f"runtime.world_size={runtime.world_size} needs MindSpore's launcher, but {sys.executable} "
+            "has no mindspore; install it into this environment, or set runtime.world_size=1"
         )
     port = runtime.master_port or _free_port()
     return [
