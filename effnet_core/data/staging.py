@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -273,6 +273,14 @@ def _notes_on(
         notes.append(
             f"{len(found.other):,} other file(s), see {OTHER_NAME}; the first: {path} ({reason})"
         )
+    alike = defaultdict(list)
+    for name in class_names:
+        alike[name.casefold()].append(name)
+    if same := [names for names in alike.values() if len(names) > 1]:
+        notes.append(
+            f"warning: classes differ only in the case of their letters: {', '.join(same[0])}; if they are "
+            "one, rename their folders"
+        )
     numbers = [name for name in class_names if name.isdigit()]
     if len(numbers) == len(class_names) and numbers != sorted(numbers, key=int):
         notes.append(
@@ -416,6 +424,12 @@ def _class_names(candidates: list[Candidate], rows: list[dict[str, Any]]) -> lis
     names = sorted({row["class_name"] for row in rows if row["split"] == "train"})
     asked = {item.class_name for item in candidates if item.class_name}
     asked -= {row["was"] for row in rows}  # people may have given all its pictures to other classes
+    if not names:
+        there = ", ".join(sorted({row["split"] for row in rows}))
+        raise DataError(
+            f"no picture is of the training split, all are of {there}; add the training pictures, or give "
+            "the folder of one split by itself"
+        )
     missing = sorted(name for name in asked - set(names) if is_unicode(name))
     if missing:
         raise DataError(
