@@ -1,0 +1,115 @@
+"""A disk that becomes full at any moment of a command: one sentence, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from effnet_core.data.manifest import DATASET_NAME
+from effnet_core.storage.cache import CACHE_VARIABLE
+from effnet_core.system.files import UNFINISHED, read_json
+from tests.flows.service import ROOT
+from tests.support.images import class_folders
+
+SIZE = "210m"
+"""More than the 200 MB that staging leaves free."""
+HOOK = ROOT / "tests" / "support" / "filling"
+
+
+@dataclass
+class Disk:
+    """A disk that a command finds full from some moment on."""
+
+    root: Path
+    beside: Path
+
+    def run(self, at: str | int, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run ``effnet`` with its temporary folder on the disk, which is full once ``at`` has come."""
+        (self.root / "tmp").mkdir(exist_ok=True)
+        self.count.unlink(missing_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "effnet_core", *command],
+            env={
+                **os.environ,
+                "TMPDIR": str(self.root / "tmp"),
+                CACHE_VARIABLE: str(self.beside / "cache"),
+                "PYTHONPATH": str(HOOK),
+                "FILL_DISK": str(self.root),
+                "FILL_AT": str(at),
+                "FILL_COUNT": str(self.count),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        (self.root / "filler").unlink(missing_ok=True)
+        return done
+
+    def clear(self) -> None:
+        """Empty the disk."""
+        for path in self.root.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @property
+    def count(self) -> Path:
+        return self.beside / "opened"
+
+    def opened(self) -> list[str]:
+        """Files that the last command has opened for writing on the disk."""
+        return self.count.read_text().splitlines()
+
+    def leftovers(self) -> list[str]:
+        """What should have been removed."""
+        found = [*(self.root / "tmp").iterdir(), *self.root.rglob(f".*{UNFINISHED}")]
+        return [str(path) for path in [*found, *self.root.rglob(".effnet.lock")]]
+
+
+@pytest.fixture
+def disk(tmp_path: Path, mount: Callable[[str], Path]) -> Disk:
+    return Disk(mount(SIZE), tmp_path)
+
+
+def refuses(disk: Disk, done: subprocess.CompletedProcess[str]) -> str:
+    """What a command said, which ended as it should on a full disk."""
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "no space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert disk.leftovers() == []
+    return done.stderr
+
+
+@pytest.mark.parametrize("moment", ["worker_0.log", "rank_0.pid", ".result.json", "dataset.json"])
+def test_staging_says_it_in_one_sentence(moment: str, disk: Disk, tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "source", {"cat": 2, "dog": 2})
+    out = disk.root / "out"
+    command = ("stage", str(source), "--out", str(out))
+    text = refuses(disk, disk.run(moment, *command))
+    assert f"staging into {out} failed" in text and "make room, and run the same" in text
+    assert disk.run("never", *command).returncode == 0
+    assert read_json(out / DATASET_NAME)["complete"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_staging_at_every_moment(disk: Disk, tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "source", {"cat": 2, "dog": 2})
+    command = ("stage", str(source), "--out", str(disk.root / "out"))
+    assert disk.run("never", *command).returncode == 0
+    moments = range(1, 1 + len(disk.opened()))
+    refused = 0
+    for moment in moments:
+        disk.clear()
+        done = disk.run(moment, *command)
+        if done.returncode == 0:
+            continue  # the file at which it became full had been opened for nothing
+        refuses(disk, done)
+        refused += 1
+    assert refused > 0.9 * len(moments)
