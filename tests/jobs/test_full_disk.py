@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from effnet_core.data.manifest import DATASET_NAME
+from effnet_core.jobs.job import LOGS_NAME, read_error, reserve_room, write_error, write_result
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.system.files import UNFINISHED, read_json
 from tests.flows.service import ROOT
@@ -86,15 +88,32 @@ def refuses(disk: Disk, done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("moment", ["worker_0.log", "rank_0.pid", ".result.json", "dataset.json"])
-def test_staging_says_it_in_one_sentence(moment: str, disk: Disk, tmp_path: Path) -> None:
+def test_staging_says_it_in_one_sentence(disk: Disk, tmp_path: Path) -> None:
     source = class_folders(tmp_path / "source", {"cat": 2, "dog": 2})
     out = disk.root / "out"
     command = ("stage", str(source), "--out", str(out))
-    text = refuses(disk, disk.run(moment, *command))
+    text = refuses(disk, disk.run("rank_0.pid", *command))
     assert f"staging into {out} failed" in text and "make room, and run the same" in text
-    assert disk.run("never", *command).returncode == 0
-    assert read_json(out / DATASET_NAME)["complete"]
+    done = disk.run(".result.json", *command)  # its answer has room, whatever else has none
+    assert done.returncode == 0, done.stderr
+    assert read_json(out / DATASET_NAME)["complete"] and disk.leftovers() == []
+
+
+def test_where_there_is_no_room_for_a_result_there_is_for_an_error(
+    mount: Callable[[str], Path],
+) -> None:
+    run_dir = mount("100k")
+    (run_dir / LOGS_NAME).mkdir()
+    reserve_room(run_dir)
+    with (run_dir / "filler").open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_result(run_dir, {"long": "x" * 100_000})
+    write_error(run_dir, caught.value, rank=0)
+    assert "No space left" in str(read_error(run_dir))
+    assert sorted(path.name for path in run_dir.iterdir()) == ["error.json", "filler", "logs"]
+    assert not list((run_dir / LOGS_NAME).iterdir())
 
 
 @pytest.mark.slow
