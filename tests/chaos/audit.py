@@ -29,6 +29,7 @@ from effnet_core.results import ShardResult
 from effnet_core.storage import s3_client
 from effnet_core.system.files import UNFINISHED, read_json, read_jsonl, sha256_of_file
 from effnet_core.system.locks import KEPT_NAME
+from flows.service.recovery import is_final
 from tests.chaos.findings import Findings
 from tests.chaos.world import MIN_TOP1, PHOTOS, Night, World
 
@@ -315,7 +316,7 @@ def finish_inbox(world: World, patience_s: float) -> None:
     run = None
     while time.monotonic() < deadline:
         run = world.run_state(world.inbox_runs[-1]) if world.inbox_runs else None
-        if run and world._has_ended(run["id"]):
+        if run and is_final(run):
             break
         time.sleep(1)
     if run is None or run["state_type"] != "COMPLETED":
