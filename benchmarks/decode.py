@@ -1,6 +1,6 @@
 """From JPEG bytes to the network's square: Pillow, native resizing, and other libraries, in turns in one run.
 
-Speed is processor time of one thread, so that what else the machine does counts little. Differences are
+Speed is processor time of the process, so that what else the machine does counts little. Differences are
 levels of 256, from evaluation's square. Libraries that are not installed are left out:
 
     pip install --target build/decoders --no-deps simplejpeg opencv-python-headless kornia_rs \\
@@ -72,7 +72,7 @@ def others() -> dict[str, Way]:
         found["simplejpeg, fast DCT and upsampling, native resizing"] = lambda c: resized(
             simplejpeg.decode_jpeg(c, fastdct=True, fastupsample=True)
         )
-        found["decoding only: simplejpeg"] = lambda c: simplejpeg.decode_jpeg(c)
+        found["decoding only: simplejpeg"] = simplejpeg.decode_jpeg
     except ImportError:
         pass
     try:
@@ -120,10 +120,10 @@ def others() -> dict[str, Way]:
 
 
 def seconds_of(way: Way, contents: list[bytes]) -> float:
-    began = time.thread_time()
+    began = time.process_time()
     for content in contents:
         way(content)
-    return (time.thread_time() - began) / len(contents)
+    return (time.process_time() - began) / len(contents)
 
 
 def main() -> None:
@@ -160,11 +160,11 @@ def main() -> None:
         )
     rows += [
         "",
-        f"{options.images} JPEGs of 500x375 to squares of 224 out of 256, bicubic; {options.rounds} rounds in "
-        "turns, medians; processor time of one thread.",
+        f"{options.images} JPEGs of 500x375 to squares of 224 out of 256, bicubic; {options.rounds} rounds "
+        "in turns, medians; processor time of the process.",
         "",
-        "Decoding is libjpeg-turbo in all of them, so libraries differ little there. torchcodec needs torch and "
-        "FFmpeg, PyTurboJPEG a libturbojpeg of the system: not tried.",
+        "Decoding is libjpeg-turbo in all of them, so libraries differ little there. Not tried: torchcodec, "
+        "which needs torch and FFmpeg, and PyTurboJPEG, which needs a libturbojpeg of the system.",
     ]
     write_note(__file__, "Decoding pictures for labelling", rows)
 
