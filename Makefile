@@ -50,9 +50,10 @@ test-fast-some: $(STAMP)
 test-fast-others: $(STAMP)
 	@$(BIN)/pytest $(FAST) tests/unit $(addprefix --ignore=,$(SOME))
 
-test-all: $(STAMP) ## the test suite with its slow tests
+test-all: $(STAMP) ## the test suite with its slow tests (EFFNET_PEERS_PYTHON: a Python with torch, timm and the others)
 	$(BIN)/pytest tests/cells
 	$(BIN)/pytest tests/unit tests/jobs tests/flows tests/fuzz tests/chaos
+	$(BIN)/pytest -s tests/peers
 
 # docs/reliability.md says what it does and what it has found.
 MINUTES ?= 60
