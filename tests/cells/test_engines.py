@@ -30,7 +30,7 @@ from effnet_core.worker.rank import _load_engine
 from tests.support.images import draw, encode
 from tests.support.weights import make_checkpoint, make_sidecar, parameter_shapes, random_parameters
 
-TINIES = [name for name, row in VARIANTS.items() if row.hidden]
+TINIES = [name for name, row in VARIANTS.items() if row.hidden and len(row.stages) > 1]
 TOLERANCE = 1e-4
 
 
