@@ -23,6 +23,7 @@ from effnet_core.data.sources.finding import (
 )
 from effnet_core.data.sources.tables import PATH_COLUMNS, decode_text, read_table
 from effnet_core.errors import DataError, OutputExists
+from effnet_core.infer.entries import Entry, Where
 from effnet_core.infer.readers import S3_SCHEME
 from effnet_core.text import os_reason
 
@@ -40,6 +41,18 @@ class InputList:
     """Paths of files that are not pictures, and what they are."""
     left_out: tuple[tuple[str, str], ...] = ()
     """Hidden names and what systems leave behind, and why."""
+    where: tuple[Where, ...] = ()
+    """Where each lies, where they are members of archives or rows of tables."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Names and types (``columns.py``) of what is carried through."""
+    kept: tuple[tuple[Any, ...], ...] = ()
+    """The values of those columns, for each file."""
+
+    def entries(self) -> list[Entry]:
+        """The files one by one."""
+        nothing = ((),) * len(self.paths)
+        rest = self.where or nothing, self.kept or nothing
+        return list(map(Entry, self.paths, self.stamps, *rest))
 
 
 def list_inputs(

@@ -19,6 +19,7 @@ from typing import Any
 
 from effnet_core.config.schema import InferConfig
 from effnet_core.errors import DataError, OutputExists
+from effnet_core.infer.entries import Entry, iter_entries, read_shard, write_entries
 from effnet_core.infer.inputs import InputList
 from effnet_core.jobs.job import Shard
 from effnet_core.results.checked import check_fields, whole
@@ -40,6 +41,8 @@ PLAN_NAME = "plan.jsonl"
 PARTS_NAME = "predictions"
 OTHER_NAME = "other_files.jsonl"
 SHARDS_NAME = "shards"
+
+OTHER_FOLDER = "choose another folder, or delete this one to start over"
 
 Lists = list[tuple[int, str]]
 """For each run into an output, how many files it added and the digest of the model that labels them."""
@@ -114,11 +117,11 @@ def plan(
         "format": infer.format,
     }
     before = _claim(output, identity, any_model=only_new)
-    entries = list(zip(listed.paths, listed.stamps, strict=True))
+    entries = listed.entries()
     lists, seen = _earlier(output, before)
     if only_new and lists:
-        known = set(seen)
-        fresh = [entry for entry in entries if entry not in known]
+        known = {entry[:2] for entry in seen}
+        fresh = [entry for entry in entries if entry[:2] not in known]
         entries = seen + fresh
         if before.get("model_sha256") != model_sha256:
             lists = _handed_over(output, lists, seen, identity)
@@ -128,13 +131,16 @@ def plan(
             _require_same_list(output, seen, entries)
         fresh = [] if lists else entries
         lists = lists or [(len(entries), model_sha256)]
-    _write_entries(output, entries)
-    shards = tuple(_cut(lists, entries, identity))
+    places = write_entries(output / INPUTS_NAME, entries)
+    shards = tuple(
+        replace(shard, begin=places[shard.start], end=places[shard.stop])
+        for shard in _cut(lists, entries, identity)
+    )
     _write_lines(output / PLAN_NAME, (asdict(shard) for shard in shards))
     facts = {
         "lists": [length for length, _ in lists],
         "models": [model for _, model in lists],
-        "inputs_sha256": sha256_of_text(*(path for path, _ in entries)),
+        "inputs_sha256": sha256_of_text(*(entry.path for entry in entries)),
         "images": len(entries),
         "new": len(fresh),
     }
@@ -145,19 +151,19 @@ def plan(
     return InferencePlan(output, listed.root, len(entries), shards, len(fresh))
 
 
-def _earlier(output: Path, before: dict[str, Any]) -> tuple[Lists, list[tuple[str, str]]]:
+def _earlier(output: Path, before: dict[str, Any]) -> tuple[Lists, list[Entry]]:
     """What earlier runs have planned: their lists, and the files in order.
 
     Raises:
         DataError: their record is damaged.
     """
-    how = "choose another folder, or delete this one to start over"
-    with whole(output / RUN_NAME, "run record", remedy=how):
+    with whole(output / RUN_NAME, "run record", remedy=OTHER_FOLDER):
         lengths = [_length(length) for length in before.get("lists", [])]
         models = before.get("models", [before.get("model_sha256", "")] * len(lengths))
         lists = [(length, str(model)) for length, model in zip(lengths, models, strict=True)]
-    with whole(output / INPUTS_NAME, "list of inputs", remedy=how):
-        seen = list(_read_entries(output, sum(lengths)))
+    with whole(output / INPUTS_NAME, "list of inputs", remedy=OTHER_FOLDER):
+        path = output / INPUTS_NAME
+        seen = list(itertools.islice(iter_entries(path), sum(lengths))) if sum(lengths) else []
         if len(seen) != sum(lengths):
             raise ValueError(f"it has {len(seen)} of {sum(lengths)} files")
     return lists, seen
@@ -187,7 +193,7 @@ def read_plan(output: Path) -> InferencePlan:
 def _handed_over(
     output: Path,
     lists: Lists,
-    entries: Sequence[tuple[str, str]],
+    entries: Sequence[Entry],
     identity: dict[str, Any],
 ) -> Lists:
     """The lists of earlier runs, cut so that another model has the shards that nobody has done."""
@@ -210,17 +216,19 @@ def _handed_over(
     return result
 
 
-def _require_same_list(
-    output: Path, before: Sequence[tuple[str, str]], now: Sequence[tuple[str, str]]
-) -> None:
+def _require_same_list(output: Path, before: Sequence[Entry], now: Sequence[Entry]) -> None:
     """Refuse to continue with a run whose files are others now, or have other content."""
     how = "choose another folder, or --only-new to add the new files to it"
-    if [path for path, _ in before] != [path for path, _ in now]:
+    if [entry.path for entry in before] != [entry.path for entry in now]:
         raise OutputExists(
             f"output folder {output} holds a run over another list of files ({len(before)}, now "
             f"{len(now)}); {how}"
         )
-    changed = [path for (path, old), (_, new) in zip(before, now, strict=True) if old != new]
+    changed = [
+        entry.path
+        for old, entry in zip(before, now, strict=True)
+        if (old.stamp, list(old.kept)) != (entry.stamp, list(entry.kept))
+    ]
     if changed:
         raise OutputExists(
             f"{len(changed)} of {len(now)} files have changed since the run in output folder {output} "
@@ -228,9 +236,7 @@ def _require_same_list(
         )
 
 
-def _cut(
-    lists: Lists, entries: Sequence[tuple[str, str]], identity: dict[str, Any]
-) -> Iterator[Shard]:
+def _cut(lists: Lists, entries: Sequence[Entry], identity: dict[str, Any]) -> Iterator[Shard]:
     """Shards, so that those of earlier lists stay what they were."""
     index = first = 0
     for length, model in lists:
@@ -238,15 +244,11 @@ def _cut(
         end = first + length
         for start in range(first, end, identity["shard_images"]):
             stop = min(end, start + identity["shard_images"])
-            digest = sha256_of_text(own, *(path for path, _ in entries[start:stop]))[:12]
+            digest = sha256_of_text(own, *(entry.path for entry in entries[start:stop]))[:12]
             part = f"part-{index:05d}-{digest}.{identity['format']}"
             yield Shard(index, start, stop, part, model)
             index += 1
         first = end
-
-
-def _write_entries(output: Path, entries: Sequence[tuple[str, str]]) -> None:
-    _write_lines(output / INPUTS_NAME, (list(entry) for entry in entries))
 
 
 def _write_lines(path: Path, values: Iterable[Any]) -> None:
@@ -255,20 +257,14 @@ def _write_lines(path: Path, values: Iterable[Any]) -> None:
             stream.write(json.dumps(value) + "\n")
 
 
-def _read_entries(output: Path, stop: int, start: int = 0) -> Iterator[tuple[str, str]]:
-    if stop <= start:
-        return
-    with (output / INPUTS_NAME).open() as stream:
-        for line in itertools.islice(stream, start, stop):
-            path, stamp = json.loads(line)
-            if not isinstance(path, str) or not isinstance(stamp, str):
-                raise ValueError("a line is not a path and a stamp")
-            yield path, stamp
+def read_inputs(output: Path, shard: Shard) -> list[Entry]:
+    """The files of one shard of a planned run.
 
-
-def read_inputs(output: Path, start: int, stop: int) -> list[str]:
-    """Some paths of a planned run."""
-    return [path for path, _ in _read_entries(output, stop, start)]
+    Raises:
+        DataError: the list of inputs is damaged.
+    """
+    with whole(output / INPUTS_NAME, "list of inputs", remedy=OTHER_FOLDER):
+        return read_shard(output / INPUTS_NAME, shard)
 
 
 def _claim(output: Path, identity: dict[str, Any], *, any_model: bool) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _with_decoders(
         few = infer.model_copy(update={"decoders": len(available_cores())})
         return config.model_copy(update={"infer": few})
     first = job.shards[0]
-    paths = read_inputs(job.output, first.start, first.stop)[:SAMPLE_IMAGES]
+    paths = [entry.path for entry in read_inputs(job.output, first)[:SAMPLE_IMAGES]]
     if infer.decoders is not None or not predictor.workers or len(paths) < SAMPLE_IMAGES:
         return config
     key = f"{job.engine} {infer.precision} {job.checkpoint_sha256} {predictor.workers}"
@@ -137,7 +137,7 @@ def _predict_shard(
     micro_batches = iter_predictions(
         predictor,
         source,
-        read_inputs(output, shard.start, shard.stop),
+        [entry.path for entry in read_inputs(output, shard)],
         wanted,
         readers=infer.readers or source.readers,
         decoders=infer.decoders or 0,

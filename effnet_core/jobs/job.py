@@ -88,6 +88,9 @@ class Shard:
     """File name of the part."""
     model_sha256: str
     """Digest of the model that labels it, or has."""
+    begin: int = 0
+    """Where its lines begin in the input list, bytes."""
+    end: int = 0
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
