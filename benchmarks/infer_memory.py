@@ -18,7 +18,7 @@ from pathlib import Path
 
 from machine import write_note
 
-from effnet_core.infer.output import iter_rows
+from effnet_core.infer.parts import iter_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENTS = 500

@@ -12,11 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from effnet_core.data.sources.members import Where
 from effnet_core.jobs.job import Shard
 from effnet_core.system.files import atomic_path
-
-Where = tuple[str | int, ...]
-"""Kind and name of a container, and the place in it; empty for a file of its own."""
 
 
 class Entry(NamedTuple):
@@ -26,6 +24,7 @@ class Entry(NamedTuple):
     stamp: str
     """Something that changes with its content."""
     where: Where = ()
+    """Kind and name of its container, and the place in it; empty for a file of its own."""
     kept: tuple[Any, ...] = ()
     """Values of the columns that are carried through, in their order."""
 

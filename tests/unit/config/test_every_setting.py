@@ -28,7 +28,8 @@ from effnet_core.family.scaling import cost
 from effnet_core.family.variants import variant
 from effnet_core.infer import engines, pipeline
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import finish, read_parts, write_part
+from effnet_core.infer.output import finish
+from effnet_core.infer.parts import read_parts, write_part
 from effnet_core.infer.plan import InferencePlan, plan
 from effnet_core.infer.shards import predict_shards
 from effnet_core.jobs import launch, stall

@@ -16,7 +16,8 @@ from effnet_core.config.schema import InferConfig
 from effnet_core.data.manifest import image_id
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import ERRORS_NAME, SUMMARY_NAME, finish, read_parts, write_part
+from effnet_core.infer.output import ERRORS_NAME, SUMMARY_NAME, finish
+from effnet_core.infer.parts import read_parts, write_part
 from effnet_core.infer.pipeline import Prediction
 from effnet_core.infer.plan import RUN_NAME, InferencePlan, plan, read_inputs, read_plan
 from effnet_core.results import ShardResult
