@@ -577,7 +577,7 @@ def finish_inference(
         raise
     if reports:
         emit(Event("predict", f"report: {reports[0].path}"))
-    return summary, (reports or [None])[0]
+    return summary, reports[0] if reports else None
 
 
 def iter_predictions(

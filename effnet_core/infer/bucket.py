@@ -10,7 +10,7 @@ s3://BUCKET/PREFIX/
   finished/SHA.json       the summary of a finished plan: who has written it, has done so once
   errors.jsonl, other_files.jsonl, summary.json, report.html
 
-See docs/adr/0023-bucket-output.md.
+See docs/adr/0024-bucket-output.md.
 """
 
 from __future__ import annotations

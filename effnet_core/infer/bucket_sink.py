@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -49,33 +49,40 @@ class BucketSink:
         self._lease: Lease | None = None
         self._facts = {"id": uuid.uuid4().hex, "by": str(Owner.this_process())}
 
-    def shards(self) -> Iterator[Shard]:
+    def shards(self) -> Generator[Shard, None, None]:
         """Shards that nobody has finished and nobody is at work on, until all are finished."""
         left = {shard.part: shard for shard in self.job.shards}
+        leases = self.watch.look()
+        if leases:  # others have begun at the beginning: begin elsewhere
+            left = _rotated(left, int(self._facts["id"], 16))
         while True:
             for part in left.keys() & self.output.finished():
                 del left[part]
             if not left:
                 return
-            leases = self.watch.look()
-            stale = self.watch.stale(leases)
-            looked, took = time.monotonic(), False
-            for shard in list(left.values()):
-                key = LEASES + shard.part
-                if key in leases and key not in stale:
-                    continue
-                if not self._take(key, stale.get(key, "")):
-                    continue
-                took = True
+            tried = 0
+            for shard in self._free(list(left.values())):
+                tried += 1
                 try:
                     if self.store.head(f"{SHARDS_NAME}/{shard.part}.json") is None:
                         yield shard
                 finally:
                     self._release()
-                if time.monotonic() - looked > LOOK_S:
-                    break
-            if not took:
+            if not tried:
                 self._wait(len(left))
+
+    def _free(self, left: list[Shard]) -> Iterator[Shard]:
+        """Shards whose leases this process gets, for as long as what it knows of others is fresh."""
+        leases = self.watch.look()
+        stale = self.watch.stale(leases)
+        looked = time.monotonic()
+        for shard in left:
+            key = LEASES + shard.part
+            free = key not in leases or key in stale
+            if free and self._take(key, stale.get(key, "")):
+                yield shard
+                if time.monotonic() - looked > LOOK_S:
+                    return
 
     def _take(self, key: str, instead_of: str) -> bool:
         if instead_of:
@@ -176,3 +183,10 @@ class BucketSink:
             write_table(folder / name, some)
             self._settle(folder / name, f"{PARTS_NAME}/{name}", result)
         return result
+
+
+def _rotated(shards: dict[str, Shard], by: int) -> dict[str, Shard]:
+    """The same in a ring, from another one on."""
+    items = list(shards.items())
+    start = by % len(items)
+    return dict(items[start:] + items[:start])

@@ -29,8 +29,11 @@ class OutputPlace(Protocol):
     """The output itself, or a folder for copies of its records."""
     address: str
     """What people know it by."""
-    remote: str
-    """Its address, where it is in a bucket; else empty."""
+
+    @property
+    def remote(self) -> str:
+        """Its address, where it is in a bucket; else empty."""
+        ...
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -85,10 +88,13 @@ class OutputPlace(Protocol):
 class FolderPlace:
     """A folder of this machine."""
 
-    remote = ""
-
     def __init__(self, folder: Path) -> None:
         self.folder, self.address = folder, str(folder)
+
+    @property
+    def remote(self) -> str:
+        """Nothing."""
+        return ""
 
     @contextmanager
     def used(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,19 +55,22 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
     done = rejected = 0
     results = []
     began = time.monotonic()
-    for shard in sink.shards():
-        counts = _predict_shard(predictor, source, sink, shard, job, config, done=done, total=total)
-        if counts is None:
-            continue
-        results.append(vars(counts))
-        done += shard.stop - shard.start
-        rejected += counts.rejected
-        told = f"labelled {counts.labelled} images, set aside {counts.rejected}, wrote {shard.part}"
-        if len(results) == 1 and done < total:
-            told += _estimate(done, total - done, time.monotonic() - began)
-        emit(Event(STAGE, told, done, total))
-        if rejected > job.allowed_errors:
-            break
+    with closing(sink.shards()) as shards:  # lets go of a lease when this is interrupted
+        for shard in shards:
+            counts = _predict_shard(
+                predictor, source, sink, shard, job, config, done=done, total=total
+            )
+            if counts is None:
+                continue
+            results.append(vars(counts))
+            done += shard.stop - shard.start
+            rejected += counts.rejected
+            told = f"labelled {counts.labelled} images, set aside {counts.rejected}, wrote {shard.part}"
+            if len(results) == 1 and done < total:
+                told += _estimate(done, total - done, time.monotonic() - began)
+            emit(Event(STAGE, told, done, total))
+            if rejected > job.allowed_errors:
+                break
     results += [vars(counts) for counts in sink.others()]
     return {"shards": results}
 

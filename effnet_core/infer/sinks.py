@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ STAGED_SUFFIX = ".staged.parquet"
 class Sink(Protocol):
     """Where shards come from and answers go."""
 
-    def shards(self) -> Iterator[Shard]:
+    def shards(self) -> Generator[Shard, None, None]:
         """The shards that this process is to label, one after the other."""
         ...
 
@@ -66,7 +66,7 @@ class FolderSink:
         self.job, self.partition_by = job, partition_by
         self.parts, self.records = job.output / PARTS_NAME, job.output / SHARDS_NAME
 
-    def shards(self) -> Iterator[Shard]:
+    def shards(self) -> Generator[Shard, None, None]:
         """All of the job, in order."""
         yield from self.job.shards
 

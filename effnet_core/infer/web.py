@@ -60,6 +60,10 @@ class WebReader:
         self._lock = threading.Lock()
         self._clients: dict[bool, httpx.Client] = {}
 
+    def __del__(self) -> None:
+        for client in getattr(self, "_clients", {}).values():
+            client.close()
+
     def read(self, path: str) -> bytes:
         """One picture.
 

@@ -3,7 +3,7 @@
 A lease is an object that its holder replaces by another every few seconds, each time on the condition that
 it is still the one that the holder wrote. Whoever sees the same object for longer than the lease lasts, by
 its own clock, takes it over on the same condition: no two clocks are ever compared. A lease saves work and
-decides nothing: what must happen once is written conditionally itself. See docs/adr/0023-bucket-output.md.
+decides nothing: what must happen once is written conditionally itself. See docs/adr/0024-bucket-output.md.
 """
 
 from __future__ import annotations
