@@ -103,18 +103,25 @@ class BucketOutput:
         if self.member is not None:
             self.member.say(plan=etag)
 
-    def _require_no_others(self, plan: str) -> None:
+    def _require_no_others(self, plan: str, *, etag: str) -> None:
         """Wait until everybody who is at work on another plan is known to be gone.
 
+        Args:
+            plan: what others may be at work on; empty for nothing.
+            etag: of ``run.json`` as it should be meanwhile.
+
         Raises:
+            Conflict: it has been replaced.
             FolderInUse: somebody is at work.
         """
         watch = Watch(self.store, MEMBERS, lease_s=self.lease_s)
         first: dict[str, str] = {}
         told = False
         while others := self._others(watch, plan):
-            for key, (etag, facts) in others.items():
-                if first.setdefault(key, etag) != etag:
+            if self.plan_etag() != etag:
+                raise Conflict(f"{self.address}/{RUN_NAME} was replaced")
+            for key, (seen, facts) in others.items():
+                if first.setdefault(key, seen) != seen:
                     raise FolderInUse(
                         f"output {self.address} is in use by {facts.get('by', 'another command')}, which "
                         "labels another list or with other settings; wait until that has ended, stop it, "
@@ -173,9 +180,9 @@ class BucketOutput:
                 if self.plan_etag() == etag:
                     return replace(planned, list_key=str(before["list_key"]))
                 continue
-            if etag:
-                self._require_no_others("")
             with suppress(Conflict):  # somebody else was faster: look again
+                if etag:
+                    self._require_no_others("", etag=etag)
                 return self._push(planned, now, etag)
 
     def _require_empty(self) -> None:
@@ -209,7 +216,7 @@ class BucketOutput:
         new = self.store.put_bytes(RUN_NAME, data, if_match=etag or None, if_none_match=not etag)
         write_json(self.folder / RUN_NAME, run)
         self._say_plan(new)
-        self._require_no_others(new)
+        self._require_no_others(new, etag=new)
         self._remove_strangers(planned)
         return replace(planned, list_key=str(run["list_key"]))
 

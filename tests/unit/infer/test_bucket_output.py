@@ -135,6 +135,27 @@ def test_machines_divide_the_shards(
     assert list(machines[0].place.rows()) == expected(folder, tmp_path / "local")
 
 
+def test_machines_that_add_the_same_new_files_do_not_refuse_each_other(
+    folder: Path, tmp_path: Path, address: str, storage: StorageConfig
+) -> None:
+    Machine(tmp_path / "first", address, storage).run(folder)
+    for index in range(6):
+        (folder / f"new{index}.png").write_bytes(encode(draw(20, 20, seed=50 + index)))
+    machines = [Machine(tmp_path / f"m{number}", address, storage) for number in range(3)]
+    labelled: list[int] = []
+
+    def run(one: Machine) -> None:
+        labelled.append(one.run(folder, only_new=True)["labelled"])
+
+    threads = [threading.Thread(target=run, args=(one,)) for one in machines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert labelled == [18, 18, 18]
+    assert len(list(machines[0].place.rows())) == 18
+
+
 def test_a_shard_whose_machine_has_died_is_taken_over(
     folder: Path, tmp_path: Path, address: str, storage: StorageConfig
 ) -> None:
