@@ -397,7 +397,10 @@ def plan_inference(
         only_new=only_new,
         remote=place.remote,
     )
-    planned = place.make_plan(make)
+    try:
+        planned = place.make_plan(make)
+    except OSError as cause:
+        raise plan.output_lost(place.folder, cause) from cause
     reference = drift.reference_of(checkpoint)
     place.keep_model(checkpoint, *([reference] if reference else []))
     return planned

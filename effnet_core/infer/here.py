@@ -13,6 +13,7 @@ from effnet_core.infer.answers import COLUMNS, OPTIONAL_COLUMNS
 from effnet_core.infer.inputs import InputList
 from effnet_core.infer.pipeline import Prediction, Wanted, iter_predictions
 from effnet_core.infer.readers import MemberReader, open_reader
+from effnet_core.infer.shards import resizer_for
 from effnet_core.weights.checkpoint import Checkpoint
 
 KNOWN_AT_ONCE = 4096
@@ -44,6 +45,7 @@ def label_here(
         infer.features,
         infer.fast_decode,
         config.data.max_pixels,
+        resize=resizer_for(total, config),
     )
     entries = iter(listed.entries())
     while some := list(itertools.islice(entries, KNOWN_AT_ONCE)):

@@ -23,6 +23,7 @@ from effnet_core.infer.readers import ImageReader, MemberReader, open_reader
 from effnet_core.infer.sinks import FolderSink, Sink
 from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.jobs.signals import stop_requested
+from effnet_core.kernels.resize import Resizer, resizer
 from effnet_core.results import ShardCounts, ShardResult
 from effnet_core.results.drift import Observed, Reference
 from effnet_core.storage.cache import cache_dir, cached
@@ -30,6 +31,8 @@ from effnet_core.system.machine import available_cores
 from effnet_core.text import format_seconds
 
 STAGE = "predict"
+MANY_IMAGES = 1000
+"""From so many on, native code that resizes pictures is worth its test, and once its compilation."""
 
 
 def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> dict[str, Any]:
@@ -50,15 +53,16 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
     """
     sink = open_sink(job, config)
     source = open_reader(job.input_root, config.storage, infer=config.infer, members=job.members)
-    config = _with_decoders(predictor, source, sink, job, config)
     total = sum(shard.stop - shard.start for shard in job.shards)
+    resize = resizer_for(total, config)
+    config = _with_decoders(predictor, source, sink, job, config, resize)
     done = rejected = 0
     results = []
     began = time.monotonic()
     with closing(sink.shards()) as shards:  # lets go of a lease when this is interrupted
         for shard in shards:
             counts = _predict_shard(
-                predictor, source, sink, shard, job, config, done=done, total=total
+                predictor, source, sink, shard, job, config, resize, done=done, total=total
             )
             if counts is None:
                 continue
@@ -73,6 +77,13 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
                 break
     results += [vars(counts) for counts in sink.others()]
     return {"shards": results}
+
+
+def resizer_for(images: int, config: RunConfig) -> Resizer | None:
+    """What resizes so many pictures in place of Pillow, which serves where they are few."""
+    if images < MANY_IMAGES:
+        return None
+    return resizer(config.runtime.kernels, lambda line: emit(Event(STAGE, line)))
 
 
 def observe(reference: Reference, rows: list[Prediction]) -> Observed:
@@ -104,7 +115,12 @@ def open_sink(job: PredictJob, config: RunConfig) -> Sink:
 
 
 def _with_decoders(
-    predictor: Predictor, source: ImageReader, sink: Sink, job: PredictJob, config: RunConfig
+    predictor: Predictor,
+    source: ImageReader,
+    sink: Sink,
+    job: PredictJob,
+    config: RunConfig,
+    resize: Resizer | None,
 ) -> RunConfig:
     """Settings with a number of decoders: that asked for, or the fastest over the first files."""
     infer = config.infer
@@ -122,8 +138,9 @@ def _with_decoders(
         source.know(entries)
     paths = [entry.path for entry in entries]
     key = f"{job.engine} {infer.precision} {job.checkpoint_sha256} {predictor.workers}"
+    key += " native" if resize else ""
     readers = infer.readers or source.readers
-    wanted = Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels)
+    wanted = Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels, resize=resize)
     notes = cached(cache_dir(CACHE_NAME) / TUNING_NAME)
     decoders = best_decoders(key, notes, predictor, source, paths, wanted, readers=readers)
     return config.model_copy(update={"infer": infer.model_copy(update={"decoders": decoders})})
@@ -156,6 +173,7 @@ def _predict_shard(
     shard: Shard,
     job: PredictJob,
     config: RunConfig,
+    resize: Resizer | None,
     *,
     done: int,
     total: int,
@@ -170,6 +188,7 @@ def _predict_shard(
         infer.fast_decode,
         config.data.max_pixels,
         looks=reference is not None,
+        resize=resize,
     )
     found = _Answers()
     latency_ms: list[float] = []
