@@ -13,105 +13,132 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-STARTED = time.time()
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision import transforms
+
+STARTED = time.time() - time.process_time()  # the imports count
 SIZE, BATCH, KEPT_SIDE = 224, 32, 320
 """Pixels of the input, images of an update, and the shorter side that is kept in memory."""
 RISE = 0.1
 """Share of the run in which the rate rises."""
+Job = dict[str, Any]
+Items = list[tuple[str, int]]
+"""Paths and labels."""
+
+_LAST = [transforms.ToTensor(), transforms.Normalize((127 / 255,) * 3, (128 / 255,) * 3)]
+_CUBIC = transforms.InterpolationMode.BICUBIC
+_SHRINK = transforms.Resize(KEPT_SIDE, _CUBIC)
+AUGMENTED = transforms.Compose(
+    [
+        transforms.RandomResizedCrop(SIZE, (0.5, 1.0), interpolation=_CUBIC),
+        transforms.RandomHorizontalFlip(),
+        *_LAST,
+    ]
+)
+PLAIN = transforms.Compose([transforms.Resize(256, _CUBIC), transforms.CenterCrop(SIZE), *_LAST])
 
 
-def main() -> None:
-    """Train for the job's minutes or epochs, take the best epoch on ``val``, measure it on ``test``."""
-    import timm
-    import torch
-    from PIL import Image
-    from safetensors.torch import load_file
-    from torchvision import transforms
+class Pictures:
+    """Pictures in memory, in batches."""
 
-    job = json.load(sys.stdin)
-    torch.manual_seed(job["seed"])
-    rng = random.Random(job["seed"])
+    def __init__(self) -> None:
+        self.pool, self.known = ThreadPoolExecutor(2), dict[str, Any]()
+        Image.MAX_IMAGE_PIXELS = None  # staging has looked at their sizes
+
+    def batch(self, items: Items, transform: Any) -> tuple[Any, Any]:
+        """Images (N, 3, S, S) and labels (N,)."""
+        images = list(self.pool.map(lambda item: transform(self._open(item[0])), items))
+        labels = torch.tensor([label for _, label in items])
+        return torch.stack(images).to(memory_format=torch.channels_last), labels
+
+    def _open(self, path: str) -> Any:
+        """On white, as this project lays transparent pictures."""
+        if path not in self.known:
+            image = Image.open(path).convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image).convert("RGB")
+            self.known[path] = _SHRINK(image) if min(image.size) > KEPT_SIDE else image
+        return self.known[path]
+
+
+def network(job: Job) -> Any:
+    """Lite0 with the weights' body and a head for the job's classes."""
     model = timm.create_model("tf_efficientnet_lite0", num_classes=job["classes"])
     weights = load_file(job["weights"])
     body = {name: value for name, value in weights.items() if not name.startswith("classifier")}
     missing = model.load_state_dict(body, strict=False).missing_keys
     if sorted(missing) != ["classifier.bias", "classifier.weight"]:
         raise SystemExit(f"weights do not fit: {missing}")
-    model = model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)
 
-    last = [transforms.ToTensor(), transforms.Normalize((127 / 255,) * 3, (128 / 255,) * 3)]
-    cubic = transforms.InterpolationMode.BICUBIC
-    crop = transforms.RandomResizedCrop(SIZE, (0.5, 1.0), interpolation=cubic)
-    augmented = transforms.Compose([crop, transforms.RandomHorizontalFlip(), *last])
-    plain = transforms.Compose([transforms.Resize(256, cubic), transforms.CenterCrop(SIZE), *last])
-    shrink = transforms.Resize(KEPT_SIDE, cubic)
-    Image.MAX_IMAGE_PIXELS = None  # staging has looked at their sizes
-    pool, memory = ThreadPoolExecutor(2), {}
 
-    def picture(path: str) -> Any:
-        if path not in memory:
-            image = _opaque(Image.open(path))
-            memory[path] = shrink(image) if min(image.size) > KEPT_SIDE else image
-        return memory[path]
+def accuracy(model: Any, pictures: Pictures, items: Items) -> float:
+    """Top-1."""
+    model.eval()
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(items), BATCH):
+            images, labels = pictures.batch(items[start : start + BATCH], PLAIN)
+            right += int((model(images).argmax(1) == labels).sum())
+    return right / len(items)
 
-    def batch(items: list[Any], transform: Any) -> Any:
-        images = list(pool.map(lambda item: transform(picture(item[0])), items))
-        labels = torch.tensor([label for _, label in items])
-        return torch.stack(images).to(memory_format=torch.channels_last), labels
 
-    def accuracy(name: str) -> float:
-        model.eval()
-        items, right = job["pictures"][name], 0
-        with torch.inference_mode():
-            for start in range(0, len(items), BATCH):
-                images, labels = batch(items[start : start + BATCH], plain)
-                right += int((model(images).argmax(1) == labels).sum())
-        return right / len(items)
+class Clock:
+    """How much of the run is over: in minutes, the last evaluation included, or in epochs."""
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=job["rate"], weight_decay=0.01)
+    def __init__(self, job: Job) -> None:
+        self.job, self.steps, self.evaluation_s = job, 0, 0.0
+        self.steps_an_epoch = len(job["pictures"]["train"]) // BATCH
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1 and above."""
+        if self.job.get("epochs"):
+            return float(self.steps / (self.job["epochs"] * self.steps_an_epoch))
+        return float((time.time() - STARTED) / (60 * self.job["minutes"] - self.evaluation_s))
+
+
+def train_epoch(model: Any, optimizer: Any, pictures: Pictures, items: Items, clock: Clock) -> None:
+    """An epoch, or what of it is left of the run."""
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
-    steps_an_epoch = len(job["pictures"]["train"]) // BATCH
-    curve, best, kept, done, evaluation_s = [], -1.0, None, 0, 0.0
+    model.train()
+    for start in range(0, clock.steps_an_epoch * BATCH, BATCH):
+        if (over := clock.share) >= 1:
+            return
+        for group in optimizer.param_groups:
+            group["lr"] = clock.job["rate"] * min(over / RISE, (1 - over) / (1 - RISE))
+        images, labels = pictures.batch(items[start : start + BATCH], AUGMENTED)
+        optimizer.zero_grad()
+        loss_of(model(images), labels).backward()
+        optimizer.step()
+        clock.steps += 1
 
-    def share() -> float:
-        """Of the run that is over."""
-        if job.get("epochs"):
-            return done / (job["epochs"] * steps_an_epoch)
-        return (time.time() - STARTED) / (60 * job["minutes"] - evaluation_s)
 
-    while share() < 1:
+def main() -> None:
+    """Train for the job's minutes or epochs, take the best epoch on ``val``, measure it on ``test``."""
+    job = json.load(sys.stdin)
+    torch.manual_seed(job["seed"])
+    rng = random.Random(job["seed"])
+    model, pictures, clock = network(job), Pictures(), Clock(job)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job["rate"], weight_decay=0.01)
+    curve, best, kept = [], -1.0, {}
+    while clock.share < 1:
         items = list(job["pictures"]["train"])
         rng.shuffle(items)
-        model.train()
-        for start in range(0, steps_an_epoch * BATCH, BATCH):
-            if (over := share()) >= 1:
-                break
-            rate = job["rate"] * (over / RISE if over < RISE else (1 - over) / (1 - RISE))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            images, labels = batch(items[start : start + BATCH], augmented)
-            optimizer.zero_grad()
-            loss_of(model(images), labels).backward()
-            optimizer.step()
-            done += 1
+        train_epoch(model, optimizer, pictures, items, clock)
         before = time.time()
-        top1 = accuracy("val")
-        evaluation_s = max(evaluation_s, time.time() - before)
+        top1 = accuracy(model, pictures, job["pictures"]["val"])
+        clock.evaluation_s = max(clock.evaluation_s, time.time() - before)
         curve.append((time.time() - STARTED, top1))
         if top1 > best:
             best, kept = top1, {k: v.clone() for k, v in model.state_dict().items()}
     seconds = time.time() - STARTED
     model.load_state_dict(kept)
-    answer = {"curve": curve, "seconds": seconds, "epochs": done / steps_an_epoch}
-    print(json.dumps({**answer, "test": accuracy("test")}))
-
-
-def _opaque(image: Any) -> Any:
-    """On white, as this project lays transparent pictures."""
-    from PIL import Image
-
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    found = {"curve": curve, "seconds": seconds, "epochs": clock.steps / clock.steps_an_epoch}
+    print(json.dumps({**found, "test": accuracy(model, pictures, job["pictures"]["test"])}))
 
 
 if __name__ == "__main__":
