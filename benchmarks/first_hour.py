@@ -113,6 +113,7 @@ def theirs(python: Path, data: Path, weights: Path, **job: Any) -> Answer:
         for name in SHARES
         for part in [dataset.split(name)]
     }
+    job["started"] = time.time()
     done = subprocess.run(
         [str(python), str(Path(__file__).with_name("timm_finetune.py"))],
         input=json.dumps({**job, "classes": dataset.num_classes, "weights": str(weights)}),

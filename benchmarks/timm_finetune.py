@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision import transforms
 
-STARTED = time.time() - time.process_time()  # the imports count
 SIZE, BATCH, KEPT_SIDE = 224, 32, 320
 """Pixels of the input, images of an update, and the shorter side that is kept in memory."""
 RISE = 0.1
@@ -87,18 +86,23 @@ def accuracy(model: Any, pictures: Pictures, items: Items) -> float:
 
 
 class Clock:
-    """How much of the run is over: in minutes, the last evaluation included, or in epochs."""
+    """How much of the run is over: in minutes, imports and the last evaluation included, or in epochs."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.steps, self.evaluation_s = job, 0, 0.0
         self.steps_an_epoch = len(job["pictures"]["train"]) // BATCH
 
     @property
+    def seconds(self) -> float:
+        """Since the command."""
+        return float(time.time() - self.job["started"])
+
+    @property
     def share(self) -> float:
         """From 0 to 1 and above."""
         if self.job.get("epochs"):
             return float(self.steps / (self.job["epochs"] * self.steps_an_epoch))
-        return float((time.time() - STARTED) / (60 * self.job["minutes"] - self.evaluation_s))
+        return float(self.seconds / (60 * self.job["minutes"] - self.evaluation_s))
 
 
 def train_epoch(model: Any, optimizer: Any, pictures: Pictures, items: Items, clock: Clock) -> None:
@@ -132,10 +136,10 @@ def main() -> None:
         before = time.time()
         top1 = accuracy(model, pictures, job["pictures"]["val"])
         clock.evaluation_s = max(clock.evaluation_s, time.time() - before)
-        curve.append((time.time() - STARTED, top1))
+        curve.append((clock.seconds, top1))
         if top1 > best:
             best, kept = top1, {k: v.clone() for k, v in model.state_dict().items()}
-    seconds = time.time() - STARTED
+    seconds = clock.seconds
     model.load_state_dict(kept)
     found = {"curve": curve, "seconds": seconds, "epochs": clock.steps / clock.steps_an_epoch}
     print(json.dumps({**found, "test": accuracy(model, pictures, job["pictures"]["test"])}))
