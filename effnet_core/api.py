@@ -117,8 +117,10 @@ def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -
     _require_image_a_rank(config, facts.train_images)
     decided = decide(config, facts)
     for decision in decided.decisions:
-        emit(Event("auto", str(decision), metrics={"kind": "decision"}))
-    emit(Event("auto", told(decided.config, decided.estimate, facts), metrics={"kind": "estimate"}))
+        emit(Event("auto", str(decision), metrics={"kind": "decision", **decision.shown()}))
+    seconds = {"probe_s": decided.estimate.probe_s, "training_s": decided.estimate.training_s}
+    text = told(decided.config, decided.estimate, facts)
+    emit(Event("auto", text, metrics={"kind": "estimate", **seconds}))
     return decided.config
 
 

@@ -45,9 +45,13 @@ class Decision:
     reason: str
 
     def __str__(self) -> str:
+        return "{key:<26} {value:<22} {reason}".format(**self.shown())
+
+    def shown(self) -> dict[str, str]:
+        """Key, value and reason as people read them."""
         value = "none" if self.value is None else self.value
         shown = f"{value:g}" if isinstance(value, float) else str(value)
-        return f"{self.key:<26} {shown:<22} {self.reason}"
+        return {"key": self.key, "value": shown, "reason": self.reason}
 
 
 @dataclass(frozen=True)
