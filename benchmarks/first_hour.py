@@ -8,7 +8,7 @@ first seed of a set, and the better one on the validation images is used for all
     python benchmarks/first_hour.py --torch PYTHON --set clipart=FOLDER --set digits --minutes 2 --seeds 3
 
 ``PYTHON`` is an interpreter with torch and timm (``make peers`` makes one), ``FOLDER`` holds class folders.
-What is measured is kept in ``--work``; a second start measures what is missing there, so ``--pairs 1`` can be
+What is measured is kept in ``--work``; a second start measures what is missing there, so ``--runs 2`` can be
 repeated on a machine that is quiet for minutes only.
 """
 
@@ -23,6 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -134,30 +136,38 @@ def converted_weights(work: Path) -> Path:
     return path
 
 
-def measure_pair(name: str, seed: int, options: argparse.Namespace) -> None:
-    """Both sides on one set and seed; each answer goes into a file of its own."""
+def missing(sets: list[str], seeds: int, work: Path) -> Iterator[tuple[str, int, str]]:
+    """Runs that have not been measured: set, seed and side, in turns."""
+    for seed in range(seeds):
+        for name in sets:
+            title = name.partition("=")[0]
+            rates = RATES if seed == 0 else [None]
+            for side in (
+                "ours",
+                *(f"timm-{rate or _better_rate(work, title):g}" for rate in rates),
+            ):
+                if not (work / f"{title}-{seed}-{side}.json").exists():
+                    yield name, seed, side
+
+
+def measure(name: str, seed: int, side: str, options: argparse.Namespace) -> None:
+    """One side on one set and seed; its answer goes into a file of its own."""
     from effnet_core.auto.places import staged_folder
 
     title = name.partition("=")[0]
     work = options.work / f"{title}-{seed}"
     if not work.exists():
         split(pictures_of(name, options.work), work / "pictures", seed)
-    mine = options.work / f"{title}-{seed}-ours.json"
-    if not mine.exists():
+    pictures, run_dir, cache = work / "pictures", work / "runs" / "run", options.work / "cache"
+    if side == "ours":
         shutil.rmtree(work / "runs", ignore_errors=True)
-        found = ours(
-            work / "pictures", work / "runs" / "run", options.minutes, cache=options.work / "cache"
-        )
-        _keep(mine, found)
-    data, weights = (
-        staged_folder(work / "pictures", work / "runs" / "run"),
-        converted_weights(options.work),
-    )
-    for rate in RATES if seed == 0 else [_better_rate(options.work, title)]:
-        other = options.work / f"{title}-{seed}-timm-{rate:g}.json"
-        if not other.exists():
-            job = {"rate": rate, "seed": seed, "minutes": options.minutes}
-            _keep(other, theirs(options.torch, data, weights, **job))
+        found = ours(pictures, run_dir, options.minutes, cache=cache)
+    else:
+        rate = float(side.partition("-")[2])
+        job = {"rate": rate, "seed": seed, "minutes": options.minutes}
+        data = staged_folder(pictures, run_dir)
+        found = theirs(options.torch, data, converted_weights(options.work), **job)
+    _keep(options.work / f"{title}-{seed}-{side}.json", found)
 
 
 def _keep(path: Path, answer: Answer) -> None:
@@ -251,7 +261,7 @@ def main() -> None:
     reader.add_argument("--set", action="append", dest="sets", metavar="NAME[=FOLDER]")
     reader.add_argument("--minutes", type=float, default=2.0)
     reader.add_argument("--seeds", type=int, default=3)
-    reader.add_argument("--pairs", type=int, default=1_000, help="to measure in this start")
+    reader.add_argument("--runs", type=int, default=1_000, help="to measure in this start")
     reader.add_argument("--work", type=Path, default=Path("build/first_hour"))
     options = reader.parse_args()
     options.work = options.work.resolve()
@@ -260,18 +270,10 @@ def main() -> None:
 
     sets = options.sets or ["digits"]
     titles = [name.partition("=")[0] for name in sets]
-    left = options.pairs
-    for seed in range(options.seeds):
-        for name, title in zip(sets, titles, strict=True):
-            finished = (options.work / f"{title}-{seed}-ours.json").exists() and list(
-                options.work.glob(f"{title}-{seed}-timm-*.json")
-            )
-            if finished and (seed or len(finished) == len(RATES)):
-                continue
-            if left == 0:
-                return
-            measure_pair(name, seed, options)
-            left -= 1
+    for name, seed, side in islice(missing(sets, options.seeds, options.work), options.runs):
+        measure(name, seed, side, options)
+    if next(missing(sets, options.seeds, options.work), None) is not None:
+        return
     found = collect(titles, options.seeds, options.work)
     picture = picture_path(__file__)
     draw(found, picture)
