@@ -13,7 +13,7 @@ from typing import Any
 from effnet_core.auto.decide import decide
 from effnet_core.auto.estimate import told
 from effnet_core.auto.facts import find_weights, look
-from effnet_core.auto.first import deliver_probe, run_probe
+from effnet_core.auto.first import deliver_probe, estimate_again, run_probe, speed_of_features
 from effnet_core.auto.places import differing, is_staged, staged_folder
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
@@ -85,10 +85,12 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         job, config = prepared.job, prepared.config
         if config.train.probe != "none":
             write_job(job, config, run_dir)  # so that what stops the probe can be continued
-            result = run_probe(config, job, run_dir)
+            with speed_of_features() as speed:
+                result = run_probe(config, job, run_dir)
             if config.train.probe == "only":
                 seconds = time.perf_counter() - started
                 return deliver_probe(config, job, run_dir, result, seconds=seconds)
+            estimate_again(config, open_dataset(data_dir), speed)
         return TrainResult.from_dict(run_job(job, config, run_dir))
 
 

@@ -104,6 +104,9 @@ class RunBar:
         self.progress.update(self.row, top1=text)
 
     def _show_decisions(self, event: Event) -> None:
+        if not self.decisions:  # told again
+            self.progress.console.print(event.message)
+            return
         table = Table()
         for column in ("key", "value", "reason"):
             table.add_column({"key": "setting"}.get(column, column), overflow="fold")
@@ -111,6 +114,7 @@ class RunBar:
             table.add_row(*(decision[column] for column in ("key", "value", "reason")))
         self.progress.console.print("decided for these pictures and this machine:")
         self.progress.console.print(table)
+        self.decisions.clear()
         self.progress.console.print(event.message)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from effnet_core.auto.decide import Decided, decide
-from effnet_core.auto.estimate import batch_that_fits, estimate
+from effnet_core.auto.estimate import batch_that_fits, estimate, told_again, with_speed
 from effnet_core.auto.facts import Facts
 from effnet_core.config.load import load_config
 from effnet_core.errors import ConfigError
@@ -136,3 +136,12 @@ def test_a_variant_without_weights_at_hand_gives_way_and_says_why() -> None:
     assert made.config.model.variant == made.config.model.weights == "efficientnet_lite0"
     assert made.config.data.image_size == 224
     assert made.decisions[0].reason == "instead of efficientnet_b3: no network"
+
+
+def test_a_measured_speed_says_how_many_epochs_there_is_time_for() -> None:
+    config = decided("train.budget=2 minutes").config
+    slow, fast = (estimate(config, with_speed(FACTS, config, rate)) for rate in (40.0, 80.0))
+    assert slow.epoch_s == pytest.approx(2 * fast.epoch_s, rel=0.1)
+    assert f"time for about {120 / fast.epoch_s:.1f} epochs" in told_again(config, fast)
+    by_epochs = decided("train.epochs=3").config
+    assert "training about " in told_again(by_epochs, estimate(by_epochs, FACTS))
