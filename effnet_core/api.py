@@ -381,9 +381,12 @@ def plan_inference(
         path, reason = listed.other[0]
         first = f"the first: {path} ({reason})"
         emit(Event("predict", f"{len(listed.other):,} other file(s), {first}"))
-    return plan.plan(
-        listed, output, model_sha256=checkpoint.sha256, infer=config.infer, only_new=only_new
-    )
+    try:
+        return plan.plan(
+            listed, output, model_sha256=checkpoint.sha256, infer=config.infer, only_new=only_new
+        )
+    except OSError as cause:
+        raise plan.output_lost(output, cause) from cause
 
 
 def infer_shards(

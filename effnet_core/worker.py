@@ -38,12 +38,12 @@ from effnet_core.jobs.job import (
     TrainJob,
     VerifyJob,
     read_job,
-    release_room,
     write_error,
+    write_result,
 )
 from effnet_core.jobs.signals import leave_at_once, listen_as_first, listen_as_other
 from effnet_core.system import machine
-from effnet_core.system.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
+from effnet_core.system.files import append_jsonl, is_full, no_longer_writable, refuse_os_errors
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 
 SCHEDULER_ROLE = "MS_SCHED"
@@ -65,18 +65,18 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 75 stopped on request.
     """
-    config = read_config(run_dir / CONFIG_NAME)
-    job = read_job(run_dir)
     rank = int(os.environ.get("MS_NODE_ID", "0"))
     scheduler = os.environ.get("MS_ROLE") == SCHEDULER_ROLE
     if rank == 0 and not scheduler:
         listen_as_first()
     else:
         listen_as_other([run_dir / ERROR_NAME, run_dir / RESULT_NAME])
-    if not scheduler:
-        (run_dir / LOGS_NAME / f"rank_{rank}.pid").write_text(str(os.getpid()))
-        _take_cores(config, rank)
+    job: Job | None = None
     try:
+        config, job = read_config(run_dir / CONFIG_NAME), read_job(run_dir)
+        if not scheduler:
+            (run_dir / LOGS_NAME / f"rank_{rank}.pid").write_text(str(os.getpid()))
+            _take_cores(config, rank)
         if rank == 0 and not scheduler:
             with listen(lambda event: _write_event(job, run_dir, event)), listen(show):
                 return _run(job, config, run_dir)
@@ -99,25 +99,26 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
         gc.collect()
 
 
-def _explained(error: Exception, job: Job, run_dir: Path) -> Exception:
+def _explained(error: Exception, job: Job | None, run_dir: Path) -> Exception:
     """The same error, or the sentence about a disk that is full."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and is_full(error):
         return _full(job, run_dir, error)
     return error
 
 
-def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
+def _full(job: Job | None, run_dir: Path, error: OSError) -> EffnetError:
     if isinstance(job, PredictJob):
         return output_lost(job.output, error)
-    return no_longer_writable(run_dir, error)
+    if isinstance(job, TrainJob):
+        return no_longer_writable(run_dir, error)
+    doing = f"staging into {job.out}" if isinstance(job, StageJob) else f"the job in {run_dir}"
+    return refuse_os_errors(doing)(error)
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     without = isinstance(job, PredictJob | ProbeJob) and job.engine_file is not None
     if isinstance(job, StageJob) or without:
-        result = _answer(job, config, None, run_dir)
-        release_room(run_dir)
-        write_json(run_dir / RESULT_NAME, result)
+        write_result(run_dir, _answer(job, config, None, run_dir))
         return 0  # without the seconds and the memory that MindSpore's import takes
     environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
     with environment.importing():
@@ -126,8 +127,7 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     group = join_group(config.runtime)
     result = _answer(job, config, group, run_dir)
     if group.is_first:
-        release_room(run_dir)
-        write_json(run_dir / RESULT_NAME, result)
+        write_result(run_dir, result)
     return 0
 
 

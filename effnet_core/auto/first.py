@@ -23,13 +23,13 @@ from effnet_core.jobs.job import (
     ProbeJob,
     TrainJob,
     read_job,
-    release_room,
+    write_result,
 )
 from effnet_core.jobs.launch import run_job, write_job
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.answers import ANSWERS_NAME
 from effnet_core.storage.cache import cache_dir, cached
-from effnet_core.system.files import atomic_path, read_json, sha256_of_text, write_json
+from effnet_core.system.files import atomic_path, read_json, sha256_of_text
 from effnet_core.system.locks import alone
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint, sidecar_path
@@ -129,8 +129,7 @@ def deliver_probe(
         seconds=round(seconds, 3),
         probe_top1=result.top1,
     )
-    release_room(run_dir)
-    write_json(run_dir / RESULT_NAME, answer.to_dict())
+    write_result(run_dir, answer.to_dict())
     return answer
 
 

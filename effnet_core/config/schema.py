@@ -505,7 +505,7 @@ class RuntimeConfig(Section):
     """Which of `runtime.hosts` this machine is, from 0; found by its addresses when absent."""
     kernels: Literal["auto", "builtin", "native"] = "auto"
     """CPU kernels of training and evaluation: this project's own where they can be had; MindSpore's
-    built-in ones; own ones or an error."""
+    built-in ones; own ones or an error. builtin also leaves resizing in labelling to Pillow."""
     pin_cores: bool = True
     """Give each CPU process cores of its own."""
     master_port: int = Field(0, ge=0, le=65535)

@@ -15,6 +15,7 @@ from effnet_core.errors import DataError, Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.infer.pipeline import Predictor, Rejection, Wanted, iter_predictions
 from effnet_core.infer.readers import FolderReader
+from effnet_core.infer.shards import resizer_for
 from effnet_core.jobs.signals import stop_requested
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.system.files import atomic_path, sha256_of_text
@@ -68,8 +69,14 @@ def _compute(
 ) -> tuple[Features, Exception | None]:
     """Features of the images at these positions, up to an error."""
     infer, reader = config.infer, FolderReader(split.root)
-    wanted = Wanted(1, False, True, infer.fast_decode, config.data.max_pixels * 16)
     paths = [split.paths[i] for i in missing]
+    wanted = Wanted(
+        1,
+        features=True,
+        fast_decode=infer.fast_decode,
+        max_pixels=config.data.max_pixels * 16,
+        resize=resizer_for(len(paths), config),
+    )
     found: list[NDArray[np.float32]] = []
     error: Exception | None = None
     started = time.perf_counter()

@@ -20,6 +20,7 @@ from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, output_lost, read_in
 from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.jobs.signals import stop_requested
+from effnet_core.kernels.resize import Resizer, resizer
 from effnet_core.results import ShardResult
 from effnet_core.results.drift import Observed, Reference
 from effnet_core.storage.cache import cache_dir, cached
@@ -28,6 +29,8 @@ from effnet_core.system.machine import available_cores
 from effnet_core.text import format_seconds
 
 STAGE = "predict"
+MANY_IMAGES = 1000
+"""From so many on, native code that resizes pictures is worth its test, and once its compilation."""
 OBSERVED_SUFFIX = ".observed.npz"
 """Of what each shard has kept of its pictures, beside its counts."""
 
@@ -49,13 +52,16 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
         StoreError: the source is lost; finished shards stay.
     """
     source = open_reader(job.input_root, config.storage)
-    config = _with_decoders(predictor, source, job, config)
     total = sum(shard.stop - shard.start for shard in job.shards)
+    resize = resizer_for(total, config)
+    config = _with_decoders(predictor, source, job, config, resize)
     done = rejected = 0
     results = []
     began = time.monotonic()
     for shard in job.shards:
-        result = _predict_shard(predictor, source, shard, job, config, done=done, total=total)
+        result = _predict_shard(
+            predictor, source, shard, job, config, resize, done=done, total=total
+        )
         results.append(vars(result.counts()))
         done += shard.stop - shard.start
         rejected += len(result.rejected)
@@ -66,6 +72,13 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
         if rejected > job.allowed_errors:
             break
     return {"shards": results}
+
+
+def resizer_for(images: int, config: RunConfig) -> Resizer | None:
+    """What resizes so many pictures in place of Pillow, which serves where they are few."""
+    if images < MANY_IMAGES:
+        return None
+    return resizer(config.runtime.kernels, lambda line: emit(Event(STAGE, line)))
 
 
 def observe(reference: Reference, rows: list[Prediction]) -> Observed:
@@ -88,7 +101,11 @@ def _estimate(done: int, left: int, seconds: float) -> str:
 
 
 def _with_decoders(
-    predictor: Predictor, source: ImageReader, job: PredictJob, config: RunConfig
+    predictor: Predictor,
+    source: ImageReader,
+    job: PredictJob,
+    config: RunConfig,
+    resize: Resizer | None,
 ) -> RunConfig:
     """Settings with a number of decoders: that asked for, or the fastest over the first files."""
     infer = config.infer
@@ -102,8 +119,9 @@ def _with_decoders(
     if infer.decoders is not None or not predictor.workers or len(paths) < SAMPLE_IMAGES:
         return config
     key = f"{job.engine} {infer.precision} {job.checkpoint_sha256} {predictor.workers}"
+    key += " native" if resize else ""
     readers = infer.readers or source.readers
-    wanted = Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels)
+    wanted = Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels, resize=resize)
     notes = cached(cache_dir(CACHE_NAME) / TUNING_NAME)
     decoders = best_decoders(key, notes, predictor, source, paths, wanted, readers=readers)
     return config.model_copy(update={"infer": infer.model_copy(update={"decoders": decoders})})
@@ -115,6 +133,7 @@ def _predict_shard(
     shard: Shard,
     job: PredictJob,
     config: RunConfig,
+    resize: Resizer | None,
     *,
     done: int,
     total: int,
@@ -128,6 +147,7 @@ def _predict_shard(
         infer.fast_decode,
         config.data.max_pixels,
         looks=reference is not None,
+        resize=resize,
     )
     rows: list[Prediction] = []
     rejected: list[dict[str, str]] = []

@@ -46,7 +46,13 @@ from effnet_core.jobs.job import (
 from effnet_core.jobs.stall import StallWatch, read_processes
 from effnet_core.storage.client import in_use
 from effnet_core.system import machine
-from effnet_core.system.files import make_folder, read_json, remove_temporaries
+from effnet_core.system.files import (
+    is_full,
+    make_folder,
+    read_json,
+    refuse_os_errors,
+    remove_temporaries,
+)
 from effnet_core.system.locks import inherited
 from effnet_core.text import os_reason
 
@@ -110,6 +116,15 @@ def join_job(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
 
 def _run_ranks(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
     """Start this machine's ranks of the job in a folder, and wait for the answer."""
+    try:
+        return _answer_of_ranks(runtime, run_dir)
+    except OSError as cause:
+        if not is_full(cause):
+            raise
+        raise refuse_os_errors(f"the job in {run_dir}")(cause) from cause
+
+
+def _answer_of_ranks(runtime: RuntimeConfig, run_dir: Path) -> dict[str, Any]:
     events = _EventTail(run_dir / EVENTS_NAME)
     command = _command(runtime, run_dir)
     with (
