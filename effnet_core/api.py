@@ -13,7 +13,7 @@ from typing import Any
 from effnet_core.auto.decide import decide
 from effnet_core.auto.estimate import told
 from effnet_core.auto.facts import find_weights, look
-from effnet_core.auto.first import deliver_probe, run_probe
+from effnet_core.auto.first import deliver_probe, estimate_again, run_probe, speed_of_features
 from effnet_core.auto.places import differing, is_staged, staged_folder
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
@@ -87,10 +87,12 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         job, config = prepared.job, prepared.config
         if config.train.probe != "none":
             write_job(job, config, run_dir)  # so that what stops the probe can be continued
-            result = run_probe(config, job, run_dir)
+            with speed_of_features() as speed:
+                result = run_probe(config, job, run_dir)
             if config.train.probe == "only":
                 seconds = time.perf_counter() - started
                 return deliver_probe(config, job, run_dir, result, seconds=seconds)
+            estimate_again(config, open_dataset(data_dir), speed)
         return TrainResult.from_dict(run_job(job, config, run_dir))
 
 
@@ -119,8 +121,10 @@ def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -
     _require_image_a_rank(config, facts.train_images)
     decided = decide(config, facts)
     for decision in decided.decisions:
-        emit(Event("auto", str(decision), metrics={"kind": "decision"}))
-    emit(Event("auto", told(decided.config, decided.estimate, facts), metrics={"kind": "estimate"}))
+        emit(Event("auto", str(decision), metrics={"kind": "decision", **decision.shown()}))
+    seconds = {"probe_s": decided.estimate.probe_s, "training_s": decided.estimate.training_s}
+    text = told(decided.config, decided.estimate, facts)
+    emit(Event("auto", text, metrics={"kind": "estimate", **seconds}))
     return decided.config
 
 
