@@ -91,6 +91,9 @@ class Shard:
     """File name of the part."""
     model_sha256: str
     """Digest of the model that labels it, or has."""
+    begin: int = 0
+    """Where its lines begin in the input list, bytes."""
+    end: int = 0
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -110,6 +113,14 @@ class PredictJob(_OfCheckpoint):
     """How many files may be without an answer."""
     reference: Path | None = None
     """What the pictures are compared with, where the model has it beside it."""
+    members: bool = False
+    """Whether the files are members of archives or rows of tables."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Names and types of the columns that are carried through."""
+    remote: str = ""
+    """Address of the output where it is in a bucket."""
+    list_key: str = ""
+    """The list of inputs in the bucket."""
 
 
 @dataclass(frozen=True)

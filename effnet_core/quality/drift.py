@@ -14,7 +14,7 @@ from effnet_core.data.preprocess import decode_square
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.infer.plan import SHARDS_NAME, InferencePlan
-from effnet_core.infer.shards import OBSERVED_SUFFIX
+from effnet_core.infer.sinks import OBSERVED_SUFFIX
 from effnet_core.quality.features import label_splits
 from effnet_core.results.drift import (
     FEWEST_REFERENCE,

@@ -31,8 +31,9 @@ from effnet_core.data.images import WHITE, Colour, decode_image, to_rgb
 from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
-from effnet_core.infer.output import SUMMARY_NAME, background_of, iter_rows
-from effnet_core.infer.plan import PARTS_NAME, RUN_NAME
+from effnet_core.infer.output import SUMMARY_NAME, background_of
+from effnet_core.infer.parts import iter_rows
+from effnet_core.infer.plan import PARTS_NAME, RUN_NAME, planned_reader
 from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import JOB_NAME, TrainJob, read_job
 from effnet_core.quality.features import label_splits
@@ -123,7 +124,7 @@ def _of_labelling(run: Path, count: int, storage: StorageConfig) -> Source:
             heapq.heapreplace(heap, item)
     chosen = [one for _, _, one in sorted(heap, key=lambda item: item[:2], reverse=True)]
     known = sorted({*names, *(name for one in chosen for name, _ in one.suggestions)})
-    reader = open_reader(root, storage)
+    reader = planned_reader(run, storage)
     return Source(chosen, reader, root, tuple(known), background_of(summary))
 
 

@@ -89,7 +89,9 @@ class Owner:
 
 @contextmanager
 def sole_user(folder: Path, *, what: str) -> Iterator[None]:
-    """Keep a folder to this call until the block ends; a folder that stays empty is removed again.
+    """Keep a folder to this call until the block ends; a new one that stays empty is removed again.
+
+    So are folders above it that were made for it and hold nothing else.
 
     What a killed user of the folder was writing there is removed. Child processes that get ``inherited()``
     keep the folder too, until the last of them has ended.
@@ -98,16 +100,16 @@ def sole_user(folder: Path, *, what: str) -> Iterator[None]:
         FolderInUse: another call, of this or of another process, uses the folder now.
         DataError: as ``make_folder``, or the folder's lock cannot be taken.
     """
-    new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder, what=what)
     try:
         with _kept(folder / LOCK_NAME, f"{what} {folder}"):
             remove_temporaries(folder)
             yield
     finally:
-        if new:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):  # one that holds something ends it
+            for path in new:
+                path.rmdir()
 
 
 @contextmanager

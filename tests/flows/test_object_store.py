@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
 from effnet_core.config.load import load_config
 from effnet_core.errors import ConfigError, StoreError
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.model_store.maintenance import verify
 from effnet_core.model_store.versions import cached_model
 from effnet_core.storage import S3Url

@@ -20,7 +20,7 @@ from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
 from effnet_core.export.export import TOLERANCE, Agreement, export, packaged_photograph
 from effnet_core.export.onnx_model import write_onnx
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.model_store.publication import publish_model
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint

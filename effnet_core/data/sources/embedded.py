@@ -46,6 +46,13 @@ def picture_column(path: Path, asked: str | None = None) -> str:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException):  # reading it as a table says what is wrong
         return ""
+    return picture_field(schema, asked)
+
+
+def picture_field(schema: Any, asked: str | None = None) -> str:
+    """As ``picture_column``, by an Arrow schema."""
+    import pyarrow as pa
+
     found = {field.name: _holds_bytes(field.type) for field in schema}
     if asked is not None:
         return asked if found.get(asked) else ""

@@ -18,7 +18,8 @@ from effnet_core.data.corrections import read_corrections
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import finish, write_part
+from effnet_core.infer.output import finish
+from effnet_core.infer.parts import write_part
 from effnet_core.infer.pipeline import Prediction
 from effnet_core.infer.plan import plan
 from effnet_core.reports.review import suspicious, write_queue
