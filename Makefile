@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.project
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-library test-jobs test-flows \
-        test-all chaos fuzz check lint format types dist peers bench bench-infer bench-store bench-staging bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 docs-site transcript lock audit clean
+        test-all chaos fuzz check lint format types dist peers bench bench-infer bench-decode bench-store bench-staging bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 docs-site transcript lock audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -50,9 +50,10 @@ test-fast-some: $(STAMP)
 test-fast-others: $(STAMP)
 	@$(BIN)/pytest $(FAST) tests/unit $(addprefix --ignore=,$(SOME))
 
-test-all: $(STAMP) ## the test suite with its slow tests
+test-all: $(STAMP) ## the test suite with its slow tests (EFFNET_PEERS_PYTHON: a Python with torch, timm and the others)
 	$(BIN)/pytest tests/cells
 	$(BIN)/pytest tests/unit tests/jobs tests/flows tests/fuzz tests/chaos
+	$(BIN)/pytest -s tests/peers
 
 # docs/reliability.md says what it does and what it has found.
 MINUTES ?= 60
@@ -92,6 +93,9 @@ bench: $(STAMP) ## the benchmarks; each prints a table and writes it beside its 
 
 bench-infer: $(STAMP) ## labelling files, compared with a torch loop (EFFNET_PEERS_PYTHON: interpreter with torch)
 	$(BIN)/python benchmarks/infer.py --peers "$${EFFNET_PEERS_PYTHON:-$(BIN)/python}"
+
+bench-decode: $(STAMP) ## from JPEG bytes to squares: Pillow, native resizing, other libraries (PYTHONPATH: where those are)
+	$(BIN)/python -m benchmarks.decode
 
 bench-store: $(STAMP) ## transfers compared with aws s3 sync, rclone and s5cmd (EFFNET_STORE_PEERS: folder of those)
 	$(BIN)/python -m benchmarks.store
@@ -141,6 +145,10 @@ kernels-asan: ## the CPU kernels' own test under AddressSanitizer and UndefinedB
 	    $(if $(filter x86_64,$(shell uname -m)),-mavx2 -mfma) -pthread \
 	    effnet_core/kernels/source/*.cpp tests/kernels/main.cpp -o build/kernels-asan
 	build/kernels-asan
+	$(CXX) -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
+	    $(if $(filter x86_64,$(shell uname -m)),-mavx2 -mfma) -pthread \
+	    effnet_core/kernels/source/pixels/*.cpp tests/kernels/main.cpp -o build/pixels-asan
+	build/pixels-asan
 
 AARCH64 ?= aarch64-linux-gnu-g++
 kernels-aarch64: ## the CPU kernels' own test for aarch64, emulated (Debian: g++-aarch64-linux-gnu, qemu-user)
@@ -148,6 +156,9 @@ kernels-aarch64: ## the CPU kernels' own test for aarch64, emulated (Debian: g++
 	$(AARCH64) -std=c++17 -O3 -ffp-contract=fast -fno-math-errno -Wall -Wextra -Wno-psabi -pthread -static \
 	    effnet_core/kernels/source/*.cpp tests/kernels/main.cpp -o build/kernels-aarch64
 	qemu-aarch64 build/kernels-aarch64
+	$(AARCH64) -std=c++17 -O3 -ffp-contract=fast -fno-math-errno -Wall -Wextra -Wno-psabi -pthread -static \
+	    effnet_core/kernels/source/pixels/*.cpp tests/kernels/main.cpp -o build/pixels-aarch64
+	qemu-aarch64 build/pixels-aarch64
 
 docs: $(STAMP) ## renew docs/configuration.md and docs/models.md, with its pictures, from the code
 	$(BIN)/effnet settings --markdown > docs/configuration.md
@@ -190,7 +201,7 @@ $(PACKAGES): requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@touch $@
 
-# Version, commands and extras of the project itself; seconds.
+# Version, commands and extras of the project itself; seconds. setuptools warns of every editable installation.
 $(STAMP): $(PACKAGES) pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from effnet_core.data.corrections import COLUMNS
-from effnet_core.infer.output import iter_rows
+from effnet_core.infer.parts import iter_rows
 
 SIDE_PX = 32
 SHIFT_PX = 8

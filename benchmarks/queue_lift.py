@@ -28,7 +28,7 @@ from benchmarks.changing_world import World, settings  # noqa: E402
 from effnet_core import api  # noqa: E402
 from effnet_core.config.load import load_config  # noqa: E402
 from effnet_core.errors import GateRefused  # noqa: E402
-from effnet_core.infer.output import iter_rows  # noqa: E402
+from effnet_core.infer.parts import iter_rows  # noqa: E402
 from effnet_core.quality.gate import promote, publish  # noqa: E402
 from effnet_core.reports.review import write_queue  # noqa: E402
 from effnet_core.system.files import write_json  # noqa: E402

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from pydantic import Field
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.images import MAX_PIXELS, decode_image, to_rgb
 from effnet_core.results.checked import check_fields, with_tuples
+
+if TYPE_CHECKING:
+    from effnet_core.kernels.resize import Resizer
 
 FloatArray = NDArray[np.float32]
 PixelArray = NDArray[np.uint8]
@@ -83,6 +86,18 @@ class PreprocessSpec:
         )
 
 
+def placed(size: tuple[int, int], spec: PreprocessSpec) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height that a picture is resized to, and the square's left and top in it."""
+    short, (width, height) = spec.resize_size, size
+    if spec.crop_mode == "squash":
+        width, height = short, short
+    elif width < height:
+        width, height = short, int(short * height / width)
+    else:
+        width, height = int(short * width / height), short
+    return (width, height), ((width - spec.image_size) // 2, (height - spec.image_size) // 2)
+
+
 def resize_and_crop(image: Image.Image, spec: PreprocessSpec, *, fast: bool = False) -> Image.Image:
     """Resize the shorter side to ``spec.resize_size``, then cut the centre square.
 
@@ -95,15 +110,8 @@ def resize_and_crop(image: Image.Image, spec: PreprocessSpec, *, fast: bool = Fa
             such a box in single precision, which now and then rounds a value the other way: one in some
             thousand differs, by one level of 256.
     """
-    short, size = spec.resize_size, spec.image_size
-    width, height = image.size
-    if spec.crop_mode == "squash":
-        width, height = short, short
-    elif width < height:
-        width, height = short, int(short * height / width)
-    else:
-        width, height = int(short * width / height), short
-    left, top = (width - size) // 2, (height - size) // 2
+    size = spec.image_size
+    (width, height), (left, top) = placed(image.size, spec)
     how = _FILTERS[spec.interpolation]
     if fast:
         across, down = image.width / width, image.height / height
@@ -117,7 +125,12 @@ def resize_and_crop(image: Image.Image, spec: PreprocessSpec, *, fast: bool = Fa
 
 
 def decode_square(
-    content: bytes, spec: PreprocessSpec, *, fast: bool, max_pixels: int = MAX_PIXELS
+    content: bytes,
+    spec: PreprocessSpec,
+    *,
+    fast: bool,
+    max_pixels: int = MAX_PIXELS,
+    resize: Resizer | None = None,
 ) -> PixelArray:
     """An encoded image as the square that the network sees, before normalisation.
 
@@ -127,6 +140,7 @@ def decode_square(
         fast: let the JPEG library reduce large pictures while it decodes them, down to no less than
             ``FAST_MARGIN`` times the size that is needed, and compute only what the square shows.
         max_pixels: of an image; larger ones are refused.
+        resize: native code in place of Pillow's; what it computes is exact, ``fast`` or not.
 
     Returns:
         uint8, shape (image_size, image_size, 3).
@@ -138,6 +152,17 @@ def decode_square(
     image = to_rgb(
         decode_image(content, at_least_px=enough, max_pixels=max_pixels), spec.background
     )
+    if resize is not None:
+        new_size, corner = placed(image.size, spec)
+        square = resize(
+            image,
+            new_size=new_size,
+            corner=corner,
+            side=spec.image_size,
+            interpolation=spec.interpolation,
+        )
+        if square is not None:
+            return square
     return np.asarray(resize_and_crop(image, spec, fast=fast))
 
 

@@ -31,6 +31,7 @@ from effnet_core.export.export import packaged_photograph
 from effnet_core.family.variants import Variant, variant
 from effnet_core.infer import engines
 from effnet_core.infer.pipeline import Predictor, Rejection, Wanted, iter_predictions
+from effnet_core.infer.shards import resizer_for
 from effnet_core.jobs import cuda
 from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.system.files import read_json, write_json
@@ -45,6 +46,8 @@ PICTURE = (500, 375)
 """Width and height of the drawn pictures, ImageNet's usual ones."""
 PICTURES = 48
 CALLS = 20
+AS_OF_MANY = 10_000
+"""Images that a labelling is thought to have, for what only pays with many."""
 LEAST_S = 2.0
 """Seconds that are measured, whatever was left."""
 CLASSES = 1000
@@ -229,7 +232,7 @@ def _loaded(checkpoint: Checkpoint, config: RunConfig, case: Case, folder: Path)
         from effnet_core.jobs.collective import join_group
 
         join_group(config.runtime)
-    shard = Shard(0, 0, 10_000, "part", checkpoint.sha256)
+    shard = Shard(0, 0, AS_OF_MANY, "part", checkpoint.sha256)
     job = PredictJob(
         checkpoint.path,
         checkpoint.sha256,
@@ -296,7 +299,11 @@ def _rate(predictor: Predictor, source: _Pictures, config: RunConfig, *, seconds
         predictor,
         source,
         paths,
-        Wanted(fast_decode=infer.fast_decode, max_pixels=config.data.max_pixels),
+        Wanted(
+            fast_decode=infer.fast_decode,
+            max_pixels=config.data.max_pixels,
+            resize=resizer_for(AS_OF_MANY, config),
+        ),
         readers=1,
         decoders=decoders,
     )

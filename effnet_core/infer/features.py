@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Split
 from effnet_core.errors import DataError, Interrupted
-from effnet_core.events import emit_sometimes
+from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.infer.pipeline import Predictor, Rejection, Wanted, iter_predictions
 from effnet_core.infer.readers import FolderReader
+from effnet_core.infer.shards import resizer_for
 from effnet_core.jobs.signals import stop_requested
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.system.files import atomic_path, sha256_of_text
@@ -67,10 +69,17 @@ def _compute(
 ) -> tuple[Features, Exception | None]:
     """Features of the images at these positions, up to an error."""
     infer, reader = config.infer, FolderReader(split.root)
-    wanted = Wanted(1, False, True, infer.fast_decode, config.data.max_pixels * 16)
     paths = [split.paths[i] for i in missing]
+    wanted = Wanted(
+        1,
+        features=True,
+        fast_decode=infer.fast_decode,
+        max_pixels=config.data.max_pixels * 16,
+        resize=resizer_for(len(paths), config),
+    )
     found: list[NDArray[np.float32]] = []
     error: Exception | None = None
+    started = time.perf_counter()
     for piece in iter_predictions(
         predictor, reader, paths, wanted, readers=infer.readers or reader.readers
     ):
@@ -91,6 +100,8 @@ def _compute(
         if error is not None:
             break
         emit_sometimes(stage, len(found), len(paths))
+    rate = round(len(found) / (time.perf_counter() - started), 2)
+    emit(Event(stage, metrics={"kind": "features", "images": len(found), "images_per_s": rate}))
     return (np.stack(found) if found else np.zeros((0, 0), np.float32)), error
 
 

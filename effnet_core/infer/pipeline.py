@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from effnet_core.infer.readers import ImageReader
 from effnet_core.results.drift import look_at
 from effnet_core.system.machine import available_cores
 from effnet_core.text import is_unicode
+
+if TYPE_CHECKING:
+    from effnet_core.kernels.resize import Resizer
 
 FloatArray = NDArray[np.float32]
 Item = PixelArray | str
@@ -83,6 +86,8 @@ class Wanted:
     """Pixels of an image at most; larger ones are set aside."""
     looks: bool = False
     """Whether to have brightness and contrast of what the network sees."""
+    resize: Resizer | None = None
+    """What resizes pictures in place of Pillow."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,11 @@ def _decode(path: str, content: Future[bytes], spec: PreprocessSpec, wanted: Wan
     try:
         item = (
             decode_square(
-                content.result(), spec, fast=wanted.fast_decode, max_pixels=wanted.max_pixels
+                content.result(),
+                spec,
+                fast=wanted.fast_decode,
+                max_pixels=wanted.max_pixels,
+                resize=wanted.resize,
             )
             if is_unicode(path)
             else "file name is not valid UTF-8"

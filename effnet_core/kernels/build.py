@@ -1,7 +1,7 @@
-"""Compiles the operators with the system's C++ compiler, once for a processor and a compiler.
+"""Compiles native code with the system's C++ compiler, once for a processor and a compiler.
 
-The library lies in the cache under a name made from sources, flags and compiler, beside a note with its
-SHA-256. Before it is used a child process loads it and compares every operator with plain loops: what
+A library lies in the cache under a name made from sources, flags and compiler, beside a note with its
+SHA-256. Before it is used a child process loads it and compares what it computes with plain loops: what
 this processor cannot run ends that child and nothing else.
 """
 
@@ -41,8 +41,30 @@ TEST_LIMIT_S = 120
 _TEST = "import ctypes, sys; sys.exit(min(ctypes.CDLL(sys.argv[1]).effnet_self_test(0), 99))"
 
 
+@dataclass(frozen=True)
+class Library:
+    """Sources that are compiled together, with a test of their own."""
+
+    name: str
+    what: str
+    """In words, for messages."""
+    inside: str = "."
+    """Folder of its files; headers come from all."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return SOURCE / self.inside
+
+
+OPERATORS = Library("operators", "CPU kernels")
+"""What MindSpore computes with on CPUs."""
+PIXELS = Library("pixels", "kernels that resize pictures", "pixels")
+"""What labelling resizes pictures with."""
+
+
 class Unavailable(Exception):
-    """Native kernels cannot be had; the message says why, and what would help."""
+    """Native code cannot be had; the message says why, and what would help."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,7 @@ class BuildPlan:
     flags: tuple[str, ...]
     """That depend on the processor."""
     library: Path
+    of: Library = OPERATORS
 
     def __str__(self) -> str:
         instructions = (
@@ -63,8 +86,8 @@ class BuildPlan:
         return f"{instructions}; {Path(self.compiler).name}: {self.version}"
 
 
-def plan() -> BuildPlan:
-    """How the library would be made here, and where it lies once it is.
+def plan(of: Library = OPERATORS) -> BuildPlan:
+    """How a library would be made here, and where it lies once it is.
 
     Raises:
         Unavailable: no compiler, a processor that they are too slow on, or a cache that others write to.
@@ -79,18 +102,18 @@ def plan() -> BuildPlan:
         raise Unavailable(f"the C++ compiler {compiler} does not run ({cause})") from cause
     version = said.stdout.partition("\n")[0].strip()
     digest = hashlib.sha256(json.dumps([compiler, version, FLAGS, flags]).encode())
-    for path in sources(".h", ".cpp"):
+    for path in dict.fromkeys([*sources(".h", ".cpp", of=of), *sources(".h")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    path = cache_path(CACHE_NAME) / f"operators-{digest.hexdigest()[:20]}.so"
+    path = cache_path(CACHE_NAME) / f"{of.name}-{digest.hexdigest()[:20]}.so"
     try:
-        return BuildPlan(compiler, version, flags, cached(path))
+        return BuildPlan(compiler, version, flags, cached(path), of)
     except DataError as cause:
         raise Unavailable(str(cause)) from cause
 
 
-def sources(*endings: str) -> list[Path]:
-    """The C++ files with one of ``endings``, in order."""
-    return sorted(path for path in SOURCE.iterdir() if path.suffix in endings)
+def sources(*endings: str, of: Library = OPERATORS) -> list[Path]:
+    """The C++ files of a library with one of ``endings``, in order."""
+    return sorted(path for path in of.folder.iterdir() if path.suffix in endings)
 
 
 def find_compiler() -> str:
@@ -153,7 +176,7 @@ def library(plan: BuildPlan, tell: Callable[[str], None]) -> Path:
         with alone(path):
             problem = problem_of(path) if path.exists() else None
             if problem is not None:
-                tell(f"the CPU kernels in {path} are built anew: the file {problem}")
+                tell(f"the {plan.of.what} in {path} are built anew: the file {problem}")
             if problem is not None or not path.exists():
                 _build(plan, tell)
     except DataError as cause:
@@ -181,9 +204,9 @@ def _note(path: Path) -> Path:
 
 def _build(plan: BuildPlan, tell: Callable[[str], None]) -> None:
     """Compile, test and keep the library; the caller holds its lock."""
-    tell(f"building the CPU kernels with {plan.compiler} (once on this machine, 5-20 s)")
+    tell(f"building the {plan.of.what} with {plan.compiler} (once on this machine, 2-20 s)")
     started = time.perf_counter()
-    files = [str(path) for path in sources(".cpp")]
+    files = [str(path) for path in sources(".cpp", of=plan.of)]
     remove_temporaries(plan.library.parent, [plan.library.name, _note(plan.library).name])
     with atomic_path(plan.library) as temporary:
         command = [plan.compiler, *FLAGS, *plan.flags, *files, "-o", str(temporary)]

@@ -14,7 +14,7 @@ from effnet_core.data.preprocess import decode_square
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.infer.plan import SHARDS_NAME, InferencePlan
-from effnet_core.infer.shards import OBSERVED_SUFFIX
+from effnet_core.infer.sinks import OBSERVED_SUFFIX
 from effnet_core.quality.features import label_splits
 from effnet_core.results.checked import whole
 from effnet_core.results.drift import (
@@ -149,7 +149,7 @@ class _Compared:
         try:
             with whole(path, "record of drift"):
                 values = read_json(path)
-                found = Drift.from_dict(values["found"])
+                found = None if values["found"] is None else Drift.from_dict(values["found"])
                 return cls(frozenset(map(str, values["parts"])), found, values["is_told"] is True)
         except DataError as damage:
             emit(Event(STAGE, f"{damage}; it is made anew"))

@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnet_core.data.images import ImageProblem, decode_image, to_rgb
-from effnet_core.data.near_copies import MAX_DISTANCE, PROBE_SIZE, SAME_LEVELS, fingerprint
+from effnet_core.data.near_copies import (
+    MAX_DISTANCE,
+    PROBE_SIZE,
+    SAME_LEVELS,
+    fingerprints,
+    grey_of,
+)
 from effnet_core.errors import DataError
-from effnet_core.infer.output import iter_part, part_files
+from effnet_core.infer.parts import iter_rows
 from effnet_core.infer.plan import SHARDS_NAME
-from effnet_core.infer.shards import OBSERVED_SUFFIX
+from effnet_core.infer.sinks import OBSERVED_SUFFIX
 from effnet_core.results.drift import Observed
 
 SMALL = (16, 16)
@@ -61,7 +67,7 @@ class Look:
             decode_image(content, at_least_px=2 * max(PROBE_SIZE), max_pixels=sys.maxsize)
         )
         probe = image.resize(PROBE_SIZE, Image.Resampling.BOX)
-        bits = np.unpackbits(np.frombuffer(fingerprint(probe), np.uint8))
+        bits = np.unpackbits(fingerprints(np.frombuffer(grey_of(probe), np.uint8))[0])
         grey = image.convert("L").resize(SMALL, Image.Resampling.BOX)
         return cls(bits, np.asarray(grey, np.float32))
 
@@ -83,18 +89,15 @@ def of_labelling(run: Path, count: int) -> list[Candidate]:
         run: output of a labelling.
         count: pictures of each kind at most.
     """
+    outside = _farthest(run, count)
     unsure, far = _Best(count), _Best(count)
-    number = 0
-    for part in part_files(run):
-        outside = _distances(run, part)
-        for place, row in enumerate(iter_part(part, ("path", "class_names", "probs"))):
-            number += 1
-            probs = [float(share) for share in row["probs"]]
-            best = tuple(zip(row["class_names"], probs, strict=True))
-            one = Candidate(row["path"], best[0][0], best, "uncertain", is_labelled=False)
-            unsure.add((probs[1] if len(probs) > 1 else 0.0) - probs[0], number, one)
-            if place < len(outside) and outside[place] > 1:
-                far.add(float(outside[place]), number, replace(one, reason="far"))
+    for number, row in enumerate(iter_rows(run, ("path", "class_names", "probs"))):
+        probs = [float(share) for share in row["probs"]]
+        best = tuple(zip(row["class_names"], probs, strict=True))
+        one = Candidate(row["path"], best[0][0], best, "uncertain", is_labelled=False)
+        unsure.add((probs[1] if len(probs) > 1 else 0.0) - probs[0], number, one)
+        if one.path in outside:
+            far.add(outside[one.path], number, replace(one, reason="far"))
     chosen: dict[str, Candidate] = {}
     for pair in itertools.zip_longest(unsure.sorted(), far.sorted()):
         for candidate in pair:
@@ -122,13 +125,16 @@ class _Best:
         return [one for *_, one in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
 
 
-def _distances(run: Path, part: Path) -> NDArray[np.float32]:
-    """How far out the pictures of a part are, in its order; none where that was not measured."""
-    path = run / SHARDS_NAME / f"{part.name}{OBSERVED_SUFFIX}"
-    try:
-        return Observed.read(path).outside if path.is_file() else np.zeros(0, np.float32)
-    except DataError:
-        return np.zeros(0, np.float32)
+def _farthest(run: Path, count: int) -> dict[str, float]:
+    """The pictures of a labelling that are far out, and how far; none where that was not measured."""
+    found: list[tuple[float, str]] = []
+    for path in sorted((run / SHARDS_NAME).glob(f"*{OBSERVED_SUFFIX}")):
+        try:
+            far = ((outside, name) for name, outside in Observed.read(path).farthest if outside > 1)
+            found = heapq.nlargest(count, itertools.chain(found, far))
+        except DataError:  # it was labelled before this was kept
+            continue
+    return {name: outside for outside, name in found}
 
 
 def without_copies(

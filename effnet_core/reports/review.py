@@ -31,7 +31,7 @@ from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import DataError, EffnetError
 from effnet_core.events import Event, emit
 from effnet_core.infer.output import SUMMARY_NAME, background_of
-from effnet_core.infer.plan import PARTS_NAME, RUN_NAME
+from effnet_core.infer.plan import PARTS_NAME, RUN_NAME, planned_reader
 from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import JOB_NAME, PredictJob, TrainJob, read_job
 from effnet_core.quality.features import label_splits
@@ -115,7 +115,7 @@ def _of_labelling(run: Path, count: int, storage: StorageConfig) -> Source:
     names = {*map(str, summary.get("classes", {})), *_names_of_model(run)}
     chosen = of_labelling(run, count)
     known = sorted({*names, *(name for one in chosen for name, _ in one.suggestions)})
-    reader = open_reader(root, storage)
+    reader = planned_reader(run, storage)
     return Source(chosen, reader, root, tuple(known), background_of(summary))
 
 

@@ -181,11 +181,11 @@ def fit_temperature(
     Returns:
         1.0 for fewer images.
     """
-    from scipy.optimize import minimize_scalar
-
     images, classes = logits.shape
     if images < max(1, fewest) or classes < 2:
         return 1.0
+    from scipy.optimize import minimize_scalar  # half a second
+
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     doubt = 1 / (images + 2)
     of_label = shifted[np.arange(images), labels]

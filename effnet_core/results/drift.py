@@ -39,6 +39,9 @@ FEWEST_IMAGES = SIZES[0]
 LOOKS = ("brightness", "contrast")
 """Of the square that the network sees, 0-255: mean, and standard deviation."""
 MOST_FARTHEST = 24
+"""Pictures in a finding."""
+MOST_KEPT = 400
+"""Of the farthest pictures of a part; a review queue takes them from there."""
 AT_ONCE = 512
 """Pictures that are compared with the held-out ones together; memory is this times 16 kB at most."""
 FloatArray = NDArray[np.float64]
@@ -251,7 +254,7 @@ class Observed:
         """Of the features (N, channels) and answers of some pictures."""
         projected = reference.project(features)
         outside = reference.outside(projected)
-        order = np.argsort(-outside, kind="stable")[:MOST_FARTHEST]
+        order = np.argsort(-outside, kind="stable")[:MOST_KEPT]
         return cls(
             projected.astype(np.float32),
             np.asarray(answers, np.int32),
@@ -271,7 +274,7 @@ class Observed:
             np.concatenate([part.certainty for part in parts]),
             np.concatenate([part.looks for part in parts]),
             np.concatenate([part.outside for part in parts]),
-            far[:MOST_FARTHEST],
+            far[:MOST_KEPT],
         )
 
     def save(self, path: Path) -> None:
@@ -329,7 +332,7 @@ def measure(reference: Reference, seen: Observed, *, class_names: tuple[str, ...
         float(moved[0]),
         float(moved[1]),
         [(class_names[k], float(reference.class_shares[k]), float(shares[k])) for k in changed],
-        seen.farthest,
+        seen.farthest[:MOST_FARTHEST],
     )
 
 

@@ -20,7 +20,7 @@ from effnet_core.config.schema import StorageConfig
 from effnet_core.data.corrections import COLUMNS
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.staging import stage_dataset
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.kernels import build as operators
 from effnet_core.model_store.maintenance import verify
 from effnet_core.model_store.versions import list_versions, resolve_version

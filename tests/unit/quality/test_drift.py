@@ -12,7 +12,7 @@ from PIL import Image
 from effnet_core import api
 from effnet_core.config.load import load_config
 from effnet_core.config.schema import RunConfig
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.infer.plan import SHARDS_NAME, InferencePlan
 from effnet_core.infer.shards import observe, predict_shards
 from effnet_core.quality.drift import (
@@ -92,7 +92,7 @@ def test_a_labelling_says_how_far_its_pictures_are(model: Checkpoint, tmp_path: 
         summary, report = api.finish_inference(planned, model, weights="m", config=config)
         found[name] = summary["drift"]
         assert read_json(planned.output / "summary.json")["drift"] == summary["drift"]
-        page = report.path.read_text()
+        page = Path(report.path).read_text()
         assert ("These pictures are unlike" in page) is summary["drift"]["drifted"]
         assert "Farthest out" in page
         assert "features" not in read_parts(planned.output)[0]

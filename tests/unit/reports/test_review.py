@@ -18,10 +18,11 @@ from effnet_core.data.corrections import read_corrections
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import finish, part_files, write_part
+from effnet_core.infer.output import finish
+from effnet_core.infer.parts import write_part
 from effnet_core.infer.pipeline import Prediction
 from effnet_core.infer.plan import SHARDS_NAME, plan
-from effnet_core.infer.shards import OBSERVED_SUFFIX
+from effnet_core.infer.sinks import OBSERVED_SUFFIX
 from effnet_core.jobs.job import write_job_file
 from effnet_core.reports.review import suspicious, write_queue
 from effnet_core.results import ShardResult
@@ -99,12 +100,11 @@ def test_pictures_that_are_far_out_come_in_turns_with_the_least_certain(
     run: Path, tmp_path: Path
 ) -> None:
     """The farthest may be very certain; where nothing was measured there are the least certain alone."""
-    [part] = part_files(run)
-    outside = np.zeros(13, np.float32)
-    outside[[1, 4, 9]] = [3.0, 5.0, 1.5]
+    [counts] = (run / SHARDS_NAME).glob("part-*.json")
     nothing = np.zeros(13, np.float32)
-    seen = Observed(np.zeros((13, 2), np.float32), nothing, nothing, nothing, outside, [])
-    seen.save(run / SHARDS_NAME / f"{part.name}{OBSERVED_SUFFIX}")
+    farthest = [("04.png", 5.0), ("01.png", 3.0), ("09.png", 1.5), ("00.png", 0.9)]
+    seen = Observed(np.zeros((13, 2), np.float32), nothing, nothing, nothing, nothing, farthest)
+    seen.save(counts.with_name(f"{counts.stem}{OBSERVED_SUFFIX}"))
     queue = write_queue(run, tmp_path / "queue", count=6, config=CONFIG)
     found = [(item["path"], item["reason"]) for item in items_of(queue.path)["items"]]
     assert found == [
