@@ -31,7 +31,7 @@ from effnet_core.weights.checkpoint import Checkpoint
 
 MOST_IMAGES = 2000
 """Held-out pictures that are looked at; of more, evenly spread ones."""
-STAGE = "reference"
+TOPIC = "reference"
 
 
 def write_reference(
@@ -53,7 +53,7 @@ def write_reference(
         return path
     if len(split) < FEWEST_REFERENCE:
         text = f"{len(split)} held-out pictures are too few for a reference of drift"
-        emit(Event(STAGE, f"{text} ({FEWEST_REFERENCE} are needed)"))
+        emit(Event(TOPIC, f"{text} ({FEWEST_REFERENCE} are needed)"))
         return None
     few = _some(split)
     with scratch_folder("reference") as folder:
@@ -72,7 +72,7 @@ def write_reference(
         checkpoint_sha256=checkpoint.sha256,
     )
     reference.save(path)
-    emit(Event(STAGE, f"what {len(few):,} held-out pictures look like is in {path}"))
+    emit(Event(TOPIC, f"what {len(few):,} held-out pictures look like is in {path}"))
     return path
 
 
@@ -82,7 +82,7 @@ def reference_of(checkpoint: Checkpoint) -> Path | None:
     try:
         found = Reference.read(path) if path.is_file() else None
     except DataError as damage:
-        emit(Event(STAGE, f"drift is not measured: {damage}"))
+        emit(Event(TOPIC, f"drift is not measured: {damage}"))
         return None
     return path if found is not None and found.checkpoint_sha256 == checkpoint.sha256 else None
 
@@ -101,7 +101,7 @@ def drift_of(done: InferencePlan, checkpoint: Checkpoint) -> Drift | None:
     try:
         seen = Observed.together([Observed.read(file) for file in there])
     except DataError as damage:
-        emit(Event(STAGE, f"drift is not measured: {damage}"))
+        emit(Event(TOPIC, f"drift is not measured: {damage}"))
         return None
     names = readable(checkpoint.sidecar.class_names)
     return measure(Reference.read(path), seen, class_names=names)
