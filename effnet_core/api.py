@@ -8,27 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from effnet_core.auto.decide import decide
-from effnet_core.auto.estimate import told
-from effnet_core.auto.facts import find_weights, look
-from effnet_core.auto.first import deliver_probe, estimate_again, run_probe, speed_of_features
-from effnet_core.auto.places import differing, is_staged, staged_folder
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
-from effnet_core.data.corrections import read_corrections
 from effnet_core.data.manifest import Dataset, open_dataset
-from effnet_core.data.records import record_files
-from effnet_core.data.sources.finding import in_a_line
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
-from effnet_core.infer import engines, output, plan
-from effnet_core.infer.here import label_here
-from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import Tally
-from effnet_core.infer.places import FolderPlace, OutputPlace, open_output
-from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.hosts import host_index
 from effnet_core.jobs.job import (
     JOB_NAME,
@@ -42,19 +28,17 @@ from effnet_core.jobs.job import (
     read_job,
 )
 from effnet_core.jobs.launch import join_job, run_job, write_job
-from effnet_core.model_store.versions import cached_model
-from effnet_core.quality import drift
-from effnet_core.quality.classes import read_class_map, require_match
-from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.storage.addresses import is_s3
 from effnet_core.system.files import is_empty, make_folder, write_json
 from effnet_core.system.locks import scratch_folder, sole_user
-from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PRODUCTION
-from effnet_core.weights.checkpoint import Checkpoint
-from effnet_core.weights.resolve import resolve
-from effnet_core.weights.web import redacted
+
+if TYPE_CHECKING:
+    from effnet_core.infer.places import OutputPlace
+    from effnet_core.infer.plan import InferencePlan
+    from effnet_core.reports.predictions import PredictionsReport
+    from effnet_core.weights.checkpoint import Checkpoint
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
@@ -86,18 +70,22 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
             return prepared
         job, config = prepared.job, prepared.config
         if config.train.probe != "none":
+            from effnet_core.auto import first
+
             write_job(job, config, run_dir)  # so that what stops the probe can be continued
-            with speed_of_features() as speed:
-                result = run_probe(config, job, run_dir)
+            with first.speed_of_features() as speed:
+                result = first.run_probe(config, job, run_dir)
             if config.train.probe == "only":
                 seconds = time.perf_counter() - started
-                return deliver_probe(config, job, run_dir, result, seconds=seconds)
-            estimate_again(config, open_dataset(data_dir), speed)
+                return first.deliver_probe(config, job, run_dir, result, seconds=seconds)
+            first.estimate_again(config, open_dataset(data_dir), speed)
         return TrainResult.from_dict(run_job(job, config, run_dir))
 
 
 def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
     """The staged data set of a run; pictures that are not staged yet are, once, beside the run."""
+    from effnet_core.auto.places import is_staged, staged_folder
+
     folder = staged_folder(data, run_dir)
     if not is_staged(data):
         if not is_s3(str(data)) and not Path(data).exists():
@@ -108,6 +96,10 @@ def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
 
 def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -> RunConfig:
     """The settings with everything decided that was left open: as in the run's earlier start, else now."""
+    from effnet_core.auto.decide import decide
+    from effnet_core.auto.estimate import told
+    from effnet_core.auto.facts import find_weights, look
+
     before = _earlier_run(run_dir)
     if before is not None and before.config.auto.enabled and _is_same(config, before):
         update = {"runtime": config.runtime, "infer": config.infer, "storage": config.storage}
@@ -159,6 +151,8 @@ def stage(
     config = config or RunConfig()
     single = config.runtime.model_copy(update={"world_size": 1, "timeout_s": 0})
     if corrections is not None:
+        from effnet_core.data.corrections import read_corrections
+
         read_corrections(corrections)
     job = StageJob(
         str(source),
@@ -192,6 +186,9 @@ def open_weights(weights: str | Path, storage: StorageConfig) -> Checkpoint:
         DownloadFailed: it cannot be fetched.
         StoreError: there is no such version, or the store cannot be reached.
     """
+    from effnet_core.model_store.versions import cached_model
+    from effnet_core.weights.resolve import resolve
+
     return resolve(weights, store=partial(cached_model, storage))
 
 
@@ -209,7 +206,7 @@ def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainRes
     counts = open_dataset(data_dir).counts
     if not config.auto.enabled:  # else the first of the hosts decides
         _require_images(config, counts)
-    if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+    if _is_finished(run_dir):
         emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
         return training_result(run_dir)
     return TrainResult.from_dict(join_job(config.runtime, run_dir))
@@ -234,7 +231,7 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     make_folder(run_dir, what="run folder")
     if before is not None:
         _require_same_run(Prepared(job, config), before, run_dir)
-        if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+        if _is_finished(run_dir):
             result = training_result(run_dir)
             emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
             return result
@@ -243,6 +240,12 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     if config.data.format == "mindrecord":
         ensure_records(dataset, (config.data.train_split, config.data.eval_split), config)
     return Prepared(job, config)
+
+
+def _is_finished(run_dir: Path) -> bool:
+    from effnet_core.weights.checkpoint import MODEL_NAME
+
+    return (run_dir / RESULT_NAME).exists() and (run_dir / MODEL_NAME).exists()
 
 
 def training_result(run_dir: Path) -> TrainResult:
@@ -353,6 +356,8 @@ def _labels(
     Raises:
         DataError: the model does not know a class.
     """
+    from effnet_core.quality.classes import read_class_map, require_match
+
     known, asked = checkpoint.sidecar.class_names, dataset.class_names
     if classes is None and known == asked:
         return None
@@ -375,6 +380,12 @@ def plan_inference(
     Raises:
         DataError, OutputExists, StoreError: input or output cannot be used.
     """
+    from effnet_core.data.sources.finding import in_a_line
+    from effnet_core.infer import plan
+    from effnet_core.infer.inputs import list_inputs
+    from effnet_core.infer.places import FolderPlace
+    from effnet_core.quality import drift
+
     config = config or RunConfig()
     infer = config.infer
     place = FolderPlace(output) if isinstance(output, Path) else output
@@ -433,6 +444,9 @@ def infer_shards(
     Raises:
         EffnetError: as the engine and the launcher; finished shards stay.
     """
+    from effnet_core.infer import engines
+    from effnet_core.quality import drift
+
     config = config or RunConfig()
     if not shards:
         return []
@@ -486,6 +500,8 @@ def infer(
         CheckpointError: the checkpoint cannot be used.
         StoreError: a bucket cannot be reached.
     """
+    from effnet_core.infer.places import open_output
+
     config = config or RunConfig()
     checkpoint = open_weights(weights, config.storage)
     with open_output(output, config) as place, place.used():
@@ -512,6 +528,8 @@ def _label_missing(
     config: RunConfig,
 ) -> None:
     """Label what is missing, unless too many files cannot be read."""
+    from effnet_core.infer.output import Tally
+
     tally = Tally.of(planned, config.infer)
     try:
         tally.check()
@@ -548,6 +566,11 @@ def finish_inference(
     Raises:
         DataError: a shard is missing, or too many files could not be read.
     """
+    from effnet_core.infer import output, plan
+    from effnet_core.infer.places import FolderPlace
+    from effnet_core.quality import drift
+    from effnet_core.reports.predictions import write_predictions_report
+
     place = place or FolderPlace(planned.output)
     reports: list[PredictionsReport] = []
 
@@ -612,6 +635,9 @@ def iter_predictions(
         ConfigError: the engine runs in child processes only.
         EffnetError: weights or input cannot be used.
     """
+    from effnet_core.infer.here import label_here
+    from effnet_core.infer.inputs import list_inputs
+
     config = config or RunConfig()
     checkpoint = open_weights(weights, config.storage)
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
@@ -628,6 +654,8 @@ def iter_predictions(
 
 def _called(weights: str, checkpoint: Checkpoint) -> str:
     """A model as a report names it: in the person's words, and by its file where that says more."""
+    from effnet_core.weights.web import redacted
+
     name, path = redacted(weights), str(checkpoint.path)
     return name if name == path else f"{name} ({path})"
 
@@ -646,6 +674,8 @@ def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
 
 def _is_same(config: RunConfig, before: Prepared) -> bool:
     """Whether an earlier start of a run was given the same settings as this one."""
+    from effnet_core.auto.places import differing
+
     weights, earlier = config.model.weights, before.config.model.weights
     if weights is not None and not (weights == PRODUCTION and before.job.from_production):
         same = str(open_weights(weights, config.storage).path.resolve()) == earlier
@@ -752,6 +782,8 @@ def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -
     Raises:
         DataError: there is no such split, no room, or an image is not as it was staged.
     """
+    from effnet_core.data.records import record_files
+
     for name in dict.fromkeys(splits):
         dataset.split(name)
         if record_files(dataset, name):

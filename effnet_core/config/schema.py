@@ -42,9 +42,7 @@ REFERENCE_BATCH_SIZE = 256
 class Section(BaseModel):
     """A frozen group of settings that knows its own keys and no others."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
