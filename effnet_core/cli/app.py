@@ -161,7 +161,10 @@ def stage(
     ] = 0.1,
     corrections: Annotated[
         Path | None,
-        typer.Option(help="CSV file of effnet review's page: right labels, pictures to leave out."),
+        typer.Option(
+            help="What effnet review's page saved, or a folder with such files: right labels, pictures to "
+            "leave out."
+        ),
     ] = None,
     override: Overrides = None,
 ) -> None:
