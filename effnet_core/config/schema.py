@@ -446,7 +446,7 @@ class InferConfig(Section):
     format: Literal["parquet", "csv", "jsonl"] = "parquet"
     """Form of the part files."""
     keep_columns: tuple[str, ...] = ()
-    """Columns of a list or of a table with pictures that answers carry too, such as `id,customer`."""
+    """Columns of a list or of a table with pictures that answers carry too, such as `[id, customer]`."""
     partition_by: str | None = None
     """Write parts into a folder for each value (`class=cat/`): `class`, the best answer, or a kept column."""
     lease_s: float = Field(60, ge=1)
