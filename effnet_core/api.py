@@ -23,7 +23,8 @@ from effnet_core.data.records import record_files
 from effnet_core.data.sources.finding import in_a_line
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
-from effnet_core.infer import engines, output, plan
+from effnet_core.infer import output, plan
+from effnet_core.infer.engines import selection
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import Tally
 from effnet_core.infer.plan import InferencePlan
@@ -410,12 +411,16 @@ def infer_shards(
         return []
     single = config.runtime.model_copy(update={"world_size": 1})
     images = sum(shard.stop - shard.start for shard in shards)
-    engine, engine_file = engines.prepare(checkpoint, config)
+    chosen = selection.select(
+        checkpoint, config, planned.root, planned.images, partial(_sample, planned)
+    ).choice
+    found = {"engine": chosen.engine, "precision": chosen.precision}
+    config = config.model_copy(update={"infer": config.infer.model_copy(update=found)})
     job = PredictJob(
         checkpoint.path.resolve(),
         checkpoint.sha256,
-        engine=engine,
-        engine_file=engine_file,
+        engine=chosen.engine,
+        engine_file=chosen.file,
         output=planned.output.resolve(),
         input_root=planned.root,
         shards=tuple(shards),
@@ -425,6 +430,12 @@ def infer_shards(
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
     return [ShardCounts(**item) for item in result["shards"]]
+
+
+def _sample(planned: InferencePlan, count: int) -> list[str]:
+    """Some of a run's paths, from all over it."""
+    paths = plan.read_inputs(planned.output, 0, planned.images)
+    return [paths[place] for place in selection.spread_over(count, len(paths))]
 
 
 def infer(
@@ -497,11 +508,14 @@ def finish_inference(
             model_sha256=checkpoint.sha256,
             background=checkpoint.sidecar.preprocess.background,
         )
+        selected = selection.remembered(checkpoint, config)
+        if selected is not None:
+            summary["engine"] = selected.to_dict()
         found = drift.drift_of(planned, checkpoint)
         if found is not None:
             summary["drift"] = found.to_dict()
-            write_json(planned.output / output.SUMMARY_NAME, summary)
             emit(Event("predict", found.sentence()))
+        write_json(planned.output / output.SUMMARY_NAME, summary)
         if planned.images == 1 and not config.infer.explain:
             return summary, None
         report = write_predictions_report(

@@ -36,6 +36,7 @@ from effnet_core.jobs.job import (
     RecordsJob,
     StageJob,
     TrainJob,
+    TrialJob,
     VerifyJob,
     read_job,
     release_room,
@@ -114,7 +115,7 @@ def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     without = isinstance(job, PredictJob | ProbeJob) and job.engine_file is not None
-    if isinstance(job, StageJob) or without:
+    if isinstance(job, StageJob | TrialJob) or without:
         result = _answer(job, config, None, run_dir)
         release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
@@ -148,11 +149,15 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
 
 
 def _answer_rarely(
-    job: StageJob | VerifyJob | MindirJob | RecordsJob, config: RunConfig
+    job: StageJob | TrialJob | VerifyJob | MindirJob | RecordsJob, config: RunConfig
 ) -> dict[str, Any]:
     """As ``_answer``, of what is done once for a checkpoint or a data set."""
     if isinstance(job, StageJob):
         return _stage(job, config)
+    if isinstance(job, TrialJob):
+        from effnet_core.infer.trial import try_engines
+
+        return try_engines(job, _checkpoint_of(job), config)
     if isinstance(job, VerifyJob | MindirJob):
         return _export(job)
     from effnet_core.data.records import write_records
@@ -160,7 +165,9 @@ def _answer_rarely(
     return write_records(job.data_dir, job.split)
 
 
-def _checkpoint_of(job: EvaluateJob | PredictJob | ProbeJob | VerifyJob | MindirJob) -> Checkpoint:
+def _checkpoint_of(
+    job: EvaluateJob | PredictJob | TrialJob | ProbeJob | VerifyJob | MindirJob,
+) -> Checkpoint:
     """A job's checkpoint, verified once in this process: the very one that the parent opened."""
     found = open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
     side = job.image_size if isinstance(job, VerifyJob | MindirJob) else None

@@ -410,12 +410,18 @@ class InferConfig(Section):
     """Batch inference over a folder, a list or a bucket."""
 
     engine: Literal["auto", "mindspore", "onnxruntime", "openvino"] = "auto"
-    """What computes; auto is onnxruntime on a CPU, and on a GPU where it has CUDA; else mindspore."""
+    """What computes. auto on a CPU: onnxruntime, or what a run of many pictures finds to be faster with
+    the same answers; on a GPU onnxruntime where it has CUDA; else mindspore."""
     engine_threads: int = Field(0, ge=0)
     """Threads of onnxruntime and openvino; 0 means one for each core, or for every second one where
     that is measured to be faster."""
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision; bf16 (openvino on a CPU) and fp16 (onnxruntime on a GPU) are faster there, less exact."""
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
+    """Precision. auto is fp32, or on a CPU a faster one whose answers agree with it as `infer.agreement`
+    says; fp32 asks for exactness. fp16 needs openvino or a GPU, bf16 openvino, int8 a model that
+    `effnet quantize` has made one for."""
+    agreement: Literal["strict", "close"] = "strict"
+    """When answers agree with fp32's: the same best class, and no probability another by more than 0.01,
+    on all but 0.2 % of pictures (strict), or by more than 0.05, on all but 1 % (close)."""
     batch_size: int = Field(0, ge=0)
     """Images in one call of the engine; 0 means the fastest of some, measured once on this machine."""
     decoders: int | None = Field(None, ge=0)
@@ -441,6 +447,11 @@ class InferConfig(Section):
     """Share of unreadable images above which the run is stopped."""
     format: Literal["parquet", "csv", "jsonl"] = "parquet"
     """Form of the part files."""
+
+    @property
+    def answers_precision(self) -> str:
+        """The precision that a run's answers belong to: auto means answers that agree with fp32's."""
+        return "fp32" if self.precision == "auto" else self.precision
 
 
 class StorageConfig(Section):

@@ -109,7 +109,7 @@ def plan(
         "probabilities": infer.probabilities,
         "features": infer.features,
         "fast_decode": infer.fast_decode,
-        "precision": infer.precision,
+        "precision": infer.answers_precision,
         "shard_images": infer.shard_images,
         "format": infer.format,
     }

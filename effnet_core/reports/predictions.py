@@ -86,6 +86,7 @@ def write_predictions_report(
             "model": weights,
             "digest": summary["model_sha256"][:12],
             "output": str(done.output),
+            **_engine(summary),
         },
         "cards": _make_cards(summary, selection),
         "certainty": _draw_certainty(selection),
@@ -101,6 +102,12 @@ def write_predictions_report(
     }
     path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
     return PredictionsReport(path, _card(groups, uncertain, path), _charts_card(classes, selection))
+
+
+def _engine(summary: dict[str, Any]) -> dict[str, str]:
+    """What computed, and why that."""
+    found = summary.get("engine")
+    return {"engine": found["why"].removeprefix("engine: ")} if found else {}
 
 
 def _farthest(done: InferencePlan, summary: dict[str, Any], source: ImageReader) -> list[Picture]:
