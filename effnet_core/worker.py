@@ -33,6 +33,7 @@ from effnet_core.jobs.job import (
     MindirJob,
     PredictJob,
     ProbeJob,
+    QuantizeJob,
     RecordsJob,
     StageJob,
     TrainJob,
@@ -115,7 +116,7 @@ def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     without = isinstance(job, PredictJob | ProbeJob) and job.engine_file is not None
-    if isinstance(job, StageJob | TrialJob) or without:
+    if isinstance(job, StageJob | TrialJob | QuantizeJob) or without:
         result = _answer(job, config, None, run_dir)
         release_room(run_dir)
         write_json(run_dir / RESULT_NAME, result)
@@ -149,7 +150,7 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
 
 
 def _answer_rarely(
-    job: StageJob | TrialJob | VerifyJob | MindirJob | RecordsJob, config: RunConfig
+    job: StageJob | TrialJob | QuantizeJob | VerifyJob | MindirJob | RecordsJob, config: RunConfig
 ) -> dict[str, Any]:
     """As ``_answer``, of what is done once for a checkpoint or a data set."""
     if isinstance(job, StageJob):
@@ -158,6 +159,10 @@ def _answer_rarely(
         from effnet_core.infer.trial import try_engines
 
         return try_engines(job, _checkpoint_of(job), config)
+    if isinstance(job, QuantizeJob):
+        from effnet_core.infer.quantize import quantize_here
+
+        return quantize_here(job, _checkpoint_of(job), config)
     if isinstance(job, VerifyJob | MindirJob):
         return _export(job)
     from effnet_core.data.records import write_records
@@ -166,7 +171,7 @@ def _answer_rarely(
 
 
 def _checkpoint_of(
-    job: EvaluateJob | PredictJob | TrialJob | ProbeJob | VerifyJob | MindirJob,
+    job: EvaluateJob | PredictJob | TrialJob | QuantizeJob | ProbeJob | VerifyJob | MindirJob,
 ) -> Checkpoint:
     """A job's checkpoint, verified once in this process: the very one that the parent opened."""
     found = open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)

@@ -463,6 +463,12 @@ class StorageConfig(Section):
     """Name under which versions are published: lower-case letters, digits, dot, dash, underscore."""
     onnx: bool = False
     """Publish the model as ONNX too, after it was compared with MindSpore (some seconds)."""
+    int8: bool = False
+    """Publish an int8 network too, where it loses at most `storage.int8_max_drop` of top-1."""
+    int8_max_drop: float = Field(0.005, ge=0, le=1)
+    """Share of top-1 on the whole validation split that int8 may lose."""
+    int8_images: int = Field(256, ge=1)
+    """Training images from which int8 takes the ranges of activations."""
     endpoint_url: str | None = None
     """Address of the S3 server; by AWS_ENDPOINT_URL or the profile, else AWS itself, when absent."""
     profile: str | None = None

@@ -139,6 +139,22 @@ class TrialJob(_OfCheckpoint):
 
 
 @dataclass(frozen=True)
+class QuantizeJob(_OfCheckpoint):
+    """Make the int8 network of a checkpoint and measure it."""
+
+    engine_file: Path
+    """The network in fp32."""
+    data_dir: Path
+    out: Path
+    """Folder for its files."""
+    split: str
+    """Whose images decide."""
+    max_drop: float
+    images: int
+    """Training images from which ranges are taken."""
+
+
+@dataclass(frozen=True)
 class ProbeJob(_OfCheckpoint):
     """Fit a classifier on the features of a checkpoint, and save both as the model of the job's folder."""
 
@@ -196,6 +212,7 @@ Job: TypeAlias = (
     | EvaluateJob
     | PredictJob
     | TrialJob
+    | QuantizeJob
     | ProbeJob
     | VerifyJob
     | MindirJob
@@ -208,6 +225,7 @@ KINDS: dict[str, type[Job]] = {
     "evaluate": EvaluateJob,
     "predict": PredictJob,
     "trial": TrialJob,
+    "quantize": QuantizeJob,
     "probe": ProbeJob,
     "verify": VerifyJob,
     "mindir": MindirJob,

@@ -5,6 +5,8 @@ The parent chooses an engine and makes its file (``prepare``); a child process r
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from effnet_core.jobs.job import PredictJob
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.system.files import put_in_place, sha256_of_text
 from effnet_core.system.locks import alone, scratch_folder
-from effnet_core.system.machine import available_cores
+from effnet_core.system.machine import available_cores, processor_features
 from effnet_core.weights import quantized
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar
 
@@ -103,6 +105,29 @@ def _has_onnxruntime(device: str) -> bool:
     return CUDA in built_for()
 
 
+def installed() -> list[str]:
+    """The engines that run an engine file and are installed, the first of which verifies files."""
+    return [name for name in PACKAGES if not missing(name)]
+
+
+def require_int8() -> None:
+    """Refuse int8 on x86 processors whose sums of 8-bit products would overflow.
+
+    Raises:
+        ConfigError: this is one.
+    """
+    if not computes_int8(platform.machine(), processor_features()):
+        raise ConfigError(
+            "int8 needs a processor with VNNI (AVX512_VNNI or AVX_VNNI): others sum 8-bit products in 16 "
+            "bits, which overflow, and give other answers; use infer.precision=fp32, or another machine"
+        )
+
+
+def computes_int8(machine: str, features: Collection[str]) -> bool:
+    """Whether a processor computes int8 networks as they were measured."""
+    return machine not in ("x86_64", "AMD64") or bool({"avx512_vnni", "avx_vnni"} & set(features))
+
+
 def missing(engine: str) -> list[str]:
     """Packages that an engine needs and that are not installed."""
     return [name for name in PACKAGES[engine] if find_spec(name) is None]
@@ -137,6 +162,7 @@ def int8_file(checkpoint: Checkpoint) -> Path:
         ConfigError: there is none.
         CheckpointError: it is damaged, or another one's.
     """
+    require_int8()
     path = quantized.path_of(checkpoint)
     if path is None:
         raise ConfigError(

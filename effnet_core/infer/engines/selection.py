@@ -7,6 +7,7 @@ fastest whose answers agree; later runs, small ones too, take what was found.
 
 from __future__ import annotations
 
+import platform
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_core.config.schema import RunConfig
-from effnet_core.errors import ConfigError, EffnetError
+from effnet_core.errors import EffnetError
 from effnet_core.events import Event, emit
 from effnet_core.infer import engines
 from effnet_core.infer.engines.tuning import CACHE_NAME
@@ -25,7 +26,7 @@ from effnet_core.results.engines import FINE, Tried, pictures_needed
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.system.files import read_json, remove_temporaries, sha256_of_text, write_json
 from effnet_core.system.locks import alone, scratch_folder
-from effnet_core.system.machine import available_cores, processor
+from effnet_core.system.machine import available_cores, processor, processor_features
 from effnet_core.weights import quantized
 from effnet_core.weights.checkpoint import Checkpoint
 
@@ -146,19 +147,17 @@ def _choices(checkpoint: Checkpoint, config: RunConfig) -> list[EngineChoice]:
     precisions = (
         ["fp32", "fp16", "bf16", "int8"] if infer.precision == "auto" else [infer.precision]
     )
-    has_int8 = quantized.path_of(checkpoint) is not None
+    asked_int8 = infer.precision == "int8"
+    can_int8 = engines.computes_int8(platform.machine(), processor_features())
+    has_int8 = (asked_int8 or can_int8) and quantized.path_of(checkpoint) is not None
+    if asked_int8:
+        engines.int8_file(checkpoint)  # refuses
     found = []
     for precision in precisions:
         for name in names:
             special = (precision, name, "CPU") in engines.SPECIAL
             if precision == "fp32" or (special and (precision != "int8" or has_int8)):
                 found.append(EngineChoice(name, precision, None))
-    if not found:
-        raise ConfigError(
-            f"infer.precision={infer.precision} needs a model with an int8 network, and "
-            f"{checkpoint.path.parent} has none; make one with effnet quantize, or publish with "
-            "storage.int8=true"
-        )
     return found
 
 
@@ -172,8 +171,7 @@ def _with_files(
         if choice.precision == "int8":
             ints = ints or engines.int8_file(checkpoint)
         else:
-            verified_by = next(name for name in engines.PACKAGES if not engines.missing(name))
-            floats = floats or engines.engine_file(checkpoint, config, verified_by)
+            floats = floats or engines.engine_file(checkpoint, config, engines.installed()[0])
         done.append(replace(choice, file=ints if choice.precision == "int8" else floats))
     return done
 
