@@ -93,6 +93,7 @@ def tried(
 
     with (
         mock.patch.object(trial, "load_file", load),
+        mock.patch.object(trial, "leave_at_once"),
         mock.patch.object(trial, "resizer_for", lambda *_: None),
     ):
         answer = trial.try_engines(job, checkpoint, RunConfig())
