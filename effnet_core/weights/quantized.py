@@ -48,7 +48,7 @@ class Quantized:
         kept = f", {self.kept_fp32} in fp32" if self.kept_fp32 else ""
         return (
             f"int8 has top-1 {self.top1:.2%}, fp32 {self.fp32_top1:.2%} on the same {self.images:,} "
-            f"images of {self.split} ({-100 * self.drop:+.2f} points; ranges from "
+            f"images of {self.split} ({round(-100 * self.drop, 2) + 0.0:+.2f} points; ranges from "
             f"{self.calibration_images:,} training images{kept})"
         )
 
