@@ -201,7 +201,7 @@ $(PACKAGES): requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@touch $@
 
-# Version, commands and extras of the project itself; seconds.
+# Version, commands and extras of the project itself; seconds. setuptools warns of every editable installation.
 $(STAMP): $(PACKAGES) pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -1,33 +1,37 @@
 """Time to accuracy from a folder of pictures: ``effnet train PHOTOS --minutes M`` against torch + timm.
 
-Both start from the same ImageNet weights of Lite0, may take the same minutes from the start of the command,
-choose by the same validation images, and are measured once on a split ``test`` that neither looks at. timm's
-is AdamW with one cycle over the whole network, each of ``RATES`` in a run of its own; the best on the
+Both start from the same ImageNet weights of Lite0, may take the same minutes from the start of the command
+(ours stages the pictures in them), choose by the same validation images, and are measured once on a split
+``test`` that neither looks at. timm's side is ``timm_finetune.py``; of its ``RATES`` the better one on the
 validation images counts.
 
-    python benchmarks/first_hour.py --torch PYTHON --set clipart=FOLDER --set digits --minutes 3 --seeds 3
+    python benchmarks/first_hour.py --torch PYTHON --set clipart=FOLDER --set digits --minutes 2 --seeds 3
 
 ``PYTHON`` is an interpreter with torch and timm (``make peers`` makes one), ``FOLDER`` holds class folders.
+What is measured is kept in ``--work``; a second start measures what is missing there, so ``--runs 2`` can be
+repeated on a machine that is quiet for minutes only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 RATES = (1e-3, 3e-4)
 """Peak rates of timm's AdamW."""
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
-SIZE, BATCH = 224, 32
+OURS, OTHER = "effnet train", "torch + timm"
 Answer = dict[str, Any]
 """``test``: top-1 in the end; ``curve``: seconds and validation top-1; ``seconds``."""
 
@@ -52,39 +56,58 @@ def pictures_of(name: str, folder: Path) -> Path:
         return Path(name.partition("=")[2])
     from effnet_core.data.digits import write_digits
 
-    write_digits(folder / "digits")
     whole = folder / "all-digits"
+    if whole.exists():
+        return whole
+    write_digits(folder / "digits")
     for path in sorted((folder / "digits" / "labelled").rglob("*.png")):
         (whole / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, whole / path.parent.name / f"{path.parents[1].name}-{path.name}")
     return whole
 
 
-def ours(data: Path, run_dir: Path, minutes: float) -> Answer:
-    """One command in a process of its own, then its model on the split ``test``."""
+def ours(pictures: Path, run_dir: Path, minutes: float, *, cache: Path) -> Answer:
+    """One command in a process of its own, then its models on the split ``test``."""
     from effnet_core import api
+    from effnet_core.auto.places import staged_folder
     from effnet_core.system.files import read_json, read_jsonl
 
+    _fresh_cache(cache)
     started = time.time()
-    command = [sys.executable, "-m", "effnet_core", "train", str(data), "--run-dir", str(run_dir)]
-    subprocess.run([*command, "--minutes", str(minutes)], check=True)
+    command = [sys.executable, "-m", "effnet_core", "train", str(pictures), "--run-dir"]
+    subprocess.run(
+        [*command, str(run_dir), "--minutes", str(minutes)],
+        check=True,
+        env=os.environ | {"EFFNET_CACHE_DIR": str(cache)},
+    )
     seconds = time.time() - started
     probe = run_dir / "probe" / "result.json"
-    first = read_json(probe)["evaluation"]["top1"]
-    curve = [(probe.stat().st_mtime - started, first)]
-    for row in read_jsonl(run_dir / "metrics.jsonl"):
+    curve = [(probe.stat().st_mtime - started, read_json(probe)["evaluation"]["top1"])]
+    metrics = run_dir / "metrics.jsonl"
+    for row in read_jsonl(metrics) if metrics.exists() else []:
         if row["kind"] == "eval":
             curve.append((row["time"] - started, row["top1"]))
+    data = staged_folder(pictures, run_dir)
     test = {name: api.evaluate(run_dir / name, data, split="test").top1 for name in ("", "probe")}
     return {"test": test[""], "probe": test["probe"], "curve": curve, "seconds": seconds}
 
 
-def theirs(python: Path, data: Path, weights: Path, seed: int, minutes: float) -> Answer:
-    """Each rate in a process of its own; the best by validation."""
+def _fresh_cache(cache: Path) -> None:
+    """A cache without files of engines and features; the operators, built once on a machine, are there."""
+    from effnet_core.storage.cache import cache_path
+
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir(mode=0o700)
+    if cache_path("operators").is_dir():
+        shutil.copytree(cache_path("operators"), cache / "operators")
+
+
+def theirs(python: Path, data: Path, weights: Path, **job: Any) -> Answer:
+    """One fine-tuning by timm, in a process of its own."""
     from effnet_core.data.manifest import open_dataset
 
     dataset = open_dataset(data)
-    listed = {
+    job["pictures"] = {
         name: [
             (str(data / path), int(label))
             for path, label in zip(part.paths, part.labels, strict=True)
@@ -92,104 +115,72 @@ def theirs(python: Path, data: Path, weights: Path, seed: int, minutes: float) -
         for name in SHARES
         for part in [dataset.split(name)]
     }
-    found = []
-    for rate in RATES:
-        job = {
-            "pictures": listed,
-            "classes": dataset.num_classes,
-            "weights": str(weights),
-            "rate": rate,
-            "seed": seed,
-            "minutes": minutes,
-        }
-        done = subprocess.run(
-            [str(python), __file__, "--as-timm"],
-            input=json.dumps(job),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        found.append({"rate": rate, **json.loads(done.stdout.splitlines()[-1])})
-    return max(found, key=lambda answer: max(top1 for _, top1 in answer["curve"]))
-
-
-def as_timm() -> None:
-    """The other side: reads a job from its input, prints its answer."""
-    started = time.time()
-    import timm
-    import torch
-    from PIL import Image
-    from safetensors.torch import load_file
-    from torchvision import transforms
-
-    job = json.load(sys.stdin)
-    torch.manual_seed(job["seed"])
-    rng = random.Random(job["seed"])
-    weights = load_file(job["weights"])
-    head = [name for name in weights if name.startswith("classifier")]
-    model = timm.create_model("tf_efficientnet_lite0", num_classes=job["classes"])
-    model.load_state_dict({k: v for k, v in weights.items() if k not in head}, strict=False)
-    model = model.to(memory_format=torch.channels_last)
-    last = [transforms.ToTensor(), transforms.Normalize((127 / 255,) * 3, (128 / 255,) * 3)]
-    cubic = transforms.InterpolationMode.BICUBIC
-    crop = transforms.RandomResizedCrop(SIZE, (0.5, 1.0), interpolation=cubic)
-    train = transforms.Compose([crop, transforms.RandomHorizontalFlip(), *last])
-    evaluate = transforms.Compose(
-        [transforms.Resize(256, cubic), transforms.CenterCrop(SIZE), *last]
+    job["started"] = time.time()
+    done = subprocess.run(
+        [str(python), str(Path(__file__).with_name("timm_finetune.py"))],
+        input=json.dumps({**job, "classes": dataset.num_classes, "weights": str(weights)}),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
-
-    def batch(items: list[Any], transform: Any) -> Any:
-        images = [transform(_opaque(Image.open(path))) for path, _ in items]
-        return torch.stack(images).to(memory_format=torch.channels_last), torch.tensor(
-            [label for _, label in items]
-        )
-
-    def accuracy(name: str) -> float:
-        model.eval()
-        items, right = job["pictures"][name], 0
-        with torch.inference_mode():
-            for start in range(0, len(items), BATCH):
-                images, labels = batch(items[start : start + BATCH], evaluate)
-                right += int((model(images).argmax(1) == labels).sum())
-        return right / len(items)
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=job["rate"], weight_decay=0.01)
-    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
-    limit_s, curve, best, kept = 60 * job["minutes"], [], -1.0, None
-    evaluation_s = 0.0
-    while time.time() - started < limit_s - evaluation_s:
-        items = list(job["pictures"]["train"])
-        rng.shuffle(items)
-        model.train()
-        for start in range(0, len(items) - BATCH + 1, BATCH):
-            share = (time.time() - started) / (limit_s - evaluation_s)
-            if share >= 1:
-                break
-            rise = min(1.0, share / 0.1)
-            rate = job["rate"] * (rise if share < 0.1 else 1 - (share - 0.1) / 0.9)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            images, labels = batch(items[start : start + BATCH], train)
-            optimizer.zero_grad()
-            loss_of(model(images), labels).backward()
-            optimizer.step()
-        before = time.time()
-        top1 = accuracy("val")
-        evaluation_s = max(evaluation_s, time.time() - before)
-        curve.append((time.time() - started, top1))
-        if top1 > best:
-            best, kept = top1, {k: v.clone() for k, v in model.state_dict().items()}
-    seconds = time.time() - started
-    model.load_state_dict(kept)
-    print(json.dumps({"test": accuracy("test"), "curve": curve, "seconds": seconds}))
+    answer: Answer = json.loads(done.stdout.splitlines()[-1])
+    return {"rate": job["rate"], **answer}
 
 
-def _opaque(image: Any) -> Any:
-    """On white, as this project lays transparent pictures."""
-    from PIL import Image
+def converted_weights(work: Path) -> Path:
+    """Lite0's ImageNet weights under timm's names."""
+    path = work / "lite0.safetensors"
+    if not path.exists():
+        convert = ["weights", "convert", "efficientnet_lite0", "--to", "timm", "--out", str(path)]
+        subprocess.run([sys.executable, "-m", "effnet_core", *convert], check=True)
+    return path
 
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+def missing(sets: list[str], seeds: int, work: Path) -> Iterator[tuple[str, int, str]]:
+    """Runs that have not been measured: set, seed and side; the further rates of timm come last."""
+    pairs = ["ours", f"timm-{RATES[0]:g}"]
+    for sides in (pairs, [f"timm-{rate:g}" for rate in RATES[1:]]):
+        for seed, name, side in product(range(seeds), sets, sides):
+            if not (work / f"{name.partition('=')[0]}-{seed}-{side}.json").exists():
+                yield name, seed, side
+
+
+def measure(name: str, seed: int, side: str, options: argparse.Namespace) -> None:
+    """One side on one set and seed; its answer goes into a file of its own."""
+    from effnet_core.auto.places import staged_folder
+
+    title = name.partition("=")[0]
+    work = options.work / f"{title}-{seed}"
+    if not work.exists():
+        split(pictures_of(name, options.work), work / "pictures", seed)
+    pictures, run_dir, cache = work / "pictures", work / "runs" / "run", options.work / "cache"
+    if side == "ours":
+        shutil.rmtree(work / "runs", ignore_errors=True)
+        found = ours(pictures, run_dir, options.minutes, cache=cache)
+    else:
+        rate = float(side.partition("-")[2])
+        job = {"rate": rate, "seed": seed, "minutes": options.minutes}
+        data = staged_folder(pictures, run_dir)
+        found = theirs(options.torch, data, converted_weights(options.work), **job)
+    _keep(options.work / f"{title}-{seed}-{side}.json", found)
+
+
+def _keep(path: Path, answer: Answer) -> None:
+    print(path.stem, {key: answer[key] for key in answer if key != "curve"}, flush=True)
+    path.write_text(json.dumps(answer))
+
+
+def collect(titles: list[str], seeds: int, work: Path) -> dict[str, dict[str, list[Answer]]]:
+    """What has been measured, by set and side: one answer a seed, of timm that of the better rate."""
+    found: dict[str, dict[str, list[Answer]]] = {}
+    for title, seed in product(titles, range(seeds)):
+        sides = found.setdefault(title, {OURS: [], OTHER: []})
+        mine = work / f"{title}-{seed}-ours.json"
+        others = [json.loads(path.read_text()) for path in work.glob(f"{title}-{seed}-timm-*.json")]
+        if mine.exists() and others:
+            sides[OURS].append(json.loads(mine.read_text()))
+            sides[OTHER].append(max(others, key=lambda a: max(top1 for _, top1 in a["curve"])))
+    return {title: sides for title, sides in found.items() if sides[OURS]}
 
 
 def draw(found: dict[str, dict[str, list[Answer]]], path: Path) -> None:
@@ -212,6 +203,7 @@ def draw(found: dict[str, dict[str, list[Answer]]], path: Path) -> None:
                 axes.plot(seconds, top1, color=color, marker="o", ms=4, lw=1.4, label=label)
                 label = None
         axes.set(title=name, xlabel="seconds from the command", ylabel="top-1, validation")
+        axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(color=LIGHT.grid)
         axes.legend(frameon=False, loc="lower right")
@@ -222,10 +214,13 @@ def report(found: dict[str, dict[str, list[Answer]]], minutes: float, picture: s
     """The note's lines."""
     lines = [
         f"{minutes:g} minutes from the command for each; top-1 on a split that neither has looked at, and "
-        "the seconds after which the probe's model was there. Medians over seeds, ranges in brackets.",
+        "the seconds after which the probe's model was there. Medians over seeds, ranges in brackets; "
+        f"of timm's peak rates ({', '.join(f'{rate:g}' for rate in RATES)}) the better one on the "
+        "validation images counts.",
         "",
-        "| set | seeds | effnet train | its probe alone | seconds to the probe | torch + timm |",
-        "|---|---|---|---|---|---|",
+        "| set | seeds | effnet train | its probe alone | s to the probe | s in all | torch + timm | "
+        "s in all | rate |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, sides in found.items():
         mine, other = sides.values()
@@ -233,7 +228,10 @@ def report(found: dict[str, dict[str, list[Answer]]], minutes: float, picture: s
             _span([answer["test"] for answer in mine]),
             _span([answer["probe"] for answer in mine]),
             f"{statistics.median(answer['curve'][0][0] for answer in mine):.0f}",
+            f"{statistics.median(answer['seconds'] for answer in mine):.0f}",
             _span([answer["test"] for answer in other]),
+            f"{statistics.median(answer['seconds'] for answer in other):.0f}",
+            ", ".join(sorted({f"{answer['rate']:g}" for answer in other})),
         ]
         lines.append(f"| {name} | {len(mine)} | {' | '.join(cells)} |")
     return [*lines, "", f"![validation top-1 over seconds]({picture})"]
@@ -245,51 +243,28 @@ def _span(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Run both on every set, draw, and write the note."""
+    """Measure what is missing, draw, and write the note of what is there."""
     reader = argparse.ArgumentParser(description=__doc__)
-    reader.add_argument("--as-timm", action="store_true", help=argparse.SUPPRESS)
     reader.add_argument("--torch", type=Path, help="interpreter with torch and timm")
     reader.add_argument("--set", action="append", dest="sets", metavar="NAME[=FOLDER]")
-    reader.add_argument("--minutes", type=float, default=3.0)
+    reader.add_argument("--minutes", type=float, default=2.0)
     reader.add_argument("--seeds", type=int, default=3)
+    reader.add_argument("--runs", type=int, default=1_000, help="to measure in this start")
+    reader.add_argument("--work", type=Path, default=Path("build/first_hour"))
     options = reader.parse_args()
-    if options.as_timm:
-        as_timm()
-        return
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
     from machine import picture_path, write_note
 
-    from effnet_core.data.staging import stage_dataset
-
-    found: dict[str, dict[str, list[Answer]]] = {}
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        weights = folder / "lite0.safetensors"
-        convert = [
-            "weights",
-            "convert",
-            "efficientnet_lite0",
-            "--to",
-            "timm",
-            "--out",
-            str(weights),
-        ]
-        subprocess.run([sys.executable, "-m", "effnet_core", *convert], check=True)
-        for name in options.sets or ["digits"]:
-            source = pictures_of(name, folder)
-            sides = found[name.partition("=")[0]] = {"effnet train": [], "torch + timm": []}
-            for seed in range(options.seeds):
-                work = folder / f"{name.partition('=')[0]}-{seed}"
-                split(source, work / "pictures", seed)
-                stage_dataset(work / "pictures", work / "data")
-                mine = ours(work / "data", work / "run", options.minutes)
-                sides["effnet train"].append(mine)
-                print(name, seed, mine, flush=True)
-                other = theirs(options.torch, work / "data", weights, seed, options.minutes)
-                sides["torch + timm"].append(other)
-                print(name, seed, other, flush=True)
-    picture = picture_path(__file__)
-    draw(found, picture)
-    write_note(__file__, "The first minutes", report(found, options.minutes, picture.name))
+    sets = options.sets or ["digits"]
+    titles = [name.partition("=")[0] for name in sets]
+    for name, seed, side in islice(missing(sets, options.seeds, options.work), options.runs):
+        measure(name, seed, side, options)
+    found = collect(titles, options.seeds, options.work)
+    if found:
+        picture = picture_path(__file__)
+        draw(found, picture)
+        write_note(__file__, "The first minutes", report(found, options.minutes, picture.name))
 
 
 if __name__ == "__main__":

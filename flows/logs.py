@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 
 from effnet_core.errors import EffnetError
+from effnet_core.system.files import is_full
 
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 """What Prefect reports the end of a flow, a task and a process with."""
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    if record.exc_info and isinstance(record.exc_info[1], EffnetError):
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, EffnetError):
         record.exc_info = None
+    elif error is not None and is_full(error):
+        record.msg = f"{record.getMessage()}; make room, and run it again"
+        record.args = record.exc_info = None
     return True
 
 

@@ -12,12 +12,12 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.text import human_bytes
 
-PEAK_LR = 1e-4
+PEAK_LR = 2.5e-4
 """Peak rate of fine-tuning, as it is used, for AdamW; the scratch one is SCRATCH_LR."""
 SCRATCH_LR = 2e-3
 BATCHES = (32, 16, 8, 4, 2)
 """Global batches, the largest first of which a set has MIN_STEPS in an epoch."""
-MIN_STEPS = 8
+MIN_STEPS = 25
 UNEQUAL = 3.0
 """The largest class holds so many times the smallest where classes are weighed."""
 MOST_WEIGHT = 4.0
@@ -45,9 +45,13 @@ class Decision:
     reason: str
 
     def __str__(self) -> str:
+        return "{key:<26} {value:<22} {reason}".format(**self.shown())
+
+    def shown(self) -> dict[str, str]:
+        """Key, value and reason as people read them."""
         value = "none" if self.value is None else self.value
         shown = f"{value:g}" if isinstance(value, float) else str(value)
-        return f"{self.key:<26} {shown:<22} {self.reason}"
+        return {"key": self.key, "value": shown, "reason": self.reason}
 
 
 @dataclass(frozen=True)

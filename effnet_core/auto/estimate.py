@@ -8,7 +8,7 @@ machine's speed is its speed in a product of matrices against ``REFERENCE_GFLOPS
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effnet_core.auto.facts import Facts
 from effnet_core.config.schema import RunConfig
@@ -88,6 +88,21 @@ def told(config: RunConfig, estimate: Estimate, facts: Facts) -> str:
             f"{human_bytes(facts.free_bytes)} that are free ({share:.0%})"
         )
     return f"estimate: {', '.join(parts)}"
+
+
+def with_speed(facts: Facts, config: RunConfig, images_per_s: float) -> Facts:
+    """The facts with this machine's speed as features of images were computed, instead of a product's."""
+    usual = ENGINE_S * relative_cost(config.row, config.image_size)
+    return replace(facts, gflops=REFERENCE_GFLOPS * usual * images_per_s)
+
+
+def told_again(config: RunConfig, estimate: Estimate) -> str:
+    """An estimate by a measured speed, as a sentence."""
+    epoch, length = format_seconds(estimate.epoch_s), config.train.length
+    if length.unit != "minutes":
+        return f"measured: an epoch takes about {epoch}, training about {format_seconds(estimate.training_s)}"
+    epochs = 60 * length.amount / max(0.1, estimate.epoch_s)
+    return f"measured: an epoch takes about {epoch}, so training has time for about {epochs:.1f} epochs"
 
 
 def _training_s(config: RunConfig, facts: Facts, epoch_s: float) -> float:

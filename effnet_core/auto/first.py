@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from effnet_core.auto.estimate import estimate, told_again, with_speed
+from effnet_core.auto.facts import Found, look
 from effnet_core.config.schema import RunConfig
+from effnet_core.data.manifest import Dataset
 from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.errors import CheckpointError, DataError
-from effnet_core.events import Event, emit
+from effnet_core.events import Event, emit, listen
 from effnet_core.infer import engines
 from effnet_core.jobs.job import (
     PROBE_NAME,
@@ -18,13 +23,13 @@ from effnet_core.jobs.job import (
     ProbeJob,
     TrainJob,
     read_job,
-    release_room,
+    write_result,
 )
 from effnet_core.jobs.launch import run_job, write_job
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.answers import ANSWERS_NAME
 from effnet_core.storage.cache import cache_dir, cached
-from effnet_core.system.files import atomic_path, read_json, sha256_of_text, write_json
+from effnet_core.system.files import atomic_path, read_json, sha256_of_text
 from effnet_core.system.locks import alone
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint, sidecar_path
@@ -124,6 +129,29 @@ def deliver_probe(
         seconds=round(seconds, 3),
         probe_top1=result.top1,
     )
-    release_room(run_dir)
-    write_json(run_dir / RESULT_NAME, answer.to_dict())
+    write_result(run_dir, answer.to_dict())
     return answer
+
+
+@contextmanager
+def speed_of_features() -> Iterator[list[tuple[int, float]]]:
+    """Number of images, and images a second, of features that are computed inside the block."""
+    heard: list[tuple[int, float]] = []
+
+    def hear(event: Event) -> None:
+        if event.metrics.get("kind") == "features" and event.metrics["images"]:
+            heard.append((event.metrics["images"], event.metrics["images_per_s"]))
+
+    with listen(hear):
+        yield heard
+
+
+def estimate_again(config: RunConfig, dataset: Dataset, speed: list[tuple[int, float]]) -> None:
+    """Say how long the training takes, where this machine's speed has been measured."""
+    if not speed or not config.auto.enabled or config.runtime.device != "CPU":
+        return
+    found = Found(config.model.variant, "", str(config.model.weights), "")
+    facts = with_speed(look(config, dataset, found), config, max(speed)[1])
+    measured = estimate(config, facts)
+    seconds = {"probe_s": 0.0, "training_s": measured.training_s}
+    emit(Event("auto", told_again(config, measured), metrics={"kind": "estimate", **seconds}))

@@ -26,6 +26,7 @@ from effnet_core.errors import (
     EffnetError,
     OutputExists,
 )
+from effnet_core.system.files import is_full
 from effnet_core.text import os_reason, visible
 
 GC_THRESHOLD = 50_000
@@ -83,7 +84,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             _end_unread()
         except OSError as error:
             place = f": {error.filename}" if error.filename else ""
-            _end(f"{os_reason(error)}{place}", EXIT_FAILED)
+            advice = "; make room, and run the same command again" if is_full(error) else ""
+            _end(f"{os_reason(error)}{place}{advice}", EXIT_FAILED)
         raise AssertionError("unreachable")
 
     return wrapper

@@ -53,9 +53,17 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def show_events() -> Iterator[None]:
-    """Show all events inside the block: live rows on a terminal, lines elsewhere."""
-    if is_watched():
+def show_events(*, training: bool = False) -> Iterator[None]:
+    """Show all events inside the block: live rows on a terminal, lines elsewhere.
+
+    Args:
+        training: one bar for the whole run instead of a row a stage.
+    """
+    if is_watched() and training:
+        from effnet_core.cli.run_bar import show_run
+
+        shown = show_run()
+    elif is_watched():
         from effnet_core.cli.terminal import show_rows
 
         shown = show_rows()

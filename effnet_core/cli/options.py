@@ -14,6 +14,15 @@ WEIGHTS_HELP = (
     "Checkpoint, run folder, published file (.ckpt .safetensors .pth), URL, name, hf-hub:OWNER/NAME, or of "
     "the model store: production or store:VERSION."
 )
+TrainedWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        help=f"{WEIGHTS_HELP} By default the newest finished training in runs/, else production.",
+    ),
+]
+"""Of commands on what was trained here."""
 Processes = Annotated[
     int | None, typer.Option("--processes", "-n", min=1, help="Short for runtime.world_size.")
 ]

@@ -8,22 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_core.cli.guard import guarded
-from effnet_core.cli.options import WEIGHTS_HELP, Overrides, Processes, Recipe
+from effnet_core.cli.options import Overrides, Processes, Recipe, TrainedWeights
 
 if TYPE_CHECKING:
+    from effnet_core.config.schema import StorageConfig
     from effnet_core.results import EvalResult
+
+
+def _newest(storage: StorageConfig, *, quiet: bool = False) -> str:
+    """The weights where none are named; says which."""
+    from effnet_core.cli.answers import say_default
+    from effnet_core.cli.defaults import choose_trained
+
+    weights, origin = choose_trained(storage)
+    say_default("weights", origin, quiet=quiet)
+    return weights
 
 
 @guarded
 def evaluate(
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            "-w",
-            help=f"{WEIGHTS_HELP} By default the newest finished training in runs/, else production.",
-        ),
-    ] = None,
+    weights: TrainedWeights = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +73,7 @@ def evaluate(
         print_evaluation,
         say_default,
     )
-    from effnet_core.cli.defaults import choose_trained, data_of
+    from effnet_core.cli.defaults import data_of
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import by_section, load_config
@@ -82,9 +86,7 @@ def evaluate(
         config = config.model_copy(
             update={"data": config.data.model_copy(update={"image_size": size})}
         )
-    if weights is None:
-        weights, origin = choose_trained(config.storage)
-        say_default("weights", origin, quiet=as_json)
+    weights = weights or _newest(config.storage, quiet=as_json)
     if data is None:
         data = data_of(weights)
         say_default("data", str(data), quiet=as_json)
@@ -108,14 +110,7 @@ def evaluate(
 
 @guarded
 def export(
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            "-w",
-            help=f"{WEIGHTS_HELP} By default the newest finished training in runs/, else production.",
-        ),
-    ] = None,
+    weights: TrainedWeights = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -144,17 +139,14 @@ def export(
 ) -> None:
     """Write a model in another format and compare it with MindSpore."""
     from effnet_core import api
-    from effnet_core.cli.answers import say_default
-    from effnet_core.cli.defaults import choose_trained, own_folder
+    from effnet_core.cli.defaults import own_folder
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
     from effnet_core.export.export import export as export_model
 
     config = load_config(None, override or [])
-    if weights is None:
-        weights, origin = choose_trained(config.storage)
-        say_default("weights", origin)
+    weights = weights or _newest(config.storage)
     out = own_folder("export") / f"model.{format}" if out is None else out
     with show_events():
         agreement = export_model(

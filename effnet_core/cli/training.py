@@ -100,7 +100,7 @@ def train(
         raise ConfigError(f"effnet train has pictures twice: {photos} and --data {data}; name one")
     _require_auto(config, quality, minutes)
     run_dir = run_dir or run_folder(config, pictures)
-    with show_events():
+    with show_events(training=True):
         say(f"run folder: {run_dir}")
         result = api.train(config, pictures, run_dir)
     report = write_training_report(run_dir, result, data=pictures)

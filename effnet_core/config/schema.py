@@ -42,9 +42,7 @@ REFERENCE_BATCH_SIZE = 256
 class Section(BaseModel):
     """A frozen group of settings that knows its own keys and no others."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -428,7 +426,13 @@ class InferConfig(Section):
     """Threads that only decode; 0 lets those that compute decode; the fastest, measured once, when
     absent."""
     readers: int = Field(0, ge=0)
-    """Threads that read files; 0 means 2 for folders and 16 for buckets."""
+    """Threads that read files; 0 means 2 for folders and 16 for buckets and addresses of the web."""
+    http_timeout_s: float = Field(30, gt=0)
+    """Seconds that a picture at an address of the web may take to arrive."""
+    http_max_mb: float = Field(100, gt=0)
+    """Megabytes of a picture at an address of the web, at most."""
+    http_tries: int = Field(4, ge=1)
+    """Tries for each address of the web, with growing waits, while its server is busy or out of reach."""
     fast_decode: bool = True
     """Decode faster: shrink large JPEGs while decoding, to at least twice the size needed; one level off."""
     recursive: bool = True
@@ -447,6 +451,13 @@ class InferConfig(Section):
     """Share of unreadable images above which the run is stopped."""
     format: Literal["parquet", "csv", "jsonl"] = "parquet"
     """Form of the part files."""
+    keep_columns: tuple[str, ...] = ()
+    """Columns of a list or of a table with pictures that answers carry too, such as `id,customer`."""
+    partition_by: str | None = None
+    """Write parts into a folder for each value (`class=cat/`): `class`, the best answer, or a kept column."""
+    lease_s: float = Field(60, ge=1)
+    """Seconds after which another machine takes over a shard of an output in a bucket whose process has
+    given no sign of life."""
 
     @property
     def answers_precision(self) -> str:

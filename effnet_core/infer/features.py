@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Split
 from effnet_core.errors import DataError, Interrupted
-from effnet_core.events import emit_sometimes
+from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.infer.pipeline import Predictor, Rejection, Wanted, iter_predictions
 from effnet_core.infer.readers import FolderReader
 from effnet_core.infer.shards import resizer_for
@@ -78,6 +79,7 @@ def _compute(
     )
     found: list[NDArray[np.float32]] = []
     error: Exception | None = None
+    started = time.perf_counter()
     for piece in iter_predictions(
         predictor, reader, paths, wanted, readers=infer.readers or reader.readers
     ):
@@ -98,6 +100,8 @@ def _compute(
         if error is not None:
             break
         emit_sometimes(stage, len(found), len(paths))
+    rate = round(len(found) / (time.perf_counter() - started), 2)
+    emit(Event(stage, metrics={"kind": "features", "images": len(found), "images_per_s": rate}))
     return (np.stack(found) if found else np.zeros((0, 0), np.float32)), error
 
 

@@ -22,7 +22,8 @@ from effnet_core.errors import ConfigError, EffnetError
 from effnet_core.events import Event, Threads, emit
 from effnet_core.infer.engines import load_file
 from effnet_core.infer.pipeline import FloatArray, Predictor, softmax
-from effnet_core.infer.readers import ImageReader, open_reader
+from effnet_core.infer.plan import planned_reader
+from effnet_core.infer.readers import ImageReader
 from effnet_core.infer.shards import resizer_for
 from effnet_core.jobs.job import EngineChoice, TrialJob
 from effnet_core.jobs.signals import leave_at_once
@@ -82,7 +83,9 @@ def try_engines(job: TrialJob, checkpoint: Checkpoint, config: RunConfig) -> dic
             if not runners:
                 raise
             found.verdict, found.reason = IMPOSSIBLE, str(cause)
-    reader = open_reader(job.input_root, config.storage)
+    reader = planned_reader(job.planned, config.storage)
+    reader.look_up(job.paths)
+    emit(Event(STAGE, f"comparing {len(runners)} engines over up to {len(job.paths):,} pictures"))
     with Threads(len(available_cores())) as pool:
         _compare(runners, _decoded(job, reader, checkpoint, config, pool), pool, job)
     return {"tried": [vars(found) for found in results]}

@@ -16,6 +16,9 @@ RUN_DIR/
 
 from __future__ import annotations
 
+import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -24,7 +27,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from effnet_core.errors import DataError, EffnetError, JobError, error_type
 from effnet_core.results.checked import NONSENSE, first_problem, whole
-from effnet_core.system.files import read_json, write_json
+from effnet_core.system.files import UNFINISHED, put_in_place, read_json, write_json
 from effnet_core.text import in_one_line
 
 JOB_NAME = "job.json"
@@ -35,7 +38,7 @@ ERROR_NAME = "error.json"
 LOGS_NAME = "logs"
 RESERVE_NAME = f"{LOGS_NAME}/.reserve"
 RESERVE_BYTES = 16_384
-"""Room that a job takes at its start and gives back for its answer, which a full disk would swallow."""
+"""Size of a file that is there from a job's start and becomes its answer: a full disk has no room for one."""
 CHECKPOINTS_NAME = "checkpoints"
 PROBE_NAME = "probe"
 
@@ -88,6 +91,9 @@ class Shard:
     """File name of the part."""
     model_sha256: str
     """Digest of the model that labels it, or has."""
+    begin: int = 0
+    """Where its lines begin in the input list, bytes."""
+    end: int = 0
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -107,6 +113,14 @@ class PredictJob(_OfCheckpoint):
     """How many files may be without an answer."""
     reference: Path | None = None
     """What the pictures are compared with, where the model has it beside it."""
+    members: bool = False
+    """Whether the files are members of archives or rows of tables."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Names and types of the columns that are carried through."""
+    remote: str = ""
+    """Address of the output where it is in a bucket."""
+    list_key: str = ""
+    """The list of inputs in the bucket."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +143,10 @@ class TrialJob(_OfCheckpoint):
 
     choices: tuple[EngineChoice, ...]
     """The first is what the others are compared with."""
-    input_root: str
+    planned: Path
+    """Folder of the run's plan, which tells where its pictures lie."""
     paths: tuple[str, ...]
-    """Below the root, in the order in which they are tried."""
+    """Some of the run's, in the order in which they are tried."""
     share: float
     """Of the pictures at most so many may have another answer."""
     within: float
@@ -282,9 +297,30 @@ def reserve_room(run_dir: Path) -> None:
     (run_dir / RESERVE_NAME).write_bytes(b"\0" * RESERVE_BYTES)
 
 
-def release_room(run_dir: Path) -> None:
-    """Give back what ``reserve_room`` took."""
-    (run_dir / RESERVE_NAME).unlink(missing_ok=True)
+def write_result(run_dir: Path, values: dict[str, Any]) -> None:
+    """Leave a job's result for the parent, also on a full disk where it is not long.
+
+    Raises:
+        OSError: it cannot be written; an error can still be left.
+    """
+    _write_answer(run_dir / RESULT_NAME, values)
+
+
+def _write_answer(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON into the room that was reserved for it, and give that the answer's name."""
+    reserve = path.parent / RESERVE_NAME
+    content = json.dumps(values, indent=2, ensure_ascii=False).encode(errors="backslashreplace")
+    if len(content) < RESERVE_BYTES:
+        mine = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+        with suppress(FileNotFoundError):  # another rank has it
+            reserve.rename(mine)
+            with mine.open("r+b") as stream:
+                stream.write(content + b"\n")
+                stream.truncate()
+            put_in_place(mine, path)
+            return
+    write_json(path, values)
+    reserve.unlink(missing_ok=True)
 
 
 def write_error(run_dir: Path, error: BaseException, *, rank: int) -> None:
@@ -293,8 +329,7 @@ def write_error(run_dir: Path, error: BaseException, *, rank: int) -> None:
     known = isinstance(error, EffnetError)
     text = str(error) if known else f"{type(error).__name__}: {in_one_line(error)}"
     if not path.exists():
-        release_room(run_dir)
-        write_json(
+        _write_answer(
             path,
             {
                 "type": type(error).__name__ if known else JobError.__name__,

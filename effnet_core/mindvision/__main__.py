@@ -379,7 +379,7 @@ def _print_accuracies(result: EvalResult) -> None:
 
 def infer(options: argparse.Namespace) -> int:
     """Print ``{class: name}`` of each image, and draw the name on a copy of it."""
-    from effnet_core.infer.output import read_parts
+    from effnet_core.infer.parts import read_parts
 
     weights = _weights(options)
     if weights is None:

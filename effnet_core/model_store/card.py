@@ -137,6 +137,8 @@ def _calibration(sidecar: Sidecar, evaluation: EvalResult) -> str:
     if found is None:
         return "not checked"
     before = f"expected calibration error {found.before.ece:.2%}"
+    if found.refused is not None:
+        return f"as the network gives them (temperature {found.refused:g} did not help), {before}"
     if sidecar.temperature == 1.0:
         return f"not calibrated, {before}"
     return f"calibrated, temperature {sidecar.temperature:g}; {before} before, {found.after.ece:.2%} after"

@@ -15,10 +15,11 @@ from effnet_core.config.load import CONFIG_NAME
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.events import Event, emit
-from effnet_core.infer.output import ERRORS_NAME, Reasons, background_of, iter_rows
+from effnet_core.infer.output import ERRORS_NAME, Reasons, background_of
 from effnet_core.infer.output import SUMMARY_NAME as PREDICTIONS_SUMMARY
-from effnet_core.infer.plan import RUN_NAME
-from effnet_core.infer.readers import ImageReader, open_reader
+from effnet_core.infer.parts import iter_rows
+from effnet_core.infer.plan import planned_reader
+from effnet_core.infer.readers import ImageReader
 from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
 from effnet_core.model_store.publication import PublishedVersion
 from effnet_core.render import plots
@@ -194,7 +195,7 @@ def write_pipeline_report(
             evaluation=measured,
             selection=Selection.of(iter_rows(predictions_dir, COLUMNS), background_of(inference)),
             rejected=Rejected.of(iter_jsonl(predictions_dir / ERRORS_NAME)),
-            source=open_reader(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
+            source=planned_reader(predictions_dir, config.storage),
             config_yaml=(run_dir / CONFIG_NAME).read_text(encoding="utf-8"),
         ),
     )

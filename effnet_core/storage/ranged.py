@@ -62,7 +62,9 @@ def fetch(
             start = part * PART_BYTES
             stop = min(start + PART_BYTES, found.size_bytes)
             if not bulk.copy_range(found, start, stop, handle):
-                write_at(handle, patiently(lambda: _read(access, place, found, start, stop)), start)
+                write_at(
+                    handle, patiently(lambda: read_range(access, place, found, start, stop)), start
+                )
             journal.note(part)
             if arrived is not None:
                 arrived(stop - start)
@@ -83,7 +85,7 @@ def _all(one: Callable[[int], None], parts: Iterable[int]) -> None:
             future.result()
 
 
-def _read(access: S3Access, place: S3Url, found: StoredObject, start: int, stop: int) -> bytes:
+def read_range(access: S3Access, place: S3Url, found: StoredObject, start: int, stop: int) -> bytes:
     """Bytes ``start`` to ``stop``, by boto3."""
     client = s3_client(access)
     try:

@@ -36,6 +36,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a share of it or a file is full."""
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, a share of it or a file is full."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
 def sha256_of_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     return digest_of_file(path, "sha256")
@@ -251,7 +256,7 @@ def no_longer_writable(
     resumes: str = "from the last checkpoint",
 ) -> DataError:
     """The sentence about a folder that could be written to before."""
-    what = "make room" if error.errno in NO_ROOM else "bring it back"
+    what = "make room" if is_full(error) else "bring it back"
     at = "" if step is None else f" at step {step}"
     return DataError(
         f"{kind} {run_dir} can no longer be written to ({os_reason(error)}){at}; {what}, and the "
@@ -264,7 +269,8 @@ def refuse_os_errors(what: str) -> Callable[[OSError], EffnetError]:
 
     def convert(error: OSError) -> EffnetError:
         place = f" ({error.filename})" if error.filename else ""
-        return DataError(f"{what} failed: {os_reason(error)}{place}")
+        advice = "; make room, and run the same command again" if is_full(error) else ""
+        return DataError(f"{what} failed: {os_reason(error)}{place}{advice}")
 
     return convert
 

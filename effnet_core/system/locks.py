@@ -40,6 +40,10 @@ ENDING_S = 20.0
 POLL_S = 0.1
 SHORT_POLL_S = 0.001
 TELL_AFTER_S = 1.0
+KEPT_NAME = ".effnet-kept"
+"""File in a temporary folder that an error tells people to look into."""
+KEPT_S = 24 * 3600.0
+"""How long such a folder stays; the next command that needs one like it removes it after that."""
 
 _inherited: set[int] = set()
 _changing = threading.Lock()
@@ -85,7 +89,9 @@ class Owner:
 
 @contextmanager
 def sole_user(folder: Path, *, what: str) -> Iterator[None]:
-    """Keep a folder to this call until the block ends; a folder that stays empty is removed again.
+    """Keep a folder to this call until the block ends; a new one that stays empty is removed again.
+
+    So are folders above it that were made for it and hold nothing else.
 
     What a killed user of the folder was writing there is removed. Child processes that get ``inherited()``
     keep the folder too, until the last of them has ended.
@@ -94,16 +100,16 @@ def sole_user(folder: Path, *, what: str) -> Iterator[None]:
         FolderInUse: another call, of this or of another process, uses the folder now.
         DataError: as ``make_folder``, or the folder's lock cannot be taken.
     """
-    new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder, what=what)
     try:
         with _kept(folder / LOCK_NAME, f"{what} {folder}"):
             remove_temporaries(folder)
             yield
     finally:
-        if new:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):  # one that holds something ends it
+            for path in new:
+                path.rmdir()
 
 
 @contextmanager
@@ -122,9 +128,9 @@ def sole_writer(file: Path, *, what: str) -> Iterator[None]:
 
 @contextmanager
 def scratch_folder(purpose: str, *, beside: Path | None = None) -> Iterator[Path]:
-    """A temporary folder of this call; it stays where an error tells people to look into it.
+    """A temporary folder of this call; it stays for a day where an error tells people to look into it.
 
-    Those that killed commands have left are removed first.
+    Those that killed commands have left are removed first, and those that have stayed long enough.
 
     Args:
         purpose: a word for its name.
@@ -148,20 +154,38 @@ def scratch_folder(purpose: str, *, beside: Path | None = None) -> Iterator[Path
         with sole_user(folder, what="temporary folder"):
             yield folder
     except JobError as error:
-        kept = str(folder) in str(error)
+        kept = str(folder) in str(error) and _marked(folder)
         raise
     finally:
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _marked(folder: Path) -> bool:
+    """Whether a folder could be marked as one that stays for a while."""
+    with suppress(OSError):
+        (folder / KEPT_NAME).touch()
+        return True
+    return False
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether a killed command left a temporary folder, or its time is over."""
+    kept = folder / KEPT_NAME
+    if kept.exists():
+        return time.time() - kept.stat().st_mtime > KEPT_S
+    return (folder / LOCK_NAME).exists()
+
+
 def _remove_scratch(parent: Path, prefix: str) -> None:
-    """Remove this person's temporary folders whose lock was left behind by a process that is gone."""
+    """Remove this person's temporary folders that are left and that no process has any more."""
     for folder in parent.glob(f"{prefix}*"):
         lock = folder / LOCK_NAME
         with suppress(OSError):
             facts = folder.stat(follow_symlinks=False)
-            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or not lock.exists():
+            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+                continue
+            if not _is_left(folder):
                 continue
             handle = _take(lock)
             if handle is not None:

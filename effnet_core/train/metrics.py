@@ -56,7 +56,8 @@ def log_step(run: Run, trackers: Trackers, *, steps: int, seconds: float) -> Non
     row = _row_of_steps(run, steps=steps, seconds=seconds)
     if log_due(run):
         record(run, trackers, row)
-    emit(Event(STAGE, _line(run, row, seconds), run.progress.step, run.total_steps, row))
+    metrics = row if (left_s := _left_s(run)) is None else {**row, "left_s": round(left_s, 1)}
+    emit(Event(STAGE, _line(run, row, seconds), run.progress.step, run.total_steps, metrics))
 
 
 def _row_of_steps(run: Run, *, steps: int, seconds: float) -> dict[str, Any]:
@@ -87,15 +88,19 @@ def _line(run: Run, row: dict[str, Any], seconds: float) -> str:
 
 
 def _left(run: Run) -> str:
-    """How long the run still takes, from the time that it has taken so far."""
+    """How long the run still takes, in words."""
+    left_s = _left_s(run)
+    return "" if left_s is None else f", {format_seconds(left_s)} left"
+
+
+def _left_s(run: Run) -> float | None:
+    """Seconds that the run still takes, from the time that it has taken so far; None if that says nothing."""
     progress, limit_s = run.progress, run.setup.limit_s
     if progress.spent_s <= 0 or run.finished:
-        return ""
+        return None
     if limit_s is not None:
-        left_s = limit_s - progress.spent_s
-    else:
-        left_s = progress.spent_s / progress.step * (run.total_steps - progress.step)
-    return f", {format_seconds(left_s)} left"
+        return limit_s - progress.spent_s
+    return progress.spent_s / progress.step * (run.total_steps - progress.step)
 
 
 def log_evaluation(run: Run, trackers: Trackers, result: EvalResult) -> None:

@@ -19,7 +19,7 @@ from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.events import Event, emit
 from effnet_core.results import EvalResult
 from effnet_core.results.answers import ANSWERS_NAME, Answers, Origin, rank_answers
-from effnet_core.results.calibration import calibrate, fit_temperature
+from effnet_core.results.calibration import calibrate, fit_calibration
 from effnet_core.system.machine import available_cores
 from effnet_core.train.balance import weights_of_classes
 from effnet_core.train.head import Head, fit_head
@@ -70,7 +70,11 @@ def probe(
     head = fit_head(features, train.labels, dataset.num_classes, class_weights=weights)
     logits = head.logits(features_of(val))
     result = _evaluate(logits, val, dataset.class_names)
-    temperature = fit_temperature(logits, val.labels) if config.train.calibrate else 1.0
+    fits = config.train.calibrate
+    calibration = (
+        fit_calibration(logits, val.labels) if fits else calibrate(logits, val.labels, 1.0)
+    )
+    temperature = calibration.temperature
     sidecar = Sidecar(
         variant=checkpoint.sidecar.variant,
         class_names=dataset.class_names,
@@ -94,7 +98,7 @@ def probe(
             "checkpoint_sha256": written.sha256,
             "data_digest": dataset.digest,
             "seconds": round(time.perf_counter() - started, 3),
-            "calibration": calibrate(logits, val.labels, temperature),
+            "calibration": calibration,
         }
     )
     best = rank_answers(logits, val.labels, temperature=temperature)

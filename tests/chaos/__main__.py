@@ -80,6 +80,7 @@ def _play(world: World, findings: Findings, minutes: float, seed: int) -> None:
         "moves of production": len(watch.history),
         "lines of runs read": lines,
     }
+    counts |= {f"traceback: {why}": n for why, n in findings.of_libraries.items()}
     report(hand, counts, findings, minutes, seed)
 
 
@@ -113,7 +114,7 @@ def report(
         say(f"{what:32}{hand.done[what]:6}{hand.idle[what]:15}")
     say(f"{'all':32}{hand.done.total():6}{hand.idle.total():15}\n")
     for what, count in counts.items():
-        say(f"{what:32}{count:6}")
+        say(f"{what:48}{count:6}")
     say(f"\n{len(findings.seen)} kind(s) of findings")
     for what, details in findings.seen.items():
         say(f"{len(details):4}  {what}")

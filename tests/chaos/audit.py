@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -19,13 +21,15 @@ from effnet_core.config.schema import StorageConfig
 from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME
 from effnet_core.errors import EffnetError, StoreDamaged
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.infer.plan import INPUTS_NAME, read_plan
 from effnet_core.model_store.maintenance import collect_garbage, verify
 from effnet_core.model_store.registry import Registry
 from effnet_core.results import ShardResult
 from effnet_core.storage import s3_client
 from effnet_core.system.files import UNFINISHED, read_json, read_jsonl, sha256_of_file
+from effnet_core.system.locks import KEPT_NAME
+from flows.service.recovery import is_final
 from tests.chaos.findings import Findings
 from tests.chaos.world import MIN_TOP1, PHOTOS, Night, World
 
@@ -185,9 +189,11 @@ def audit_leftovers(world: World) -> dict[str, int]:
     """No process, held lock or temporary file is left.
 
     The file of a lock that nobody holds may stay where a killed command was the last one in its folder: the
-    next one takes it over.
+    next one takes it over. A temporary folder may stay where what a command or a run said names it, and that
+    of a killed command until the next one that needs such a folder.
     """
     free_locks, others = 0, list[str]()
+    swept, kept = _sweep_temporary(world.temporary), 0
     for process in world.processes():
         with suppress(Exception):
             world.findings.add("a process is left", f"{process.pid} {process.cmdline()}")
@@ -202,10 +208,33 @@ def audit_leftovers(world: World) -> dict[str, int]:
             world.findings.add("a temporary file is left", str(name))
         elif path.parent == world.temporary:
             others.append(path.name)
-            if path.name.startswith("effnet-"):
+            if path.name.startswith("effnet-") and (path / KEPT_NAME).exists():
+                kept += 1
+                if path.name not in world.findings.named:
+                    world.findings.add(
+                        "a temporary folder is kept that nobody was told of", str(name)
+                    )
+            elif path.name.startswith("effnet-"):
                 world.findings.add("a temporary folder is left", str(name))
     print(f"of libraries, in the folder for temporary files: {others}", flush=True)
-    return {"files of free locks": free_locks, "temporary files of libraries": len(others)}
+    return {
+        "files of free locks": free_locks,
+        "temporary folders removed by the next": swept,
+        "temporary folders kept to look into": kept,
+        "temporary files of libraries": len(others) - kept,
+    }
+
+
+def _sweep_temporary(folder: Path) -> int:
+    """Need a temporary folder of each kind, as the next command would; returns how many that removes."""
+    before = {path.name for path in folder.glob("effnet-*-*")}
+    code = "import sys; from effnet_core.system.locks import scratch_folder\n" + (
+        "for purpose in sys.argv[1:]:\n    with scratch_folder(purpose): pass\n"
+    )
+    purposes = {name.split("-")[1] for name in before}
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    subprocess.run([sys.executable, "-c", code, *purposes], env=environment, check=True)
+    return len(before - {path.name for path in folder.glob("effnet-*-*")})
 
 
 def _everything(folder: Path) -> list[Path]:
@@ -287,7 +316,7 @@ def finish_inbox(world: World, patience_s: float) -> None:
     run = None
     while time.monotonic() < deadline:
         run = world.run_state(world.inbox_runs[-1]) if world.inbox_runs else None
-        if run and world._has_ended(run["id"]):
+        if run and is_final(run):
             break
         time.sleep(1)
     if run is None or run["state_type"] != "COMPLETED":

@@ -5,7 +5,9 @@ In the log of a service's run: ``test_service.py``.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 
 import pytest
 from prefect import flow, task
@@ -27,11 +29,12 @@ class Records(logging.Handler):
         self.kept.append(record)
 
 
-@pytest.mark.parametrize(("error", "tracebacks"), [(ConfigError, False), (KeyError, True)])
-def test_only_unexpected_errors_have_a_traceback(error: type[Exception], tracebacks: bool) -> None:
+def records_of(error: Exception) -> list[logging.LogRecord]:
+    """What is logged about a run whose task ends with an error."""
+
     @task
     def fails() -> None:
-        raise error("data.batch is unknown")
+        raise error
 
     @flow(on_running=[leave_out_tracebacks])
     def run() -> None:
@@ -42,11 +45,24 @@ def test_only_unexpected_errors_have_a_traceback(error: type[Exception], traceba
     for logger in loggers:
         logger.addHandler(records)
     try:
-        with pytest.raises(error):
+        with pytest.raises(type(error)):
             run()
     finally:
         for logger in loggers:
             logger.removeHandler(records)
-    told = [record for record in records.kept if "data.batch is unknown" in record.getMessage()]
+    return records.kept
+
+
+@pytest.mark.parametrize(("error", "tracebacks"), [(ConfigError, False), (KeyError, True)])
+def test_only_unexpected_errors_have_a_traceback(error: type[Exception], tracebacks: bool) -> None:
+    kept = records_of(error("data.batch is unknown"))
+    told = [record for record in kept if "data.batch is unknown" in record.getMessage()]
     assert {record.name for record in told} >= {"prefect.flow_runs", "prefect.task_runs"}
-    assert any(record.exc_info for record in records.kept) is tracebacks
+    assert any(record.exc_info for record in kept) is tracebacks
+
+
+@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, True), (errno.EIO, False)])
+def test_a_full_disk_is_a_sentence(number: int, expected: bool) -> None:
+    kept = records_of(OSError(number, os.strerror(number), "/disk/file"))
+    assert any(record.exc_info for record in kept) is not expected
+    assert any("make room, and run it again" in r.getMessage() for r in kept) is expected

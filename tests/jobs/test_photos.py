@@ -10,8 +10,8 @@ from PIL import Image
 
 from effnet_core import api
 from effnet_core.config.load import load_config
-from effnet_core.errors import OutputExists
-from effnet_core.events import Event
+from effnet_core.errors import EffnetError, OutputExists
+from effnet_core.events import Event, listen
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME, PROBE_NAME, RESULT_NAME
 from effnet_core.system.files import read_jsonl
 from effnet_core.weights.checkpoint import BEST_NAME, MODEL_NAME, open_checkpoint
@@ -95,6 +95,44 @@ def test_photographs_are_staged_probed_and_tuned_and_never_end_worse_than_the_pr
     assert resumed.resumed_from_step == result.steps
     assert resumed.evaluation.top1 == result.evaluation.top1
     assert (run_dir / PROBE_NAME / MODEL_NAME).stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_in_its_probe_continues_with_the_same_answer(tmp_path: Path) -> None:
+    photos = class_folders(tmp_path / "photos", {"cat": 14, "dog": 12})
+    weights = make_checkpoint(tmp_path / "weights.ckpt", variant="efficientnet_tiny")
+    config = load_config("auto", [f"model.weights={weights}", "auto.quality=fast"])
+
+    def cut(event: Event) -> None:
+        if event.stage == "probe":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), listen(cut):
+        api.train(config, photos, tmp_path / "runs" / "cut")
+    assert not (tmp_path / "runs" / "cut" / RESULT_NAME).exists()
+
+    continued = api.train(config, photos, tmp_path / "runs" / "cut")
+    whole = api.train(config, photos, tmp_path / "runs" / "whole")
+    assert continued.evaluation.top1 == whole.evaluation.top1
+    assert continued.evaluation.loss == pytest.approx(whole.evaluation.loss, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_start_from_one_probe(tmp_path: Path) -> None:
+    photos = class_folders(tmp_path / "photos", {"cat": 14, "dog": 12, "owl": 12})
+    weights = make_checkpoint(tmp_path / "weights.ckpt", variant="efficientnet_tiny")
+    config = load_config("auto", [f"model.weights={weights}", *FEW, "runtime.world_size=2"])
+    result = api.train(config, photos, tmp_path / "runs" / "two")
+    assert (result.world_size, result.epochs) == (2, 2)
+    assert result.probe_top1 is not None
+    assert result.evaluation.top1 >= result.probe_top1
+
+
+@pytest.mark.slow
+def test_one_class_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    photos = class_folders(tmp_path / "photos", {"cat": 14})
+    with pytest.raises(EffnetError, match="class"):
+        api.train(load_config("auto", []), photos, tmp_path / "runs" / "one")
 
 
 @pytest.mark.slow

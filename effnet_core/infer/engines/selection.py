@@ -74,14 +74,14 @@ class Selected:
 
 
 def select(
-    checkpoint: Checkpoint, config: RunConfig, root: str, images: int, sample: Sample
+    checkpoint: Checkpoint, config: RunConfig, planned: Path, images: int, sample: Sample
 ) -> Selected:
     """The engine of a run, its file ready.
 
     Args:
         checkpoint: the model.
         config: what is asked for.
-        root: what the run's paths are relative to.
+        planned: folder of the run's plan.
         images: of the run.
         sample: gives some of its paths.
 
@@ -100,8 +100,9 @@ def select(
         if found is None and images >= pictures_needed(share):
             choices = _with_files(choices, checkpoint, config)
             paths = sample(MOST_TIMES * pictures_needed(share))
-            found = _try(checkpoint, config, choices, root, paths, share, within)
-            _remember(notes, key, found)
+            if len(paths) >= pictures_needed(share):
+                found = _try(checkpoint, config, choices, planned, paths, share, within)
+                _remember(notes, key, found)
     tried = tuple(found or ())
     best = _best(choices, tried)
     (chosen,) = _with_files([best], checkpoint, config)
@@ -190,7 +191,7 @@ def _try(
     checkpoint: Checkpoint,
     config: RunConfig,
     choices: Sequence[EngineChoice],
-    root: str,
+    planned: Path,
     paths: Sequence[str],
     share: float,
     within: float,
@@ -201,7 +202,7 @@ def _try(
         checkpoint.path.resolve(),
         checkpoint.sha256,
         choices=tuple(choices),
-        input_root=root,
+        planned=planned,
         paths=tuple(paths),
         share=share,
         within=within,

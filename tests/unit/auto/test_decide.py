@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from effnet_core.auto.decide import Decided, decide
-from effnet_core.auto.estimate import batch_that_fits, estimate
+from effnet_core.auto.estimate import batch_that_fits, estimate, told_again, with_speed
 from effnet_core.auto.facts import Facts
 from effnet_core.config.load import load_config
 from effnet_core.errors import ConfigError
@@ -34,7 +34,7 @@ def test_800_photographs_are_probed_and_then_tuned_gently_for_minutes() -> None:
     config = decided().config
     assert (config.model.variant, config.model.weights) == ("efficientnet_lite0",) * 2
     assert (config.train.probe, config.train.final_model) == ("first", "best")
-    assert config.data.global_batch_size == 32
+    assert config.data.global_batch_size == 16
     assert config.optim.accumulate_steps == 1
     assert 0 < decided().estimate.training_s < 300
 
@@ -82,12 +82,13 @@ def test_8000_images_see_fewer_epochs_than_800() -> None:
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_taken_in_parts() -> None:
-    made = decided(variant="efficientnet_b4", weights="x", free_bytes=8 * GB)
+    made = decided(variant="efficientnet_b4", weights="x", free_bytes=6 * GB)
     parts = made.config.optim.accumulate_steps
     assert parts > 1
-    assert made.config.data.global_batch_size == 32
-    assert made.config.data.global_batch_size // parts <= batch_that_fits(made.config, FACTS)
-    assert made.estimate.memory_bytes < 8 * GB
+    assert made.config.data.global_batch_size == 16
+    facts = replace(FACTS, free_bytes=6 * GB)
+    assert made.config.data.global_batch_size // parts <= batch_that_fits(made.config, facts)
+    assert made.estimate.memory_bytes < 6 * GB
 
 
 def test_what_cannot_fit_at_all_is_refused_with_what_would() -> None:
@@ -135,3 +136,12 @@ def test_a_variant_without_weights_at_hand_gives_way_and_says_why() -> None:
     assert made.config.model.variant == made.config.model.weights == "efficientnet_lite0"
     assert made.config.data.image_size == 224
     assert made.decisions[0].reason == "instead of efficientnet_b3: no network"
+
+
+def test_a_measured_speed_says_how_many_epochs_there_is_time_for() -> None:
+    config = decided("train.budget=2 minutes").config
+    slow, fast = (estimate(config, with_speed(FACTS, config, rate)) for rate in (40.0, 80.0))
+    assert slow.epoch_s == pytest.approx(2 * fast.epoch_s, rel=0.1)
+    assert f"time for about {120 / fast.epoch_s:.1f} epochs" in told_again(config, fast)
+    by_epochs = decided("train.epochs=3").config
+    assert "training about " in told_again(by_epochs, estimate(by_epochs, FACTS))

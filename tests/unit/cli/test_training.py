@@ -75,3 +75,13 @@ def test_what_cannot_be_meant_is_refused(arguments: list[str], message: str) -> 
     done = CliRunner().invoke(app, ["train", *arguments])
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_pictures_that_are_not_there_leave_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["train", "photos"])
+    assert done.exit_code == 1
+    assert "data folder photos does not exist" in done.output
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError
+from effnet_core.events import Event
 from effnet_core.infer.features import features_of
 from effnet_core.storage.cache import CACHE_VARIABLE
 from tests.support.fakes import BrightnessPredictor
@@ -73,3 +74,14 @@ def test_an_image_that_has_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "data" / split.paths[3]).unlink()
     with pytest.raises(DataError, match="cannot be read any more"):
         computed(BrightnessPredictor(), split)
+
+
+def test_the_speed_of_what_was_computed_is_told(data_dir: Path, events: list[Event]) -> None:
+    split = open_dataset(data_dir).split("train")
+    computed(BrightnessPredictor(), split)
+    (told,) = [event.metrics for event in events if event.metrics.get("kind") == "features"]
+    assert told["images"] == 24
+    assert told["images_per_s"] > 0
+    events.clear()
+    computed(BrightnessPredictor(), split)
+    assert not [event for event in events if event.metrics.get("kind") == "features"]

@@ -134,7 +134,7 @@ def test_both_engines_label_with_it(good: tuple[Checkpoint, Path]) -> None:
     checkpoint = open_checkpoint(checkpoint.path)
     for engine in ("onnxruntime", "openvino"):
         config = load_config(None, ["infer.precision=int8", f"infer.engine={engine}"])
-        chosen = selection.select(checkpoint, config, "in", 10, lambda n: [])
+        chosen = selection.select(checkpoint, config, Path("out"), 10, lambda n: [])
         assert str(chosen.choice) == f"{engine} int8"
         assert chosen.choice.file == checkpoint.path.with_name(quantized.ONNX_NAME)
     names = [str(one) for one in selection._choices(checkpoint, RunConfig())]

@@ -20,9 +20,11 @@ from effnet_core.infer import engines, trial
 from effnet_core.infer.engines import selection
 from effnet_core.infer.engines.selection import AGREEMENTS, remembered, select, spread_over
 from effnet_core.infer.pipeline import Outputs
+from effnet_core.infer.plan import RUN_NAME
 from effnet_core.jobs.job import EngineChoice, TrialJob
 from effnet_core.results.engines import DIFFERENT, FINE, IMPOSSIBLE, SLOWER, Tried, pictures_needed
 from effnet_core.storage.cache import CACHE_VARIABLE
+from effnet_core.system.files import write_json
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.support.images import draw
 from tests.support.weights import make_checkpoint
@@ -69,6 +71,14 @@ class Fake:
         return Outputs(logits)
 
 
+def plan_of(pictures: Path) -> Path:
+    """As much of a plan as a trial reads."""
+    folder = pictures.parent / "out"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / RUN_NAME, {"input": str(pictures), "members": False})
+    return folder
+
+
 def tried(
     checkpoint: Checkpoint, pictures: Path, first: Fake, other: Any, *, count: int = ENOUGH
 ) -> Tried:
@@ -79,7 +89,7 @@ def tried(
         checkpoint.path,
         checkpoint.sha256,
         choices=(FIRST, OTHER),
-        input_root=str(pictures),
+        planned=plan_of(pictures),
         paths=tuple(names * (count // len(names) + 1))[:count],
         share=share,
         within=within,
@@ -259,7 +269,7 @@ def test_a_damaged_note_is_made_again(run_of: Any, tmp_path: Path) -> None:
 def test_int8_without_an_int8_network_is_refused(checkpoint: Checkpoint) -> None:
     config = load_config(None, ["infer.precision=int8"])
     with pytest.raises(ConfigError, match="effnet quantize"):
-        select(checkpoint, config, "in", 5000, lambda n: [])
+        select(checkpoint, config, Path("out"), 5000, lambda n: [])
 
 
 def test_samples_come_from_all_over_a_run() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,16 @@ def test_temporary_folders_of_killed_commands_are_removed(
         assert sorted(tmp_path.iterdir()) == sorted([of_living, other, told, mine])
     living.communicate("\n")
     assert sorted(tmp_path.iterdir()) == sorted([other, told])
+
+
+def test_a_folder_that_an_error_names_stays_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(WorkerLost), scratch_folder("test") as told:
+        raise WorkerLost(f"look into {told}")
+    for hours, there in ((23, True), (25, False)):
+        for path in told.iterdir():
+            os.utime(path, (time.time() - 3600 * hours,) * 2)
+        with scratch_folder("test"):
+            assert told.exists() == there

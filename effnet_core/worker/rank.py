@@ -1,27 +1,23 @@
-"""One rank of a job: ``python -m effnet_core.worker RUN_DIR``. Started by ``launch.py``, not by people.
+"""What one rank of a job does, from the job's file to its answer.
 
 MindSpore is imported below here, where a job needs it, and nowhere on the parent's side.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import gc
-import io
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
-from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import EXIT_STOPPED, EffnetError, Interrupted
 from effnet_core.events import Event, listen
-from effnet_core.infer.plan import output_lost
 from effnet_core.jobs import environment
 from effnet_core.jobs.job import (
     ERROR_NAME,
@@ -40,13 +36,15 @@ from effnet_core.jobs.job import (
     TrialJob,
     VerifyJob,
     read_job,
-    release_room,
     write_error,
+    write_result,
 )
 from effnet_core.jobs.signals import leave_at_once, listen_as_first, listen_as_other
 from effnet_core.system import machine
-from effnet_core.system.files import NO_ROOM, append_jsonl, no_longer_writable, write_json
-from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
+from effnet_core.system.files import append_jsonl, is_full, no_longer_writable, refuse_os_errors
+
+if TYPE_CHECKING:
+    from effnet_core.weights.checkpoint import Checkpoint
 
 SCHEDULER_ROLE = "MS_SCHED"
 
@@ -67,18 +65,18 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 75 stopped on request.
     """
-    config = read_config(run_dir / CONFIG_NAME)
-    job = read_job(run_dir)
     rank = int(os.environ.get("MS_NODE_ID", "0"))
     scheduler = os.environ.get("MS_ROLE") == SCHEDULER_ROLE
     if rank == 0 and not scheduler:
         listen_as_first()
     else:
         listen_as_other([run_dir / ERROR_NAME, run_dir / RESULT_NAME])
-    if not scheduler:
-        (run_dir / LOGS_NAME / f"rank_{rank}.pid").write_text(str(os.getpid()))
-        _take_cores(config, rank)
+    job: Job | None = None
     try:
+        config, job = read_config(run_dir / CONFIG_NAME), read_job(run_dir)
+        if not scheduler:
+            (run_dir / LOGS_NAME / f"rank_{rank}.pid").write_text(str(os.getpid()))
+            _take_cores(config, rank)
         if rank == 0 and not scheduler:
             with listen(lambda event: _write_event(job, run_dir, event)), listen(show):
                 return _run(job, config, run_dir)
@@ -101,25 +99,28 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
         gc.collect()
 
 
-def _explained(error: Exception, job: Job, run_dir: Path) -> Exception:
+def _explained(error: Exception, job: Job | None, run_dir: Path) -> Exception:
     """The same error, or the sentence about a disk that is full."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and is_full(error):
         return _full(job, run_dir, error)
     return error
 
 
-def _full(job: Job, run_dir: Path, error: OSError) -> EffnetError:
+def _full(job: Job | None, run_dir: Path, error: OSError) -> EffnetError:
     if isinstance(job, PredictJob):
+        from effnet_core.infer.plan import output_lost
+
         return output_lost(job.output, error)
-    return no_longer_writable(run_dir, error)
+    if isinstance(job, TrainJob):
+        return no_longer_writable(run_dir, error)
+    doing = f"staging into {job.out}" if isinstance(job, StageJob) else f"the job in {run_dir}"
+    return refuse_os_errors(doing)(error)
 
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     without = isinstance(job, PredictJob | ProbeJob) and job.engine_file is not None
     if isinstance(job, StageJob | TrialJob | QuantizeJob) or without:
-        result = _answer(job, config, None, run_dir)
-        release_room(run_dir)
-        write_json(run_dir / RESULT_NAME, result)
+        write_result(run_dir, _answer(job, config, None, run_dir))
         return 0  # without the seconds and the memory that MindSpore's import takes
     environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
     with environment.importing():
@@ -128,8 +129,7 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     group = join_group(config.runtime)
     result = _answer(job, config, group, run_dir)
     if group.is_first:
-        release_room(run_dir)
-        write_json(run_dir / RESULT_NAME, result)
+        write_result(run_dir, result)
     return 0
 
 
@@ -174,6 +174,8 @@ def _checkpoint_of(
     job: EvaluateJob | PredictJob | TrialJob | QuantizeJob | ProbeJob | VerifyJob | MindirJob,
 ) -> Checkpoint:
     """A job's checkpoint, verified once in this process: the very one that the parent opened."""
+    from effnet_core.weights.checkpoint import open_checkpoint
+
     found = open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
     side = job.image_size if isinstance(job, VerifyJob | MindirJob) else None
     return found if side is None else found.with_image_size(side)
@@ -204,6 +206,7 @@ def _predict(job: PredictJob, config: RunConfig) -> dict[str, Any]:
 
 
 def _probe(job: ProbeJob, config: RunConfig, folder: Path) -> dict[str, Any]:
+    from effnet_core.data.manifest import open_dataset
     from effnet_core.data.preprocess import PreprocessSpec
     from effnet_core.infer.engines import load_for
     from effnet_core.infer.features import features_of
@@ -283,11 +286,3 @@ def _write_event(job: Job, run_dir: Path, event: Event) -> None:
         append_jsonl(run_dir / EVENTS_NAME, event.to_dict())
     except OSError as cause:
         raise _full(job, run_dir, cause) from cause
-
-
-if __name__ == "__main__":
-    faulthandler.enable()
-    for stream in (sys.stdout, sys.stderr):  # a log may be ASCII alone, names of files are not
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(main(Path(sys.argv[1])))
