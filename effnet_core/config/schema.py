@@ -232,19 +232,19 @@ class ScheduleConfig(Section):
     min_lr: float = Field(0.0, ge=0)
     """Where cosine and polynomial end; no schedule but piecewise_constant goes below it."""
     decay_factor: float = Field(0.97, gt=0)
-    """exponential: multiplier; natural_exp, inverse: rate of decay."""
+    """exponential: multiplier; natural_exp, inverse: how fast it decays."""
     decay_epochs: float | None = Field(None, gt=0)
     """exponential, inverse: epochs of one decay (2.4); cosine, polynomial: of the fall (the run)."""
     stair: bool = True
     """exponential, natural_exp, inverse: fall at once after decay_epochs, not a little every step."""
     by_epoch: bool = False
-    """Hold the rate constant within an epoch, as MindSpore's own functions do."""
+    """Hold the learning rate constant within an epoch, as MindSpore's own functions do."""
     power: float = Field(1.0, gt=0)
     """Exponent of the polynomial."""
     cycle: bool = False
     """polynomial: begin again after decay_epochs, with a longer fall each time."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """piecewise_constant: steps at which each rate ends; the last one stays."""
+    """piecewise_constant: steps at which each learning rate ends; the last one stays."""
     rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """piecewise_constant: learning rates as they are used, not scaled to the batch."""
 
@@ -452,7 +452,7 @@ class InferConfig(Section):
     format: Literal["parquet", "csv", "jsonl"] = "parquet"
     """Form of the part files."""
     keep_columns: tuple[str, ...] = ()
-    """Columns of a list or of a table with pictures that answers carry too, such as `id,customer`."""
+    """Columns of a list or of a table with pictures that answers carry too, such as `[id, customer]`."""
     partition_by: str | None = None
     """Write parts into a folder for each value (`class=cat/`): `class`, the best answer, or a kept column."""
     lease_s: float = Field(60, ge=1)

@@ -49,7 +49,7 @@ from effnet_core.weights.checkpoint import (
     sidecar_path,
 )
 
-STAGE = "publish"
+TOPIC = "publish"
 
 REQUIRED = (sidecar_path(Path(MODEL_NAME)).name, CONFIG_NAME)
 OPTIONAL = (METRICS_NAME, RESULT_NAME, REFERENCE_NAME)
@@ -125,7 +125,7 @@ def publish_model(
             manifest, reused = _upload(registry, chosen, run_dir, sidecar, evaluation, onnx, found)
     uri = registry.uri(manifest.version)
     if reused:
-        emit(Event(STAGE, f"this checkpoint is published already, as {uri}", 1, 1))
+        emit(Event(TOPIC, f"this checkpoint is published already, as {uri}", 1, 1))
     reason, decision = (
         _try_to_promote(registry, manifest.version, gate, compare) if promote else (NOT_ASKED, "")
     )
@@ -176,7 +176,7 @@ def _published_already(
     if not same:
         for lost in unreadable:
             text = f"whether version {lost.version!r} holds this checkpoint is not known"
-            emit(Event(STAGE, f"{text}: {lost.reason}"))
+            emit(Event(TOPIC, f"{text}: {lost.reason}"))
     return same[-1] if same else None
 
 
@@ -264,7 +264,7 @@ def _upload(
         f"published {registry.uri(version)}, top-1 {evaluation.top1:.2%} on {evaluation.seen} images "
         f"of {evaluation.split}"
     )
-    emit(Event(STAGE, text, len(files), len(files)))
+    emit(Event(TOPIC, text, len(files), len(files)))
     return manifest, False
 
 
@@ -328,7 +328,7 @@ def _onnx_of(checkpoint: Checkpoint, *, wanted: bool) -> Iterator[Path | None]:
     with scratch_folder("publish") as folder:
         path = folder / ONNX_NAME
         agreement = export(checkpoint, path, format="onnx")
-        emit(Event(STAGE, f"{ONNX_NAME} {agreement}"))
+        emit(Event(TOPIC, f"{ONNX_NAME} {agreement}"))
         yield path
 
 
@@ -342,7 +342,7 @@ def _put_files(
     total = len(manifest.files)
     for done, file in enumerate(manifest.files):
         size = human_bytes(file.size_bytes)
-        emit(Event(STAGE, "", done, total, {"file": file.path, "size": size}))
+        emit(Event(TOPIC, "", done, total, {"file": file.path, "size": size}))
         key = registry.key(manifest.version, file.path)
         if file.path in texts:
             registry.store.put_bytes(key, texts[file.path])
@@ -351,7 +351,7 @@ def _put_files(
         begun = time.monotonic()
         registry.store.put_file(path, key)
         speed = file.size_bytes / 1e6 / max(time.monotonic() - begun, 1e-6)
-        emit(Event(STAGE, f"stored {file.path}, {size} at {speed:.1f} MB/s"))
+        emit(Event(TOPIC, f"stored {file.path}, {size} at {speed:.1f} MB/s"))
         if sha256_of_file(path) != file.sha256:
             raise StoreError(
                 f"{path} was changed while it was uploaded; publish again once "
@@ -397,7 +397,7 @@ def _try_to_promote(
     try:
         return "", move_pointer(registry, version, gate, compare=compare).reason
     except (GateRefused, Conflict) as refusal:
-        emit(Event(STAGE, str(refusal)))
+        emit(Event(TOPIC, str(refusal)))
         return str(refusal), ""
 
 

@@ -224,7 +224,7 @@ def _probe(job: ProbeJob, config: RunConfig, folder: Path) -> dict[str, Any]:
         data_dir=job.data_dir,
         folder=folder,
         features_of=lambda split: features_of(
-            predictor, split, model=checkpoint.sha256, config=config, stage=probe.STAGE
+            predictor, split, model=checkpoint.sha256, config=config, topic=probe.TOPIC
         ),
     )
 
