@@ -39,6 +39,7 @@ from effnet_core.results.paired import Paired
 from effnet_core.system.files import read_jsonl, sha256_of_file
 from effnet_core.system.locks import scratch_folder
 from effnet_core.text import human_bytes, os_reason
+from effnet_core.weights import quantized
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import (
     MODEL_NAME,
@@ -224,11 +225,12 @@ def _upload(
         found,
     )
     texts |= {name: _put_first(registry, version, name, text) for name, text in described.items()}
-    paths = {MODEL_NAME: run_dir / MODEL_NAME, **({ONNX_NAME: onnx} if onnx else {})}
+    exports = {**({ONNX_NAME: onnx} if onnx else {}), **_int8_of(run_dir, sidecar)}
+    paths = {MODEL_NAME: run_dir / MODEL_NAME, **exports}
     files = (
         FileEntry(path=MODEL_NAME, size_bytes=sidecar.size_bytes, sha256=sidecar.sha256),
         *(FileEntry.of_bytes(name, text) for name, text in texts.items()),
-        *([_onnx_entry(onnx)] if onnx else []),
+        *(_entry(name, path) for name, path in exports.items()),
     )
     manifest = VersionManifest(
         name=registry.name,
@@ -399,5 +401,13 @@ def _try_to_promote(
         return str(refusal), ""
 
 
-def _onnx_entry(path: Path) -> FileEntry:
-    return FileEntry(path=ONNX_NAME, size_bytes=path.stat().st_size, sha256=sha256_of_file(path))
+def _int8_of(run_dir: Path, sidecar: Sidecar) -> dict[str, Path]:
+    """The files of the int8 network that lies beside a checkpoint, verified."""
+    if quantized.path_of(Checkpoint(run_dir / MODEL_NAME, sidecar)) is None:
+        return {}
+    paths = {name: run_dir / name for name in quantized.NAMES}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def _entry(name: str, path: Path) -> FileEntry:
+    return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256_of_file(path))
