@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from effnet_core.auto.decide import decide
+from effnet_core.auto.decide import decide, only_probe, time_for_training
 from effnet_core.auto.estimate import told
 from effnet_core.auto.facts import find_weights, look
 from effnet_core.auto.first import deliver_probe, estimate_again, run_probe, speed_of_features
@@ -29,6 +29,7 @@ from effnet_core.infer.output import Tally
 from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.hosts import host_index
 from effnet_core.jobs.job import (
+    CHECKPOINTS_NAME,
     JOB_NAME,
     RESULT_NAME,
     EvaluateJob,
@@ -76,7 +77,7 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         return _join_training(config, Path(data), run_dir)
     started = time.perf_counter()
     with sole_user(run_dir, what="run folder"):
-        data_dir = _staged(config, data, run_dir)
+        asked, data_dir = config, _staged(config, data, run_dir)
         if config.auto.enabled:
             config = _decided(config, data_dir, run_dir, started)
         prepared = prepare_training(config, data_dir, run_dir)
@@ -87,9 +88,13 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
             write_job(job, config, run_dir)  # so that what stops the probe can be continued
             with speed_of_features() as speed:
                 result = run_probe(config, job, run_dir)
-            if config.train.probe == "only":
-                seconds = time.perf_counter() - started
-                return deliver_probe(config, job, run_dir, result, seconds=seconds)
+            seconds = time.perf_counter() - started
+            timed = config
+            if checkpoints.newest(run_dir / CHECKPOINTS_NAME) is None:
+                timed = time_for_training(asked, config, spent_s=seconds) or only_probe(config)
+            if timed.train.probe == "only":
+                return deliver_probe(timed, job, run_dir, result, seconds=seconds)
+            config = timed
             estimate_again(config, open_dataset(data_dir), speed)
         return TrainResult.from_dict(run_job(job, config, run_dir))
 
