@@ -8,25 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from effnet_core.auto.decide import decide, only_probe, time_for_training
-from effnet_core.auto.estimate import told
-from effnet_core.auto.facts import find_weights, look
-from effnet_core.auto.first import deliver_probe, estimate_again, run_probe, speed_of_features
-from effnet_core.auto.places import differing, is_staged, staged_folder
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
-from effnet_core.data.corrections import read_corrections
 from effnet_core.data.manifest import Dataset, open_dataset
-from effnet_core.data.records import record_files
-from effnet_core.data.sources.finding import in_a_line
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
-from effnet_core.infer import engines, output, plan
-from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import Tally
-from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.hosts import host_index
 from effnet_core.jobs.job import (
     CHECKPOINTS_NAME,
@@ -41,19 +29,18 @@ from effnet_core.jobs.job import (
     read_job,
 )
 from effnet_core.jobs.launch import join_job, run_job, write_job
-from effnet_core.model_store.versions import cached_model
-from effnet_core.quality import drift
-from effnet_core.quality.classes import read_class_map, require_match
-from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.storage.addresses import is_s3
 from effnet_core.system.files import is_empty, make_folder, write_json
 from effnet_core.system.locks import scratch_folder, sole_user
-from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PRODUCTION
-from effnet_core.weights.checkpoint import Checkpoint
-from effnet_core.weights.resolve import resolve
-from effnet_core.weights.web import redacted
+
+if TYPE_CHECKING:
+    from effnet_core.infer.places import OutputPlace
+    from effnet_core.infer.plan import InferencePlan
+    from effnet_core.reports.predictions import PredictionsReport
+    from effnet_core.weights.checkpoint import Checkpoint
+    from effnet_core.weights.quantized import Quantized
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
@@ -85,22 +72,27 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
             return prepared
         job, config = prepared.job, prepared.config
         if config.train.probe != "none":
+            from effnet_core.auto import first
+            from effnet_core.auto.decide import only_probe, time_for_training
+
             write_job(job, config, run_dir)  # so that what stops the probe can be continued
-            with speed_of_features() as speed:
-                result = run_probe(config, job, run_dir)
+            with first.speed_of_features() as speed:
+                result = first.run_probe(config, job, run_dir)
             seconds = time.perf_counter() - started
             timed = config
             if checkpoints.newest(run_dir / CHECKPOINTS_NAME) is None:
                 timed = time_for_training(asked, config, spent_s=seconds) or only_probe(config)
             if timed.train.probe == "only":
-                return deliver_probe(timed, job, run_dir, result, seconds=seconds)
+                return first.deliver_probe(timed, job, run_dir, result, seconds=seconds)
             config = timed
-            estimate_again(config, open_dataset(data_dir), speed)
+            first.estimate_again(config, open_dataset(data_dir), speed)
         return TrainResult.from_dict(run_job(job, config, run_dir))
 
 
 def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
     """The staged data set of a run; pictures that are not staged yet are, once, beside the run."""
+    from effnet_core.auto.places import is_staged, staged_folder
+
     folder = staged_folder(data, run_dir)
     if not is_staged(data):
         if not is_s3(str(data)) and not Path(data).exists():
@@ -111,6 +103,10 @@ def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
 
 def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -> RunConfig:
     """The settings with everything decided that was left open: as in the run's earlier start, else now."""
+    from effnet_core.auto.decide import decide
+    from effnet_core.auto.estimate import told
+    from effnet_core.auto.facts import find_weights, look
+
     before = _earlier_run(run_dir)
     if before is not None and before.config.auto.enabled and _is_same(config, before):
         update = {"runtime": config.runtime, "infer": config.infer, "storage": config.storage}
@@ -162,6 +158,8 @@ def stage(
     config = config or RunConfig()
     single = config.runtime.model_copy(update={"world_size": 1, "timeout_s": 0})
     if corrections is not None:
+        from effnet_core.data.corrections import read_corrections
+
         read_corrections(corrections)
     job = StageJob(
         str(source),
@@ -195,6 +193,9 @@ def open_weights(weights: str | Path, storage: StorageConfig) -> Checkpoint:
         DownloadFailed: it cannot be fetched.
         StoreError: there is no such version, or the store cannot be reached.
     """
+    from effnet_core.model_store.versions import cached_model
+    from effnet_core.weights.resolve import resolve
+
     return resolve(weights, store=partial(cached_model, storage))
 
 
@@ -212,7 +213,7 @@ def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainRes
     counts = open_dataset(data_dir).counts
     if not config.auto.enabled:  # else the first of the hosts decides
         _require_images(config, counts)
-    if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+    if _is_finished(run_dir):
         emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
         return training_result(run_dir)
     return TrainResult.from_dict(join_job(config.runtime, run_dir))
@@ -237,7 +238,7 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     make_folder(run_dir, what="run folder")
     if before is not None:
         _require_same_run(Prepared(job, config), before, run_dir)
-        if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+        if _is_finished(run_dir):
             result = training_result(run_dir)
             emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
             return result
@@ -246,6 +247,12 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     if config.data.format == "mindrecord":
         ensure_records(dataset, (config.data.train_split, config.data.eval_split), config)
     return Prepared(job, config)
+
+
+def _is_finished(run_dir: Path) -> bool:
+    from effnet_core.weights.checkpoint import MODEL_NAME
+
+    return (run_dir / RESULT_NAME).exists() and (run_dir / MODEL_NAME).exists()
 
 
 def training_result(run_dir: Path) -> TrainResult:
@@ -356,6 +363,8 @@ def _labels(
     Raises:
         DataError: the model does not know a class.
     """
+    from effnet_core.quality.classes import read_class_map, require_match
+
     known, asked = checkpoint.sidecar.class_names, dataset.class_names
     if classes is None and known == asked:
         return None
@@ -368,30 +377,55 @@ def _labels(
 def plan_inference(
     checkpoint: Checkpoint,
     inputs: Sequence[str | Path],
-    output: Path,
+    output: Path | OutputPlace,
     *,
     config: RunConfig | None = None,
     only_new: bool = False,
 ) -> InferencePlan:
-    """List the input and claim the output folder; see ``inputs.list_inputs`` and ``inference_plan.plan``.
+    """List the input and claim the output; see ``inputs.list_inputs`` and ``plan.plan``.
 
     Raises:
         DataError, OutputExists, StoreError: input or output cannot be used.
     """
+    from effnet_core.data.sources.finding import in_a_line
+    from effnet_core.infer import plan
+    from effnet_core.infer.inputs import list_inputs
+    from effnet_core.infer.places import FolderPlace
+    from effnet_core.quality import drift
+
     config = config or RunConfig()
-    listed = list_inputs(inputs, output, recursive=config.infer.recursive, storage=config.storage)
+    infer = config.infer
+    place = FolderPlace(output) if isinstance(output, Path) else output
+    listed = list_inputs(
+        inputs,
+        place.address,
+        recursive=infer.recursive,
+        storage=config.storage,
+        keep=infer.keep_columns,
+        data=config.data,
+    )
     if listed.left_out:
         emit(Event("predict", f"left out: {in_a_line(listed.left_out)}"))
     if listed.other:
         path, reason = listed.other[0]
         first = f"the first: {path} ({reason})"
         emit(Event("predict", f"{len(listed.other):,} other file(s), {first}"))
+    make = partial(
+        plan.plan,
+        listed,
+        place.folder,
+        model_sha256=checkpoint.sha256,
+        infer=infer,
+        only_new=only_new,
+        remote=place.remote,
+    )
     try:
-        return plan.plan(
-            listed, output, model_sha256=checkpoint.sha256, infer=config.infer, only_new=only_new
-        )
+        planned = place.make_plan(make)
     except OSError as cause:
-        raise plan.output_lost(output, cause) from cause
+        raise plan.output_lost(place.folder, cause) from cause
+    reference = drift.reference_of(checkpoint)
+    place.keep_model(checkpoint, *([reference] if reference else []))
+    return planned
 
 
 def infer_shards(
@@ -417,32 +451,100 @@ def infer_shards(
     Raises:
         EffnetError: as the engine and the launcher; finished shards stay.
     """
+    from effnet_core.infer.engines import selection
+    from effnet_core.quality import drift
+
     config = config or RunConfig()
     if not shards:
         return []
     single = config.runtime.model_copy(update={"world_size": 1})
     images = sum(shard.stop - shard.start for shard in shards)
-    engine, engine_file = engines.prepare(checkpoint, config)
+    chosen = selection.select(
+        checkpoint, config, planned.output.resolve(), planned.images, partial(_sample, planned)
+    ).choice
+    found = {"engine": chosen.engine, "precision": chosen.precision}
+    config = config.model_copy(update={"infer": config.infer.model_copy(update=found)})
     job = PredictJob(
         checkpoint.path.resolve(),
         checkpoint.sha256,
-        engine=engine,
-        engine_file=engine_file,
+        engine=chosen.engine,
+        engine_file=chosen.file,
         output=planned.output.resolve(),
         input_root=planned.root,
         shards=tuple(shards),
         allowed_errors=images if allowed_errors is None else allowed_errors,
         reference=drift.reference_of(checkpoint),
+        members=planned.members,
+        columns=planned.columns,
+        remote=planned.remote,
+        list_key=planned.list_key,
     )
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
     return [ShardCounts(**item) for item in result["shards"]]
 
 
+def quantize(
+    weights: str | Path,
+    *,
+    data_dir: Path | None = None,
+    out: Path | None = None,
+    max_drop: float = 0.005,
+    images: int = 256,
+    config: RunConfig | None = None,
+) -> Quantized:
+    """Make the int8 network of a model, kept only if it loses little enough on the whole validation split.
+
+    Args:
+        weights: as ``open_weights`` takes them.
+        data_dir: staged data set with the model's classes; the one of the run by default.
+        out: folder for a copy of the checkpoint with its int8 network; else it goes beside the checkpoint.
+        max_drop: share of top-1 that may be lost.
+        images: training images from which the ranges of activations are taken.
+        config: processes and threads.
+
+    Raises:
+        QuantizationRefused: it loses more; nothing was kept.
+        EffnetError: as ``open_weights``, the data set and the launcher.
+    """
+    from effnet_core.infer.quantize import copy_checkpoint
+    from effnet_core.infer.quantize import quantize as quantize_model
+    from effnet_core.storage.cache import cache_path
+
+    config = config or RunConfig()
+    checkpoint = open_weights(weights, config.storage)
+    if data_dir is None:
+        try:
+            job = read_job(checkpoint.path.parent)
+        except DataError as cause:
+            raise ConfigError(
+                f"{checkpoint.path} does not lie in the folder of a training run; name the staged data set "
+                "that it was trained on with --data"
+            ) from cause
+        data_dir = job.data_dir if isinstance(job, TrainJob) else checkpoint.path.parent
+    if out is None and cache_path("") in checkpoint.path.parents:
+        raise ConfigError(
+            f"{checkpoint.path} lies in the cache, whose files do not change; give a folder for a copy with "
+            "its int8 network (--out)"
+        )
+    with sole_user(out or checkpoint.path.parent, what="folder of the model"):
+        if out is not None:
+            checkpoint = copy_checkpoint(checkpoint, out)
+        return quantize_model(checkpoint, data_dir, config=config, max_drop=max_drop, images=images)
+
+
+def _sample(planned: InferencePlan, count: int) -> list[str]:
+    """Some of a run's paths, from all over it; none where its list lies on another machine."""
+    from effnet_core.infer.engines.selection import spread_over
+    from effnet_core.infer.plan import paths_at
+
+    return paths_at(planned.output, spread_over(count, planned.images))
+
+
 def infer(
     weights: str | Path,
     inputs: Sequence[str | Path],
-    output: Path,
+    output: str | Path,
     *,
     config: RunConfig | None = None,
     only_new: bool = False,
@@ -452,7 +554,8 @@ def infer(
     Args:
         weights: as ``open_weights`` takes them.
         inputs: as ``inputs.list_inputs`` takes them.
-        output: folder of predictions.
+        output: folder of predictions, or ``s3://bucket/prefix``; there several calls of the same, on any
+            machines, share the work.
         config: settings of inference.
         only_new: add what earlier runs into ``output`` have not seen.
 
@@ -461,14 +564,16 @@ def infer(
 
     Raises:
         DataError: the input cannot be used, or too many files could not be read.
-        OutputExists: the output folder holds another run, or is in use.
+        OutputExists: the output holds another run, or is in use.
         CheckpointError: the checkpoint cannot be used.
         StoreError: a bucket cannot be reached.
     """
+    from effnet_core.infer.places import open_output
+
     config = config or RunConfig()
     checkpoint = open_weights(weights, config.storage)
-    with sole_user(output, what="output folder"):
-        planned = plan_inference(checkpoint, inputs, output, config=config, only_new=only_new)
+    with open_output(output, config) as place, place.used():
+        planned = plan_inference(checkpoint, inputs, place, config=config, only_new=only_new)
         missing = planned.missing()
         if only_new:
             emit(Event("predict", f"{planned.new} of {planned.images} images are new"))
@@ -476,17 +581,42 @@ def infer(
             kept = len(planned.shards) - len(missing)
             emit(Event("predict", f"{kept} of {len(planned.shards)} shards are finished already"))
         if missing:
-            tally = Tally.of(planned, config.infer)
-            tally.check()
-            allowed = tally.left
-            tally.add(
-                *infer_shards(planned, missing, checkpoint, config=config, allowed_errors=allowed)
-            )
-        return finish_inference(planned, checkpoint, weights=str(weights), config=config)[0]
+            _label_missing(planned, missing, place, checkpoint, config)
+        found = finish_inference(
+            planned, checkpoint, weights=str(weights), config=config, place=place
+        )
+        return found[0]
+
+
+def _label_missing(
+    planned: InferencePlan,
+    missing: Sequence[Shard],
+    place: OutputPlace,
+    checkpoint: Checkpoint,
+    config: RunConfig,
+) -> None:
+    """Label what is missing, unless too many files cannot be read."""
+    from effnet_core.infer.output import Tally
+
+    tally = Tally.of(planned, config.infer)
+    try:
+        tally.check()
+        allowed = tally.left
+        tally.add(
+            *infer_shards(planned, missing, checkpoint, config=config, allowed_errors=allowed)
+        )
+    except DataError:
+        place.put_results()
+        raise
 
 
 def finish_inference(
-    planned: InferencePlan, checkpoint: Checkpoint, *, weights: str, config: RunConfig
+    planned: InferencePlan,
+    checkpoint: Checkpoint,
+    *,
+    weights: str,
+    config: RunConfig,
+    place: OutputPlace | None = None,
 ) -> tuple[dict[str, Any], PredictionsReport | None]:
     """Write totals and the report once every shard is there.
 
@@ -495,42 +625,109 @@ def finish_inference(
         checkpoint: the model.
         weights: what the person called it.
         config: settings of inference and storage.
+        place: its output; the folder of the plan by default.
 
     Returns:
-        The content of ``summary.json``, and the report; a single image has one only where it is explained.
+        The content of ``summary.json``, and the report; a single image has one only where it is explained,
+        and a run that another machine has finished has its own already.
 
     Raises:
         DataError: a shard is missing, or too many files could not be read.
     """
-    try:
+    from effnet_core.infer import output, plan
+    from effnet_core.infer.engines import selection
+    from effnet_core.infer.places import FolderPlace
+    from effnet_core.quality import drift
+    from effnet_core.reports.predictions import write_predictions_report
+
+    place = place or FolderPlace(planned.output)
+    reports: list[PredictionsReport] = []
+
+    def write() -> dict[str, Any]:
         summary = output.finish(
             planned,
             infer=config.infer,
             model_sha256=checkpoint.sha256,
             background=checkpoint.sidecar.preprocess.background,
         )
+        selected = selection.remembered(checkpoint, config)
+        if selected is not None:
+            summary["engine"] = selected.to_dict()
         found = drift.drift_of(planned, checkpoint)
         if found is not None:
             summary["drift"] = found.to_dict()
-            write_json(planned.output / output.SUMMARY_NAME, summary)
             emit(Event("predict", found.sentence()))
-        if planned.images == 1 and not config.infer.explain:
-            return summary, None
-        report = write_predictions_report(
-            planned,
-            summary,
-            weights=_called(weights, checkpoint),
-            storage=config.storage,
-            explain=checkpoint if config.infer.explain else None,
-        )
+        write_json(planned.output / output.SUMMARY_NAME, summary)
+        if planned.images > 1 or config.infer.explain:
+            report = write_predictions_report(
+                planned,
+                summary,
+                weights=_called(weights, checkpoint),
+                storage=config.storage,
+                rows=place.rows,
+                explain=checkpoint if config.infer.explain else None,
+            )
+            reports.append(report)
+        return summary
+
+    try:
+        summary = place.finish(planned, write, again=config.infer.explain)
     except OSError as cause:
         raise plan.output_lost(planned.output, cause) from cause
-    emit(Event("predict", f"report: {report.path}"))
-    return summary, report
+    except DataError:
+        place.put_results()
+        raise
+    if reports:
+        emit(Event("predict", f"report: {reports[0].path}"))
+    return summary, reports[0] if reports else None
+
+
+def iter_predictions(
+    weights: str | Path,
+    inputs: Sequence[str | Path] | str | Path,
+    *,
+    config: RunConfig | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Label images in this process, one row each as they come, without an output folder.
+
+    For notebooks and programs: ``pandas.DataFrame(iter_predictions("production", "photos"))``. Memory does
+    not grow with the images. Nothing is kept, so a call that is stopped starts over.
+
+    Args:
+        weights: as ``open_weights`` takes them.
+        inputs: as ``inputs.list_inputs`` takes them; one of them may stand alone.
+        config: settings of inference.
+
+    Yields:
+        ``path``, ``class_ids``, ``class_names`` and ``probs``, best first, the columns of
+        ``infer.keep_columns``, and ``probabilities`` and ``features`` where those settings ask for them; or
+        ``path`` and ``error`` of a file without an answer.
+
+    Raises:
+        ConfigError: the engine runs in child processes only.
+        EffnetError: weights or input cannot be used.
+    """
+    from effnet_core.infer.here import label_here
+    from effnet_core.infer.inputs import list_inputs
+
+    config = config or RunConfig()
+    checkpoint = open_weights(weights, config.storage)
+    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    listed = list_inputs(
+        given,
+        None,
+        recursive=config.infer.recursive,
+        storage=config.storage,
+        keep=config.infer.keep_columns,
+        data=config.data,
+    )
+    yield from label_here(checkpoint, listed, config)
 
 
 def _called(weights: str, checkpoint: Checkpoint) -> str:
     """A model as a report names it: in the person's words, and by its file where that says more."""
+    from effnet_core.weights.web import redacted
+
     name, path = redacted(weights), str(checkpoint.path)
     return name if name == path else f"{name} ({path})"
 
@@ -549,6 +746,8 @@ def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
 
 def _is_same(config: RunConfig, before: Prepared) -> bool:
     """Whether an earlier start of a run was given the same settings as this one."""
+    from effnet_core.auto.places import differing
+
     weights, earlier = config.model.weights, before.config.model.weights
     if weights is not None and not (weights == PRODUCTION and before.job.from_production):
         same = str(open_weights(weights, config.storage).path.resolve()) == earlier
@@ -655,6 +854,8 @@ def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -
     Raises:
         DataError: there is no such split, no room, or an image is not as it was staged.
     """
+    from effnet_core.data.records import record_files
+
     for name in dict.fromkeys(splits):
         dataset.split(name)
         if record_files(dataset, name):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -12,11 +11,10 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from effnet_core.config.schema import RunConfig
-from effnet_core.errors import ConfigError
+from effnet_core.errors import ConfigError, DataError
 from effnet_core.infer.output import Tally
-from effnet_core.infer.plan import read_plan
+from effnet_core.infer.places import open_output
 from effnet_core.results import ShardCounts
-from effnet_core.system.locks import sole_user
 from effnet_core.system.machine import available_cores
 from flows.logs import leave_out_tracebacks
 from flows.names import named
@@ -36,6 +34,7 @@ from flows.parameters import (
     own_folder,
 )
 from flows.service.environments import flow_config
+from tasks.credentials import credentials_of
 from tasks.infer import Pace, find_model, finish_inference, plan_inference, predict_shard
 from tasks.slots import device_slot
 
@@ -57,9 +56,14 @@ def label_shards(config: RunConfig, output: str, weights: str) -> None:
         output: Folder of a planned inference; the plan is read from there, however long it is.
         weights: Checkpoint.
     """
-    plan = read_plan(Path(output))
-    tally = Tally.of(plan, config.infer)
-    tally.check()
+    with open_output(output, config) as place:
+        plan = place.read_plan()
+        tally = Tally.of(plan, config.infer)
+        try:
+            tally.check()
+        except DataError:
+            place.put_results()
+            raise
     waiting = iter(plan.missing())
     header = plan.header()
     pace = Pace(plan)
@@ -105,9 +109,9 @@ def batch_infer_flow(
     """Label every image of a folder, exactly once; a run that was cut continues where it stopped.
 
     Args:
-        folder: Folder of images, image file, pattern, list of paths or s3://bucket/prefix; only read.
+        folder: Folder of images, image file, pattern, tar, zip, Parquet with pictures, list, s3:// or https://.
         weights: production, store:VERSION, checkpoint, folder of a training run, published file, URL or name.
-        output: Folder of predictions, errors and summary; one of the run's own by default.
+        output: Folder or s3://bucket/prefix of predictions and summary; one of the run's own by default.
         only_new: Add what earlier runs into the output have not seen.
         top_k: Classes kept for each image, best first; 5, unless the recipe says otherwise.
         engine: What computes; auto is onnxruntime on a CPU, else mindspore. openvino is CPU only too.
@@ -136,9 +140,14 @@ def batch_infer_flow(
     checkpoint = find_model(config, weights)
     output = output or own_folder("batch-infer")
     on_cpu = config.runtime.device == "CPU"  # where it may run beside a training
-    with sole_user(Path(output), what="output folder"):
-        missing = plan_inference(config, checkpoint, folder, output, only_new=only_new)
-        if missing:
+    with (
+        credentials_of(config.storage),
+        open_output(output, config) as place,
+        place.used(),
+    ):
+        planned = plan_inference(config, checkpoint, folder, output, only_new=only_new)
+        place.say_plan(planned.etag)
+        if planned.missing:
             with nullcontext() if on_cpu else device_slot(f"labelling {folder}", devices=workers):
                 label_shards.with_options(task_runner=chosen)(config, output, str(checkpoint.path))
         return finish_inference(config, output, checkpoint, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ from prefect.events import emit_event
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.infer.output import SUMMARY_NAME
-from effnet_core.infer.plan import InferencePlan, read_plan
+from effnet_core.infer.places import open_output
+from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.job import Shard
+from effnet_core.quality.drift import is_told, note_told
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardCounts
+from effnet_core.storage.addresses import is_s3
 from effnet_core.text import NO_VALUE, format_seconds, markdown_code, markdown_text, visible
-from effnet_core.weights.checkpoint import Checkpoint, opened_before
+from effnet_core.weights.checkpoint import Checkpoint
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
 
-STAGE = "predict"
+TOPIC = "predict"
 DRIFT_EVENT = "effnet.drift"
 CLASSES_SHOWN = 100
 """Rows of the table of classes."""
@@ -44,20 +48,24 @@ def find_model(config: RunConfig, weights: str) -> Checkpoint:
         return api.open_weights(weights, config.storage)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A labelling that is planned in its output."""
+
+    missing: int
+    """Shards that are to be labelled."""
+    etag: str
+    """Of the plan, where it is in a bucket."""
+
+
 @task(name="plan-inference", **policies.INFER)
 def plan_inference(
     config: RunConfig, checkpoint: Checkpoint, folder: str, output: str, *, only_new: bool = False
-) -> int:
-    """List the input, cut it into shards and claim the output folder, which holds the plan then.
-
-    Returns:
-        How many shards are to be labelled.
-    """
-    with credentials_of(config.storage):
-        plan = api.plan_inference(
-            checkpoint, [folder], Path(output), config=config, only_new=only_new
-        )
-    return len(plan.missing())
+) -> Planned:
+    """List the input, cut it into shards and claim the output, which holds the plan then."""
+    with credentials_of(config.storage), open_output(output, config) as place:
+        plan = api.plan_inference(checkpoint, [folder], place, config=config, only_new=only_new)
+        return Planned(len(plan.missing()), place.plan_etag())
 
 
 @task(name="predict-shard", task_run_name="predict-shard-{shard.index}", **policies.SHARD)
@@ -65,6 +73,8 @@ def predict_shard(
     config: RunConfig, plan: InferencePlan, shard: Shard, checkpoint: str, allowed_errors: int
 ) -> ShardCounts:
     """Label one shard in a child process and write its part file.
+
+    Where the output is in a bucket, nothing else need be shared with the machine that planned the run.
 
     Args:
         config: settings of inference and storage.
@@ -76,11 +86,13 @@ def predict_shard(
     title = f"images {shard.start:,} to {shard.stop:,} of {plan.images:,}"
     with (
         credentials_of(config.storage),
-        on_dashboard(f"predict-shard-{shard.index}", STAGE, description=title),
+        on_dashboard(f"predict-shard-{shard.index}", TOPIC, description=title),
+        open_output(plan.shown(), config) as place,
     ):
-        model = opened_before(Path(checkpoint), shard.model_sha256)
+        model = place.find_model(Path(checkpoint), shard.model_sha256)
+        here = replace(plan, output=place.folder)
         (counts,) = api.infer_shards(
-            plan, [shard], model, config=config, allowed_errors=allowed_errors
+            here, [shard], model, config=config, allowed_errors=allowed_errors
         )
     return counts
 
@@ -96,9 +108,11 @@ def finish_inference(
     Returns:
         Totals, and where the folder and ``summary.json`` are.
     """
-    plan = read_plan(Path(output))
-    with credentials_of(config.storage):
-        summary, report = api.finish_inference(plan, checkpoint, weights=weights, config=config)
+    with credentials_of(config.storage), open_output(output, config) as place:
+        plan = place.read_plan()
+        summary, report = api.finish_inference(
+            plan, checkpoint, weights=weights, config=config, place=place
+        )
     classes = list(summary["classes"].items())
     create_table_artifact(
         key="batch-infer-classes",
@@ -122,13 +136,17 @@ def finish_inference(
             description="each class, and the least certain",
         )
     totals = {key: summary[key] for key in TOTALS}
-    return {**totals, "output": output, "summary": str(Path(output) / SUMMARY_NAME)}
+    return {**totals, "output": output, "summary": plan.shown(SUMMARY_NAME)}
 
 
 def tell_of_drift(summary: dict[str, Any], output: str) -> None:
-    """Emit the event ``effnet.drift`` where a labelling's pictures are unlike the model's own."""
+    """Emit the event ``effnet.drift`` where a labelling's pictures are unlike the model's own.
+
+    A finding is told once, however often its run is repeated or continued; in a bucket each time.
+    """
     found = summary.get("drift")
-    if not found or not found["drifted"]:
+    folder = None if is_s3(output) else Path(output)
+    if not found or not found["drifted"] or (folder and is_told(folder)):
         return
     emit_event(
         DRIFT_EVENT,
@@ -141,6 +159,8 @@ def tell_of_drift(summary: dict[str, Any], output: str) -> None:
             "output": output,
         },
     )
+    if folder:
+        note_told(folder)
 
 
 class Pace:
@@ -184,8 +204,8 @@ def _page(plan: InferencePlan, summary: dict[str, Any], report: PredictionsRepor
         "time an image takes on a core": latency,
         "set aside": f"{summary['rejected']:,}",
         "input": markdown_code(str(plan.root)),
-        "output": markdown_code(str(plan.output)),
-        "report": markdown_code(str(report.path)) if report else NO_VALUE,
+        "output": markdown_code(plan.shown()),
+        "report": markdown_code(report.path) if report else NO_VALUE,
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     title = f"# {summary['labelled']:,} of {summary['images']:,} images labelled"

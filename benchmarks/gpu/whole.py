@@ -111,7 +111,7 @@ def correctness(options: dict[str, Any]) -> None:
 def _labels(options: dict[str, Any], weights: Path, device: str) -> list[int]:
     from effnet_core import api
     from effnet_core.config.load import load_config
-    from effnet_core.infer.output import read_parts
+    from effnet_core.infer.parts import read_parts
 
     settings = [f"runtime.device={device}", "runtime.world_size=1", "infer.engine=mindspore"]
     out = Path(options["folder"]) / f"labels-{device}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import typer
+
 from effnet_core.cli.terminal import console
+from effnet_core.config.schema import RunConfig
 from effnet_core.data import imagenet
 from effnet_core.results import EvalResult
 from effnet_core.weights.catalogue import published_as
@@ -15,6 +18,24 @@ def say_default(what: str, value: str, *, option: str = "", quiet: bool = False)
     if not quiet:
         line = f"{what}: {value} ({option or f'--{what}'} names others)"
         console.print(line, soft_wrap=True, markup=False)
+
+
+def show_single(output: str, config: RunConfig) -> None:
+    """The answer of a labelling of one picture, which is drawn too where the output is a folder."""
+    from effnet_core.infer.places import open_output
+    from effnet_core.reports.annotate import annotate_single, font_hint
+
+    with open_output(output, config) as place:
+        row = next(iter(place.rows()))
+        typer.echo(str({row["class_ids"][0]: row["class_names"][0]}))
+        for name, share in zip(row["class_names"], row["probs"], strict=True):
+            console.print(f"{share:7.1%}  {name}", soft_wrap=True, markup=False)
+        if place.remote:
+            return
+        copy = annotate_single(row, place.folder, config.storage)
+        console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
+        if hint := font_hint(row):
+            console.print(hint, soft_wrap=True, markup=False)
 
 
 def print_evaluation(result: EvalResult) -> None:

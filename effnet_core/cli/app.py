@@ -17,6 +17,7 @@ from effnet_core.cli import runs as several
 from effnet_core.cli.bench import bench
 from effnet_core.cli.guard import guarded, run
 from effnet_core.cli.options import WEIGHTS_HELP, Overrides
+from effnet_core.cli.quantize import quantize
 from effnet_core.cli.store import app as store_commands
 from effnet_core.cli.weights import app as weights_commands
 
@@ -161,7 +162,10 @@ def stage(
     ] = 0.1,
     corrections: Annotated[
         Path | None,
-        typer.Option(help="CSV file of effnet review's page: right labels, pictures to leave out."),
+        typer.Option(
+            help="What effnet review's page saved, or a folder with such files: right labels, pictures to "
+            "leave out."
+        ),
     ] = None,
     override: Overrides = None,
 ) -> None:
@@ -197,8 +201,8 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="A folder, image files, a pattern in quotes, a list of paths (.txt, .csv, .jsonl, "
-            ".parquet) or s3://bucket/prefix."
+            help="A folder, image files, a pattern in quotes, tar or zip files, Parquet files with pictures, "
+            "a list of paths or addresses (.txt, .csv, .jsonl, .parquet), s3://bucket/prefix or https://..."
         ),
     ],
     weights: Annotated[
@@ -211,9 +215,12 @@ def predict(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--output", "--out", help="Folder of predictions; runs/predict/TIME by default."
+            "--output",
+            "--out",
+            help="Folder of predictions, or s3://bucket/prefix, which several machines may share; "
+            "runs/predict/TIME by default.",
         ),
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Short for infer.top_k.")] = None,
@@ -229,17 +236,25 @@ def predict(
         bool,
         typer.Option("--explain", help="Show what spoke for the answers; short for infer.explain."),
     ] = False,
+    keep_columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME", help="Columns of a list to carry through; infer.keep_columns."
+        ),
+    ] = None,
+    partition_by: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="class or a kept column; short for infer.partition_by."),
+    ] = None,
     override: Overrides = None,
 ) -> None:
     """Label images; the input is never written to. One picture is also drawn with its labels."""
     from effnet_core import api
-    from effnet_core.cli.answers import say_default
+    from effnet_core.cli.answers import say_default, show_single
     from effnet_core.cli.defaults import choose_weights, own_folder
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import by_section, load_config
-    from effnet_core.infer.output import read_parts
-    from effnet_core.reports.annotate import annotate_single, font_hint
     from effnet_core.reports.predictions import EXPLAINED_NAME
 
     short = {
@@ -247,25 +262,20 @@ def predict(
         "infer.engine": engine,
         "infer.max_error_share": max_errors,
         "infer.explain": explain or None,
+        "infer.keep_columns": keep_columns and keep_columns.split(","),
+        "infer.partition_by": partition_by,
     }
     config = load_config(None, override or [], options=by_section(short))
     if weights is None:
         weights, origin = choose_weights(config.storage)
         say_default("weights", origin)
-    output = own_folder("predict") if output is None else output
+    output = str(own_folder("predict")) if output is None else output.rstrip("/")
     with show_events():
         summary = api.infer(weights, inputs, output, config=config, only_new=only_new)
     if summary["labelled"] == 1:
-        row = read_parts(output)[0]
-        typer.echo(str({row["class_ids"][0]: row["class_names"][0]}))
-        for name, share in zip(row["class_names"], row["probs"], strict=True):
-            console.print(f"{share:7.1%}  {name}", soft_wrap=True, markup=False)
-        copy = annotate_single(row, output, config.storage)
-        console.print(f"drawn on {copy}", soft_wrap=True, markup=False)
-        if hint := font_hint(row):
-            console.print(hint, soft_wrap=True, markup=False)
+        show_single(output, config)
     if config.infer.explain:
-        console.print(f"explained: {output / EXPLAINED_NAME}", soft_wrap=True, markup=False)
+        console.print(f"explained: {output}/{EXPLAINED_NAME}", soft_wrap=True, markup=False)
     console.print(
         f"{summary['labelled']} of {summary['images']} images labelled, {summary['rejected']} set aside, "
         f"{summary['other_files']} other files, "
@@ -295,7 +305,7 @@ def copy(
 
 
 FURTHER: tuple[Callable[..., None], ...] = (
-    *(training.train, trained.evaluate, trained.publish, trained.export, bench),
+    *(training.train, trained.evaluate, trained.publish, trained.export, quantize, bench),
     *(several.runs, several.leaderboard, several.compare, several.review),
 )
 for command in FURTHER:

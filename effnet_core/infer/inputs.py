@@ -8,11 +8,13 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effnet_core.config.schema import StorageConfig
+from effnet_core.config.schema import DataConfig, StorageConfig
+from effnet_core.data.sources.archives import require_read
+from effnet_core.data.sources.columns import Columns
 from effnet_core.data.sources.finding import (
     HIDDEN,
     find_files,
@@ -21,9 +23,13 @@ from effnet_core.data.sources.finding import (
     why_left_out,
     why_other_by_name,
 )
-from effnet_core.data.sources.tables import PATH_COLUMNS, decode_text, read_table
-from effnet_core.errors import DataError, OutputExists
-from effnet_core.infer.readers import S3_SCHEME
+from effnet_core.data.sources.members import Where
+from effnet_core.errors import ConfigError, DataError, OutputExists
+from effnet_core.infer.entries import Entry
+from effnet_core.infer.lists import is_list, read_list, remote_root
+from effnet_core.infer.packed import Packed, list_packed, packed_among, packed_files
+from effnet_core.infer.web import is_web
+from effnet_core.storage.addresses import S3_SCHEME, is_s3
 from effnet_core.text import os_reason
 
 
@@ -40,58 +46,153 @@ class InputList:
     """Paths of files that are not pictures, and what they are."""
     left_out: tuple[tuple[str, str], ...] = ()
     """Hidden names and what systems leave behind, and why."""
+    where: tuple[Where, ...] = ()
+    """Where each lies, where they are members of archives or rows of tables."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Names and types (``columns.py``) of what is carried through."""
+    kept: tuple[tuple[Any, ...], ...] = ()
+    """The values of those columns, for each file."""
+
+    def entries(self) -> list[Entry]:
+        """The files one by one."""
+        nothing = ((),) * len(self.paths)
+        rest = self.where or nothing, self.kept or nothing
+        return list(map(Entry, self.paths, self.stamps, *rest))
 
 
 def list_inputs(
     inputs: Sequence[str | Path],
-    output: Path,
+    output: str | Path | None,
     *,
     recursive: bool = True,
     storage: StorageConfig | None = None,
+    keep: Sequence[str] = (),
+    data: DataConfig | None = None,
 ) -> InputList:
     """What there is to label.
 
     Args:
-        inputs: one folder, pattern (``photos/*.jpg``), list of paths (``.txt``, or ``.csv``, ``.jsonl``,
-            ``.parquet`` with a column ``path``; files or objects) or ``s3://bucket/prefix``, or any
-            number of files. Of a folder every picture counts; other files are listed apart.
-        output: where answers will go; must not lie inside the folder.
+        inputs: one folder, pattern (``photos/*.jpg``), list of paths or addresses (``.txt``, or ``.csv``,
+            ``.jsonl``, ``.parquet`` with a column ``path``) or ``s3://bucket/prefix``; or any number of
+            files, or of http(s) addresses. Of a folder or prefix every picture counts; other files are
+            listed apart. Where it holds no pictures but archives, or tables that hold pictures, it is those
+            that are in them.
+        output: where answers will go, if anywhere; must not lie inside the folder.
         recursive: whether folders inside the folder count too.
         storage: how buckets are reached.
+        keep: columns of a list or table that are carried through.
+        data: what tables and archives need to be told.
 
     Returns:
-        The list, sorted, or in the order of a list of paths.
+        The list, sorted, or in the order of a list of paths or of an archive.
 
     Raises:
+        ConfigError: columns are asked of what has none.
         DataError: the input is missing, unreadable or empty.
         OutputExists: the output lies inside the input folder.
         StoreError: the bucket cannot be listed.
     """
+    how = _How(recursive, storage or StorageConfig(), Columns(keep), data or DataConfig())
     texts = [str(item) for item in inputs]
-    if len(texts) > 1 or not texts:
-        return _of_files(texts)
+    found = _list(texts, output, how)
+    if keep and not found.columns:
+        raise ConfigError(
+            f"infer.keep_columns={','.join(keep)} needs a list or a table with columns; {texts[0]} is none"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _How:
+    """What decides how inputs are listed."""
+
+    recursive: bool
+    storage: StorageConfig
+    columns: Columns
+    data: DataConfig
+
+
+def _list(texts: Sequence[str], output: str | Path | None, how: _How) -> InputList:
+    if texts and all(map(is_web, texts)):
+        return _of_addresses(texts)
+    if len(texts) != 1:
+        packed = packed_files(texts)
+        return _of_packed(packed, how) if packed else _of_files(texts)
     [text] = texts
     if text.startswith(S3_SCHEME):
-        return _of_bucket(text, recursive=recursive, storage=storage or StorageConfig())
+        _require_outside(text, output)
+        return _of_bucket(text, how)
+    return _of_path(text, output, how)
+
+
+def _of_path(text: str, output: str | Path | None, how: _How) -> InputList:
+    """What a path of this machine, or a pattern, stands for."""
     path = Path(text)
     if path.is_dir():
-        if output.resolve().is_relative_to(path.resolve()):
+        if _is_inside(output, path):
             raise OutputExists(
                 f"output folder {output} lies inside the input folder {path}; choose another"
             )
-        return _of_folder(path, recursive=recursive)
+        return _of_folder(path, how)
     if path.exists():
-        return _of_list(path) if path.suffix.lower() in LIST_SUFFIXES else _of_files([text])
+        if packed := packed_files([text]):
+            return _of_packed(packed, how)
+        require_read(text)
+        return _of_list(path, how) if is_list(path) else _of_files([text])
     if glob.has_magic(text):
         found = [
             name
-            for name in glob.iglob(text, recursive=recursive)
+            for name in glob.iglob(text, recursive=how.recursive)
             if not os.path.isdir(name) and not _is_left_out(name)
         ]
         if not found:
             raise DataError(f"no file fits the pattern {text}")
-        return _of_files(found)
+        packed = packed_files(found)
+        return _of_packed(packed, how) if packed else _of_files(found)
     raise DataError(f"input {text} does not exist")
+
+
+def _is_inside(output: str | Path | None, folder: Path) -> bool:
+    if output is None or is_s3(str(output)):
+        return False
+    return Path(output).resolve().is_relative_to(folder.resolve())
+
+
+def _require_outside(prefix: str, output: str | Path | None) -> None:
+    """Refuse an output below the prefix that is read."""
+    if f"{output}/".startswith(f"{prefix.rstrip('/')}/"):
+        raise OutputExists(f"output {output} lies inside the input {prefix}; choose another")
+
+
+def _of_packed(packed: Packed, how: _How) -> InputList:
+    found = list_packed(packed, how.storage, how.columns, how.data.names_encoding)
+    columns, kept = _carried(how.columns, found.kept)
+    return InputList(
+        packed.root,
+        tuple(found.paths),
+        tuple(found.stamps),
+        tuple(found.other),
+        tuple(found.left_out),
+        tuple(found.where),
+        columns,
+        kept,
+    )
+
+
+def _carried(
+    columns: Columns, rows: Sequence[tuple[Any, ...]]
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[Any, ...], ...]]:
+    """Names and types of what is carried through, and the values."""
+    if not columns.names:
+        return (), ()
+    return tuple(zip(columns.names, columns.types, strict=True)), columns.typed(rows)
+
+
+def _of_addresses(urls: Sequence[str]) -> InputList:
+    root = remote_root(Path("of the command"), urls)
+    paths = [url.removeprefix(root) for url in urls]
+    _refuse_twice(Path("of the command"), paths)
+    return InputList(root, tuple(paths), ("",) * len(paths))
 
 
 def _is_left_out(name: str) -> bool:
@@ -112,13 +213,18 @@ def _of_files(names: Sequence[str]) -> InputList:
     return _listed(root, [os.path.relpath(name, root) for name in absolute])
 
 
-def _of_folder(folder: Path, *, recursive: bool) -> InputList:
+def _of_folder(folder: Path, how: _How) -> InputList:
     root = folder.resolve()
     try:
-        found = find_files(root, recursive=recursive)
+        found = find_files(root, recursive=how.recursive)
     except OSError as cause:
         raise DataError(f"input folder {folder} cannot be read ({os_reason(cause)})") from cause
     if not found.pictures:
+        names = [path for path, _ in found.other]
+        if packed := packed_among(str(root), names, how.storage):
+            return _of_packed(packed, how)
+        for name in names:
+            require_read(str(root / name))
         others = f" but {len(found.other):,} other file(s)" if found.other else ""
         raise DataError(f"input folder {folder} has no files that are pictures{others}")
     stamps = tuple(_stamp(f"{root}/{path}") for path in found.pictures)
@@ -127,25 +233,25 @@ def _of_folder(folder: Path, *, recursive: bool) -> InputList:
     )
 
 
-def _of_list(file: Path) -> InputList:
+def _of_list(file: Path, how: _How) -> InputList:
     """The paths in a list; relative ones are below the folder of the list."""
-    paths = read_list(file)
-    remote = [path for path in paths if path.startswith(S3_SCHEME)]
-    if remote and len(remote) < len(paths):
-        raise DataError(
-            f"list {file} names objects such as {remote[0]} and files; make a list of each"
-        )
-    if remote:
-        root = os.path.commonprefix(paths)  # noqa: RUF071 - of objects' names, cut at a slash below
-        root = root[: root.rfind("/") + 1]
-        paths = [path.removeprefix(root) for path in paths]
+    listed = read_list(file, how.columns, path_column=how.data.path_column)
+    columns, kept = _carried(how.columns, listed.kept)
+    if root := remote_root(file, listed.paths):
+        paths = [path.removeprefix(root) for path in listed.paths]
         _refuse_twice(file, paths)
-        return InputList(root, tuple(paths), ("",) * len(paths))
+        stamps = ("",) * len(paths)
+        return InputList(root, tuple(paths), stamps, columns=columns, kept=kept)
     base = str(file.absolute().parent)
-    absolute = [os.path.normpath(os.path.join(base, path)) for path in paths]
+    absolute = [os.path.normpath(os.path.join(base, path)) for path in listed.paths]
     _refuse_twice(file, absolute)
     root = os.path.commonpath([os.path.dirname(path) for path in absolute])
-    return _listed(root, [os.path.relpath(path, root) for path in absolute])
+    found = _listed(root, [os.path.relpath(path, root) for path in absolute])
+    if not kept:
+        return found
+    of_path = dict(zip((os.path.relpath(path, root) for path in absolute), kept, strict=True))
+    some = tuple(of_path[path] for path in found.paths)
+    return replace(found, columns=columns, kept=some)
 
 
 def _refuse_twice(file: Path, paths: Sequence[str]) -> None:
@@ -175,7 +281,7 @@ def _stamp(path: str) -> str:
     return f"{facts.st_size}-{facts.st_mtime_ns}"
 
 
-def _of_bucket(url: str, *, recursive: bool, storage: StorageConfig) -> InputList:
+def _of_bucket(url: str, how: _How) -> InputList:
     from effnet_core.storage.objects import list_objects
 
     root = url if url.endswith("/") else f"{url}/"
@@ -183,9 +289,9 @@ def _of_bucket(url: str, *, recursive: bool, storage: StorageConfig) -> InputLis
     found: list[tuple[str, str]] = []
     other: list[tuple[str, str]] = []
     left_out: list[tuple[str, str]] = []
-    for item in list_objects(root, storage.access):
+    for item in list_objects(root, how.storage.access):
         path = item.key[inside:]
-        if not path or path.endswith("/") or ("/" in path and not recursive):
+        if not path or path.endswith("/") or ("/" in path and not how.recursive):
             continue
         if reason := why_key_left_out(path):
             left_out.append((path, reason))
@@ -193,7 +299,9 @@ def _of_bucket(url: str, *, recursive: bool, storage: StorageConfig) -> InputLis
             other.append((path, reason))
         else:
             found.append((path, item.etag))
-    if not found and (single := _one_object(url, storage)):
+    if not found and (packed := packed_among(root, [path for path, _ in other], how.storage)):
+        return _of_packed(packed, how)
+    if not found and (single := _one_object(url, how)):
         return single
     if not found:
         others = f" that are pictures, but {len(other):,} other(s)" if other else ""
@@ -202,54 +310,16 @@ def _of_bucket(url: str, *, recursive: bool, storage: StorageConfig) -> InputLis
     return InputList(root, paths, etags, tuple(other), tuple(left_out))
 
 
-def _one_object(url: str, storage: StorageConfig) -> InputList | None:
-    """The address of an object instead of a prefix, as a list of one."""
+def _one_object(url: str, how: _How) -> InputList | None:
+    """The address of an object instead of a prefix: a container, or a list of one."""
     from effnet_core.storage.addresses import parse_s3
     from effnet_core.storage.objects import head_object
 
     place = parse_s3(url)
-    facts = head_object(place, storage.access) if place.key and not url.endswith("/") else None
+    facts = head_object(place, how.storage.access) if place.key and not url.endswith("/") else None
     if facts is None:
         return None
     root, _, name = url.rpartition("/")
+    if packed := packed_among(f"{root}/", [name], how.storage):
+        return _of_packed(packed, how)
     return InputList(f"{root}/", (name,), (facts.etag,))
-
-
-LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
-
-
-def read_list(file: Path) -> list[str]:
-    """The paths that a list names, in its order.
-
-    Args:
-        file: a path a line (``.txt``), or a table with a column ``path`` or of another usual name.
-
-    Raises:
-        DataError: the list cannot be read, or names no files.
-    """
-    if file.suffix.lower() == ".txt":
-        paths: list[Any] = _read_lines(file)
-    else:
-        table = read_table(file)
-        if not table.rows:
-            raise DataError(f"list {file} names no files")
-        column = table.column(PATH_COLUMNS, "path", None)
-        paths = [row.values.get(column) for row in table.rows]
-    if not paths:
-        raise DataError(f"list {file} names no files")
-    for number, path in enumerate(paths, 1):
-        if not isinstance(path, str) or not path or "\0" in path:
-            raise DataError(f"entry {number} of list {file} is not a path: {path!r}")
-    return paths
-
-
-def _read_lines(file: Path) -> list[str]:
-    try:
-        content = file.read_bytes()
-    except OSError as cause:
-        raise DataError(f"list {file} cannot be read ({os_reason(cause)})") from cause
-    try:
-        text = decode_text(content, fallback=None)
-    except UnicodeDecodeError:  # names that are not UTF-8 stay what they are
-        text = os.fsdecode(content)
-    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]

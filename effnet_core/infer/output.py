@@ -11,24 +11,18 @@ OUTPUT/
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from effnet_core.config.schema import InferConfig
 from effnet_core.data.images import WHITE, Colour
 from effnet_core.errors import DataError
-from effnet_core.infer.pipeline import Prediction
 from effnet_core.infer.plan import OTHER_NAME, PARTS_NAME, InferencePlan
 from effnet_core.jobs.job import Shard
 from effnet_core.results import ShardCounts, ShardResult
@@ -37,76 +31,12 @@ from effnet_core.system.files import atomic_path, read_jsonl, write_json, write_
 ERRORS_NAME = "errors.jsonl"
 SUMMARY_NAME = "summary.json"
 
-COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
-    ("image_id", pa.string()),
-    ("path", pa.string()),
-    ("class_ids", pa.list_(pa.int32())),
-    ("class_names", pa.list_(pa.string())),
-    ("probs", pa.list_(pa.float32())),
-)
-OPTIONAL_COLUMNS = ("probabilities", "features")
-"""Lists of float32, present where the settings of the same name ask for them."""
-LISTS = ("class_ids", "class_names", "probs", *OPTIONAL_COLUMNS)
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""How cells begin that spreadsheets compute; with quotes before, so that these can be told from ours."""
 QUANTILES = (0.5, 0.9, 0.99)
 MOST_REASONS = 1000
 """Different reasons that are counted each by itself; what comes later is "other reasons"."""
 OTHER_REASONS = "other reasons"
 MOST_VALUES = 100_000
 """Latencies that quantiles are taken of; of more, a sample."""
-
-
-def write_part(path: Path, rows: Sequence[Prediction], *, model_sha256: str) -> None:
-    """Write the answers of one shard, in the form that the name of ``path`` says."""
-    columns = [name for name, _ in COLUMNS] + [
-        name for name in OPTIONAL_COLUMNS if rows and getattr(rows[0], name) is not None
-    ]
-    with atomic_path(path) as temporary:
-        if path.suffix == ".parquet":
-            _write_parquet(temporary, rows, columns, model_sha256)
-        elif path.suffix == ".csv":
-            with temporary.open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.DictWriter(stream, columns)
-                writer.writeheader()
-                for row in _plain(rows, columns):
-                    texts = {
-                        key: json.dumps(row[key], ensure_ascii=False) for key in LISTS if key in row
-                    }
-                    writer.writerow({**row, "path": as_cell(row["path"]), **texts})
-        else:
-            with temporary.open("w", encoding="utf-8") as stream:
-                for row in _plain(rows, columns):
-                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def as_cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: one that begins like one gets a quote in front."""
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def of_cell(cell: str) -> str:
-    """The text of which ``as_cell`` made a cell."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-
-
-def _plain(rows: Sequence[Prediction], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        values = {name: getattr(row, name) for name in columns}
-        yield {
-            name: value.tolist() if name in OPTIONAL_COLUMNS else value
-            for name, value in values.items()
-        }
-
-
-def _write_parquet(
-    path: Path, rows: Sequence[Prediction], columns: Sequence[str], model_sha256: str
-) -> None:
-    kinds = {**dict(COLUMNS), **dict.fromkeys(OPTIONAL_COLUMNS, pa.list_(pa.float32()))}
-    schema = pa.schema([(name, kinds[name]) for name in columns])
-    values = [pa.array([getattr(row, name) for row in rows], kinds[name]) for name in columns]
-    table = pa.Table.from_arrays(values, schema=schema)
-    pq.write_table(table.replace_schema_metadata({"model_sha256": model_sha256}), path)
 
 
 def background_of(summary: Mapping[str, Any]) -> Colour | None:
@@ -155,7 +85,9 @@ def finish(
         "rejected_by_reason": dict(reasons.most_common()),
         "other_files": len(other),
         "classes": dict(histogram.most_common()),
-        "parts": [str(Path(PARTS_NAME) / shard.part) for shard in done.shards],
+        "parts": [PARTS_NAME]
+        if done.partition_by
+        else [f"{PARTS_NAME}/{shard.part}" for shard in done.shards],
         "seconds": round(seconds, 3),
         "images_per_s": round(images / seconds, 2) if seconds else 0.0,
         "latency_ms": quantiles(latencies.values),
@@ -164,9 +96,11 @@ def finish(
     }
     if len(models) > 1:
         summary["labelled_by_model"] = dict(models)
+    if done.partition_by:
+        summary["partition_by"] = done.partition_by
     write_json(done.output / SUMMARY_NAME, summary)
     if errors > allowed_errors(images, infer):
-        raise too_many_errors(errors, images, infer, done.output)
+        raise too_many_errors(errors, images, infer, done)
     return summary
 
 
@@ -232,7 +166,7 @@ class Tally:
         """
         if self.left < 0 and self.shards_left:
             write_errors(self.plan)
-            raise too_many_errors(self.errors, self.plan.images, self.infer, self.plan.output)
+            raise too_many_errors(self.errors, self.plan.images, self.infer, self.plan)
 
 
 class Reasons:
@@ -277,11 +211,11 @@ def allowed_errors(images: int, infer: InferConfig) -> int:
     return math.floor(images * infer.max_error_share + 1e-9)
 
 
-def too_many_errors(errors: int, images: int, infer: InferConfig, output: Path) -> DataError:
+def too_many_errors(errors: int, images: int, infer: InferConfig, plan: InferencePlan) -> DataError:
     """What to say when it is more."""
     return DataError(
         f"{errors} of {images} files ({errors / images:.1%}) could not be labelled, more than "
-        f"infer.max_error_share={infer.max_error_share:g} allows; see {output / ERRORS_NAME}"
+        f"infer.max_error_share={infer.max_error_share:g} allows; see {plan.shown(ERRORS_NAME)}"
     )
 
 
@@ -302,31 +236,3 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     return {
         f"p{share * 100:g}": round(float(v), 3) for share, v in zip(QUANTILES, found, strict=True)
     }
-
-
-def read_parts(output: Path) -> list[dict[str, Any]]:
-    """All predictions of a finished run, in input order, whatever form they have."""
-    return list(iter_rows(output))
-
-
-def iter_rows(output: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Predictions of a finished run one by one, in input order, in constant memory.
-
-    Args:
-        output: folder of predictions.
-        columns: what is wanted; everything when absent. Other columns may come too.
-    """
-    for path in sorted((output / PARTS_NAME).glob("part-*")):
-        if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as part:
-                for batch in part.iter_batches(columns=columns):
-                    yield from batch.to_pylist()
-        elif path.suffix == ".jsonl":
-            with path.open(encoding="utf-8", newline="\n") as stream:
-                for line in stream:
-                    yield json.loads(line)
-        else:
-            with path.open(encoding="utf-8", newline="") as stream:
-                for row in csv.DictReader(stream):
-                    lists = {key: json.loads(row[key]) for key in LISTS if key in row}
-                    yield {**row, "path": of_cell(row["path"]), **lists}

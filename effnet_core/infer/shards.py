@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,25 +15,24 @@ from effnet_core.data.sources.finding import turned_out_other
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
 from effnet_core.infer.engines.tuning import CACHE_NAME, SAMPLE_IMAGES, TUNING_NAME, best_decoders
-from effnet_core.infer.output import write_part
+from effnet_core.infer.entries import Entry
+from effnet_core.infer.parts import NOTHING_KEPT, Kept
 from effnet_core.infer.pipeline import Prediction, Predictor, Rejection, Wanted, iter_predictions
-from effnet_core.infer.plan import PARTS_NAME, SHARDS_NAME, output_lost, read_inputs
-from effnet_core.infer.readers import ImageReader, open_reader
+from effnet_core.infer.plan import output_lost
+from effnet_core.infer.readers import ImageReader, MemberReader, open_reader
+from effnet_core.infer.sinks import FolderSink, Sink
 from effnet_core.jobs.job import PredictJob, Shard
 from effnet_core.jobs.signals import stop_requested
 from effnet_core.kernels.resize import Resizer, resizer
-from effnet_core.results import ShardResult
+from effnet_core.results import ShardCounts, ShardResult
 from effnet_core.results.drift import Observed, Reference
 from effnet_core.storage.cache import cache_dir, cached
-from effnet_core.system.files import write_json
 from effnet_core.system.machine import available_cores
 from effnet_core.text import format_seconds
 
-STAGE = "predict"
+TOPIC = "predict"
 MANY_IMAGES = 1000
 """From so many on, native code that resizes pictures is worth its test, and once its compilation."""
-OBSERVED_SUFFIX = ".observed.npz"
-"""Of what each shard has kept of its pictures, beside its counts."""
 
 
 def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> dict[str, Any]:
@@ -51,26 +51,31 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
         Interrupted: this process was asked to stop; finished shards stay.
         StoreError: the source is lost; finished shards stay.
     """
-    source = open_reader(job.input_root, config.storage)
+    sink = open_sink(job, config)
+    source = open_reader(job.input_root, config.storage, infer=config.infer, members=job.members)
     total = sum(shard.stop - shard.start for shard in job.shards)
     resize = resizer_for(total, config)
-    config = _with_decoders(predictor, source, job, config, resize)
+    config = _with_decoders(predictor, source, sink, job, config, resize)
     done = rejected = 0
     results = []
     began = time.monotonic()
-    for shard in job.shards:
-        result = _predict_shard(
-            predictor, source, shard, job, config, resize, done=done, total=total
-        )
-        results.append(vars(result.counts()))
-        done += shard.stop - shard.start
-        rejected += len(result.rejected)
-        told = f"labelled {result.labelled} images, set aside {len(result.rejected)}, wrote {shard.part}"
-        if len(results) == 1 and done < total:
-            told += _estimate(done, total - done, time.monotonic() - began)
-        emit(Event(STAGE, told, done, total))
-        if rejected > job.allowed_errors:
-            break
+    with closing(sink.shards()) as shards:  # lets go of a lease when this is interrupted
+        for shard in shards:
+            counts = _predict_shard(
+                predictor, source, sink, shard, job, config, resize, done=done, total=total
+            )
+            if counts is None:
+                continue
+            results.append(vars(counts))
+            done += shard.stop - shard.start
+            rejected += counts.rejected
+            told = f"labelled {counts.labelled} images, set aside {counts.rejected}, wrote {shard.part}"
+            if len(results) == 1 and done < total:
+                told += _estimate(done, total - done, time.monotonic() - began)
+            emit(Event(TOPIC, told, done, total))
+            if rejected > job.allowed_errors:
+                break
+    results += [vars(counts) for counts in sink.others()]
     return {"shards": results}
 
 
@@ -78,7 +83,7 @@ def resizer_for(images: int, config: RunConfig) -> Resizer | None:
     """What resizes so many pictures in place of Pillow, which serves where they are few."""
     if images < MANY_IMAGES:
         return None
-    return resizer(config.runtime.kernels, lambda line: emit(Event(STAGE, line)))
+    return resizer(config.runtime.kernels, lambda line: emit(Event(TOPIC, line)))
 
 
 def observe(reference: Reference, rows: list[Prediction]) -> Observed:
@@ -100,9 +105,19 @@ def _estimate(done: int, left: int, seconds: float) -> str:
     return f"; at {rate:.1f} images/s the other {left:,} images take {format_seconds(left / rate)}"
 
 
+def open_sink(job: PredictJob, config: RunConfig) -> Sink:
+    """Where the answers of a job go."""
+    if job.remote:
+        from effnet_core.infer.bucket_sink import BucketSink
+
+        return BucketSink(job, config)
+    return FolderSink(job, config.infer.partition_by)
+
+
 def _with_decoders(
     predictor: Predictor,
     source: ImageReader,
+    sink: Sink,
     job: PredictJob,
     config: RunConfig,
     resize: Resizer | None,
@@ -114,10 +129,14 @@ def _with_decoders(
     ):  # the cores have nothing else to do
         few = infer.model_copy(update={"decoders": len(available_cores())})
         return config.model_copy(update={"infer": few})
-    first = job.shards[0]
-    paths = read_inputs(job.output, first.start, first.stop)[:SAMPLE_IMAGES]
-    if infer.decoders is not None or not predictor.workers or len(paths) < SAMPLE_IMAGES:
+    if infer.decoders is not None or not predictor.workers:
         return config
+    entries = sink.entries(job.shards[0])[:SAMPLE_IMAGES]
+    if len(entries) < SAMPLE_IMAGES:
+        return config
+    if isinstance(source, MemberReader):
+        source.know(entries)
+    paths = [entry.path for entry in entries]
     key = f"{job.engine} {infer.precision} {job.checkpoint_sha256} {predictor.workers}"
     key += " native" if resize else ""
     readers = infer.readers or source.readers
@@ -127,9 +146,30 @@ def _with_decoders(
     return config.model_copy(update={"infer": infer.model_copy(update={"decoders": decoders})})
 
 
+@dataclass
+class _Answers:
+    """What was found about a shard's files."""
+
+    rows: list[Prediction] = field(default_factory=list)
+    kept: list[tuple[Any, ...]] = field(default_factory=list)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    other: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, answer: Prediction | Rejection, entry: Entry) -> None:
+        """Take the answer to one file."""
+        if isinstance(answer, Prediction):
+            self.rows.append(answer)
+            self.kept.append(entry.kept)
+            return
+        row = {"path": answer.path, "reason": answer.reason}
+        is_other = turned_out_other(answer.path, answer.reason)
+        (self.other if is_other else self.rejected).append(row)
+
+
 def _predict_shard(
     predictor: Predictor,
     source: ImageReader,
+    sink: Sink,
     shard: Shard,
     job: PredictJob,
     config: RunConfig,
@@ -137,8 +177,9 @@ def _predict_shard(
     *,
     done: int,
     total: int,
-) -> ShardResult:
-    infer, output = config.infer, job.output
+) -> ShardCounts | None:
+    """Label a shard and save its answers; None where another process has taken it over meanwhile."""
+    infer = config.infer
     reference = Reference.read(job.reference) if job.reference else None
     wanted = Wanted(
         infer.top_k,
@@ -149,55 +190,52 @@ def _predict_shard(
         looks=reference is not None,
         resize=resize,
     )
-    rows: list[Prediction] = []
-    rejected: list[dict[str, str]] = []
-    other: list[dict[str, str]] = []
+    found = _Answers()
     latency_ms: list[float] = []
     began, started = time.time(), time.perf_counter()
+    entries = sink.entries(shard)
+    if isinstance(source, MemberReader):
+        source.know(entries)
     micro_batches = iter_predictions(
         predictor,
         source,
-        read_inputs(output, shard.start, shard.stop),
+        [entry.path for entry in entries],
         wanted,
         readers=infer.readers or source.readers,
         decoders=infer.decoders or 0,
     )
+    waiting = iter(entries)
     for micro_batch in micro_batches:
         if stop_requested():
             raise Interrupted(
                 f"batch inference was stopped after {done} of {total} images; the same command "
                 "continues with the shards that are missing"
             )
+        if not sink.is_ours():
+            return None
         for answer in micro_batch.answers:
-            if isinstance(answer, Rejection):
-                row = {"path": answer.path, "reason": answer.reason}
-                is_other = turned_out_other(answer.path, answer.reason)
-                (other if is_other else rejected).append(row)
-            else:
-                rows.append(answer)
+            found.add(answer, next(waiting))
         done += len(micro_batch.answers)
         latency_ms.append(round(1000 * micro_batch.seconds / len(micro_batch.answers), 3))
-        emit_sometimes(STAGE, done, total)
-    part = output / PARTS_NAME / shard.part
+        emit_sometimes(TOPIC, done, total)
+    rows = found.rows
+    observed = observe(reference, rows) if reference is not None and rows else None
+    if observed is not None and not infer.features:
+        rows = [replace(row, features=None) for row in rows]
+    result = ShardResult(
+        part=shard.part,
+        start=shard.start,
+        stop=shard.stop,
+        labelled=len(rows),
+        rejected=found.rejected,
+        other=found.other,
+        histogram=dict(Counter(row.class_names[0] for row in rows)),
+        started=round(began, 3),
+        seconds=round(time.perf_counter() - started, 3),
+        latency_ms=latency_ms,
+    )
+    kept = Kept(job.columns, tuple(found.kept)) if job.columns else NOTHING_KEPT
     try:
-        if reference is not None and rows:
-            observe(reference, rows).save(output / SHARDS_NAME / f"{part.name}{OBSERVED_SUFFIX}")
-            if not infer.features:
-                rows = [replace(row, features=None) for row in rows]
-        write_part(part, rows, model_sha256=job.checkpoint_sha256)
-        result = ShardResult(
-            part=str(part),
-            start=shard.start,
-            stop=shard.stop,
-            labelled=len(rows),
-            rejected=rejected,
-            other=other,
-            histogram=dict(Counter(row.class_names[0] for row in rows)),
-            started=round(began, 3),
-            seconds=round(time.perf_counter() - started, 3),
-            latency_ms=latency_ms,
-        )
-        write_json(output / SHARDS_NAME / f"{part.name}.json", result.to_dict())
+        return sink.save(shard, rows, kept, result, observed)
     except OSError as cause:
-        raise output_lost(output, cause) from cause
-    return result
+        raise output_lost(job.output, cause) from cause

@@ -10,7 +10,7 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Split
 from effnet_core.infer import engines, plan
 from effnet_core.infer.inputs import InputList
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.jobs.job import PredictJob
 from effnet_core.jobs.launch import run_job
 from effnet_core.weights.checkpoint import Checkpoint

@@ -13,8 +13,7 @@ from effnet_core.config.schema import StorageConfig
 from effnet_core.data.images import WHITE, Colour, ImageProblem, decode_image, to_rgb
 from effnet_core.errors import DataError
 from effnet_core.infer.output import SUMMARY_NAME, background_of
-from effnet_core.infer.plan import RUN_NAME
-from effnet_core.infer.readers import open_reader
+from effnet_core.infer.plan import planned_reader
 from effnet_core.render.fonts import Font, can_write, font_for
 from effnet_core.system.files import atomic_path, read_json
 
@@ -63,7 +62,7 @@ def annotate_single(row: dict[str, Any], output: Path, storage: StorageConfig) -
     """
     name = PurePosixPath(row["path"]).stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     try:
-        content = open_reader(read_json(output / RUN_NAME)["input"], storage).read(row["path"])
+        content = planned_reader(output, storage).read(row["path"])
         summary = output / SUMMARY_NAME
         background = background_of(read_json(summary) if summary.is_file() else {})
         return annotate(content, row, output / f"{name}-labelled.png", background)

@@ -27,7 +27,7 @@ from effnet_core.config.schema import StorageConfig
 from effnet_core.data.imagenet import readable
 from effnet_core.data.manifest import Dataset, Split, open_dataset
 from effnet_core.errors import DataError
-from effnet_core.infer.output import as_cell
+from effnet_core.infer.parts import as_cell
 from effnet_core.infer.readers import open_reader
 from effnet_core.jobs.job import RESULT_NAME, EvaluateJob, TrainJob, read_job
 from effnet_core.quality.heat import as_address, explain_pictures

@@ -110,21 +110,36 @@ class Selection:
         _keep(own, (-chance, path, number, row), MAX_PICTURES_PER_CLASS)
         _keep(self._uncertain, (-prob, path, number, row), MAX_UNCERTAIN)
 
-    def groups(self, source: ImageReader) -> tuple[list[Group], str]:
-        """Pictures of the most frequent classes, and a sentence on what was left out."""
+    def paths(self) -> list[str]:
+        """The pictures that will be read."""
+        rows = [row for _, some in self._chosen() for row in some]
+        return [row["path"] for row in [*rows, *(kept[-1] for kept in self._uncertain)]]
+
+    def _chosen(self) -> list[tuple[int, list[Row]]]:
+        """The most frequent classes in their order, and some rows of each."""
         most = sorted(self.counts, key=lambda label: (-self.counts[label], label))[:MAX_PICTURES]
         each = min(MAX_PICTURES_PER_CLASS, MAX_PICTURES // max(1, len(most)))
-        groups = []
+        found = []
         for label in sorted(most):
             chosen = sorted(self._samples[label], reverse=True)[:each]
-            rows = sorted((kept[-1] for kept in chosen), key=lambda row: str(row["path"]))
+            found.append(
+                (label, sorted((kept[-1] for kept in chosen), key=lambda row: str(row["path"])))
+            )
+        return found
+
+    def groups(self, source: ImageReader) -> tuple[list[Group], str]:
+        """Pictures of the most frequent classes, and a sentence on what was left out."""
+        chosen = self._chosen()
+        each = min(MAX_PICTURES_PER_CLASS, MAX_PICTURES // max(1, len(chosen)))
+        groups = []
+        for label, rows in chosen:
             pictures = [read_picture(row, source, self.background) for row in rows]
             groups.append(Group(self.names[label], self.counts[label], pictures))
         shown = sum(len(group.pictures) for group in groups)
         note = f"{shown:,} of {self.labelled:,} images, at most {each} of a class"
-        if len(most) < len(self.counts):
+        if len(chosen) < len(self.counts):
             note += (
-                f"; the {len(most)} most frequent of {len(self.counts):,} classes that were given"
+                f"; the {len(chosen)} most frequent of {len(self.counts):,} classes that were given"
             )
         return groups, note + "."
 

@@ -15,10 +15,11 @@ from effnet_core.config.load import CONFIG_NAME
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.events import Event, emit
-from effnet_core.infer.output import ERRORS_NAME, Reasons, background_of, iter_rows
+from effnet_core.infer.output import ERRORS_NAME, Reasons, background_of
 from effnet_core.infer.output import SUMMARY_NAME as PREDICTIONS_SUMMARY
-from effnet_core.infer.plan import RUN_NAME
-from effnet_core.infer.readers import ImageReader, open_reader
+from effnet_core.infer.parts import iter_rows
+from effnet_core.infer.plan import planned_reader
+from effnet_core.infer.readers import ImageReader
 from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
 from effnet_core.model_store.publication import PublishedVersion
 from effnet_core.render import plots
@@ -45,8 +46,8 @@ class ReportInputs:
     """Such as "efficientnet_b0 on digits"."""
     facts: dict[str, str]
     """Short facts by name, shown under the title."""
-    stages: dict[str, float]
-    """Seconds of each stage, in order."""
+    steps: dict[str, float]
+    """Seconds of each step, in order."""
     metrics: list[dict[str, Any]]
     """Rows of ``metrics.jsonl``."""
     evaluation: EvalResult
@@ -79,7 +80,7 @@ def _describe_page(inputs: ReportInputs) -> dict[str, Any]:
         "gallery_note": gallery_note,
         "uncertain": selection.uncertain(inputs.source),
         "labelled": selection.labelled,
-        "stages": inputs.stages,
+        "steps": inputs.steps,
         **describe_rejected(inputs.rejected),
         "config_yaml": inputs.config_yaml,
     }
@@ -161,7 +162,7 @@ def write_pipeline_report(
         data_dir: the staged data set.
         evaluation: the file with the result of evaluation.
         published: what was published.
-        seconds: of each stage.
+        seconds: of each step.
         flow_run_id: of the pipeline's run, empty where there is none.
 
     Returns:
@@ -189,12 +190,12 @@ def write_pipeline_report(
         ReportInputs(
             title=f"{config.model.variant} on {config.storage.name}",
             facts=facts,
-            stages=seconds,
+            steps=seconds,
             metrics=metrics,
             evaluation=measured,
             selection=Selection.of(iter_rows(predictions_dir, COLUMNS), background_of(inference)),
             rejected=Rejected.of(iter_jsonl(predictions_dir / ERRORS_NAME)),
-            source=open_reader(read_json(predictions_dir / RUN_NAME)["input"], config.storage),
+            source=planned_reader(predictions_dir, config.storage),
             config_yaml=(run_dir / CONFIG_NAME).read_text(encoding="utf-8"),
         ),
     )

@@ -5,7 +5,9 @@ A million answers are read once, in constant memory; the page holds a few of the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,9 +15,10 @@ import numpy as np
 
 from effnet_core.config.schema import StorageConfig
 from effnet_core.data.imagenet import readable
-from effnet_core.infer.output import ERRORS_NAME, background_of, iter_rows
-from effnet_core.infer.plan import InferencePlan
-from effnet_core.infer.readers import ImageReader, open_reader
+from effnet_core.infer.output import ERRORS_NAME, background_of
+from effnet_core.infer.parts import iter_rows
+from effnet_core.infer.plan import InferencePlan, planned_reader
+from effnet_core.infer.readers import ImageReader
 from effnet_core.quality.heat import as_address, explain_pictures
 from effnet_core.render import plots
 from effnet_core.render.pages import Card, Chart, draw_chart, write_page
@@ -48,7 +51,8 @@ SURE = 0.5
 class PredictionsReport:
     """Where the page is, and its pictures as Markdown."""
 
-    path: Path
+    path: str
+    """Where the page is, for people."""
     card: str
     """A few of the pictures."""
     charts: str
@@ -61,19 +65,24 @@ def write_predictions_report(
     *,
     weights: str,
     storage: StorageConfig,
+    rows: Callable[[tuple[str, ...]], Iterable[dict[str, Any]]] | None = None,
     explain: Checkpoint | None = None,
 ) -> PredictionsReport:
     """Write ``report.html`` into the output of a finished batch inference.
 
     Args:
         done: the run.
-        summary: as ``predictions.finish`` gives it.
+        summary: as ``output.finish`` gives it.
         weights: what the user called the model.
         storage: how a bucket's pictures are read.
+        rows: gives some columns of all answers, each time that it is called; of the folder by default.
         explain: the model, where the least certain pictures are to show what spoke for their answer.
     """
-    selection = Selection.of(iter_rows(done.output, COLUMNS), background_of(summary))
-    source = open_reader(done.root, storage)
+    rows = rows or partial(iter_rows, done.output)
+    selection = Selection.of(rows(COLUMNS), background_of(summary))
+    source = planned_reader(done.output, storage)
+    farthest = [path for path, _ in (summary.get("drift") or {}).get("farthest", ())]
+    source.look_up([*selection.paths(), *farthest[:MAX_FARTHEST]])
     groups, note = selection.groups(source)
     uncertain = selection.uncertain(source)
     if explain is not None:
@@ -85,7 +94,8 @@ def write_predictions_report(
             "input": done.root,
             "model": weights,
             "digest": summary["model_sha256"][:12],
-            "output": str(done.output),
+            "output": done.shown(),
+            **_engine(summary),
         },
         "cards": _make_cards(summary, selection),
         "certainty": _draw_certainty(selection),
@@ -96,14 +106,27 @@ def write_predictions_report(
         "gallery_note": note,
         "uncertain": uncertain,
         "drift": summary.get("drift"),
-        "farthest": _farthest(done, summary, source),
+        "farthest": _farthest(rows, summary, source),
         **describe_rejected(Rejected.of(iter_jsonl(done.output / ERRORS_NAME))),
     }
-    path = write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
-    return PredictionsReport(path, _card(groups, uncertain, path), _charts_card(classes, selection))
+    write_page(done.output / REPORT_NAME, TEMPLATE_NAME, values)
+    where = done.shown(REPORT_NAME)
+    return PredictionsReport(
+        where, _card(groups, uncertain, where), _charts_card(classes, selection)
+    )
 
 
-def _farthest(done: InferencePlan, summary: dict[str, Any], source: ImageReader) -> list[Picture]:
+def _engine(summary: dict[str, Any]) -> dict[str, str]:
+    """What computed, and why that."""
+    found = summary.get("engine")
+    return {"engine": found["why"].removeprefix("engine: ")} if found else {}
+
+
+def _farthest(
+    rows: Callable[[tuple[str, ...]], Iterable[dict[str, Any]]],
+    summary: dict[str, Any],
+    source: ImageReader,
+) -> list[Picture]:
     """Pictures that are least like those that the model was made for, where that was measured."""
     wanted = {
         path: place
@@ -112,9 +135,9 @@ def _farthest(done: InferencePlan, summary: dict[str, Any], source: ImageReader)
     wanted = dict(list(wanted.items())[:MAX_FARTHEST])
     if not wanted:
         return []
-    rows = {row["path"]: row for row in iter_rows(done.output, COLUMNS) if row["path"] in wanted}
+    found = {row["path"]: row for row in rows(COLUMNS) if row["path"] in wanted}
     background = background_of(summary)
-    return [read_picture(rows[path], source, background) for path in wanted if path in rows]
+    return [read_picture(found[path], source, background) for path in wanted if path in found]
 
 
 def _explained(
@@ -178,7 +201,7 @@ def _charts_card(classes: list[tuple[str, int]], selection: Selection) -> str:
     return f"![{alt}]({plots.png_data_uri(plots.beside(*both))})"
 
 
-def _card(groups: list[Group], uncertain: list[Picture], path: Path) -> str:
+def _card(groups: list[Group], uncertain: list[Picture], path: str) -> str:
     """A few pictures as Markdown: one of each frequent class, and the least certain."""
     frequent = sorted(groups, key=lambda group: -group.count)[:MAX_CARD_PICTURES]
     samples = [group.pictures[0] for group in frequent if group.pictures]
@@ -187,7 +210,7 @@ def _card(groups: list[Group], uncertain: list[Picture], path: Path) -> str:
         lines += ["### One of each frequent class", "", *strip(samples)]
     if uncertain:
         lines += ["", "### Least certain", "", *strip(uncertain[:MAX_CARD_PICTURES])]
-    return "\n".join([*lines, "", f"More pictures: {markdown_code(str(path))}", ""])
+    return "\n".join([*lines, "", f"More pictures: {markdown_code(path)}", ""])
 
 
 def strip(pictures: list[Picture], columns: int = 6) -> list[str]:

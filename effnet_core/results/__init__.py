@@ -209,6 +209,8 @@ class ShardResult:
     """Milliseconds an image in each call of the engine, decoding included."""
     other: list[dict[str, str]] = field(default_factory=list)
     """Path and reason of files that turned out not to be pictures."""
+    by: str = ""
+    """Which process labelled it, where several machines share an output."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

@@ -62,7 +62,9 @@ def fetch(
             start = part * PART_BYTES
             stop = min(start + PART_BYTES, found.size_bytes)
             if not bulk.copy_range(found, start, stop, handle):
-                write_at(handle, patiently(lambda: _read(access, place, found, start, stop)), start)
+                write_at(
+                    handle, patiently(lambda: read_range(access, place, found, start, stop)), start
+                )
             journal.note(part)
             if arrived is not None:
                 arrived(stop - start)
@@ -83,7 +85,7 @@ def _all(one: Callable[[int], None], parts: Iterable[int]) -> None:
             future.result()
 
 
-def _read(access: S3Access, place: S3Url, found: StoredObject, start: int, stop: int) -> bytes:
+def read_range(access: S3Access, place: S3Url, found: StoredObject, start: int, stop: int) -> bytes:
     """Bytes ``start`` to ``stop``, by boto3."""
     client = s3_client(access)
     try:
@@ -138,7 +140,7 @@ class _Journal:
             stream.write(f"{part}\n")
 
 
-STAGE = "transfer"
+TOPIC = "transfer"
 EVENT_EVERY_S = 1.0
 LINE_EVERY_S = 30.0
 
@@ -173,13 +175,13 @@ class Progress:
         speed = self._speed(done)
         text = f"{self.what}: {human_bytes(done)} of {human_bytes(self.total)}, {speed} MB/s"
         metrics = {"mb_per_s": speed, "note": text}
-        self._emit(Event(STAGE, text if is_line else "", done, self.total, metrics))
+        self._emit(Event(TOPIC, text if is_line else "", done, self.total, metrics))
 
     def end(self, files: int) -> None:
         """Say how much it was."""
         speed = self._speed(self.done)
         text = f"{self.what}: {files:,} file(s), {human_bytes(self.done)}, {speed} MB/s"
-        self._emit(Event(STAGE, text, self.total or None, self.total or None, {"mb_per_s": speed}))
+        self._emit(Event(TOPIC, text, self.total or None, self.total or None, {"mb_per_s": speed}))
 
     def _speed(self, done: int) -> float:
         return round(done / 1e6 / max(time.monotonic() - self._begun, 1e-6), 1)

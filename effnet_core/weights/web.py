@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from effnet_core.errors import CheckpointError
 
 PRIVATE_VARIABLE = "EFFNET_PRIVATE_ADDRESSES"
-"""Set to 1 where weights are fetched from a server in a private network, or from this machine."""
+"""Set to 1 where files are fetched from a server in a private network, or from this machine."""
 TIMEOUT_S = 30
 USER_AGENT = "effnet-flows"
 SCHEMES = ("http", "https")
@@ -46,7 +46,7 @@ def open_address(url: str, headers: Mapping[str, str]) -> http.client.HTTPRespon
         CheckpointError: it is not an address of the web, or it or a redirect leads where it may not.
         OSError, http.client.HTTPException: as ``urllib.request.urlopen``.
     """
-    parts = _require_allowed(url, url)
+    parts = require_allowed(url, url)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     request = urllib.request.Request(bare, headers={"User-Agent": USER_AGENT, **headers})  # noqa: S310
     if parts.username is not None:
@@ -83,7 +83,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             raise CheckpointError(
                 f"{redacted(self.asked)} leads from https to {redacted(newurl)}, which is not followed"
             )
-        _require_allowed(newurl, self.asked)
+        require_allowed(newurl, self.asked)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -93,11 +93,11 @@ class _Checked(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect, unless a name that was public has become private meanwhile."""
         super().connect()
-        if not _is_proxied(self.host) and not _allows_private():
-            peer = self.sock.getpeername()[0]
-            if not _is_public(peer):
-                self.close()
-                raise CheckpointError(_private(self.host, peer, self.host))
+        try:
+            require_public_peer(self.host, self.sock.getpeername()[0])
+        except CheckpointError:
+            self.close()
+            raise
 
 
 class _CheckedTLS(http.client.HTTPSConnection, _Checked):
@@ -116,7 +116,7 @@ class _HTTPS(urllib.request.HTTPSHandler):
         return self.do_open(_CheckedTLS, req, context=self._context)  # type: ignore[attr-defined]
 
 
-def _require_allowed(url: str, asked: str) -> SplitResult:
+def require_allowed(url: str, asked: str) -> SplitResult:
     """The parts of an address.
 
     Raises:
@@ -132,7 +132,7 @@ def _require_allowed(url: str, asked: str) -> SplitResult:
         raise CheckpointError(f"{where} has no valid port") from cause
     if parts is None or not host:
         raise CheckpointError(f"{where} is not an http or https address with a host")
-    if _allows_private() or _is_proxied(host):
+    if _allows_private() or is_proxied(host):
         return parts
     try:
         found = {str(item[4][0]) for item in socket.getaddrinfo(host, None)}
@@ -144,10 +144,20 @@ def _require_allowed(url: str, asked: str) -> SplitResult:
     return parts
 
 
+def require_public_peer(host: str, peer: str) -> None:
+    """Refuse a connection to a private network that a public name has led to.
+
+    Raises:
+        CheckpointError: it is one, no proxy is between, and nobody has allowed it.
+    """
+    if not is_proxied(host) and not _allows_private() and not _is_public(peer):
+        raise CheckpointError(_private(host, peer, host))
+
+
 def _private(where: str, address: str, host: str) -> str:
     return (
         f"{where} is at {address} ({host}), which is not a public address; set {PRIVATE_VARIABLE}=1 if "
-        "that is where the weights are"
+        "that is where it should be"
     )
 
 
@@ -162,7 +172,7 @@ def _is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def _is_proxied(host: str) -> bool:
+def is_proxied(host: str) -> bool:
     """Whether a proxy of the environment asks for us; then names are its to look up."""
     proxies = urllib.request.getproxies()
     return bool(set(proxies) & set(SCHEMES)) and not urllib.request.proxy_bypass(host)

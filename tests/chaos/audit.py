@@ -21,7 +21,7 @@ from effnet_core.config.schema import StorageConfig
 from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME
 from effnet_core.errors import EffnetError, StoreDamaged
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.infer.plan import INPUTS_NAME, read_plan
 from effnet_core.model_store.maintenance import collect_garbage, verify
 from effnet_core.model_store.registry import Registry

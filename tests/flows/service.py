@@ -95,7 +95,7 @@ class TestedService:
             check=False,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
 
     def up(self, *options: str) -> str:

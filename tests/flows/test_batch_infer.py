@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
 from effnet_core.errors import ConfigError
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.system.files import read_json
 from flows.batch_infer import batch_infer_flow, task_runner
 from tasks.slots import SLOT_VARIABLE

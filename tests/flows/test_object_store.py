@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
 from effnet_core.config.load import load_config
 from effnet_core.errors import ConfigError, StoreError
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.model_store.maintenance import verify
 from effnet_core.model_store.versions import cached_model
 from effnet_core.storage import S3Url
@@ -30,7 +30,7 @@ from flows.train import train_flow
 from tasks.credentials import credentials_of
 from tests.support.images import class_folders
 from tests.support.s3 import KEY_ID, SECRET, SeaweedFS
-from tests.support.tiny import TINY
+from tests.support.tiny import SMALL
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
@@ -44,7 +44,7 @@ def settings(seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     return [
-        *TINY,
+        *SMALL,
         f"storage.root=s3://{bucket}/models",
         "storage.name=animals",
         f"storage.endpoint_url={seaweedfs.endpoint_url}",

@@ -14,8 +14,10 @@ import numpy as np
 from effnet_core.config.load import load_config
 from effnet_core.config.schema import InferConfig, RunConfig, StorageConfig
 from effnet_core.data.manifest import open_dataset
+from effnet_core.data.sources.columns import Columns
 from effnet_core.data.staging import stage_dataset
-from effnet_core.infer.inputs import list_inputs, read_list
+from effnet_core.infer.inputs import list_inputs
+from effnet_core.infer.lists import read_list
 from effnet_core.infer.plan import plan, read_plan
 from effnet_core.model_store.versions import list_versions, resolve_version
 from effnet_core.results import EvalResult, ShardResult
@@ -155,7 +157,7 @@ def _lists(folder: Path) -> list[Door]:
 
         def attack(chance: random.Random) -> None:
             path.write_bytes(hostile.of_text(chance, valid))
-            read_list(path)
+            read_list(path, Columns(()))
 
         return Door(f"list {suffix}", 3, attack)
 

@@ -19,7 +19,7 @@ from effnet_core import api
 from effnet_core.config.load import load_config
 from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import DataError
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.results import TrainResult
 from effnet_core.storage.client import s3_client
 from effnet_core.system.files import read_json, read_jsonl

@@ -20,7 +20,7 @@ from effnet_core.errors import ConfigError, DataError, ExportError
 from effnet_core.events import Event
 from effnet_core.export.export import TOLERANCE, Agreement, export, packaged_photograph
 from effnet_core.export.onnx_model import write_onnx
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.model_store.publication import publish_model
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
@@ -196,8 +196,8 @@ def test_engines_label_alike_and_are_made_once(
 def test_an_engine_does_not_start_mindspore(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     api.infer(checkpoint, [folder / "0.png"], tmp_path / "a")
     code = (
-        "import sys; from effnet_core import worker; from pathlib import Path; "
-        f"worker.main(Path({str(tmp_path / 'a' / 'jobs' / 'shard-00000')!r})); "
+        "import sys; from effnet_core.worker import rank; from pathlib import Path; "
+        f"rank.main(Path({str(tmp_path / 'a' / 'jobs' / 'shard-00000')!r})); "
         "print('mindspore' in sys.modules, 'onnxruntime' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ import pytest
 
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.weights.checkpoint import open_checkpoint
 from tests.support.hub import serve_hub

@@ -15,7 +15,7 @@ import pytest
 from effnet_core import api
 from effnet_core.config.load import load_config
 from effnet_core.errors import DataError, InputLost
-from effnet_core.infer.output import read_parts
+from effnet_core.infer.parts import read_parts
 from effnet_core.storage.client import s3_client
 from effnet_core.system.files import read_json, read_jsonl
 from effnet_core.weights.checkpoint import open_checkpoint

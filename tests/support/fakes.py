@@ -44,6 +44,10 @@ def predict_job(planned: InferencePlan, *, allowed_errors: int = 0) -> PredictJo
         input_root=planned.root,
         shards=planned.shards,
         allowed_errors=allowed_errors,
+        members=planned.members,
+        columns=planned.columns,
+        remote=planned.remote,
+        list_key=planned.list_key,
     )
 
 

@@ -21,7 +21,7 @@ from effnet_core.cli.terminal import console
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import EXIT_UNREAD, DataError
 from effnet_core.events import Event, emit
-from effnet_core.infer.output import as_cell, iter_rows, of_cell, write_part
+from effnet_core.infer.parts import as_cell, iter_rows, of_cell, write_part
 from effnet_core.infer.pipeline import Prediction
 from effnet_core.results import EvalResult
 from effnet_core.results.confusion import Confusion

@@ -61,8 +61,11 @@ class Limits:
 
     def unpacked(self, archive: Path) -> int:
         """Bytes that an archive of this size may unpack to."""
-        packed = archive.stat().st_size
-        return min(self.total_bytes, max(self.always_bytes, int(packed * self.ratio)))
+        return self.of_size(archive.stat().st_size)
+
+    def of_size(self, packed_bytes: int) -> int:
+        """As ``unpacked``, by the size itself."""
+        return min(self.total_bytes, max(self.always_bytes, int(packed_bytes * self.ratio)))
 
 
 DEFAULT_LIMITS = Limits()

@@ -16,7 +16,7 @@ from typing import Any
 from effnet_core.data.sources.archives import DEFAULT_LIMITS
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import suffix_of
-from effnet_core.data.sources.formats import Labelled, Rules
+from effnet_core.data.sources.formats import Labelled, Rules, carved
 from effnet_core.data.sources.shards import filled_up, splits_of
 from effnet_core.data.sources.tables import LABEL_COLUMNS, PATH_COLUMNS, Table
 from effnet_core.errors import DataError
@@ -46,6 +46,13 @@ def picture_column(path: Path, asked: str | None = None) -> str:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException):  # reading it as a table says what is wrong
         return ""
+    return picture_field(schema, asked)
+
+
+def picture_field(schema: Any, asked: str | None = None) -> str:
+    """As ``picture_column``, by an Arrow schema."""
+    import pyarrow as pa
+
     found = {field.name: _holds_bytes(field.type) for field in schema}
     if asked is not None:
         return asked if found.get(asked) else ""
@@ -102,7 +109,7 @@ def from_embedded(files: list[tuple[str, Path]], out: Path, rules: Rules) -> Lab
             )
             result.other += [(item.shown, "a picture without a class") for item in of_split]
             found = [item for item in found if item.split != split]
-    result.candidates = filled_up(found)
+    result.candidates = carved(filled_up(found), result.notes)
     return result
 
 

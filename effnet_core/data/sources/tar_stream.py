@@ -48,6 +48,13 @@ def read_tar(
             tar.members = []  # type: ignore[attr-defined]  # else a million of them are kept in memory
 
 
+def is_compressed(stream: IO[bytes]) -> bool:
+    """Whether a tar file is compressed, by its first bytes; the stream is at its beginning again."""
+    packed = _unpacked(stream) is not stream
+    stream.seek(0)
+    return packed
+
+
 def _unpacked(stream: IO[bytes]) -> Any:
     """The tar stream inside, by its first bytes."""
     start = stream.read(6)

@@ -17,7 +17,6 @@ COMMANDS = {
     "train": ["train", "--data", "data", "--run-dir", ADDRESS],
     "export": ["export", "--weights", "a.ckpt", "--out", f"{ADDRESS}/a.onnx"],
     "bench": ["bench", "--variant", "efficientnet_tiny", "--out", ADDRESS],
-    "predict": ["predict", "source", "--weights", "a.ckpt", "--output", ADDRESS],
 }
 
 
@@ -35,4 +34,17 @@ def test_an_address_is_refused_where_a_folder_is_needed(
     assert result.exit_code == 2
     assert "must be a folder of this machine" in " ".join(result.output.split())
     assert "Traceback" not in result.output
+    assert not (tmp_path / "s3:").exists()
+
+
+def test_labels_go_to_a_bucket_by_a_usable_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    class_folders(tmp_path / "source", {"cat": 2})
+    make_checkpoint(tmp_path / "a.ckpt")
+    command = ["predict", "source", "--weights", "a.ckpt", "--output", "s3://-/labels"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "has no usable bucket" in " ".join(result.output.split())
     assert not (tmp_path / "s3:").exists()

@@ -16,9 +16,10 @@ from effnet_core.config.schema import InferConfig
 from effnet_core.data.manifest import image_id
 from effnet_core.errors import DataError, OutputExists
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import ERRORS_NAME, SUMMARY_NAME, finish, read_parts, write_part
+from effnet_core.infer.output import ERRORS_NAME, SUMMARY_NAME, finish
+from effnet_core.infer.parts import read_parts, write_part
 from effnet_core.infer.pipeline import Prediction
-from effnet_core.infer.plan import RUN_NAME, InferencePlan, plan, read_inputs
+from effnet_core.infer.plan import RUN_NAME, InferencePlan, plan, read_inputs, read_plan
 from effnet_core.results import ShardResult
 from effnet_core.system.files import read_json, read_jsonl, write_json
 
@@ -53,7 +54,8 @@ def planned(
 
 
 def paths_of(result: InferencePlan) -> list[str]:
-    return read_inputs(result.output, 0, result.images)
+    lists = (read_inputs(result.output, shard) for shard in result.shards)
+    return [entry.path for entries in lists for entry in entries]
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_shards_cut_the_list(
     assert len({shard.part for shard in result.shards}) == len(cuts)
     assert result.missing() == list(result.shards)
     assert paths_of(result) == sorted(path.name for path in folder.iterdir())
-    assert read_inputs(tmp_path / "out", 3, 5) == ["03.jpg", "04.jpg"]
+    assert read_plan(tmp_path / "out").shards == result.shards
 
 
 def test_the_input_list_survives_odd_names(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from effnet_core.family.variants import VARIANTS
 from effnet_core.infer import pipeline
 from effnet_core.infer.engines import tuning
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import allowed_errors, read_parts
+from effnet_core.infer.output import allowed_errors
+from effnet_core.infer.parts import read_parts
 from effnet_core.infer.pipeline import (
     MICRO_BATCHES_AHEAD,
     Outputs,

@@ -10,7 +10,8 @@ import pytest
 
 from effnet_core.config.schema import InferConfig, StorageConfig
 from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import finish, write_part
+from effnet_core.infer.output import finish
+from effnet_core.infer.parts import write_part
 from effnet_core.infer.pipeline import Prediction
 from effnet_core.infer.plan import InferencePlan, plan
 from effnet_core.infer.readers import FolderReader
@@ -145,8 +146,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "csv"])
 def test_the_report_of_a_run_shows_what_it_found(folder: Path, tmp_path: Path, form: str) -> None:
     found = report(*label(folder, tmp_path / "out", form))
-    assert found.path == tmp_path / "out" / "report.html"
-    page = Page(found.path)
+    assert found.path == str(tmp_path / "out" / "report.html")
+    page = Page(Path(found.path))
     assert "9 images labelled" in page.text
     assert "store:v7" in page.text and "abababababab" in page.text
     assert "1 file could not be labelled" in page.text and "cut.jpg" in page.text
@@ -171,7 +172,7 @@ def test_a_run_without_an_answer_has_a_report(tmp_path: Path) -> None:
     (folder / "a.jpg").write_bytes(b"x")
     (folder / "b.jpg").write_bytes(b"x")
     found = report(*label(folder, tmp_path / "out"))
-    page = Page(found.path)
+    page = Page(Path(found.path))
     assert "0 images labelled" in page.text
     assert "No image was labelled." in page.text
     assert "of 2 files" in page.text
@@ -182,7 +183,7 @@ def test_pictures_that_are_gone_do_not_cost_the_report(folder: Path, tmp_path: P
     for path in folder.glob("*.png"):
         path.unlink()
     found = report(*run)
-    assert len(Page(found.path).find("div", "placeholder")) == 18
+    assert len(Page(Path(found.path)).find("div", "placeholder")) == 18
     assert "no picture" in found.card
 
 

@@ -246,6 +246,10 @@ def stage(folder: Path) -> None:
     stage_dataset(folder.parent / "source", folder)
 
 
+def stage_in_a_child(folder: Path) -> None:
+    api.stage(folder.parent / "source", folder)
+
+
 def label(folder: Path) -> None:
     weights = make_checkpoint(folder.parent / "model.ckpt")
     api.infer(weights, [folder.parent / "source"], folder, only_new=True)
@@ -269,7 +273,9 @@ def show_demo(folder: Path) -> None:
     run_demo(folder, [])
 
 
-@pytest.mark.parametrize("command", [stage, label, evaluate, train, fetch, show_demo])
+@pytest.mark.parametrize(
+    "command", [stage, stage_in_a_child, label, evaluate, train, fetch, show_demo]
+)
 def test_every_command_keeps_its_folder_to_itself(
     command: Callable[[Path], None], tmp_path: Path
 ) -> None:

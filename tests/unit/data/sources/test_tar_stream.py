@@ -75,6 +75,17 @@ def test_a_shard_is_not_looked_into_by_unpacking_it(
     assert sum(unpacked) < MIB
 
 
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, b"?"])
+def test_nothing_is_skipped_beyond_what_a_stream_may_unpack_to(kind: bytes, tmp_path: Path) -> None:
+    bomb = packed(tmp_path / "bomb.tar.gz", header("x", kind, 64 * MIB), 65 * MIB)
+    with (
+        bomb.open("rb") as stream,
+        no_more_than(16 * MIB),
+        pytest.raises(tarfile.ReadError, match=r"it unpacks to more than 4\.2 MB"),
+    ):
+        list(read_tar(stream, largest=4 * MIB))
+
+
 def test_many_attributes_for_all_members() -> None:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
