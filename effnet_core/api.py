@@ -74,13 +74,14 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         if config.train.probe != "none":
             from effnet_core.auto import first
             from effnet_core.auto.decide import only_probe, time_for_training
+            from effnet_core.weights.checkpoint import newest
 
             write_job(job, config, run_dir)  # so that what stops the probe can be continued
             with first.speed_of_features() as speed:
                 result = first.run_probe(config, job, run_dir)
             seconds = time.perf_counter() - started
             timed = config
-            if checkpoints.newest(run_dir / CHECKPOINTS_NAME) is None:
+            if newest(run_dir / CHECKPOINTS_NAME) is None:
                 timed = time_for_training(asked, config, spent_s=seconds) or only_probe(config)
             if timed.train.probe == "only":
                 return first.deliver_probe(timed, job, run_dir, result, seconds=seconds)
