@@ -47,6 +47,8 @@ def test_what_cannot_be_measured_is_refused() -> None:
         bench.cases(["efficientnet_c0"], [], [], RunConfig())
     with pytest.raises(ConfigError, match=r"infer\.precision=bf16 needs infer\.engine=openvino"):
         bench.cases([TINY], ["onnxruntime"], ["bf16"], RunConfig())
+    with pytest.raises(ConfigError, match="effnet quantize"):
+        bench.cases([TINY], ["onnxruntime"], ["int8"], RunConfig())
 
 
 @pytest.mark.parametrize("name", [TINY, "efficientnet_lite0", "efficientnet_v2_s"])
