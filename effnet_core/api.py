@@ -8,29 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from effnet_core.auto.decide import decide
-from effnet_core.auto.estimate import told
-from effnet_core.auto.facts import find_weights, look
-from effnet_core.auto.first import deliver_probe, estimate_again, run_probe, speed_of_features
-from effnet_core.auto.places import differing, is_staged, staged_folder
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig, StorageConfig
-from effnet_core.data.corrections import read_corrections
 from effnet_core.data.manifest import Dataset, open_dataset
-from effnet_core.data.records import record_files
-from effnet_core.data.sources.finding import in_a_line
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists, WorkerStalled
 from effnet_core.events import Event, emit
-from effnet_core.infer import engines, output, plan
-from effnet_core.infer.here import label_here
-from effnet_core.infer.inputs import list_inputs
-from effnet_core.infer.output import Tally
-from effnet_core.infer.places import FolderPlace, OutputPlace, open_output
-from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.hosts import host_index
 from effnet_core.jobs.job import (
+    CHECKPOINTS_NAME,
     JOB_NAME,
     RESULT_NAME,
     EvaluateJob,
@@ -42,19 +29,18 @@ from effnet_core.jobs.job import (
     read_job,
 )
 from effnet_core.jobs.launch import join_job, run_job, write_job
-from effnet_core.model_store.versions import cached_model
-from effnet_core.quality import drift
-from effnet_core.quality.classes import read_class_map, require_match
-from effnet_core.reports.predictions import PredictionsReport, write_predictions_report
 from effnet_core.results import EvalResult, ShardCounts, TrainResult
 from effnet_core.storage.addresses import is_s3
 from effnet_core.system.files import is_empty, make_folder, write_json
 from effnet_core.system.locks import scratch_folder, sole_user
-from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.catalogue import PRODUCTION
-from effnet_core.weights.checkpoint import Checkpoint
-from effnet_core.weights.resolve import resolve
-from effnet_core.weights.web import redacted
+
+if TYPE_CHECKING:
+    from effnet_core.infer.places import OutputPlace
+    from effnet_core.infer.plan import InferencePlan
+    from effnet_core.reports.predictions import PredictionsReport
+    from effnet_core.weights.checkpoint import Checkpoint
+    from effnet_core.weights.quantized import Quantized
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
@@ -78,7 +64,7 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         return _join_training(config, Path(data), run_dir)
     started = time.perf_counter()
     with sole_user(run_dir, what="run folder"):
-        data_dir = _staged(config, data, run_dir)
+        asked, data_dir = config, _staged(config, data, run_dir)
         if config.auto.enabled:
             config = _decided(config, data_dir, run_dir, started)
         prepared = prepare_training(config, data_dir, run_dir)
@@ -86,18 +72,28 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
             return prepared
         job, config = prepared.job, prepared.config
         if config.train.probe != "none":
+            from effnet_core.auto import first
+            from effnet_core.auto.decide import only_probe, time_for_training
+            from effnet_core.weights.checkpoint import newest
+
             write_job(job, config, run_dir)  # so that what stops the probe can be continued
-            with speed_of_features() as speed:
-                result = run_probe(config, job, run_dir)
-            if config.train.probe == "only":
-                seconds = time.perf_counter() - started
-                return deliver_probe(config, job, run_dir, result, seconds=seconds)
-            estimate_again(config, open_dataset(data_dir), speed)
+            with first.speed_of_features() as speed:
+                result = first.run_probe(config, job, run_dir)
+            seconds = time.perf_counter() - started
+            timed = config
+            if newest(run_dir / CHECKPOINTS_NAME) is None:
+                timed = time_for_training(asked, config, spent_s=seconds) or only_probe(config)
+            if timed.train.probe == "only":
+                return first.deliver_probe(timed, job, run_dir, result, seconds=seconds)
+            config = timed
+            first.estimate_again(config, open_dataset(data_dir), speed)
         return TrainResult.from_dict(run_job(job, config, run_dir))
 
 
 def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
     """The staged data set of a run; pictures that are not staged yet are, once, beside the run."""
+    from effnet_core.auto.places import is_staged, staged_folder
+
     folder = staged_folder(data, run_dir)
     if not is_staged(data):
         if not is_s3(str(data)) and not Path(data).exists():
@@ -108,6 +104,10 @@ def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
 
 def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -> RunConfig:
     """The settings with everything decided that was left open: as in the run's earlier start, else now."""
+    from effnet_core.auto.decide import decide
+    from effnet_core.auto.estimate import told
+    from effnet_core.auto.facts import find_weights, look
+
     before = _earlier_run(run_dir)
     if before is not None and before.config.auto.enabled and _is_same(config, before):
         update = {"runtime": config.runtime, "infer": config.infer, "storage": config.storage}
@@ -159,6 +159,8 @@ def stage(
     config = config or RunConfig()
     single = config.runtime.model_copy(update={"world_size": 1, "timeout_s": 0})
     if corrections is not None:
+        from effnet_core.data.corrections import read_corrections
+
         read_corrections(corrections)
     job = StageJob(
         str(source),
@@ -192,6 +194,9 @@ def open_weights(weights: str | Path, storage: StorageConfig) -> Checkpoint:
         DownloadFailed: it cannot be fetched.
         StoreError: there is no such version, or the store cannot be reached.
     """
+    from effnet_core.model_store.versions import cached_model
+    from effnet_core.weights.resolve import resolve
+
     return resolve(weights, store=partial(cached_model, storage))
 
 
@@ -209,7 +214,7 @@ def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainRes
     counts = open_dataset(data_dir).counts
     if not config.auto.enabled:  # else the first of the hosts decides
         _require_images(config, counts)
-    if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+    if _is_finished(run_dir):
         emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
         return training_result(run_dir)
     return TrainResult.from_dict(join_job(config.runtime, run_dir))
@@ -234,7 +239,7 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     make_folder(run_dir, what="run folder")
     if before is not None:
         _require_same_run(Prepared(job, config), before, run_dir)
-        if (run_dir / RESULT_NAME).exists() and (run_dir / checkpoints.MODEL_NAME).exists():
+        if _is_finished(run_dir):
             result = training_result(run_dir)
             emit(Event("train", f"{run_dir} is finished already; its result is used", 1, 1))
             return result
@@ -243,6 +248,12 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     if config.data.format == "mindrecord":
         ensure_records(dataset, (config.data.train_split, config.data.eval_split), config)
     return Prepared(job, config)
+
+
+def _is_finished(run_dir: Path) -> bool:
+    from effnet_core.weights.checkpoint import MODEL_NAME
+
+    return (run_dir / RESULT_NAME).exists() and (run_dir / MODEL_NAME).exists()
 
 
 def training_result(run_dir: Path) -> TrainResult:
@@ -353,6 +364,8 @@ def _labels(
     Raises:
         DataError: the model does not know a class.
     """
+    from effnet_core.quality.classes import read_class_map, require_match
+
     known, asked = checkpoint.sidecar.class_names, dataset.class_names
     if classes is None and known == asked:
         return None
@@ -375,6 +388,12 @@ def plan_inference(
     Raises:
         DataError, OutputExists, StoreError: input or output cannot be used.
     """
+    from effnet_core.data.sources.finding import in_a_line
+    from effnet_core.infer import plan
+    from effnet_core.infer.inputs import list_inputs
+    from effnet_core.infer.places import FolderPlace
+    from effnet_core.quality import drift
+
     config = config or RunConfig()
     infer = config.infer
     place = FolderPlace(output) if isinstance(output, Path) else output
@@ -433,17 +452,24 @@ def infer_shards(
     Raises:
         EffnetError: as the engine and the launcher; finished shards stay.
     """
+    from effnet_core.infer.engines import selection
+    from effnet_core.quality import drift
+
     config = config or RunConfig()
     if not shards:
         return []
     single = config.runtime.model_copy(update={"world_size": 1})
     images = sum(shard.stop - shard.start for shard in shards)
-    engine, engine_file = engines.prepare(checkpoint, config)
+    chosen = selection.select(
+        checkpoint, config, planned.output.resolve(), planned.images, partial(_sample, planned)
+    ).choice
+    found = {"engine": chosen.engine, "precision": chosen.precision}
+    config = config.model_copy(update={"infer": config.infer.model_copy(update=found)})
     job = PredictJob(
         checkpoint.path.resolve(),
         checkpoint.sha256,
-        engine=engine,
-        engine_file=engine_file,
+        engine=chosen.engine,
+        engine_file=chosen.file,
         output=planned.output.resolve(),
         input_root=planned.root,
         shards=tuple(shards),
@@ -457,6 +483,63 @@ def infer_shards(
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
     return [ShardCounts(**item) for item in result["shards"]]
+
+
+def quantize(
+    weights: str | Path,
+    *,
+    data_dir: Path | None = None,
+    out: Path | None = None,
+    max_drop: float = 0.005,
+    images: int = 256,
+    config: RunConfig | None = None,
+) -> Quantized:
+    """Make the int8 network of a model, kept only if it loses little enough on the whole validation split.
+
+    Args:
+        weights: as ``open_weights`` takes them.
+        data_dir: staged data set with the model's classes; the one of the run by default.
+        out: folder for a copy of the checkpoint with its int8 network; else it goes beside the checkpoint.
+        max_drop: share of top-1 that may be lost.
+        images: training images from which the ranges of activations are taken.
+        config: processes and threads.
+
+    Raises:
+        QuantizationRefused: it loses more; nothing was kept.
+        EffnetError: as ``open_weights``, the data set and the launcher.
+    """
+    from effnet_core.infer.quantize import copy_checkpoint
+    from effnet_core.infer.quantize import quantize as quantize_model
+    from effnet_core.storage.cache import cache_path
+
+    config = config or RunConfig()
+    checkpoint = open_weights(weights, config.storage)
+    if data_dir is None:
+        try:
+            job = read_job(checkpoint.path.parent)
+        except DataError as cause:
+            raise ConfigError(
+                f"{checkpoint.path} does not lie in the folder of a training run; name the staged data set "
+                "that it was trained on with --data"
+            ) from cause
+        data_dir = job.data_dir if isinstance(job, TrainJob) else checkpoint.path.parent
+    if out is None and cache_path("") in checkpoint.path.parents:
+        raise ConfigError(
+            f"{checkpoint.path} lies in the cache, whose files do not change; give a folder for a copy with "
+            "its int8 network (--out)"
+        )
+    with sole_user(out or checkpoint.path.parent, what="folder of the model"):
+        if out is not None:
+            checkpoint = copy_checkpoint(checkpoint, out)
+        return quantize_model(checkpoint, data_dir, config=config, max_drop=max_drop, images=images)
+
+
+def _sample(planned: InferencePlan, count: int) -> list[str]:
+    """Some of a run's paths, from all over it; none where its list lies on another machine."""
+    from effnet_core.infer.engines.selection import spread_over
+    from effnet_core.infer.plan import paths_at
+
+    return paths_at(planned.output, spread_over(count, planned.images))
 
 
 def infer(
@@ -486,6 +569,8 @@ def infer(
         CheckpointError: the checkpoint cannot be used.
         StoreError: a bucket cannot be reached.
     """
+    from effnet_core.infer.places import open_output
+
     config = config or RunConfig()
     checkpoint = open_weights(weights, config.storage)
     with open_output(output, config) as place, place.used():
@@ -512,6 +597,8 @@ def _label_missing(
     config: RunConfig,
 ) -> None:
     """Label what is missing, unless too many files cannot be read."""
+    from effnet_core.infer.output import Tally
+
     tally = Tally.of(planned, config.infer)
     try:
         tally.check()
@@ -548,6 +635,12 @@ def finish_inference(
     Raises:
         DataError: a shard is missing, or too many files could not be read.
     """
+    from effnet_core.infer import output, plan
+    from effnet_core.infer.engines import selection
+    from effnet_core.infer.places import FolderPlace
+    from effnet_core.quality import drift
+    from effnet_core.reports.predictions import write_predictions_report
+
     place = place or FolderPlace(planned.output)
     reports: list[PredictionsReport] = []
 
@@ -558,11 +651,14 @@ def finish_inference(
             model_sha256=checkpoint.sha256,
             background=checkpoint.sidecar.preprocess.background,
         )
+        selected = selection.remembered(checkpoint, config)
+        if selected is not None:
+            summary["engine"] = selected.to_dict()
         found = drift.drift_of(planned, checkpoint)
         if found is not None:
             summary["drift"] = found.to_dict()
-            write_json(planned.output / output.SUMMARY_NAME, summary)
             emit(Event("predict", found.sentence()))
+        write_json(planned.output / output.SUMMARY_NAME, summary)
         if planned.images > 1 or config.infer.explain:
             report = write_predictions_report(
                 planned,
@@ -612,6 +708,9 @@ def iter_predictions(
         ConfigError: the engine runs in child processes only.
         EffnetError: weights or input cannot be used.
     """
+    from effnet_core.infer.here import label_here
+    from effnet_core.infer.inputs import list_inputs
+
     config = config or RunConfig()
     checkpoint = open_weights(weights, config.storage)
     given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
@@ -628,6 +727,8 @@ def iter_predictions(
 
 def _called(weights: str, checkpoint: Checkpoint) -> str:
     """A model as a report names it: in the person's words, and by its file where that says more."""
+    from effnet_core.weights.web import redacted
+
     name, path = redacted(weights), str(checkpoint.path)
     return name if name == path else f"{name} ({path})"
 
@@ -646,6 +747,8 @@ def _require_images(config: RunConfig, counts: dict[str, int]) -> None:
 
 def _is_same(config: RunConfig, before: Prepared) -> bool:
     """Whether an earlier start of a run was given the same settings as this one."""
+    from effnet_core.auto.places import differing
+
     weights, earlier = config.model.weights, before.config.model.weights
     if weights is not None and not (weights == PRODUCTION and before.job.from_production):
         same = str(open_weights(weights, config.storage).path.resolve()) == earlier
@@ -752,6 +855,8 @@ def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -
     Raises:
         DataError: there is no such split, no room, or an image is not as it was staged.
     """
+    from effnet_core.data.records import record_files
+
     for name in dict.fromkeys(splits):
         dataset.split(name)
         if record_files(dataset, name):

@@ -69,12 +69,17 @@ def pipeline(
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", help="Recipe or .yaml file.")
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="What effnet review's page saved, or a folder with such files."),
+    ] = None,
     override: Overrides = None,
 ) -> None:
     """Everything in one go: stage, train, evaluate, publish, label and report, as flow runs."""
     from flows.shown import run_pipeline
 
-    run_pipeline(photos, unlabelled, out, recipe=recipe, overrides=override)
+    decided = str(corrections) if corrections else None
+    run_pipeline(photos, unlabelled, out, recipe=recipe, overrides=override, corrections=decided)
 
 
 @app.command()

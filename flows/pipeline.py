@@ -57,6 +57,7 @@ def pipeline_flow(
     engine: Engine = AS_IN_RECIPE,
     overrides: Overrides = None,
     version: Version = None,
+    corrections: str | None = None,
 ) -> dict[str, Any]:
     """Stage a data set, train, evaluate, publish, label a folder and write a report.
 
@@ -73,6 +74,7 @@ def pipeline_flow(
         engine: What labels the folder; auto is onnxruntime on a CPU, else mindspore.
         overrides: Further settings as section.key=value; they win over the fields above.
         version: Name of the published version; made from time and digest by default.
+        corrections: CSV file of effnet review's page, or a folder with such files, taken before training.
     """
     given = {
         "variant": variant,
@@ -86,7 +88,9 @@ def pipeline_flow(
     tag_run(config.model.variant, f"data:{last_name(source)}")
     data = data or str(Path(out) / "data")
     with sole_user(Path(out), what="folder of the pipeline"):
-        return _steps(config, out, source, folder, data, recipe, given, overrides, version)
+        return _steps(
+            config, out, source, folder, data, recipe, given, overrides, version, corrections
+        )
 
 
 def _steps(
@@ -99,6 +103,7 @@ def _steps(
     given: dict[str, Any],
     overrides: list[str] | None,
     version: str | None,
+    corrections: str | None,
 ) -> dict[str, Any]:
     """One after the other, in a folder that no other run uses meanwhile; each gets its fields of the form."""
     device, processes = given["device"], given["processes"]
@@ -106,7 +111,7 @@ def _steps(
     seconds: dict[str, float] = {}
 
     with _timed(seconds, "stage"):
-        stage_flow(source, data, recipe=recipe, overrides=overrides)
+        stage_flow(source, data, recipe=recipe, overrides=overrides, corrections=corrections)
     with _timed(seconds, "train"):
         train_flow(
             data,
@@ -151,10 +156,10 @@ def _steps(
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    seconds[stage] = round(time.perf_counter() - started, 2)
+    seconds[step] = round(time.perf_counter() - started, 2)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def stage_flow(
         max_rejected_share: Share of unusable files above which staging is refused.
         recipe: Name of a recipe.
         overrides: Settings as section.key=value, such as storage.endpoint_url=https://s3.example.org.
-        corrections: CSV file of effnet review's page: right labels, pictures to leave out.
+        corrections: CSV file of effnet review's page, or a folder with such files: right labels, pictures to
+            leave out.
     """
     config = flow_config(recipe, overrides)
     return stage(

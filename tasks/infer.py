@@ -22,15 +22,17 @@ from effnet_core.infer.output import SUMMARY_NAME
 from effnet_core.infer.places import open_output
 from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.job import Shard
+from effnet_core.quality.drift import is_told, note_told
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardCounts
+from effnet_core.storage.addresses import is_s3
 from effnet_core.text import NO_VALUE, format_seconds, markdown_code, markdown_text, visible
 from effnet_core.weights.checkpoint import Checkpoint
 from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
 
-STAGE = "predict"
+TOPIC = "predict"
 DRIFT_EVENT = "effnet.drift"
 CLASSES_SHOWN = 100
 """Rows of the table of classes."""
@@ -84,7 +86,7 @@ def predict_shard(
     title = f"images {shard.start:,} to {shard.stop:,} of {plan.images:,}"
     with (
         credentials_of(config.storage),
-        on_dashboard(f"predict-shard-{shard.index}", STAGE, description=title),
+        on_dashboard(f"predict-shard-{shard.index}", TOPIC, description=title),
         open_output(plan.shown(), config) as place,
     ):
         model = place.find_model(Path(checkpoint), shard.model_sha256)
@@ -138,9 +140,13 @@ def finish_inference(
 
 
 def tell_of_drift(summary: dict[str, Any], output: str) -> None:
-    """Emit the event ``effnet.drift`` where a labelling's pictures are unlike the model's own."""
+    """Emit the event ``effnet.drift`` where a labelling's pictures are unlike the model's own.
+
+    A finding is told once, however often its run is repeated or continued; in a bucket each time.
+    """
     found = summary.get("drift")
-    if not found or not found["drifted"]:
+    folder = None if is_s3(output) else Path(output)
+    if not found or not found["drifted"] or (folder and is_told(folder)):
         return
     emit_event(
         DRIFT_EVENT,
@@ -153,6 +159,8 @@ def tell_of_drift(summary: dict[str, Any], output: str) -> None:
             "output": output,
         },
     )
+    if folder:
+        note_told(folder)
 
 
 class Pace:

@@ -158,26 +158,32 @@ def review(
     run: Annotated[
         Path,
         typer.Argument(
-            help="Output of effnet predict: its least certain pictures. Or a training run: the labels of its "
-            "data that the model contradicts most."
+            help="Output of effnet predict: its least certain pictures, and those unlike what the model "
+            "learned from. Or a training run: the labels of its data that the model contradicts most."
         ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "--output", help="Folder of the queue: page, CSV, pictures.")
     ],
     count: Annotated[int, typer.Option(min=1, help="Pictures at most.")] = 100,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="Earlier labels.csv, or a folder of them: these pictures are left out."),
+    ] = None,
     override: Overrides = None,
 ) -> None:
     """Choose the pictures that are worth a person's minute; near copies are shown once."""
     from effnet_core.cli.lines import show_events
     from effnet_core.cli.terminal import console
     from effnet_core.config.load import load_config
+    from effnet_core.data.corrections import NO_CORRECTIONS, read_corrections
     from effnet_core.reports.review import write_queue
     from effnet_core.system.locks import sole_user
 
     config = load_config(None, override or [])
     with sole_user(out, what="folder of the queue"), show_events():
-        queue = write_queue(run, out, count=count, config=config)
+        decided = read_corrections(corrections) if corrections else NO_CORRECTIONS
+        queue = write_queue(run, out, count=count, config=config, decided=decided)
     console.print(
         f"{queue.pictures} pictures to look at: {queue.path}", soft_wrap=True, markup=False
     )

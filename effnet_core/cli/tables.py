@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic.fields import FieldInfo
 from rich.table import Table
 
+from effnet_core.config.load import meanings
 from effnet_core.config.recipes import packaged_recipe, recipe_names
 from effnet_core.config.schema import RunConfig
 from effnet_core.family.scaling import cost
@@ -186,12 +187,12 @@ def settings_markdown() -> str:
 
 def _settings() -> list[tuple[str, str, str]]:
     """Key, default and meaning of every setting."""
-    rows = []
+    rows, told = [], meanings()
     for section, part in RunConfig.model_fields.items():
         fields: dict[str, FieldInfo] = part.annotation.model_fields  # type: ignore[union-attr]
         for name, field in fields.items():
             default = "" if field.default is None else str(field.default)
-            rows.append((f"{section}.{name}", default, " ".join((field.description or "").split())))
+            rows.append((f"{section}.{name}", default, told[f"{section}.{name}"]))
     return rows
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from effnet_core.config import schema
 from effnet_core.config.recipes import packaged_recipe, recipe_names
 from effnet_core.config.schema import RunConfig
 from effnet_core.config.yaml_text import parse_yaml
@@ -27,6 +31,26 @@ def leaf_keys() -> dict[str, Any]:
     defaults = RunConfig()
     return {
         f"{section}.{key}": getattr(getattr(defaults, section), key)
+        for section, field in RunConfig.model_fields.items()
+        for key in field.annotation.model_fields  # type: ignore[union-attr]
+    }
+
+
+def meanings() -> dict[str, str]:
+    """What each setting, as ``section.key``, is for: the text below it in the class of its section."""
+    tree = ast.parse(inspect.getsource(schema))
+    told = {
+        (part.name, setting.target.id): text.value.value
+        for part in tree.body
+        if isinstance(part, ast.ClassDef)
+        for setting, text in pairwise(part.body)
+        if isinstance(setting, ast.AnnAssign)
+        and isinstance(setting.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+    return {
+        f"{section}.{key}": " ".join(str(told.get((field.annotation.__name__, key), "")).split())  # type: ignore[union-attr]
         for section, field in RunConfig.model_fields.items()
         for key in field.annotation.model_fields  # type: ignore[union-attr]
     }

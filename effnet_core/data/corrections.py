@@ -10,15 +10,20 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from effnet_core.errors import DataError
 from effnet_core.text import os_reason
 
+T = TypeVar("T")
 LABEL, LEAVE_OUT = "label", "leave out"
 COLUMNS = ("sha256", "file", "label", "given", "action", "reason")
 """Of the file that the review page saves."""
+PATTERN = "labels*.csv"
+"""Names of such files in a folder."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -57,6 +62,21 @@ class Corrections:
                 return Decision(self.labels[digest], digest=digest, was=class_name)
         return Decision(class_name)
 
+    def then(self, later: Corrections) -> Corrections:
+        """These, with later ones that win."""
+        decided = later.left_out | later.labels.keys()
+        return Corrections(
+            {**_without(self.labels, decided), **later.labels},
+            (self.left_out - decided) | later.left_out,
+            {**_without(self.files, decided), **later.files},
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels) + len(self.left_out)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self.labels or digest in self.left_out
+
     def __bool__(self) -> bool:
         return bool(self.labels or self.left_out)
 
@@ -66,12 +86,32 @@ class Corrections:
         return repr(pairs) if pairs else ""
 
 
+def _without(values: dict[str, T], keys: Set[str]) -> dict[str, T]:
+    return {key: value for key, value in values.items() if key not in keys}
+
+
 def read_corrections(path: Path) -> Corrections:
-    """The corrections in a CSV file; lines without a decision are passed over.
+    """The corrections in a CSV file, or in all ``labels*.csv`` below a folder.
+
+    Lines without a decision are passed over. Of two files in a folder that contradict each other, the one
+    whose path sorts later counts, so a folder may be named by its date.
 
     Raises:
-        DataError: it cannot be read, a column is missing, or two lines contradict each other.
+        DataError: a file cannot be read, a column is missing, two lines of a file contradict each other, or a
+            folder has no such file.
     """
+    if not path.is_dir():
+        return _read_file(path)
+    files = sorted(path.rglob(PATTERN))
+    if not files:
+        raise DataError(f"corrections {path} is a folder without a file {PATTERN}")
+    together = NO_CORRECTIONS
+    for file in files:
+        together = together.then(_read_file(file))
+    return together
+
+
+def _read_file(path: Path) -> Corrections:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)

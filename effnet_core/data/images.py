@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -47,6 +48,8 @@ SHRINKS = (1, 2, 4, 8)
 
 USUAL = {JPEG_SIGNATURE: "JPEG", PNG_SIGNATURE: "PNG"}
 """How most images begin, and the format that nothing else begins like."""
+
+READ_BYTES = 1 << 20
 
 TURNED = range(2, 9)
 """Values of the EXIF orientation that ask for a turn."""
@@ -108,10 +111,16 @@ def read_bytes(path: Path) -> bytes:
         kind = os.stat(path).st_mode  # noqa: PTH116 - paths as strings take half the time
         if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
             raise ImageProblem("not a regular file")
-        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123
-            return stream.read()
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parts = [os.read(handle, os.fstat(handle).st_size + 1)]
+            while part := os.read(handle, READ_BYTES):  # it grows at this moment
+                parts.append(part)
+        finally:
+            os.close(handle)
     except OSError as cause:
         raise ImageProblem(os_reason(cause)) from cause
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def decode_image(
@@ -133,13 +142,22 @@ def decode_image(
     return _guarded(content, lambda encoded: _decode(encoded, at_least_px, max_pixels))
 
 
-def check_image(
-    content: bytes, *, at_least_px: int, max_pixels: int = MAX_PIXELS
-) -> tuple[Image.Image, tuple[int, int]]:
-    """As ``decode_image``, to see whether all of an image is sound, and its own width and height.
+class Checked(NamedTuple):
+    """An image that is sound, as it was looked at, and what the file says of itself."""
 
-    A reduced JPEG is read to its last byte, and so shows the same damage; what is saved is the arithmetic
-    behind the entropy coding, which cannot fail. One that is turned comes in full.
+    image: Image.Image
+    """Upright; of a JPEG at a part of its size and in grey."""
+    size: tuple[int, int]
+    """Width and height of the whole image, px."""
+    mode: str
+    """Pillow's name of the file's own colours."""
+
+
+def check_image(content: bytes, *, at_least_px: int, max_pixels: int = MAX_PIXELS) -> Checked:
+    """As ``decode_image``, to see whether all of an image is sound.
+
+    A reduced JPEG is read to its last byte, all of its colours, and so shows the same damage; what is saved
+    is the arithmetic behind the entropy coding, which cannot fail. One that is turned comes in full.
 
     Args:
         content: the file's bytes.
@@ -149,17 +167,18 @@ def check_image(
     Raises:
         ImageProblem: as ``read_image``.
     """
-    size = 0, 0
+    size, mode = (0, 0), ""
 
     def decode(encoded: bytes) -> Image.Image:
-        nonlocal size
+        nonlocal size, mode
         image = _opened(encoded)
-        size = image.size
-        is_turned = image.format in SHRINKING and _orientation(image) in TURNED
-        return _load(image, None if is_turned else at_least_px, max_pixels)
+        if image.format in SHRINKING and _orientation(image) not in TURNED:
+            size, mode = image.size, image.mode
+            return _load(image, at_least_px, max_pixels, mode="L")
+        return _load(image, None, max_pixels)
 
     image = _guarded(content, decode)
-    return image, size if image.format else image.size
+    return Checked(image, size, mode) if mode else Checked(image, image.size, image.mode)
 
 
 def _guarded(content: bytes, decode: Callable[[bytes], Image.Image]) -> Image.Image:
@@ -187,14 +206,16 @@ def _opened(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=(usual,) if usual else _formats())
 
 
-def _load(image: Image.Image, at_least_px: int | None, max_pixels: int) -> Image.Image:
+def _load(
+    image: Image.Image, at_least_px: int | None, max_pixels: int, mode: str | None = None
+) -> Image.Image:
     shrinks = image.format in SHRINKING
     times = 1.0
     if shrinks:
         times = MAX_PROGRESSIVE_TIMES if "progressive" in image.info else MAX_JPEG_TIMES
     _refuse_size(image.width, image.height, int(max_pixels * times))
-    if shrinks and (factor := _shrink(image.size, at_least_px)) > 1:
-        image.draft(None, (image.width // factor, image.height // factor))
+    if shrinks and ((factor := _shrink(image.size, at_least_px)) > 1 or mode):
+        image.draft(mode, (image.width // factor, image.height // factor))
     image.load()
     return image
 
@@ -292,9 +313,9 @@ def to_rgba(image: Image.Image) -> Image.Image:
 
 
 def probe(image: Image.Image, size: tuple[int, int], background: Colour | None) -> Image.Image:
-    """An image made as small as ``size``, as RGB, at little cost."""
+    """An image made as small as ``size``, as RGB or grey, at little cost."""
     if image.mode in ("RGB", "L") and not image.has_transparency_data:
-        return image.resize(size, Image.Resampling.BILINEAR).convert("RGB")
+        return image.resize(size, Image.Resampling.BILINEAR)
     # Some of its pixels: laying all of them on a background costs as much as decoding them.
     some = image.resize((8 * size[0], 8 * size[1]), Image.Resampling.NEAREST)
     return to_rgb(some, background).resize(size, Image.Resampling.BILINEAR)
@@ -304,9 +325,14 @@ def is_one_colour(image: Image.Image) -> bool:
     """Whether a network would see nothing but one colour.
 
     Args:
-        image: RGB.
+        image: RGB or grey.
     """
-    return all(high - low <= FLAT_LEVELS for low, high in image.getextrema())  # type: ignore[misc]
+    return all(band[1] - band[0] <= FLAT_LEVELS for band in _extrema(image))
+
+
+def _extrema(image: Image.Image) -> tuple[tuple[float, float], ...]:
+    found: Any = image.getextrema()
+    return found if isinstance(found[0], tuple) else (found,)
 
 
 def _on(image: Image.Image, background: Colour) -> Image.Image:

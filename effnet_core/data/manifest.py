@@ -10,19 +10,20 @@ DATA/
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from effnet_core.errors import DataError
 from effnet_core.results.checked import NONSENSE, Count, check_fields, whole
 from effnet_core.system.files import atomic_path, read_json, sha256_of_text
 from effnet_core.text import nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
 DATASET_NAME = "dataset.json"
 MANIFEST_NAME = "manifest.parquet"
@@ -30,18 +31,24 @@ CLASSES_NAME = "classes.json"
 REJECTED_NAME = "rejected.jsonl"
 AGAIN = "run the same effnet stage again"
 
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("path", pa.string()),
-        ("split", pa.string()),
-        ("label", pa.int32()),
-        ("size_bytes", pa.int64()),
-        ("sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-    ]
-)
+COLUMNS = {
+    "image_id": "string",
+    "path": "string",
+    "split": "string",
+    "label": "int32",
+    "size_bytes": "int64",
+    "sha256": "string",
+    "width": "int32",
+    "height": "int32",
+}
+"""Of the manifest, and Arrow's names of their types."""
+
+
+def schema(columns: Iterable[str] = COLUMNS) -> pa.Schema:
+    """Some columns of the manifest, as Arrow has them."""
+    import pyarrow as pa
+
+    return pa.schema([(name, COLUMNS[name]) for name in columns])
 
 
 def image_id(relative_path: str) -> str:
@@ -103,6 +110,8 @@ class Dataset:
                 f"{self.root} has no images in split {name!r}{nearest(name, self.counts)} "
                 f"(it has: {', '.join(f'{key} {n}' for key, n in self.counts.items())})"
             )
+        import numpy as np
+
         columns = ["image_id", "path", "label", "sha256"]
         table = read_manifest(self.root, columns, filters=[("split", "=", name)])
         with whole(self.root / MANIFEST_NAME, "manifest", remedy=AGAIN):
@@ -128,10 +137,13 @@ def read_manifest(
     Raises:
         DataError: it is missing or damaged.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     path = root / MANIFEST_NAME
     try:
         table = pq.read_table(path, columns=columns, filters=filters)
-        table = table.select(columns).cast(pa.schema([SCHEMA.field(name) for name in columns]))
+        table = table.select(columns).cast(schema(columns))
     except (OSError, MemoryError, pa.ArrowException, *NONSENSE) as cause:
         reason = " ".join(str(cause).split())[:200]
         raise DataError(f"manifest {path} cannot be read ({reason}); {AGAIN}") from cause
@@ -141,9 +153,12 @@ def read_manifest(
 
 
 def write_manifest(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows with the columns of ``SCHEMA`` as Parquet, atomically."""
+    """Write rows with the columns ``COLUMNS`` as Parquet, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema()), temporary)
 
 
 def rows_digest(rows: list[dict[str, Any]], class_names: list[str]) -> str:

@@ -7,15 +7,11 @@ library would bring another wavelet package for one function (docs/adr/0005).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from effnet_core.data.images import ImageProblem, decode_image, read_bytes, to_rgb
 
 SIDE = 16
 CLEARLY = 3
@@ -27,8 +23,6 @@ MIN_BITS, MAX_BITS = 12, BITS - 12
 """Plainer pictures all look the same to the hash."""
 MAX_SHARED = 50
 """Pictures with one part of the hash in common; more of them have it by chance."""
-MAX_COMPARED = 1000
-"""Pairs that are looked at once more."""
 SAME_LEVELS = 8.0
 """Mean difference of the small grey pictures of copies."""
 PROBE_SIZE = (SIDE + 1, SIDE)
@@ -38,31 +32,40 @@ PROBE_PX = 4 * SIDE
 Hash = NDArray[np.uint32]
 
 
-def fingerprint(probe: Image.Image) -> bytes:
-    """The hash of a picture, 32 bytes.
+def grey_of(probe: Image.Image) -> bytes:
+    """The levels of a small grey picture, row by row.
 
     Args:
-        probe: the picture at ``PROBE_SIZE``, RGB.
+        probe: the picture at ``PROBE_SIZE``, RGB or grey.
     """
-    cells = np.frombuffer(probe.convert("L").tobytes(), np.uint8).reshape(SIDE, SIDE + 1)
-    darker = np.minimum(cells[:, :-1], 255 - CLEARLY) + np.uint8(CLEARLY)
-    return np.packbits(cells[:, 1:] > darker).tobytes()
+    return (probe if probe.mode == "L" else probe.convert("L")).tobytes()
+
+
+def fingerprints(greys: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The hashes of pictures, 32 bytes each.
+
+    Args:
+        greys: one row of ``grey_of`` a picture.
+    """
+    cells = greys.reshape(-1, SIDE, SIDE + 1)
+    darker = np.minimum(cells[:, :, :-1], 255 - CLEARLY) + np.uint8(CLEARLY)
+    return np.packbits((cells[:, :, 1:] > darker).reshape(-1, BITS), axis=1)
 
 
 def near_pairs(
-    hashes: Sequence[bytes], is_train: NDArray[np.bool_], digests: Sequence[str]
+    hashes: NDArray[np.uint8], is_train: NDArray[np.bool_], digests: Sequence[str]
 ) -> list[tuple[int, int]]:
     """Positions of a training picture and of one of another split that look alike.
 
     Args:
-        hashes: of ``fingerprint``.
+        hashes: of ``fingerprints``.
         is_train: of each picture.
         digests: of their bytes; equal ones are exact copies and no matter of this.
     """
     if not len(hashes) or is_train.all() or not is_train.any():
         return []
-    table = np.frombuffer(b"".join(hashes), np.uint32).reshape(len(hashes), -1)
-    bits = np.unpackbits(table.view(np.uint8), axis=1).sum(axis=1)
+    table = np.ascontiguousarray(hashes).view(np.uint32)
+    bits = np.unpackbits(hashes, axis=1).sum(axis=1)
     telling = (bits >= MIN_BITS) & (bits <= MAX_BITS)
     train, other = np.flatnonzero(is_train & telling), np.flatnonzero(~is_train & telling)
     pairs: set[tuple[int, int]] = set()
@@ -75,17 +78,18 @@ def near_pairs(
     return sorted((a, b) for a, b in pairs if digests[a] != digests[b])
 
 
-def confirmed(
-    root: Path, paths: Sequence[str], pairs: Sequence[tuple[int, int]]
-) -> list[list[str]]:
-    """The paths of those pairs that also look alike in grey; at most ``MAX_COMPARED`` are looked at."""
-    found = []
-    for pair in pairs[:MAX_COMPARED]:
-        names = [paths[index] for index in pair]
-        one, two = (_small(root / name) for name in names)
-        if one is not None and two is not None and np.abs(one - two).mean() <= SAME_LEVELS:
-            found.append(names)
-    return found
+def confirmed(greys: NDArray[np.uint8], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those pairs that also look alike in grey.
+
+    Args:
+        greys: one row of ``grey_of`` a picture.
+        pairs: of ``near_pairs``.
+    """
+    return [
+        (one, other)
+        for one, other in pairs
+        if np.abs(greys[one].astype(np.int16) - greys[other]).mean() <= SAME_LEVELS
+    ]
 
 
 def _equal(first: NDArray[np.uint32], second: NDArray[np.uint32]) -> tuple[NDArray[np.intp], ...]:
@@ -97,12 +101,3 @@ def _equal(first: NDArray[np.uint32], second: NDArray[np.uint32]) -> tuple[NDArr
     right = np.repeat(np.arange(len(second)), count)
     starts = np.repeat(low - np.concatenate(([0], np.cumsum(count)[:-1])), count)
     return order[starts + np.arange(len(right))], right
-
-
-def _small(path: Path) -> NDArray[np.float32] | None:
-    try:
-        image = decode_image(read_bytes(path), at_least_px=2 * SIDE, max_pixels=sys.maxsize)
-        grey = to_rgb(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    except ImageProblem:
-        return None
-    return np.asarray(grey).astype(np.float32)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,13 +30,12 @@ from effnet_core.data.images import (
     to_rgba,
 )
 from effnet_core.data.manifest import image_id
-from effnet_core.data.near_copies import PROBE_PX, PROBE_SIZE, fingerprint
+from effnet_core.data.near_copies import PROBE_PX, PROBE_SIZE, grey_of
 from effnet_core.data.sources.candidates import Candidate, class_folder
 from effnet_core.data.splits import Sides
 from effnet_core.system.files import (
     clone,
     link_or_copy,
-    part_name,
     sha256_of_file,
     sha256_of_text,
     short_name,
@@ -46,6 +46,7 @@ WORK_NAME = ".source"
 """Folder inside the output for what is fetched and unpacked; gone once all of it is staged."""
 LEFT_OUT = "left out by a person"
 NAME_BYTES = 255
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 CONVERTED_SUFFIX = ".converted.png"
 """Added to the names of images that are re-encoded; ``.png`` alone could be another file's name."""
 
@@ -85,42 +86,54 @@ class Writer:
     def put(self, content: bytes | memoryview, digest: str, source: Path | None, path: str) -> None:
         """Put bytes that were looked at in place; their source may be changing at this moment.
 
+        A kill may leave a part of them under the name, in a data set that does not count yet: staging
+        again finds other bytes there, and replaces them.
+
         Args:
             content: the bytes.
             digest: their SHA-256.
             source: the file that they were read from; None where they were made here.
             path: where they go, below the folder.
         """
-        target = os.path.join(self.root, path)
-        folder, name = os.path.split(target)
+        target = f"{self.root}/{path}"
+        folder = target[: target.rindex("/")]
         if folder not in self.made:
             os.makedirs(folder, exist_ok=True)
             self.made.add(folder)
-        if source is not None and self._is_there(source, target, digest):
-            return
         if source is not None and (self.hard_links or self._is_own(source)):
-            link_or_copy(source, Path(target))
+            if not self._is_there(source, target, digest):
+                link_or_copy(source, Path(target))
             return
-        part = os.path.join(folder, part_name(name))
         try:
-            if not (source is not None and self._clone(source, part, digest)):
-                with open(part, "wb", buffering=0) as stream:
-                    while content := content[stream.write(content) :]:
-                        pass
-            os.replace(part, target)
+            handle = os.open(target, NEW_FILE, 0o666)
+        except FileExistsError:
+            if self._is_there(source, target, digest):
+                return
+            handle = os.open(target, NEW_FILE, 0o666)
+        try:
+            if not (source is not None and self._clone(source, target, digest, handle)):
+                while content := content[os.write(handle, content) :]:
+                    pass
         except OSError:
             with suppress(OSError):
-                os.unlink(part)
+                os.unlink(target)
             raise
+        finally:
+            os.close(handle)
 
-    def _is_there(self, source: Path, target: str, digest: str) -> bool:
+    def _is_there(self, source: Path | None, target: str, digest: str) -> bool:
         """Whether an earlier staging has put these bytes there; others are removed."""
         try:
-            facts = os.stat(target)
+            facts = os.stat(target, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        is_source = os.path.samestat(facts, source.stat())
-        if (self.hard_links or not is_source) and sha256_of_file(Path(target)) == digest:
+        is_source = source is not None and os.path.samestat(facts, source.stat())
+        is_file = stat.S_ISREG(facts.st_mode)
+        if (
+            is_file
+            and (self.hard_links or not is_source)
+            and sha256_of_file(Path(target)) == digest
+        ):
             return True
         os.unlink(target)
         return False
@@ -129,10 +142,16 @@ class Writer:
         """Whether a file was fetched or unpacked by this staging, and nobody else has it."""
         return str(source).startswith(self.work) and source.stat().st_nlink == 1
 
-    def _clone(self, source: Path, part: str, digest: str) -> bool:
+    def _clone(self, source: Path, target: str, digest: str, handle: int) -> bool:
+        """Let the target share the source's blocks, where that can be and they hold these bytes."""
         if self.clones:
-            self.clones = clone(source, Path(part))
-        return self.clones and sha256_of_file(Path(part)) == digest
+            self.clones = clone(source, Path(target))
+        if not self.clones:
+            return False
+        if sha256_of_file(Path(target)) == digest:
+            return True
+        os.ftruncate(handle, 0)
+        return False
 
 
 def _is_trainable(content: bytes, image: Image.Image) -> bool:
@@ -156,7 +175,7 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         return "file name is not valid UTF-8"
     try:
         content = read_bytes(item.path)
-        image, (width, height) = check_image(
+        image, (width, height), mode = check_image(
             content, at_least_px=PROBE_PX, max_pixels=place.max_pixels
         )
         converted = None if _is_trainable(content, image) else to_rgba(image)
@@ -175,7 +194,8 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
     decision = place.corrections.decision(item.class_name, own, digest)
     if decision.leave_out:
         return LEFT_OUT
-    item = replace(item, class_name=decision.label)
+    if decision.label != item.class_name:
+        item = replace(item, class_name=decision.label)
     split = item.split or place.sides.of(digest)
     relative = _relative(item, split, CONVERTED_SUFFIX if converted else "")
     try:
@@ -193,10 +213,10 @@ def look_into(item: Candidate, place: Place) -> dict[str, Any] | str:
         "sha256": digest,
         "width": width,
         "height": height,
-        "mode": image.mode,
+        "mode": mode,
         "format": image.format or "turned by its EXIF orientation",
         "one_colour": one_colour,
-        "fingerprint": fingerprint(few),
+        "grey": grey_of(few),
         "free": not item.split,
         "corrected": decision.digest,
         "was": decision.was,

@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from effnet_core.data.manifest import (
     rows_digest,
     write_manifest,
 )
-from effnet_core.data.near_copies import confirmed, near_pairs
+from effnet_core.data.near_copies import confirmed, fingerprints, near_pairs
 from effnet_core.data.placing import (
     LEFT_OUT,
     WORK_NAME,
@@ -67,8 +68,10 @@ from effnet_core.system.locks import sole_user
 from effnet_core.system.machine import available_cores
 from effnet_core.text import is_unicode
 
-STAGE = "stage"
+TOPIC = "stage"
 EVENT_EVERY = 200
+GROUP = 20
+"""Files that a thread looks into before it asks for more."""
 OTHER_NAME = "other_files.jsonl"
 """Files that are not pictures of a class, and what was left out, with the reason."""
 
@@ -168,14 +171,14 @@ def _stage(
     if (reused := _already_staged(out, listing)) is not None:
         count = sum(reused.counts.values()) + reused.rejected
         _refuse_if_too_many(read_jsonl(out / REJECTED_NAME), count, max_rejected_share)
-        emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}", count, count))
+        emit(Event(TOPIC, f"staging: {out} is up to date, {_describe(reused)}", count, count))
         return reused, True
     rule = {"val_share": sides.val_share, "seed": sides.seed}
     kept = {"rule": rule} if sides.before else {}
     write_json(out / DATASET_NAME, {"complete": False, **kept})
     found = origin.labelled(out / WORK_NAME)
     if found.left_out:
-        emit(Event(STAGE, f"left out: {in_a_line(found.left_out)}"))
+        emit(Event(TOPIC, f"left out: {in_a_line(found.left_out)}"))
     try:
         if not place.hard_links:
             size = _bytes_to_copy(found.candidates, out)
@@ -192,7 +195,7 @@ def _stage(
         notes = [*found.notes, *_notes_on(found, rows, class_names, sides)]
         if place.corrections:
             notes.append(_on_corrections(place.corrections, rows, added=len(added), aside=aside))
-        near = _near_copies(out, rows)
+        near = _near_copies(rows)
         verification = verify_rows(rows, rejected, class_names, near=near, notes=notes)
         _remove_strays(out, rows)
         _write_all(out, rows, rejected, class_names, verification, place.background)
@@ -215,11 +218,11 @@ def _stage(
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)
     dataset = open_dataset(out)
     for note in notes:
-        emit(Event(STAGE, note))
+        emit(Event(TOPIC, note))
     for warning in verification.warnings():
-        emit(Event(STAGE, f"warning: {warning}"))
+        emit(Event(TOPIC, f"warning: {warning}"))
     total = len(found.candidates)
-    emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", total, total))
+    emit(Event(TOPIC, f"staging: {out}, {_describe(dataset)}", total, total))
     return dataset, False
 
 
@@ -247,13 +250,12 @@ def _stratify(rows: list[dict[str, Any]], out: Path, sides: Sides) -> None:
         row.update(split=side, path=path, image_id=image_id(path))
 
 
-def _near_copies(out: Path, rows: list[dict[str, Any]]) -> list[list[str]]:
+def _near_copies(rows: list[dict[str, Any]]) -> list[list[str]]:
     """Paths of training pictures and of those of other splits that look like them."""
     is_train = np.array([row["split"] == TRAIN for row in rows], np.bool_)
-    pairs = near_pairs(
-        [row["fingerprint"] for row in rows], is_train, [row["sha256"] for row in rows]
-    )
-    return confirmed(out, [row["path"] for row in rows], pairs)
+    greys = np.frombuffer(b"".join(row["grey"] for row in rows), np.uint8).reshape(len(rows), -1)
+    pairs = near_pairs(fingerprints(greys), is_train, [row["sha256"] for row in rows])
+    return [[rows[one]["path"], rows[other]["path"]] for one, other in confirmed(greys, pairs)]
 
 
 def _notes_on(
@@ -270,6 +272,14 @@ def _notes_on(
         path, reason = found.other[0]
         notes.append(
             f"{len(found.other):,} other file(s), see {OTHER_NAME}; the first: {path} ({reason})"
+        )
+    alike = defaultdict(list)
+    for name in class_names:
+        alike[name.casefold()].append(name)
+    if same := [names for names in alike.values() if len(names) > 1]:
+        notes.append(
+            f"warning: classes differ only in the case of their letters: {', '.join(same[0])}; if they are "
+            "one, rename their folders"
         )
     numbers = [name for name in class_names if name.isdigit()]
     if len(numbers) == len(class_names) and numbers != sorted(numbers, key=int):
@@ -371,9 +381,11 @@ def _verify_all(
     """
     rows, rejected, aside = [], [], 0
     candidates = with_own_places(candidates)
+    groups = [candidates[k : k + GROUP] for k in range(0, len(candidates), GROUP)]
     with warnings.catch_warnings(), Threads(len(available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-        results = pool.map(lambda item: look_into(item, place), candidates)
+        answers = pool.map(lambda group: [look_into(item, place) for item in group], groups)
+        results = chain.from_iterable(answers)
         for done, (item, result) in enumerate(zip(candidates, results, strict=True), start=1):
             if result == LEFT_OUT:
                 aside += 1
@@ -382,7 +394,7 @@ def _verify_all(
             else:
                 rows.append(result)
             if done % EVENT_EVERY == 0 or done == len(candidates):
-                emit(Event(STAGE, done=done, total=len(candidates)))
+                emit(Event(TOPIC, done=done, total=len(candidates)))
     return rows, rejected, aside
 
 
@@ -390,9 +402,9 @@ def _bytes_to_copy(candidates: list[Candidate], out: Path) -> int:
     """Size of the files that are copied, less what an earlier staging has left."""
     total = 0
     for item in candidates:
-        if WORK_NAME not in item.path.parts:
+        if f"/{WORK_NAME}/" not in (path := str(item.path)):
             with suppress(OSError):  # looking into it will tell the reason
-                total += item.path.stat().st_size
+                total += os.stat(path).st_size  # noqa: PTH116 - a million of them
     before = (path for path in (out / "images").rglob("*") if path.is_file())
     return total - sum(path.stat().st_size for path in before)
 
@@ -412,6 +424,12 @@ def _class_names(candidates: list[Candidate], rows: list[dict[str, Any]]) -> lis
     names = sorted({row["class_name"] for row in rows if row["split"] == "train"})
     asked = {item.class_name for item in candidates if item.class_name}
     asked -= {row["was"] for row in rows}  # people may have given all its pictures to other classes
+    if not names:
+        there = ", ".join(sorted({row["split"] for row in rows}))
+        raise DataError(
+            f"no picture is of the training split, all are of {there}; add the training pictures, or give "
+            "the folder of one split by itself"
+        )
     missing = sorted(name for name in asked - set(names) if is_unicode(name))
     if missing:
         raise DataError(
@@ -427,12 +445,13 @@ def _class_names(candidates: list[Candidate], rows: list[dict[str, Any]]) -> lis
 
 def _remove_strays(out: Path, rows: list[dict[str, Any]]) -> None:
     """Take away files of an earlier staging that are not in the new manifest."""
-    wanted = {out / row["path"] for row in rows}
-    for path in sorted((out / "images").rglob("*"), reverse=True):
-        if path.is_file() and path not in wanted:
-            path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            shutil.rmtree(path)
+    wanted = {f"{out}/{row['path']}" for row in rows}
+    for folder, _, names in os.walk(out / "images", topdown=False):
+        for name in names:
+            if f"{folder}/{name}" not in wanted:
+                os.unlink(f"{folder}/{name}")  # noqa: PTH108 - a million of them
+        with suppress(OSError):
+            os.rmdir(folder)  # noqa: PTH106 - if it is empty
 
 
 def _write_rejected(path: Path, rejected: list[dict[str, str]]) -> None:

@@ -210,6 +210,18 @@ _ROWS = (
         hidden=True,
     ),
     Variant(
+        "efficientnet_tiny_one",
+        1.0,
+        1.0,
+        32,
+        0.875,
+        0.1,
+        stages=TINY_STAGES[:1],
+        stem=8,
+        head=32,
+        hidden=True,
+    ),
+    Variant(
         "efficientnet_tiny_lite",
         1.0,
         1.5,

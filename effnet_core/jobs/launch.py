@@ -1,11 +1,12 @@
 """The parent's side of a job: start the ranks, listen, and never leave one behind.
 
-Several ranks are started by MindSpore's own ``msrun``, one rank directly; both under ``supervise.py``.
+Several ranks are started by MindSpore's ``msrun`` (``msrun.py``), one directly; both under ``supervise.py``.
 The answer is ``result.json`` or ``error.json``, not an exit code.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -56,7 +57,10 @@ from effnet_core.system.files import (
 from effnet_core.system.locks import inherited
 from effnet_core.text import os_reason
 
-POLL_S = 0.2
+POLL_S, FIRST_POLL_S = 0.2, 0.02
+"""How often a job is looked at, and how often at its start: a short one is not waited for in vain."""
+POLL_SHARE = 0.05
+"""Of what a job has taken so far, until it is looked at again."""
 ANSWER_GRACE_S = 1.0
 """How long an answer may still come after a rank has gone."""
 LAST_LINES = 5
@@ -185,15 +189,14 @@ def _command(runtime: RuntimeConfig, run_dir: Path) -> list[str]:
     worker = ["-m", "effnet_core.worker", str(run_dir.resolve())]
     if runtime.world_size == 1:
         return [sys.executable, *worker]
-    launcher = Path(sys.executable).with_name("msrun")
-    if not launcher.exists():
+    if importlib.util.find_spec("mindspore") is None:
         raise ConfigError(
-            f"runtime.world_size={runtime.world_size} needs MindSpore's launcher, but there is no "
-            f"{launcher}; install mindspore anew into this environment, or set runtime.world_size=1"
+            f"runtime.world_size={runtime.world_size} needs MindSpore's launcher, but {sys.executable} "
+            "has no mindspore; install it into this environment, or set runtime.world_size=1"
         )
     port = runtime.master_port or _free_port()
     return [
-        str(launcher),
+        *(sys.executable, "-m", "effnet_core.jobs.msrun"),
         f"--worker_num={runtime.world_size}",
         f"--local_worker_num={runtime.local_world_size}",
         f"--master_addr={hosts.first_address(runtime)}",
@@ -315,6 +318,7 @@ def _wait(
 ) -> None:
     """Repeat events until the job has answered or ended."""
     deadline = time.monotonic() + runtime.timeout_s if runtime.timeout_s else None
+    started = time.monotonic()
     lost: tuple[list[int], float] | None = None  # the first ranks seen dead, and when
     mine = hosts.local_ranks(runtime)
     watch = StallWatch(
@@ -340,7 +344,7 @@ def _wait(
                 f"the job in {run_dir} was stopped after runtime.timeout_s={runtime.timeout_s} s; "
                 "raise it, or run again to continue from the last checkpoint"
             )
-        time.sleep(POLL_S)
+        time.sleep(min(POLL_S, FIRST_POLL_S + POLL_SHARE * (time.monotonic() - started)))
     events.repeat()
     # The launcher may end before a rank is missed.
     dead = lost[0] if lost else _dead_ranks(run_dir, mine)
@@ -416,7 +420,7 @@ class _EventTail:
         self.reminded = now
         emit(
             Event(
-                self.last.stage,
+                self.last.topic,
                 f"{self.last.message} ... {now - self.heard:.0f} s",
                 metrics={"kind": "reminder"},
             )

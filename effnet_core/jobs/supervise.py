@@ -26,7 +26,7 @@ from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_PDEATHSIG = 1
-POLL_S = 0.1
+POLL_S, SHORT_POLL_S = 0.1, 0.005
 EOF_GRACE_S = 2.0
 EXIT_STOPPED = 75
 """As in ``effnet_core.errors``; this file imports nothing of the library."""
@@ -103,7 +103,19 @@ def end_all(grace_s: float) -> None:
         elif parent_is_gone():
             deadline = min(deadline, time.monotonic() + EOF_GRACE_S)
             time.sleep(POLL_S)
-    reap(-1)
+    _reap_all()
+
+
+def _reap_all() -> None:
+    """Collect what has ended; a process whose threads are still ending can be collected a moment later."""
+    deadline = time.monotonic() + EOF_GRACE_S
+    while time.monotonic() < deadline:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            time.sleep(SHORT_POLL_S)
 
 
 def parent_is_gone() -> bool:

@@ -104,7 +104,7 @@ def join_as_rank(
     Raises:
         JobError: rank 0 does not prepare the folder.
     """
-    from effnet_core import worker
+    from effnet_core.worker import rank
 
     if config.runtime.device == "GPU":
         cuda.restart_with_libraries(lazy_kernels=config.runtime.lazy_kernels)
@@ -127,7 +127,7 @@ def join_as_rank(
     try:
         if launch.name == "mpirun":
             scheduler = _take_places(launch, run_dir, port=int(word.split()[1]))
-        return worker.main(run_dir.resolve(), show=show or worker.show_message)
+        return rank.main(run_dir.resolve(), show=show or rank.show_message)
     except BaseException:
         if scheduler is not None:
             scheduler.kill()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -34,6 +34,8 @@ from effnet_core.mindvision.sections import (
     text,
 )
 from effnet_core.text import nearest, os_reason, shown
+
+T = TypeVar("T")
 
 BASE = "base_config"
 MAX_DEPTH = 10
@@ -214,13 +216,8 @@ def _learning_rate(top: Section, given: Given) -> None:
 def _optimizer(top: Section, given: Given) -> None:
     optimizer = top.part("optimizer")
     name = optimizer.get("type", text, None)
-    if name is not None and name not in OPTIMIZERS:
-        raise ConfigError(
-            f"{top.path}: optimizer.type={name!r} is unknown{nearest(name, OPTIMIZERS)} "
-            f"(known: {', '.join(OPTIMIZERS)})"
-        )
     if name is not None:
-        given.settings["optim.name"] = OPTIMIZERS[name]
+        given.settings["optim.name"] = _known(optimizer, "type", name, OPTIMIZERS)
     keep(optimizer, given.flags, momentum=("momentum", number))
     keep(
         optimizer,
@@ -343,12 +340,7 @@ def _operations(section: Section, given: Given, name: str) -> int | None:
             raise ConfigError(f"{section.path}: {where} must have a type, not {shown(values)}")
         operation = Section(values, where, section.path)
         kind = operation.get("type", text, "")
-        if kind not in KINDS:
-            raise ConfigError(
-                f"{section.path}: {where}.type={kind!r} is unknown{nearest(kind, KINDS)} "
-                f"(known: {', '.join(KINDS)})"
-            )
-        keys = KINDS[kind]
+        keys = _known(operation, "type", kind, KINDS)
         if "size" in keys and (px := operation.get("size", side, None)):
             sizes[kind] = px
         if "interpolation" in keys:
@@ -364,12 +356,17 @@ def _operations(section: Section, given: Given, name: str) -> int | None:
 def _filter(operation: Section) -> str:
     """MindSpore's filter where none is named; training and evaluation share one here."""
     name = operation.get("interpolation", text, "BILINEAR").rpartition(".")[2].upper()
-    if name not in FILTERS:
+    return _known(operation, "interpolation", name, FILTERS)
+
+
+def _known(section: Section, key: str, name: str, known: Mapping[str, T]) -> T:
+    """What a word of a file stands for."""
+    if name not in known:
         raise ConfigError(
-            f"{operation.path}: {operation.key('interpolation')}={name} is unknown "
-            f"(known: {', '.join(FILTERS)})"
+            f"{section.path}: {section.key(key)}={name!r} is unknown{nearest(name, known)} "
+            f"(known: {', '.join(known)})"
         )
-    return FILTERS[name]
+    return known[name]
 
 
 def _share(value: Any) -> tuple[float, ...]:

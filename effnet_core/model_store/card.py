@@ -11,6 +11,7 @@ from effnet_core import __version__
 from effnet_core.results import EvalResult
 from effnet_core.results.paired import Paired
 from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.quantized import Quantized
 
 CARD_NAME = "MODEL_CARD.md"
 ENVIRONMENT_NAME = "environment.json"
@@ -92,6 +93,7 @@ def _card(
         f"| mean, std | {_numbers(pre.mean)}; {_numbers(pre.std)} |",
         f"| started from | {_plain(sidecar.source) or 'random weights'} |",
         f"| probabilities | {_calibration(sidecar, evaluation)} |",
+        *([f"| int8 | {Quantized.from_dict(sidecar.int8)} |"] if sidecar.int8 else []),
         f"| checkpoint SHA-256 | `{sidecar.sha256}` |",
         f"| made with | {_plain(', '.join(f'{k} {v}' for k, v in sidecar.libraries.items()))} |",
         "",
@@ -135,6 +137,8 @@ def _calibration(sidecar: Sidecar, evaluation: EvalResult) -> str:
     if found is None:
         return "not checked"
     before = f"expected calibration error {found.before.ece:.2%}"
+    if found.refused is not None:
+        return f"as the network gives them (temperature {found.refused:g} did not help), {before}"
     if sidecar.temperature == 1.0:
         return f"not calibrated, {before}"
     return f"calibrated, temperature {sidecar.temperature:g}; {before} before, {found.after.ece:.2%} after"

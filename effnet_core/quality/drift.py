@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from effnet_core.events import Event, emit
 from effnet_core.infer.plan import SHARDS_NAME, InferencePlan
 from effnet_core.infer.sinks import OBSERVED_SUFFIX
 from effnet_core.quality.features import label_splits
+from effnet_core.results.checked import whole
 from effnet_core.results.drift import (
     FEWEST_REFERENCE,
     REFERENCE_NAME,
@@ -26,12 +27,15 @@ from effnet_core.results.drift import (
     make_reference,
     measure,
 )
+from effnet_core.system.files import read_json, write_json
 from effnet_core.system.locks import scratch_folder
 from effnet_core.weights.checkpoint import Checkpoint
 
 MOST_IMAGES = 2000
 """Held-out pictures that are looked at; of more, evenly spread ones."""
-STAGE = "reference"
+TOPIC = "reference"
+COMPARED_NAME = "drift.json"
+"""Beside the shards' counts: which of them were compared, and the latest finding."""
 
 
 def write_reference(
@@ -53,7 +57,7 @@ def write_reference(
         return path
     if len(split) < FEWEST_REFERENCE:
         text = f"{len(split)} held-out pictures are too few for a reference of drift"
-        emit(Event(STAGE, f"{text} ({FEWEST_REFERENCE} are needed)"))
+        emit(Event(TOPIC, f"{text} ({FEWEST_REFERENCE} are needed)"))
         return None
     few = _some(split)
     with scratch_folder("reference") as folder:
@@ -72,7 +76,7 @@ def write_reference(
         checkpoint_sha256=checkpoint.sha256,
     )
     reference.save(path)
-    emit(Event(STAGE, f"what {len(few):,} held-out pictures look like is in {path}"))
+    emit(Event(TOPIC, f"what {len(few):,} held-out pictures look like is in {path}"))
     return path
 
 
@@ -82,7 +86,7 @@ def reference_of(checkpoint: Checkpoint) -> Path | None:
     try:
         found = Reference.read(path) if path.is_file() else None
     except DataError as damage:
-        emit(Event(STAGE, f"drift is not measured: {damage}"))
+        emit(Event(TOPIC, f"drift is not measured: {damage}"))
         return None
     return path if found is not None and found.checkpoint_sha256 == checkpoint.sha256 else None
 
@@ -90,21 +94,71 @@ def reference_of(checkpoint: Checkpoint) -> Path | None:
 def drift_of(done: InferencePlan, checkpoint: Checkpoint) -> Drift | None:
     """How far the pictures of a finished labelling are from those that its model was made for.
 
+    Only pictures that no earlier run into this output has compared count: of a folder that grows every day
+    these are the new ones. A run that has labelled nothing repeats what the one before it found.
+
     Returns:
         None where the model has no reference, or where parts were labelled without it.
     """
+    before = _Compared.read(done.output)
     path = reference_of(checkpoint)
-    files = [done.output / SHARDS_NAME / f"{shard.part}{OBSERVED_SUFFIX}" for shard in done.shards]
+    fresh = [
+        shard.part
+        for shard in done.shards
+        if shard.part not in before.parts and shard.model_sha256 == checkpoint.sha256
+    ]
+    files = [done.output / SHARDS_NAME / f"{part}{OBSERVED_SUFFIX}" for part in fresh]
     there = [file for file in files if file.is_file()]
     if path is None or not there:
-        return None
+        return before.found
     try:
         seen = Observed.together([Observed.read(file) for file in there])
     except DataError as damage:
-        emit(Event(STAGE, f"drift is not measured: {damage}"))
+        emit(Event(TOPIC, f"drift is not measured: {damage}"))
         return None
     names = readable(checkpoint.sidecar.class_names)
-    return measure(Reference.read(path), seen, class_names=names)
+    found = measure(Reference.read(path), seen, class_names=names)
+    _Compared(frozenset({*before.parts, *fresh}), found, is_told=False).write(done.output)
+    return found
+
+
+def is_told(output: Path) -> bool:
+    """Whether somebody has been told of the latest finding about a labelling; so nobody is told twice."""
+    return _Compared.read(output).is_told
+
+
+def note_told(output: Path) -> None:
+    """Note that somebody has been told."""
+    replace(_Compared.read(output), is_told=True).write(output)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What earlier runs into an output have compared, and what the latest found."""
+
+    parts: frozenset[str] = frozenset()
+    found: Drift | None = None
+    is_told: bool = False
+
+    @classmethod
+    def read(cls, output: Path) -> _Compared:
+        """The record in an output; an empty one where there is none, or where it is damaged."""
+        path = output / SHARDS_NAME / COMPARED_NAME
+        if not path.is_file():
+            return cls()
+        try:
+            with whole(path, "record of drift"):
+                values = read_json(path)
+                found = None if values["found"] is None else Drift.from_dict(values["found"])
+                return cls(frozenset(map(str, values["parts"])), found, values["is_told"] is True)
+        except DataError as damage:
+            emit(Event(TOPIC, f"{damage}; it is made anew"))
+            return cls()
+
+    def write(self, output: Path) -> None:
+        found = self.found and self.found.to_dict()
+        values = {"is_told": self.is_told, "found": found, "parts": sorted(self.parts)}
+        write_json(output / SHARDS_NAME / COMPARED_NAME, values)
 
 
 def _some(split: Split) -> Split:

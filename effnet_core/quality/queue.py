@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from effnet_core.data.images import ImageProblem, decode_image, to_rgb
-from effnet_core.data.near_copies import MAX_DISTANCE, PROBE_SIZE, SAME_LEVELS, fingerprint
+from effnet_core.data.near_copies import (
+    MAX_DISTANCE,
+    PROBE_SIZE,
+    SAME_LEVELS,
+    fingerprints,
+    grey_of,
+)
+from effnet_core.errors import DataError
+from effnet_core.infer.parts import iter_rows
+from effnet_core.infer.plan import SHARDS_NAME
+from effnet_core.infer.sinks import OBSERVED_SUFFIX
+from effnet_core.results.drift import Observed
 
 SMALL = (16, 16)
 REASONS = {
@@ -53,7 +67,7 @@ class Look:
             decode_image(content, at_least_px=2 * max(PROBE_SIZE), max_pixels=sys.maxsize)
         )
         probe = image.resize(PROBE_SIZE, Image.Resampling.BOX)
-        bits = np.unpackbits(np.frombuffer(fingerprint(probe), np.uint8))
+        bits = np.unpackbits(fingerprints(np.frombuffer(grey_of(probe), np.uint8))[0])
         grey = image.convert("L").resize(SMALL, Image.Resampling.BOX)
         return cls(bits, np.asarray(grey, np.float32))
 
@@ -62,6 +76,65 @@ class Look:
         if int((self.bits != other.bits).sum()) > MAX_DISTANCE:
             return False
         return float(np.abs(self.grey - other.grey).mean()) <= SAME_LEVELS
+
+
+def of_labelling(run: Path, count: int) -> list[Candidate]:
+    """The pictures of a labelling that a person should look at, most worth it first.
+
+    Those whose two best classes are closest together, and in turns with them those that are farther from
+    what the model learned from than 99 of 100 held-out pictures, farthest first. Without a reference of drift
+    there are only the former.
+
+    Args:
+        run: output of a labelling.
+        count: pictures of each kind at most.
+    """
+    outside = _farthest(run, count)
+    unsure, far = _Best(count), _Best(count)
+    for number, row in enumerate(iter_rows(run, ("path", "class_names", "probs"))):
+        probs = [float(share) for share in row["probs"]]
+        best = tuple(zip(row["class_names"], probs, strict=True))
+        one = Candidate(row["path"], best[0][0], best, "uncertain", is_labelled=False)
+        unsure.add((probs[1] if len(probs) > 1 else 0.0) - probs[0], number, one)
+        if one.path in outside:
+            far.add(outside[one.path], number, replace(one, reason="far"))
+    chosen: dict[str, Candidate] = {}
+    for pair in itertools.zip_longest(unsure.sorted(), far.sorted()):
+        for candidate in pair:
+            if candidate is not None:
+                chosen.setdefault(candidate.path, candidate)
+    return list(chosen.values())
+
+
+class _Best:
+    """The few candidates with the highest values; the earlier one of equals."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._heap: list[tuple[float, int, Candidate]] = []
+
+    def add(self, value: float, number: int, one: Candidate) -> None:
+        item = (value, -number, one)
+        if len(self._heap) < self.most:
+            heapq.heappush(self._heap, item)
+        elif item[:2] > self._heap[0][:2]:
+            heapq.heapreplace(self._heap, item)
+
+    def sorted(self) -> list[Candidate]:
+        """Highest first."""
+        return [one for *_, one in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
+
+
+def _farthest(run: Path, count: int) -> dict[str, float]:
+    """The pictures of a labelling that are far out, and how far; none where that was not measured."""
+    found: list[tuple[float, str]] = []
+    for path in sorted((run / SHARDS_NAME).glob(f"*{OBSERVED_SUFFIX}")):
+        try:
+            far = ((outside, name) for name, outside in Observed.read(path).farthest if outside > 1)
+            found = heapq.nlargest(count, itertools.chain(found, far))
+        except DataError:  # it was labelled before this was kept
+            continue
+    return {name: outside for outside, name in found}
 
 
 def without_copies(

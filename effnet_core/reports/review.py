@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import heapq
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,20 +24,19 @@ import numpy as np
 from PIL import Image
 
 from effnet_core.config.schema import RunConfig, StorageConfig
-from effnet_core.data.corrections import COLUMNS
+from effnet_core.data.corrections import COLUMNS, NO_CORRECTIONS, Corrections
 from effnet_core.data.imagenet import readable
 from effnet_core.data.images import WHITE, Colour, decode_image, to_rgb
 from effnet_core.data.manifest import open_dataset
-from effnet_core.errors import DataError
+from effnet_core.errors import DataError, EffnetError
 from effnet_core.events import Event, emit
 from effnet_core.infer.output import SUMMARY_NAME, background_of
-from effnet_core.infer.parts import iter_rows
 from effnet_core.infer.plan import PARTS_NAME, RUN_NAME, planned_reader
 from effnet_core.infer.readers import ImageReader, open_reader
-from effnet_core.jobs.job import JOB_NAME, TrainJob, read_job
+from effnet_core.jobs.job import JOB_NAME, PredictJob, TrainJob, read_job
 from effnet_core.quality.features import label_splits
 from effnet_core.quality.labels import confident_learning, out_of_fold
-from effnet_core.quality.queue import REASONS, Candidate, without_copies
+from effnet_core.quality.queue import REASONS, Candidate, of_labelling, without_copies
 from effnet_core.render.pages import write_page
 from effnet_core.storage.addresses import is_s3
 from effnet_core.system.files import atomic_path, make_folder, read_json, require_empty_or_own
@@ -48,8 +46,9 @@ PAGE_NAME = "index.html"
 QUEUE_NAME = "queue.csv"
 PICTURES_NAME = "pictures"
 WORK_NAME = "work"
+JOBS_NAME = "jobs"
 TEMPLATE_NAME = "review.html.j2"
-STAGE = "review"
+TOPIC = "review"
 SPARE = 4
 """Times as many pictures are looked at as are wanted, since near copies are left out."""
 PAGE_PX = 320
@@ -78,15 +77,18 @@ class Source:
     background: Colour | None
 
 
-def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue:
+def write_queue(
+    run: Path, out: Path, *, count: int, config: RunConfig, decided: Corrections = NO_CORRECTIONS
+) -> Queue:
     """Choose pictures of a run and write their queue.
 
     Args:
-        run: the output of a labelling: its least certain pictures; or a training run: the labels of its
-            data set that the model contradicts most.
+        run: the output of a labelling: its least certain pictures and those that are unlike what the model
+            learned from; or a training run: the labels of its data set that the model contradicts most.
         out: a new folder, or the queue of an earlier call, which is replaced.
         count: pictures at most.
         config: engine and storage.
+        decided: of earlier reviews: these pictures are left out.
 
     Raises:
         DataError: the folder is neither, or its pictures are not there any more.
@@ -95,7 +97,7 @@ def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue
     require_empty_or_own(out, QUEUE_NAME, what="folder of the queue")
     make_folder(out, what="folder of the queue")
     if (run / PARTS_NAME).is_dir():
-        source = _of_labelling(run, count, config.storage)
+        source = _of_labelling(run, SPARE * count + len(decided), config.storage)
     elif (run / JOB_NAME).is_file() and (run / MODEL_NAME).is_file():
         source = _of_training(run, out / WORK_NAME, config)
     else:
@@ -103,26 +105,15 @@ def write_queue(run: Path, out: Path, *, count: int, config: RunConfig) -> Queue
             f"{run} is neither the output of a labelling (effnet predict) nor the folder of a finished "
             "training run"
         )
-    return _write(source, out, count=count, title=str(run))
+    return _write(source, out, count=count, title=str(run), decided=decided)
 
 
 def _of_labelling(run: Path, count: int, storage: StorageConfig) -> Source:
-    """The pictures of a labelling whose two best classes are closest together."""
+    """The pictures of a labelling that are least certain, and those that are farthest out."""
     root = str(read_json(run / RUN_NAME)["input"])
     summary = read_json(run / SUMMARY_NAME) if (run / SUMMARY_NAME).is_file() else {}
-    names = sorted(map(str, summary.get("classes", {})))
-    heap: list[tuple[float, int, Candidate]] = []
-    for number, row in enumerate(iter_rows(run, ("path", "class_names", "probs"))):
-        probs = row["probs"]
-        margin = probs[0] - (probs[1] if len(probs) > 1 else 0.0)
-        best = tuple(zip(row["class_names"], map(float, probs), strict=True))
-        one = Candidate(row["path"], best[0][0], best, "uncertain", is_labelled=False)
-        item = (-margin, -number, one)
-        if len(heap) < SPARE * count:
-            heapq.heappush(heap, item)
-        elif item[:2] > heap[0][:2]:
-            heapq.heapreplace(heap, item)
-    chosen = [one for _, _, one in sorted(heap, key=lambda item: item[:2], reverse=True)]
+    names = {*map(str, summary.get("classes", {})), *_names_of_model(run)}
+    chosen = of_labelling(run, count)
     known = sorted({*names, *(name for one in chosen for name, _ in one.suggestions)})
     reader = planned_reader(run, storage)
     return Source(chosen, reader, root, tuple(known), background_of(summary))
@@ -136,16 +127,28 @@ def _of_training(run: Path, work: Path, config: RunConfig) -> Source:
     dataset = open_dataset(job.data_dir)
     splits = [dataset.split(name) for name, images in dataset.counts.items() if images]
     checkpoint = open_checkpoint(run / MODEL_NAME)
-    emit(Event(STAGE, f"features of {sum(map(len, splits)):,} images of {dataset.root}"))
+    emit(Event(TOPIC, f"features of {sum(map(len, splits)):,} images of {dataset.root}"))
     rows = label_splits(checkpoint, splits, work, config=config)
     labels = np.concatenate([split.labels for split in splits]).astype(np.int64)
     found = suspicious(rows, labels, readable(dataset.class_names))
     text = f"{found.suspected:,} of {len(labels):,} labels are contradicted by confident learning"
-    emit(Event(STAGE, text))
+    emit(Event(TOPIC, text))
     background = checkpoint.sidecar.preprocess.background
     reader = open_reader(str(dataset.root), config.storage)
     root, names = str(dataset.root.resolve()), dataset.class_names
     return Source(found.candidates, reader, root, names, background)
+
+
+def _names_of_model(run: Path) -> tuple[str, ...]:
+    """All classes that the model of a labelling knows, while it is still where it was."""
+    for job_dir in sorted((run / JOBS_NAME).glob("*")):
+        try:
+            job = read_job(job_dir)
+            if isinstance(job, PredictJob):
+                return readable(open_checkpoint(job.checkpoint).sidecar.class_names)
+        except EffnetError:
+            continue
+    return ()
 
 
 @dataclass(frozen=True)
@@ -180,13 +183,13 @@ def suspicious(
     return Suspects(candidates, found.suspected)
 
 
-def _write(source: Source, out: Path, *, count: int, title: str) -> Queue:
+def _write(source: Source, out: Path, *, count: int, title: str, decided: Corrections) -> Queue:
     pictures = out / PICTURES_NAME
     make_folder(pictures, what="folder of pictures")
     for old in pictures.iterdir():
         old.unlink()
     items: list[dict[str, Any]] = []
-    for number, (one, content) in enumerate(without_copies(_read(source), count), start=1):
+    for number, (one, content) in enumerate(without_copies(_read(source, decided), count), start=1):
         suffix = PurePosixPath(one.path).suffix[:8]
         name = f"{number:04d}{suffix}"
         with atomic_path(pictures / name) as temporary:
@@ -206,6 +209,8 @@ def _write(source: Source, out: Path, *, count: int, title: str) -> Queue:
     if not items:
         raise DataError(
             f"none of the pictures of {title} can be read; is {source.root} still there?"
+            if not decided
+            else f"no picture of {title} is left that nobody has decided on"
         )
     _write_csv(out / QUEUE_NAME, items)
     names = sorted({*source.class_names, *(str(item["given"]) for item in items)})
@@ -222,11 +227,13 @@ def _write(source: Source, out: Path, *, count: int, title: str) -> Queue:
     return Queue(path, len(items), {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)})
 
 
-def _read(source: Source) -> Iterator[tuple[Candidate, bytes]]:
-    """Candidates with their files; those that cannot be read are left out."""
+def _read(source: Source, decided: Corrections) -> Iterator[tuple[Candidate, bytes]]:
+    """Candidates with their files; those that cannot be read or are decided are left out."""
     for one in source.candidates:
         try:
-            yield one, source.reader.read(one.path)
+            content = source.reader.read(one.path)
+            if not decided or hashlib.sha256(content).hexdigest() not in decided:
+                yield one, content
         except (OSError, ValueError):  # an image problem is a ValueError
             if not is_s3(source.root) and not Path(source.root).is_dir():
                 return

@@ -5,7 +5,10 @@ taken of the pictures of a labelling, and the distance is Fréchet's between two
 whitening: how far the mean has moved, and how far the spread is another. Few pictures are apart by chance, so
 the threshold depends on their number; it is drawn from the held-out pictures themselves.
 
-Source of the distance: Dowson and Landau (Journal of Multivariate Analysis 12, 1982).
+Single pictures are far out where no held-out picture is near.
+
+Sources: of the distance, Dowson and Landau (Journal of Multivariate Analysis 12, 1982); of the nearest
+neighbour, Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors (arXiv 2204.06507).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet_core.errors import DataError
-from effnet_core.results.checked import NONSENSE
+from effnet_core.results.checked import NONSENSE, check_fields
 from effnet_core.system.files import atomic_path
 
 REFERENCE_NAME = "reference.npz"
@@ -36,6 +39,11 @@ FEWEST_IMAGES = SIZES[0]
 LOOKS = ("brightness", "contrast")
 """Of the square that the network sees, 0-255: mean, and standard deviation."""
 MOST_FARTHEST = 24
+"""Pictures in a finding."""
+MOST_KEPT = 400
+"""Of the farthest pictures of a part; a review queue takes them from there."""
+AT_ONCE = 512
+"""Pictures that are compared with the held-out ones together; memory is this times 16 kB at most."""
 FloatArray = NDArray[np.float64]
 
 
@@ -51,8 +59,10 @@ class Reference:
     """(K, channels): main directions, scaled so that the projected features have variance 1."""
     thresholds: FloatArray
     """(SIZES,): distance that so many held-out pictures exceed once in a hundred draws."""
+    held_out: NDArray[np.float32]
+    """(N, K): features of the held-out pictures in these directions."""
     far: float
-    """Distance from the centre that one held-out picture in a hundred exceeds."""
+    """Distance from the nearest other one that one held-out picture in a hundred exceeds."""
     class_shares: FloatArray
     """(classes,): share of each answer."""
     certainty: float
@@ -64,6 +74,14 @@ class Reference:
         """Features (N, channels) in the main directions, (N, K)."""
         projected: FloatArray = (features.astype(np.float64) - self.centre) @ self.directions.T
         return projected
+
+    def outside(self, projected: FloatArray) -> FloatArray:
+        """How far out projected features (N, K) are, (N,): 1 is as far as 99 of 100 held-out pictures go.
+
+        It is the distance from the nearest held-out picture. That from the centre would not do: the classes
+        lie around it, and what belongs to none of them lies between.
+        """
+        return _nearest(projected, self.held_out.astype(np.float64)) / self.far
 
     def threshold(self, images: int) -> float:
         """The distance that so many pictures may have by chance."""
@@ -98,7 +116,7 @@ class Reference:
             raise DataError(f"reference {path} is damaged ({cause})") from cause
 
 
-ARRAYS = ("centre", "directions", "thresholds", "class_shares", "looks")
+ARRAYS = ("centre", "directions", "held_out", "thresholds", "class_shares", "looks")
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,7 @@ class Drift:
     threshold: float
     drifted: bool
     far_share: float
-    """Share of pictures that are farther out than 99 of 100 held-out ones."""
+    """Share of pictures that are farther from every held-out one than 99 of 100 of those are."""
     certainty: float
     """Mean probability of the best class less that of held-out pictures."""
     brightness: float
@@ -127,6 +145,19 @@ class Drift:
             name: [list(row) for row in getattr(self, name)] for name in ("classes", "farthest")
         }
         return {**asdict(self), **lists}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Drift:
+        """The finding that ``to_dict`` described.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("a finding is not an object with names and values")
+        classes = [(str(name), float(a), float(b)) for name, a, b in values.get("classes", [])]
+        farthest = [(str(path), float(far)) for path, far in values.get("farthest", [])]
+        return check_fields(cls, {**values, "classes": classes, "farthest": farthest})
 
     def sentence(self) -> str:
         """The finding for a log."""
@@ -177,14 +208,16 @@ def make_reference(
         )
     values = features.astype(np.float64)
     centre, directions = _whitening(values)
-    outside = np.sqrt((((values - centre) @ directions.T) ** 2).sum(axis=1))
+    projected = (values - centre) @ directions.T
+    others = _nearest(projected, projected, is_same=True)
     return Reference(
         checkpoint_sha256,
         len(features),
         centre,
         directions,
         _thresholds(values, np.random.default_rng(seed)),
-        float(np.quantile(outside, QUANTILE)),
+        projected.astype(np.float32),
+        max(float(np.quantile(others, QUANTILE)), 1e-6),
         np.bincount(answers, minlength=classes) / len(answers),
         float(np.mean(certainty)),
         np.stack([np.mean(looks, axis=0), np.maximum(np.std(looks, axis=0), 1e-6)]),
@@ -203,8 +236,10 @@ class Observed:
     """(N,): its probability."""
     looks: NDArray[np.float32]
     """(N, LOOKS)."""
+    outside: NDArray[np.float32]
+    """(N,): as ``Reference.outside``."""
     farthest: list[tuple[str, float]]
-    """Paths and distances from the centre of the pictures that are farthest out, farthest first."""
+    """Paths and that distance of the pictures that are farthest out, farthest first."""
 
     @classmethod
     def of(
@@ -218,13 +253,14 @@ class Observed:
     ) -> Observed:
         """Of the features (N, channels) and answers of some pictures."""
         projected = reference.project(features)
-        outside = np.sqrt((projected**2).sum(axis=1))
-        order = np.argsort(-outside, kind="stable")[:MOST_FARTHEST]
+        outside = reference.outside(projected)
+        order = np.argsort(-outside, kind="stable")[:MOST_KEPT]
         return cls(
             projected.astype(np.float32),
             np.asarray(answers, np.int32),
             np.asarray(certainty, np.float32),
             np.asarray(looks, np.float32),
+            outside.astype(np.float32),
             [(paths[i], round(float(outside[i]), 3)) for i in order],
         )
 
@@ -237,7 +273,8 @@ class Observed:
             np.concatenate([part.answers for part in parts]),
             np.concatenate([part.certainty for part in parts]),
             np.concatenate([part.looks for part in parts]),
-            far[:MOST_FARTHEST],
+            np.concatenate([part.outside for part in parts]),
+            far[:MOST_KEPT],
         )
 
     def save(self, path: Path) -> None:
@@ -250,6 +287,7 @@ class Observed:
                 answers=self.answers,
                 certainty=self.certainty,
                 looks=self.looks,
+                outside=self.outside,
                 farthest=far,
             )
 
@@ -268,6 +306,7 @@ class Observed:
                     found["answers"],
                     found["certainty"],
                     found["looks"],
+                    found["outside"],
                     [(str(path), float(distance)) for path, distance in far],
                 )
         except Exception as cause:  # zipfile and zlib have errors of their own
@@ -280,7 +319,6 @@ def measure(reference: Reference, seen: Observed, *, class_names: tuple[str, ...
     projected = seen.projected.astype(np.float64)
     found = distance(projected) if images >= FEWEST_IMAGES else 0.0
     limit = reference.threshold(images)
-    outside = np.sqrt((projected**2).sum(axis=1))
     shares = np.bincount(seen.answers, minlength=len(class_names)) / max(1, images)
     changed = np.argsort(-np.abs(shares - reference.class_shares), kind="stable")[:5]
     moved = (seen.looks.mean(axis=0) - reference.looks[0]) / reference.looks[1]
@@ -289,13 +327,33 @@ def measure(reference: Reference, seen: Observed, *, class_names: tuple[str, ...
         round(found, 4),
         round(limit, 4),
         found > limit,
-        float((outside > reference.far).mean()),
+        float((seen.outside > 1).mean()),
         float(seen.certainty.mean() - reference.certainty),
         float(moved[0]),
         float(moved[1]),
         [(class_names[k], float(reference.class_shares[k]), float(shares[k])) for k in changed],
-        seen.farthest,
+        seen.farthest[:MOST_FARTHEST],
     )
+
+
+def _nearest(points: FloatArray, others: FloatArray, *, is_same: bool = False) -> FloatArray:
+    """Distance of each point (N, K) from the nearest of others (M, K), (N,).
+
+    Args:
+        points: whose distance is wanted.
+        others: what they are near to.
+        is_same: both are the same, and a point is not compared with itself.
+    """
+    found = np.zeros(len(points))
+    squares = (others**2).sum(axis=1)
+    for start in range(0, len(points), AT_ONCE):
+        some = points[start : start + AT_ONCE]
+        apart = (some**2).sum(axis=1)[:, None] - 2 * some @ others.T + squares
+        if is_same:
+            rows = np.arange(len(some))
+            apart[rows, start + rows] = np.inf
+        found[start : start + AT_ONCE] = np.sqrt(np.maximum(apart.min(axis=1), 0))
+    return found
 
 
 def look_at(square: NDArray[np.uint8]) -> tuple[float, float]:

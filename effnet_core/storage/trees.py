@@ -142,6 +142,8 @@ def upload_tree(folder: Path, place: S3Url, access: S3Access) -> int:
         StoreError: the server refuses.
     """
     paths = _files(folder) if folder.is_dir() else []
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; give the folder that it is in: {folder.parent}")
     if not paths:
         raise DataError(f"folder {folder} has no files to upload")
     prefix = folder_key(place)

@@ -231,7 +231,7 @@ def _evaluate(run: Run) -> Evaluated:
         setup.config,
         setup.group,
         class_names=setup.dataset.class_names,
-        stage="train: evaluate",
+        topic="train: evaluate",
         scores=scores,
     )
     run.progress.metrics = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
@@ -313,7 +313,13 @@ def _calibrate(run: Run, latest: Evaluated) -> Calibration | None:
     found = latest.scores.fit(run.setup.group)
     if found is None:
         return latest.result.calibration
-    if found.temperature == 1.0:
+    if found.refused is not None:
+        run.tell(
+            f"probabilities stay as they are: temperature {found.refused:g}, fitted on {found.images} "
+            f"images, does not help on images that it was not fitted on (expected calibration error "
+            f"{found.before.ece:.2%})"
+        )
+    elif found.temperature == 1.0:
         run.tell(f"probabilities stay as they are: {found.images} images are too few to calibrate")
     else:
         run.tell(

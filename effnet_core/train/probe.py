@@ -19,7 +19,7 @@ from effnet_core.data.preprocess import PreprocessSpec
 from effnet_core.events import Event, emit
 from effnet_core.results import EvalResult
 from effnet_core.results.answers import ANSWERS_NAME, Answers, Origin, rank_answers
-from effnet_core.results.calibration import calibrate, fit_temperature
+from effnet_core.results.calibration import calibrate, fit_calibration
 from effnet_core.system.machine import available_cores
 from effnet_core.train.balance import weights_of_classes
 from effnet_core.train.head import Head, fit_head
@@ -27,7 +27,7 @@ from effnet_core.train.tally import Tally
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import CLASSIFIER, Checkpoint, Sidecar
 
-STAGE = "probe"
+TOPIC = "probe"
 
 WORTH_MEASURING = 5_000
 """Images from which on the fastest use of the cores is worth being measured first."""
@@ -65,12 +65,16 @@ def probe(
     dataset = open_dataset(data_dir)
     train, val = dataset.split(config.data.train_split), dataset.split(config.data.eval_split)
     features = features_of(train)
-    emit(Event(STAGE, f"{len(train):,} images have features; fitting the classifier"))
+    emit(Event(TOPIC, f"{len(train):,} images have features; fitting the classifier"))
     weights = weights_of_classes(config.train.class_weights, train, dataset.class_names)
     head = fit_head(features, train.labels, dataset.num_classes, class_weights=weights)
     logits = head.logits(features_of(val))
     result = _evaluate(logits, val, dataset.class_names)
-    temperature = fit_temperature(logits, val.labels) if config.train.calibrate else 1.0
+    fits = config.train.calibrate
+    calibration = (
+        fit_calibration(logits, val.labels) if fits else calibrate(logits, val.labels, 1.0)
+    )
+    temperature = calibration.temperature
     sidecar = Sidecar(
         variant=checkpoint.sidecar.variant,
         class_names=dataset.class_names,
@@ -94,7 +98,7 @@ def probe(
             "checkpoint_sha256": written.sha256,
             "data_digest": dataset.digest,
             "seconds": round(time.perf_counter() - started, 3),
-            "calibration": calibrate(logits, val.labels, temperature),
+            "calibration": calibration,
         }
     )
     best = rank_answers(logits, val.labels, temperature=temperature)

@@ -18,7 +18,7 @@ from effnet_core.results.calibration import (
     Reliability,
     bin_sums,
     calibrate,
-    fit_temperature,
+    fit_calibration,
 )
 
 Number = TypeVar("Number", np.int64, np.float32)
@@ -102,7 +102,7 @@ class Scores:
             logits, labels = _gather(group, logits, labels)
         if not group.is_first:
             return None
-        return calibrate(logits, labels, fit_temperature(logits, labels))
+        return fit_calibration(logits, labels)
 
     def answers(self, group: Group, labels: NDArray[np.int32], origin: Origin) -> Answers | None:
         """The answers to every image, on rank 0; every rank must call it.

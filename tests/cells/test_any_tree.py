@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
 from mindspore.dataset import vision
 
 from effnet_core.data.images import WHITE, decode_image, to_rgb
@@ -14,7 +12,7 @@ from effnet_core.data.loader import FileSource
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.placing import CONVERTED_SUFFIX
 from effnet_core.errors import DataError
-from tests.support.trees import build, cut, labelled, links, shortened, staged, trees
+from tests.support.trees import cut, labelled, over_trees, shortened, staged
 
 
 def trained(out: Path) -> set[str]:
@@ -35,28 +33,20 @@ def trained(out: Path) -> set[str]:
     return found
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-@given(tree=trees, linked=links)
+@over_trees
 def test_training_reads_the_pictures_of_staging_and_labelling(
-    tree: dict[str, str], linked: dict[str, str]
+    root: Path, out: Path, _files: set[str]
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        root, out = Path(folder, "source").resolve(), Path(folder, "out")
-        build(root, tree, linked)
-        try:
-            by_staging = shortened(staged(root, out))
-        except DataError:  # tests/unit/data/test_any_tree.py
-            return
-        pictures = {path for path, kind in by_staging.items() if kind == "picture"}
-        by_training = trained(out)
-        assert by_training == pictures
-        by_labelling = {
-            path
-            for path, kind in labelled(root).items()
-            if kind == "picture" and "/" in path  # beside the classes nobody says what it shows
-        }
-        assert {cut(path) for path in by_labelling} == {cut(path) for path in by_training}
+    try:
+        by_staging = shortened(staged(root, out))
+    except DataError:  # tests/unit/data/test_any_tree.py
+        return
+    pictures = {path for path, kind in by_staging.items() if kind == "picture"}
+    by_training = trained(out)
+    assert by_training == pictures
+    by_labelling = {
+        path
+        for path, kind in labelled(root).items()
+        if kind == "picture" and "/" in path  # beside the classes nobody says what it shows
+    }
+    assert {cut(path) for path in by_labelling} == {cut(path) for path in by_training}

@@ -26,11 +26,11 @@ from effnet_core.infer.pipeline import Outputs, Predictor
 from effnet_core.model.network import create_model
 from effnet_core.system.files import read_json, write_json
 from effnet_core.weights import checkpoint as checkpoints
-from effnet_core.worker import _load_engine
+from effnet_core.worker.rank import _load_engine
 from tests.support.images import draw, encode
 from tests.support.weights import make_checkpoint, make_sidecar, parameter_shapes, random_parameters
 
-TINIES = [name for name, row in VARIANTS.items() if row.hidden]
+TINIES = [name for name, row in VARIANTS.items() if row.hidden and len(row.stages) > 1]
 TOLERANCE = 1e-4
 
 

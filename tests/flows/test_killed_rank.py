@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
 from effnet_core.events import Event, listen
 from flows.train import train_flow
-from tests.support.tiny import TINY
+from tests.support.tiny import SMALL
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
@@ -46,7 +46,7 @@ def test_a_killed_rank_becomes_a_retry_that_resumes_and_completes(
     data_dir: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    settings = [*TINY, "runtime.world_size=2", "train.epochs=40", "train.checkpoint_every_steps=2"]
+    settings = [*SMALL, "runtime.world_size=2", "train.epochs=40", "train.checkpoint_every_steps=2"]
     seconds: list[float] = []
     killed: list[int] = []
 

@@ -30,7 +30,7 @@ from flows.train import train_flow
 from tasks.credentials import credentials_of
 from tests.support.images import class_folders
 from tests.support.s3 import KEY_ID, SECRET, SeaweedFS
-from tests.support.tiny import TINY
+from tests.support.tiny import SMALL
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
@@ -44,7 +44,7 @@ def settings(seaweedfs: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     return [
-        *TINY,
+        *SMALL,
         f"storage.root=s3://{bucket}/models",
         "storage.name=animals",
         f"storage.endpoint_url={seaweedfs.endpoint_url}",

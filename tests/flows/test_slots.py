@@ -13,7 +13,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
 from flows.train import train_flow
 from tasks.slots import SLOT_VARIABLE, device_slot
-from tests.support.tiny import TINY
+from tests.support.tiny import SMALL
 
 NAME = "devices-of-this-test"
 
@@ -86,7 +86,7 @@ def test_a_job_of_more_devices_than_there_are_takes_all() -> None:
 @pytest.mark.usefixtures("four_devices")
 def test_three_trainings_of_two_processes_on_four_devices(data_dir: Path, tmp_path: Path) -> None:
     """Two of them compute at the same time, and the third begins when one of them has ended."""
-    settings = [*TINY, "runtime.world_size=2", "runtime.timeout_s=600"]
+    settings = [*SMALL, "runtime.world_size=2", "runtime.timeout_s=600"]
     folders = [tmp_path / name for name in ("a", "b", "c")]
     trainings = [
         threading.Thread(

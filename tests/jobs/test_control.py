@@ -20,7 +20,7 @@ from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.system.files import read_jsonl
 from effnet_core.weights import checkpoint
 from tests.support.signals import heed_ctrl_c
-from tests.support.tiny import TINY, tiny_config
+from tests.support.tiny import SMALL, small_config, tiny_config
 
 pytestmark = pytest.mark.mindspore
 
@@ -50,7 +50,7 @@ def processes_of(run_dir: Path) -> list[int]:
 def start_training(
     data_dir: Path, run_dir: Path, *overrides: str, processes: int
 ) -> subprocess.Popen[str]:
-    settings = [part for setting in (*TINY, *LONG, *overrides) for part in ("-o", setting)]
+    settings = [part for setting in (*SMALL, *LONG, *overrides) for part in ("-o", setting)]
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "effnet_core", "train"),
@@ -160,7 +160,7 @@ def test_a_killed_rank_ends_the_job_within_seconds(
             time.sleep(stall_s)
 
     with listen(kill_once), pytest.raises(WorkerLost, match=rf"rank (0 or )?{rank} (or 1 )?died"):
-        api.train(tiny_config("runtime.world_size=2", *LONG), data_dir, run_dir)
+        api.train(small_config("runtime.world_size=2", *LONG), data_dir, run_dir)
     assert time.monotonic() - killed[0] < 20
     assert processes_of(run_dir) == []
 
@@ -172,7 +172,7 @@ def test_a_job_that_takes_too_long_saves_and_is_stopped(
     run_dir = tmp_path / "run"
     seldom = ("train.checkpoint_every_epochs=4000", "train.evaluate_every_epochs=4000")
     with pytest.raises(JobTimeout, match=r"runtime\.timeout_s=5"):
-        api.train(tiny_config("runtime.timeout_s=5", *LONG, *seldom), data_dir, run_dir)
+        api.train(small_config("runtime.timeout_s=5", *LONG, *seldom), data_dir, run_dir)
     assert processes_of(run_dir) == []
     saved = checkpoint.newest(run_dir / "checkpoints")
     assert saved is not None
@@ -184,14 +184,14 @@ def test_a_resumed_run_ends_like_a_straight_one(data_dir: Path, tmp_path: Path) 
     """Cut after the first of two epochs: same losses, nearly the same weights."""
     settings = ("train.epochs=2", "runtime.exact_resume=true", "runtime.mindspore_log=error")
     straight = tmp_path / "straight"
-    api.train(tiny_config(*settings), data_dir, straight)
+    api.train(small_config(*settings), data_dir, straight)
     resumed = tmp_path / "resumed"
-    api.train(tiny_config(*settings), data_dir, resumed)
+    api.train(small_config(*settings), data_dir, resumed)
     last = checkpoint.newest(resumed / "checkpoints")
     assert last is not None
     for path in (last.path, checkpoint.sidecar_path(last.path), resumed / "result.json"):
         path.unlink()
-    result = api.train(tiny_config(*settings), data_dir, resumed)
+    result = api.train(small_config(*settings), data_dir, resumed)
     assert result.resumed_from_step == 3
     losses = [
         [row["loss"] for row in read_jsonl(folder / METRICS_NAME) if row["kind"] == "train"]

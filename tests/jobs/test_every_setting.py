@@ -22,7 +22,7 @@ from effnet_core.system.files import read_jsonl
 from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 from tests.support import every_setting
 from tests.support.images import source_with_splits
-from tests.support.tiny import tiny_config
+from tests.support.tiny import small_config, tiny_config
 from tests.support.weights import make_checkpoint
 from tests.unit.model_store.test_publication import make_run
 
@@ -58,7 +58,7 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def traces(few_images: Path, run_dir: Path, *overrides: str) -> dict[str, Any]:
     """What a run leaves: steps logged, epochs evaluated, checkpoints kept."""
-    config = tiny_config(f"train.epochs={EPOCHS}", "data.global_batch_size=4", *overrides)
+    config = small_config(f"train.epochs={EPOCHS}", "data.global_batch_size=4", *overrides)
     api.train(config, few_images, run_dir)
     rows = read_jsonl(run_dir / METRICS_NAME)
     return {

@@ -196,8 +196,8 @@ def test_engines_label_alike_and_are_made_once(
 def test_an_engine_does_not_start_mindspore(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     api.infer(checkpoint, [folder / "0.png"], tmp_path / "a")
     code = (
-        "import sys; from effnet_core import worker; from pathlib import Path; "
-        f"worker.main(Path({str(tmp_path / 'a' / 'jobs' / 'shard-00000')!r})); "
+        "import sys; from effnet_core.worker import rank; from pathlib import Path; "
+        f"rank.main(Path({str(tmp_path / 'a' / 'jobs' / 'shard-00000')!r})); "
         "print('mindspore' in sys.modules, 'onnxruntime' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -16,7 +16,7 @@ from effnet_core.results import TrainResult
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.system.files import read_jsonl
 from tests.kernels.library import built
-from tests.support.tiny import tiny_config
+from tests.support.tiny import small_config
 
 pytestmark = pytest.mark.mindspore
 
@@ -32,7 +32,7 @@ def test_a_run_without_a_compiler_trains_with_the_built_in_ones(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     result = api.train(
-        tiny_config("train.epochs=1", "schedule.warmup_epochs=0"), data_dir, tmp_path
+        small_config("train.epochs=1", "schedule.warmup_epochs=0"), data_dir, tmp_path
     )
     assert result.epochs == 1
     said = [event.message for event in events if event.message.startswith("CPU kernels")]
@@ -41,11 +41,11 @@ def test_a_run_without_a_compiler_trains_with_the_built_in_ones(
         "CXX=no-such-compiler was not found; unset CXX or mend it"
     ]
     with pytest.raises(ConfigError, match=r"set runtime\.kernels=auto"):
-        api.train(tiny_config("runtime.kernels=native"), data_dir, tmp_path / "native")
+        api.train(small_config("runtime.kernels=native"), data_dir, tmp_path / "native")
 
 
 def train_shortly(data_dir: Path, run_dir: Path, *overrides: str) -> TrainResult:
-    config = tiny_config("train.epochs=1", "schedule.warmup_epochs=0", *overrides)
+    config = small_config("train.epochs=1", "schedule.warmup_epochs=0", *overrides)
     return api.train(config, data_dir, run_dir)
 
 

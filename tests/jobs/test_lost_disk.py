@@ -16,7 +16,7 @@ from effnet_core.errors import CheckpointError, DataError, EffnetError
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.system.files import read_jsonl
 from effnet_core.weights import checkpoint
-from tests.support.tiny import tiny_config
+from tests.support.tiny import small_config, tiny_config
 
 pytestmark = pytest.mark.mindspore
 
@@ -57,6 +57,6 @@ def test_a_shared_folder_that_goes_away_is_named_and_nothing_is_written_in_its_p
     thief = threading.Thread(target=take_away, daemon=True)
     thief.start()
     with pytest.raises(EffnetError, match=r"no such file or directory.*bring i"):
-        api.train(tiny_config("train.epochs=4000"), data_dir, run_dir)
+        api.train(small_config("train.epochs=4000"), data_dir, run_dir)
     thief.join()
     assert not list(disk.rglob("*.ckpt"))

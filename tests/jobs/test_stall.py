@@ -17,7 +17,7 @@ from effnet_core import api
 from effnet_core.errors import WorkerStalled
 from effnet_core.events import Event, listen
 from tests.support.images import class_folders
-from tests.support.tiny import tiny_config
+from tests.support.tiny import small_config
 
 STALL_S = 8
 
@@ -38,7 +38,7 @@ def pid_of_rank(run_dir: Path, rank: int) -> int:
 @pytest.mark.slow
 def test_one_of_two_ranks_that_is_stopped(data_dir: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    config = tiny_config(
+    config = small_config(
         "runtime.world_size=2", f"runtime.stall_timeout_s={STALL_S}", "train.epochs=300"
     )
     stopped: list[int] = []
@@ -84,7 +84,7 @@ class SilentServer:
 
 def test_a_source_that_does_not_answer(tmp_path: Path, aws_environment: None) -> None:
     server = SilentServer()
-    config = tiny_config(
+    config = small_config(
         f"storage.endpoint_url={server.url}", f"runtime.stall_timeout_s={STALL_S // 2}"
     )
     with pytest.raises(WorkerStalled, match=r"staging s3://bucket/data stands still: .*only wait"):

@@ -17,14 +17,14 @@ from effnet_core.system.files import read_json
 from effnet_core.weights import checkpoint
 from tests.jobs.test_control import processes_of, steps_done, wait_for
 from tests.support.services import missing
-from tests.support.tiny import TINY
+from tests.support.tiny import SMALL
 
 pytestmark = [pytest.mark.mindspore, pytest.mark.slow]
 
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 PORT = 23471
 SETTINGS = (
-    *TINY,
+    *SMALL,
     f"runtime.hosts=[{', '.join(ADDRESSES)}]",
     "runtime.world_size=4",
     f"runtime.master_port={PORT}",

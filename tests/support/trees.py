@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -64,6 +67,20 @@ links = st.dictionaries(
     st.sampled_from((".", "..", "link", "../dog", "../../..", "nothing", "001.jpg")),
     max_size=2,
 )
+
+
+def over_trees(test: Callable[[Path, Path, set[str]], None]) -> Callable[[], None]:
+    """Let a test see many folders: each with an output folder beside it, and the files that it has."""
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(tree=trees, linked=links)
+    def over(tree: dict[str, str], linked: dict[str, str]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder, "source").resolve()
+            test(root, Path(folder, "out"), build(root, tree, linked))
+
+    over.__name__ = test.__name__
+    return over
 
 
 def build(root: Path, tree: dict[str, str], linked: dict[str, str]) -> set[str]:

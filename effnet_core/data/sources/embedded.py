@@ -16,7 +16,7 @@ from typing import Any
 from effnet_core.data.sources.archives import DEFAULT_LIMITS
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import suffix_of
-from effnet_core.data.sources.formats import Labelled, Rules
+from effnet_core.data.sources.formats import Labelled, Rules, carved
 from effnet_core.data.sources.shards import filled_up, splits_of
 from effnet_core.data.sources.tables import LABEL_COLUMNS, PATH_COLUMNS, Table
 from effnet_core.errors import DataError
@@ -109,7 +109,7 @@ def from_embedded(files: list[tuple[str, Path]], out: Path, rules: Rules) -> Lab
             )
             result.other += [(item.shown, "a picture without a class") for item in of_split]
             found = [item for item in found if item.split != split]
-    result.candidates = filled_up(found)
+    result.candidates = carved(filled_up(found), result.notes)
     return result
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from typing import Literal
 
 from effnet_core.config.schema import DataConfig
 from effnet_core.data.sources.candidates import Candidate
-from effnet_core.data.sources.finding import Found, find_files
+from effnet_core.data.sources.finding import Found, find_files, why_left_out
 from effnet_core.data.sources.listed import (
     TableRules,
     columns_of_listing,
@@ -105,7 +106,7 @@ def find_images(source: Path, rules: Rules = DEFAULT_RULES) -> Labelled:
         table = usable_tables(source.parent, [source.name], rules.table, strict=True)[0]
         root = Path(rules.table.root) if rules.table.root else source.parent
         result = Labelled()
-        result.candidates = _carve(from_table(table, root, rules.table), result.notes)
+        result.candidates = carved(from_table(table, root, rules.table), result.notes)
         return result
     try:
         found = find_files(source)
@@ -139,7 +140,7 @@ def label_files(source: Path, found: Found, rules: Rules) -> Labelled:
     else:
         result.candidates = _of_tables(tree, top, tables, result, rules)
     _note_pictures_without_class(found, result, source)
-    result.candidates = _carve(_same_classes(result.candidates), result.notes)
+    result.candidates = carved(_same_classes(result.candidates), result.notes)
     return result
 
 
@@ -262,11 +263,26 @@ def _unwrapped_split(tree: Tree, folder: str) -> str:
 
 def _of_classes(tree: Tree, top: str, split: str, result: Labelled) -> list[Candidate]:
     found = []
+    _note_empty(tree, top, result)
     for folder in tree.folders(top):
         name = unicodedata.normalize("NFC", folder.rpartition("/")[2])
         for path in tree.below(folder):
             found.append(Candidate(tree.root / path, split, name, path[len(folder) + 1 :]))
     return found
+
+
+def _note_empty(tree: Tree, top: str, result: Labelled) -> None:
+    """A folder beside the classes without any picture is no class; people may have expected one."""
+    empty = sorted(
+        entry.name
+        for entry in os.scandir(tree.root / top)
+        if entry.is_dir()
+        and entry.name not in tree.inner[top]
+        and not why_left_out(entry.name, True)
+    )
+    if empty:
+        names = ", ".join(f"{name}/" for name in empty[:5])
+        result.notes.append(f"left out: {len(empty):,} folder(s) without any picture ({names})")
 
 
 def _metadata(root: Path, folder: str, tables: list[str]) -> str:
@@ -372,7 +388,7 @@ def _same_classes(candidates: list[Candidate]) -> list[Candidate]:
     return result
 
 
-def _carve(candidates: list[Candidate], notes: list[str]) -> list[Candidate]:
+def carved(candidates: list[Candidate], notes: list[str]) -> list[Candidate]:
     """Where there is a training split and no validation split, some of the first become the second."""
     splits = {item.split for item in candidates}
     if VAL in splits or TRAIN not in splits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -143,8 +144,10 @@ def _leads_somewhere(table: Table, rules: TableRules) -> bool:
 def _share_there(table: Table, path: str, root: Path) -> float:
     """Share of the first rows whose pictures are there, 0-1."""
     places = Places(root)
-    rows = table.rows[:ROWS_TRIED]
-    return sum(places.exists(_text(row.values.get(path))) for row in rows) / max(1, len(rows))
+    rows, split = table.rows[:ROWS_TRIED], split_in_or_none(table.path.stem)
+    return sum(places.exists(_text(row.values.get(path)), split) for row in rows) / max(
+        1, len(rows)
+    )
 
 
 def from_table(table: Table, root: Path, rules: TableRules, split: str = "") -> list[Candidate]:
@@ -161,7 +164,7 @@ def from_table(table: Table, root: Path, rules: TableRules, split: str = "") -> 
     """
     path_column, label_column = _columns(table, rules)
     split_column = table.find(SPLIT_COLUMNS)
-    places = Places(root)
+    places, of_table = Places(root), split_in_or_none(table.path.stem)
     found: list[Candidate] = []
     seen: dict[str, str] = {}
     for row in table.rows:
@@ -174,13 +177,15 @@ def from_table(table: Table, root: Path, rules: TableRules, split: str = "") -> 
             if "\0" in text + label:
                 name = ""
                 raise ValueError("a null character")
-            name = places.find(text, split_in_or_none(place))
+            name = places.find(text, split_in_or_none(place) or of_table)
             if isinstance(row.values.get(label_column), NotOneLabel):
                 raise ValueError(str(row.values[label_column]))
             if not label:
                 raise ValueError("no label")
             if seen.get(name) == label:
                 continue  # said twice
+            if not os.path.lexists(root / name):
+                raise ValueError(f"{text!r}, which is not there")
             if name in seen:
                 raise ValueError(f"{text!r} a second time, as {label!r} and as {seen[name]!r}")
             seen[name] = label
@@ -208,10 +213,10 @@ class Places:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def exists(self, text: str) -> bool:
+    def exists(self, text: str, split: str) -> bool:
         """Whether a path leads to a file."""
         try:
-            return (self.root / self.find(text, "")).is_file()
+            return (self.root / self.find(text, split)).is_file()
         except ValueError:
             return False
 

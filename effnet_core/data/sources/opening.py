@@ -17,7 +17,7 @@ from typing import Protocol
 from effnet_core.data.images import IMAGE_SUFFIXES
 from effnet_core.data.sources.archives import is_archive, members, require_read, stem, unpack
 from effnet_core.data.sources.embedded import from_embedded, picture_column
-from effnet_core.data.sources.finding import find_files
+from effnet_core.data.sources.finding import Found, find_files, suffix_of
 from effnet_core.data.sources.formats import DEFAULT_RULES, Labelled, Rules, find_images
 from effnet_core.data.sources.imagenet2012 import is_imagenet2012, unpack_imagenet2012
 from effnet_core.data.sources.shards import LABEL_SUFFIXES, from_shards
@@ -29,7 +29,7 @@ from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
 from effnet_core.system.files import sha256_of_text
 from effnet_core.text import os_reason
 
-STAGE = "stage"
+TOPIC = "stage"
 MEMBERS_LOOKED_AT = 64
 """Members of an archive that are looked at, to see whether it is a shard of samples."""
 
@@ -161,7 +161,7 @@ class BucketSource:
             found = [item for item in found if item.key == self.place.key]
         if not found:
             raise DataError(f"{self.place} does not exist; correct the address")
-        emit(Event(STAGE, f"fetching {self.place}: {len(found):,} object(s)"))
+        emit(Event(TOPIC, f"fetching {self.place}: {len(found):,} object(s)"))
         fetched = work / "fetched"
         download_tree(place, fetched, self.access, objects=found)
         root = fetched / self.place.key.rpartition("/")[2] if self._is_one_file() else fetched
@@ -222,19 +222,40 @@ def _unpacked(root: Path, archives: list[str], unpacked: Path, rules: Rules) -> 
     shards = all(_is_shard(root / path) for path in archives)
     folders = []
     for done, (name, path) in enumerate(zip(names, archives, strict=True)):
-        emit(Event(STAGE, f"unpacking {path}", done, len(archives)))
+        emit(Event(TOPIC, f"unpacking {path}", done, len(archives)))
         folder = unpacked / _plain(name, root)
         folders.append((name, unpack(root / path, folder, encoding=rules.names_encoding)))
     if shards:
         samples = from_shards(folders)
         if any(not item.problem for item in samples.candidates):
             return samples
-    labelled = find_images(unpacked if len(folders) > 1 else folders[0][1], rules)
+    inside = unpacked if len(folders) > 1 else folders[0][1]
+    try:
+        labelled = find_images(inside, rules)
+    except DataError as cause:
+        known_as = root if len(folders) > 1 else root / archives[0]
+        text = str(cause).replace(str(inside), str(known_as)).replace(str(unpacked), str(root))
+        raise DataError(f"{text}{_hint(find_files(inside))}") from cause
     labelled.candidates = [
         replace(item, shown=item.shown or item.path.relative_to(unpacked).as_posix())
         for item in labelled.candidates
     ]
     return labelled
+
+
+def _hint(found: Found) -> str:
+    """What an archive without labels holds instead, as the end of a message; else empty."""
+    inner = [path for path, _ in found.other if is_archive(path)]
+    if inner and not found.pictures:
+        return f". It holds archives ({', '.join(inner[:3])}); unpack it and give the folder"
+    beside = sorted({suffix_of(path) for path, _ in found.other} - {""})
+    if beside and found.pictures:
+        ends = ", ".join(beside[:5])
+        return (
+            f". Beside its pictures lie files that end in {ends}; the class of KEY.jpg is read from "
+            f"KEY{', KEY'.join(LABEL_SUFFIXES[:3])}"
+        )
+    return "" if found.pictures or found.other else ". It is empty"
 
 
 def _plain(name: str, root: Path) -> str:

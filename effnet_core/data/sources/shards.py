@@ -11,13 +11,14 @@ from typing import Any
 
 from effnet_core.data.images import IMAGE_SUFFIXES
 from effnet_core.data.sources.candidates import Candidate
-from effnet_core.data.sources.finding import find_files, suffix_of
-from effnet_core.data.sources.formats import Labelled
+from effnet_core.data.sources.finding import find_files
+from effnet_core.data.sources.formats import Labelled, carved
 from effnet_core.data.sources.tables import LABEL_COLUMNS
 from effnet_core.data.splits import split_in
 from effnet_core.errors import DataError
 
-LABEL_SUFFIXES = (".cls", ".json")
+LABEL_SUFFIXES = (".cls", ".json", ".label", ".class", ".cls.txt", ".class_name")
+"""Ends of the names of files that hold a sample's class, the most telling first."""
 MAIN_PARTS = ("image", "img", "input", "rgb", "0")
 """Parts of a sample that are its picture where several end as pictures do: ``KEY.image.png``."""
 
@@ -50,7 +51,7 @@ def from_shards(folders: list[tuple[str, Path]]) -> Labelled:
             samples.append(Candidate(folder / path, split, label, inner, inner, problem))
     if not samples:
         raise DataError("the shards hold no images (KEY.jpg beside KEY.cls or KEY.json)")
-    result.candidates = filled_up(samples)
+    result.candidates = carved(filled_up(samples), result.notes)
     return result
 
 
@@ -68,7 +69,7 @@ def filled_up(candidates: list[Candidate]) -> list[Candidate]:
 
 def is_label(name: str) -> bool:
     """Whether a member of an archive may be a sample's label."""
-    return suffix_of(name) in LABEL_SUFFIXES
+    return name.lower().endswith(LABEL_SUFFIXES)
 
 
 def splits_of(names: list[str], kind: str) -> list[str]:
@@ -113,7 +114,7 @@ def _main(extensions: list[str]) -> set[str]:
 
 
 def _label_of(path: Path) -> str:
-    """A sample's label, from the file of its name that ends in ``.cls`` or ``.json``; empty for none."""
+    """A sample's label, from the file of its name that ends as labels do; empty for none."""
     # WebDataset's key ends at the first dot of the file name; people's names may have more.
     keys = dict.fromkeys((path.name.partition(".")[0], path.name.rpartition(".")[0]))
     for key in keys:
@@ -127,7 +128,7 @@ def _label_of(path: Path) -> str:
 def _read_label(file: Path) -> str:
     try:
         text = file.read_text(encoding="utf-8")
-        if file.suffix == ".cls":
+        if file.suffix != ".json":
             return text.strip()
         values = json.loads(text)
         value: Any = next((values[name] for name in LABEL_COLUMNS if name in values), None)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effnet_core.data.images import IMAGE_SUFFIXES
+from effnet_core.data.sources.finding import suffix_of
 from effnet_core.errors import DataError
 from effnet_core.text import nearest, os_reason
 
@@ -28,7 +30,7 @@ PATH_COLUMNS = (
 )
 LABEL_COLUMNS = (
     *("label", "labels", "class", "class_name", "classname", "category", "target", "label_name"),
-    *("choice", "tag", "class_id", "category_id"),
+    *("labelname", "class_label", "choice", "tag", "class_id", "category_id"),
 )
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold_name")
 
@@ -138,7 +140,10 @@ def _read_csv(path: Path, text: str) -> Table:
     delimiter = said[1] if said else max(DELIMITERS, key=head.count)
     if path.suffix.lower() == ".tsv" and "\t" in head:
         delimiter = "\t"
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = _names_without_head(
+        next(csv.reader([text.partition("\n")[0]], delimiter=delimiter), [])
+    )
+    reader = csv.DictReader(io.StringIO(text, newline=""), names or None, delimiter=delimiter)
     columns = tuple((name or "").strip() for name in reader.fieldnames or ())
     reader.fieldnames = list(columns)
     rows = [
@@ -147,6 +152,22 @@ def _read_csv(path: Path, text: str) -> Table:
         if any(isinstance(value, str) and value.strip() for value in row.values())
     ]
     return Table(path, columns, rows)
+
+
+def _names_without_head(first: list[str]) -> list[str]:
+    """Names for the columns of a table that begins with a picture, not with such names; else none."""
+    cells = [cell.strip() for cell in first]
+    pictures = [cell for cell in cells if suffix_of(cell) in IMAGE_SUFFIXES]
+    if len(pictures) != 1 or len(cells) < 2:
+        return []
+    return [
+        PATH_COLUMNS[0]
+        if cell in pictures
+        else LABEL_COLUMNS[0]
+        if len(cells) == 2
+        else f"column {n}"
+        for n, cell in enumerate(cells, start=1)
+    ]
 
 
 def _json_rows(text: str) -> Iterator[Row]:

@@ -6,40 +6,29 @@ what training reads.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
-
 from effnet_core.errors import DataError
-from tests.support.trees import build, cut, labelled, links, of, shortened, staged, trees
+from tests.support.trees import cut, labelled, of, over_trees, shortened, staged
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-@given(tree=trees, linked=links)
+@over_trees
 def test_every_file_is_a_picture_or_set_aside_or_another(
-    tree: dict[str, str], linked: dict[str, str]
+    root: Path, out: Path, files: set[str]
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        root, out = Path(folder, "source").resolve(), Path(folder, "out")
-        files = build(root, tree, linked)
-        by_labelling = labelled(root)
-        try:
-            by_staging = shortened(staged(root, out))
-        except DataError as error:
-            assert "\n" not in str(error).replace("a\nb", "")
-            by_staging = {}
-        for path in sorted(files):
-            label = of(path, by_labelling)
-            assert label, f"labelling lost {path!r}"
-            if not by_staging:
-                continue
-            kind = of(path, by_staging) or by_staging.get(cut(path))
-            if "/" not in path:
-                assert kind == "other"  # nobody says what it shows
-                continue
-            assert kind == label, f"{path!r}: {kind} by staging, {label} by labelling"
+    by_labelling = labelled(root)
+    try:
+        by_staging = shortened(staged(root, out))
+    except DataError as error:
+        assert "\n" not in str(error).replace("a\nb", "")
+        by_staging = {}
+    for path in sorted(files):
+        label = of(path, by_labelling)
+        assert label, f"labelling lost {path!r}"
+        if not by_staging:
+            continue
+        kind = of(path, by_staging) or by_staging.get(cut(path))
+        if "/" not in path:
+            assert kind == "other"  # nobody says what it shows
+            continue
+        assert kind == label, f"{path!r}: {kind} by staging, {label} by labelling"

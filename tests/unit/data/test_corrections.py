@@ -111,4 +111,27 @@ def test_corrections_of_nonsense(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         read_corrections(path)
     with pytest.raises(DataError, match="cannot be read"):
-        read_corrections(tmp_path)
+        read_corrections(tmp_path / "nowhere.csv")
+
+
+def test_a_folder_of_reviews_is_read_in_order(tmp_path: Path) -> None:
+    cat, dog, owl = (letter * 64 for letter in "abc")
+    rounds = {
+        "2026-05-01/labels.csv": f"{cat},p/1.png,cat,label\n{dog},p/2.png,dog,label\n{owl},,,leave out\n",
+        "2026-05-02/labels (1).csv": f"{dog},,,leave out\n{owl},p/1.png,owl,label\n",
+    }
+    for name, rows in rounds.items():
+        path = tmp_path / name
+        path.parent.mkdir()
+        path.write_text(f"sha256,file,label,action\n{rows}")
+    (tmp_path / "2026-05-02" / "queue.csv").write_text("not this one")
+    found = read_corrections(tmp_path)
+    assert found.labels == {cat: "cat", owl: "owl"}
+    assert found.left_out == {dog}
+    assert found.files == {
+        cat: tmp_path / "2026-05-01/p/1.png",
+        owl: tmp_path / "2026-05-02/p/1.png",
+    }
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"is a folder without a file labels\*\.csv"):
+        read_corrections(tmp_path / "empty")

@@ -378,6 +378,7 @@ def test_a_check_says_the_size_of_the_whole_image(orientation: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     content = encode(draw(403, 301), "JPEG", exif=exif)
-    image, size = check_image(content, at_least_px=64)
+    image, size, mode = check_image(content, at_least_px=64)
+    assert mode == "RGB"
     assert size == ((403, 301) if orientation == 1 else (301, 403))
     assert image.size == ((101, 76) if orientation == 1 else size)

@@ -12,10 +12,10 @@ import pytest
 from effnet_core.data.manifest import (
     DATASET_NAME,
     MANIFEST_NAME,
-    SCHEMA,
     image_id,
     open_dataset,
     rows_digest,
+    schema,
     write_manifest,
 )
 from effnet_core.data.staging import stage_dataset
@@ -46,7 +46,7 @@ def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / MANIFEST_NAME
     write_manifest(path, rows())
     table = pq.read_table(path)
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(schema())
     assert table.to_pylist() == rows()
 
 

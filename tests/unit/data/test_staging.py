@@ -7,9 +7,9 @@ import itertools
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from effnet_core.cli.app import app
 from effnet_core.data import placing, staging
 from effnet_core.data.encoded import is_whole_png
-from effnet_core.data.images import decode_image, to_rgb
+from effnet_core.data.images import Checked, decode_image, to_rgb
 from effnet_core.data.manifest import DATASET_NAME, MANIFEST_NAME, REJECTED_NAME, open_dataset
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError, OutputExists
@@ -506,19 +506,27 @@ def test_an_output_that_is_a_file(source: Path, tmp_path: Path) -> None:
 def test_a_full_disk_is_said_in_words(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_open = open
+    write, begun = os.write, threading.Semaphore(2)
 
-    def full(path: Any, *arguments: Any, **options: Any) -> Any:
-        if str(path).endswith(".part"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real_open(path, *arguments, **options)
+    def full(handle: int, content: bytes | memoryview) -> int:
+        if begun.acquire(blocking=False):
+            return write(handle, content[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("builtins.open", full)
+        patch.setattr(os, "write", full)
         with pytest.raises(DataError, match=r"staging into .* failed: no space left on device"):
             stage_dataset(source, tmp_path / "out")
-    assert not list((tmp_path / "out").rglob("*.part"))
+    assert not list((tmp_path / "out" / "images").rglob("*.jpg"))
     assert stage_dataset(source, tmp_path / "out")[0].counts == {"train": 8, "val": 4}
+
+
+def test_half_a_file_of_a_killed_staging_is_replaced(source: Path, tmp_path: Path) -> None:
+    whole = (source / "train/cat/000.jpg").read_bytes()
+    put(tmp_path / "out/images/train/cat", "000.jpg", whole[:100])
+    put(tmp_path / "out", "dataset.json", b'{"complete": false}')
+    stage_dataset(source, tmp_path / "out")
+    assert (tmp_path / "out/images/train/cat/000.jpg").read_bytes() == whole
 
 
 def test_a_staged_file_does_not_change_with_its_source(source: Path, tmp_path: Path) -> None:
@@ -539,7 +547,7 @@ def test_what_was_looked_at_is_what_is_written(
 
     sides = itertools.count(60)
 
-    def check_and_change(content: bytes, **options: int) -> tuple[Image.Image, tuple[int, int]]:
+    def check_and_change(content: bytes, **options: int) -> Checked:
         other = encode(draw(next(sides), 60), "jpeg")
         for path in source.rglob("*.jpg"):
             path.write_bytes(other)

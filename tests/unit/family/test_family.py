@@ -95,6 +95,7 @@ def test_the_family_is_the_tables_and_hidden_rows_for_tests() -> None:
     assert public == [*B0_TO_B7, *RELATIVES]
     assert [row.name for row in VARIANTS.values() if row.hidden] == [
         "efficientnet_tiny",
+        "efficientnet_tiny_one",
         "efficientnet_tiny_lite",
         "efficientnet_tiny_v2",
     ]

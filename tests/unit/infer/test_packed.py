@@ -17,6 +17,7 @@ import pytest
 from effnet_core.config.schema import InferConfig, RunConfig, StorageConfig
 from effnet_core.data.images import ImageProblem
 from effnet_core.errors import ConfigError, DataError
+from effnet_core.infer import sinks
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.parts import read_parts
 from effnet_core.infer.plan import plan, planned_reader
@@ -302,3 +303,25 @@ def test_partitions_are_what_pyarrow_reads(folder: Path, tmp_path: Path) -> None
 def test_a_partition_by_what_is_not_there(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"partition_by='customer' is not known \(known: class"):
         label([folder], tmp_path / "out", partition_by="customer")
+
+
+def test_a_shard_that_was_cut_while_it_was_partitioned_leaves_no_row_twice(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cut(Exception):
+        """A process that ends here."""
+
+    def cut(*_: Any) -> None:
+        raise Cut
+
+    plain = label([folder], tmp_path / "a")
+    settings = {"partition_by": "class", "shard_images": 100}
+    with monkeypatch.context() as patch:
+        # All partitions are there, by another view of the pictures, when the process ends.
+        patch.setattr(BrightnessPredictor, "class_names", ("cat", "dog", "fox"))
+        patch.setattr(sinks, "write_json", cut)
+        with pytest.raises(Cut):
+            label([folder], tmp_path / "b", **settings)
+    assert {row["class_names"][0] for row in read_parts(tmp_path / "b")} <= {"cat", "dog", "fox"}
+    assert by_path(label([folder], tmp_path / "b", **settings)) == by_path(plain)
+    assert not list((tmp_path / "b").rglob("*staged*"))

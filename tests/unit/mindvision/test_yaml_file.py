@@ -130,7 +130,11 @@ def test_what_is_refused(
         ("prob: 0.5", "probability: 0.5", "unknown key 'data_loader.train.map.operations[1]"),
         ("type: ImageNet", "type: Mnist", "dataset.type='Mnist' cannot be followed"),
         ("shuffle: True", "shuffle: False", "dataset.shuffle=False cannot be followed"),
-        ("size: 256", "size: 256\n          interpolation: AREA", "interpolation=AREA is unknown"),
+        (
+            "size: 256",
+            "size: 256\n          interpolation: AREA",
+            "interpolation='AREA' is unknown",
+        ),
         ("scale: [0.08, 1.0]", "scale: [0.08]", "must be 2 numbers"),
     ],
 )

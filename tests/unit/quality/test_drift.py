@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from effnet_core import api
 from effnet_core.config.load import load_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.infer.parts import read_parts
-from effnet_core.infer.plan import InferencePlan
+from effnet_core.infer.plan import SHARDS_NAME, InferencePlan
 from effnet_core.infer.shards import observe, predict_shards
-from effnet_core.quality.drift import reference_of
-from effnet_core.results.drift import REFERENCE_NAME, Reference, make_reference
+from effnet_core.quality.drift import (
+    COMPARED_NAME,
+    drift_of,
+    is_told,
+    note_told,
+    reference_of,
+)
+from effnet_core.results.drift import REFERENCE_NAME, Drift, Reference, make_reference
 from effnet_core.system.files import read_json
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.support.fakes import BrightnessPredictor, predict_job
@@ -22,16 +30,14 @@ from tests.support.images import encode
 from tests.support.weights import make_checkpoint
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def make_model(folder: Path, *, level: float, seed: int) -> Checkpoint:
     """A model whose features are the means of the channels, with a reference of 80 pictures."""
-    folder = tmp_path_factory.mktemp("model")
     names = BrightnessPredictor.class_names
     checkpoint = open_checkpoint(
-        make_checkpoint(folder / "m.ckpt", image_size=32, class_names=names)
+        make_checkpoint(folder / "m.ckpt", image_size=32, class_names=names, seed=seed)
     )
-    rng = np.random.default_rng(0)
-    features = rng.normal(128, 20, (80, 3)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    features = rng.normal(level, 20, (80, 3)).astype(np.float32)
     make_reference(
         features,
         features.argmax(axis=1),
@@ -43,24 +49,37 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return checkpoint
 
 
-def label(
-    model: Checkpoint, folder: Path, output: Path, *, level: float, config: RunConfig
-) -> InferencePlan:
-    """Label 24 pictures of one colour each, around a brightness."""
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    from PIL import Image
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return make_model(tmp_path_factory.mktemp("model"), level=128, seed=0)
 
-    for i in range(24):
+
+def draw_pictures(folder: Path, *, level: float, day: int = 0, count: int = 24) -> None:
+    """Pictures of one colour each, around a brightness."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(1 + day)
+    for i in range(count):
         colour = rng.normal(level, 20, 3).clip(0, 255).astype(np.uint8)
         square = np.broadcast_to(colour, (32, 32, 3))
-        (folder / f"{i:02d}.png").write_bytes(encode(Image.fromarray(np.ascontiguousarray(square))))
-    planned = api.plan_inference(model, [folder], output, config=config)
-    job = predict_job(planned)
-    from dataclasses import replace
+        image = Image.fromarray(np.ascontiguousarray(square))
+        path = folder / f"{day}-{i:02d}.png"
+        if not path.exists():
+            path.write_bytes(encode(image))
 
-    job = replace(job, reference=reference_of(model), checkpoint_sha256=model.sha256)
-    predict_shards(BrightnessPredictor(), job, config)
+
+def label(
+    model: Checkpoint, folder: Path, output: Path, *, config: RunConfig, only_new: bool = False
+) -> InferencePlan:
+    """Label what is missing."""
+    planned = api.plan_inference(model, [folder], output, config=config, only_new=only_new)
+    job = replace(
+        predict_job(planned),
+        reference=reference_of(model),
+        checkpoint_sha256=model.sha256,
+        shards=tuple(planned.missing()),
+    )
+    if job.shards:
+        predict_shards(BrightnessPredictor(), job, config)
     return planned
 
 
@@ -68,9 +87,8 @@ def test_a_labelling_says_how_far_its_pictures_are(model: Checkpoint, tmp_path: 
     config = load_config(None, ["infer.shard_images=10"])
     found = {}
     for name, level in (("same", 128.0), ("dark", 20.0)):
-        planned = label(
-            model, tmp_path / name, tmp_path / f"out-{name}", level=level, config=config
-        )
+        draw_pictures(tmp_path / name, level=level)
+        planned = label(model, tmp_path / name, tmp_path / f"out-{name}", config=config)
         summary, report = api.finish_inference(planned, model, weights="m", config=config)
         found[name] = summary["drift"]
         assert read_json(planned.output / "summary.json")["drift"] == summary["drift"]
@@ -81,6 +99,35 @@ def test_a_labelling_says_how_far_its_pictures_are(model: Checkpoint, tmp_path: 
     assert not found["same"]["drifted"] and found["dark"]["drifted"]
     assert found["dark"]["images"] == 24 and found["dark"]["brightness"] < -3
     assert len(found["dark"]["farthest"]) == 24
+
+
+def test_each_run_into_an_output_is_compared_by_itself(model: Checkpoint, tmp_path: Path) -> None:
+    """An inbox that grows: the pictures of earlier days and of other models do not dilute those of today."""
+    config = load_config(None, ["infer.shard_images=10"])
+    inbox, output = tmp_path / "inbox", tmp_path / "labels"
+    other = make_model(tmp_path, level=20, seed=5)
+
+    def day(number: int, level: float, by: Checkpoint, count: int = 24) -> Drift:
+        draw_pictures(inbox, level=level, day=number, count=count)
+        planned = label(by, inbox, output, config=config, only_new=True)
+        return drift_of(planned, by)
+
+    for number in range(3):
+        found = day(number, 128, model)
+        assert (found.drifted, found.images) == (False, 24)
+    dark = day(3, 20, model)
+    assert (dark.drifted, dark.images) == (True, 24)
+    assert all(path.startswith("3-") for path, _ in dark.farthest)
+    assert not is_told(output)
+    note_told(output)
+    assert day(3, 20, model) == dark  # nothing is new: the finding stays, and nobody is told again
+    assert is_told(output)
+    found = day(4, 20, other)
+    assert (found.drifted, found.images) == (False, 24)
+    assert not is_told(output)
+    (output / SHARDS_NAME / COMPARED_NAME).write_text("{}")
+    assert not is_told(output)
+    assert drift_of(label(other, inbox, output, config=config, only_new=True), other) == found
 
 
 def test_a_model_without_a_reference_or_with_that_of_another(

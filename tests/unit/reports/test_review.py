@@ -21,18 +21,24 @@ from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import finish
 from effnet_core.infer.parts import write_part
 from effnet_core.infer.pipeline import Prediction
-from effnet_core.infer.plan import plan
+from effnet_core.infer.plan import SHARDS_NAME, plan
+from effnet_core.infer.sinks import OBSERVED_SUFFIX
+from effnet_core.jobs.job import write_job_file
 from effnet_core.reports.review import suspicious, write_queue
 from effnet_core.results import ShardResult
+from effnet_core.results.drift import Observed
 from effnet_core.system.files import write_json
+from effnet_core.weights.checkpoint import open_checkpoint
+from tests.support.fakes import engine_job
 from tests.support.images import class_folders, draw, encode
 from tests.support.services import missing
+from tests.support.weights import make_checkpoint
 
 CONFIG = RunConfig()
 NAMES = ("<i>cat</i>", 'dog, "big"', "owl")
 
 
-def labelled(folder: Path, output: Path) -> Path:
+def labelled(folder: Path, output: Path, *, class_names: tuple[str, ...] = NAMES) -> Path:
     """The output of a labelling: the later the picture, the less certain the answer."""
     infer = InferConfig()
     done = plan(list_inputs([folder], output), output, model_sha256="ab" * 32, infer=infer)
@@ -41,11 +47,11 @@ def labelled(folder: Path, output: Path) -> Path:
     for i, name in enumerate(names):
         share = 0.9 - 0.4 * i / len(names)
         classes = [i % 3, (i + 1) % 3]
-        given = [NAMES[k] for k in classes]
+        given = [class_names[k] for k in classes]
         rows.append(Prediction(name, name, classes, given, [share, 1 - share]))
     [shard] = done.shards
     write_part(done.part_path(shard), rows, model_sha256="ab" * 32)
-    part, counts = str(done.part_path(shard)), {name: 1 for name in NAMES}
+    part, counts = str(done.part_path(shard)), {name: 1 for name in class_names}
     result = ShardResult(part, 0, len(rows), len(rows), [], counts, 0.0, 2.0, [5.0])
     write_json(done.shard_path(shard), result.to_dict())
     finish(done, infer=infer, model_sha256="ab" * 32)
@@ -88,6 +94,61 @@ def test_the_least_certain_come_first_and_copies_once(run: Path, tmp_path: Path)
 
     again = write_queue(run, tmp_path / "queue", count=2, config=CONFIG)
     assert again.pictures == 2 and len(list((tmp_path / "queue" / "pictures").iterdir())) == 2
+
+
+def test_pictures_that_are_far_out_come_in_turns_with_the_least_certain(
+    run: Path, tmp_path: Path
+) -> None:
+    """The farthest may be very certain; where nothing was measured there are the least certain alone."""
+    [counts] = (run / SHARDS_NAME).glob("part-*.json")
+    nothing = np.zeros(13, np.float32)
+    farthest = [("04.png", 5.0), ("01.png", 3.0), ("09.png", 1.5), ("00.png", 0.9)]
+    seen = Observed(np.zeros((13, 2), np.float32), nothing, nothing, nothing, nothing, farthest)
+    seen.save(counts.with_name(f"{counts.stem}{OBSERVED_SUFFIX}"))
+    queue = write_queue(run, tmp_path / "queue", count=6, config=CONFIG)
+    found = [(item["path"], item["reason"]) for item in items_of(queue.path)["items"]]
+    assert found == [
+        ("12.png", "uncertain"),
+        ("04.png", "far"),
+        ("01.png", "far"),  # 11 is 12 again
+        ("10.png", "uncertain"),
+        ("09.png", "far"),  # also the third by certainty
+        ("08.png", "uncertain"),
+    ]
+    assert queue.by_reason == {"uncertain": 3, "far": 3}
+
+
+def test_all_classes_of_the_model_may_be_chosen(run: Path, tmp_path: Path) -> None:
+    """Also those that it gave to no picture."""
+    names = (*NAMES, "newt")
+    model = make_checkpoint(tmp_path / "m.ckpt", class_names=names, image_size=32)
+    checkpoint = open_checkpoint(model)
+    job = engine_job(checkpoint, "onnxruntime", None, images=13)
+    (run / "jobs" / "shard-00000").mkdir(parents=True)
+    write_job_file(job, run / "jobs" / "shard-00000")
+    queue = write_queue(run, tmp_path / "queue", count=2, config=CONFIG)
+    assert items_of(queue.path)["names"] == sorted(names)
+    model.unlink()
+    queue = write_queue(run, tmp_path / "queue", count=2, config=CONFIG)
+    assert items_of(queue.path)["names"] == sorted(NAMES)
+
+
+def test_what_was_decided_is_not_asked_again(run: Path, tmp_path: Path) -> None:
+    first = write_queue(run, tmp_path / "first", count=3, config=CONFIG)
+    items = items_of(first.path)["items"]
+    rows = [f"{items[0]['sha256']},owl,label", f"{items[1]['sha256']},,leave out"]
+    (tmp_path / "labels.csv").write_text("\n".join(["sha256,label,action", *rows]))
+    decided = read_corrections(tmp_path / "labels.csv")
+    second = write_queue(run, tmp_path / "second", count=2, config=CONFIG, decided=decided)
+    assert [item["path"] for item in items_of(second.path)["items"]] == ["09.png", "08.png"]
+    with (tmp_path / "labels.csv").open("a") as stream:
+        for path in (tmp_path / "in").iterdir():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if digest not in decided:
+                stream.write(f"\n{digest},owl,label")
+    decided = read_corrections(tmp_path / "labels.csv")
+    with pytest.raises(DataError, match="is left that nobody has decided on"):
+        write_queue(run, tmp_path / "third", count=2, config=CONFIG, decided=decided)
 
 
 def test_what_is_no_run_and_what_is_no_queue(run: Path, tmp_path: Path) -> None:
@@ -164,3 +225,27 @@ def test_the_page_in_a_browser(run: Path, tmp_path: Path) -> None:
     class_folders(tmp_path / "source", {"owl": 4, NAMES[1]: 4, NAMES[0]: 4}, width=30)
     data, _ = stage_dataset(tmp_path / "source", tmp_path / "data", corrections=found)
     assert "new, class" in data.class_names and sum(data.counts.values()) == 15
+
+
+@pytest.mark.slow
+def test_a_digit_means_the_class_where_classes_are_digits(run: Path, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        missing("Chromium", how="apt-get install chromium")
+    digits = labelled(tmp_path / "in", tmp_path / "digits", class_names=("0", "7", "4"))
+    queue = write_queue(digits, tmp_path / "queue", count=4, config=CONFIG)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(queue.path.resolve().as_uri())
+        for key in ("7", "1", "0"):  # there is no class 1
+            page.keyboard.press(key)
+        with page.expect_download() as download:
+            page.keyboard.press("s")
+        download.value.save_as(tmp_path / "labels.csv")
+        browser.close()
+    first, second = items_of(queue.path)["items"][:2]
+    found = read_corrections(tmp_path / "labels.csv").labels
+    assert found == {first["sha256"]: "7", second["sha256"]: "0"}

@@ -15,6 +15,7 @@ from effnet_core.results.calibration import (
     Reliability,
     bin_sums,
     calibrate,
+    fit_calibration,
     fit_temperature,
 )
 
@@ -60,6 +61,35 @@ def test_few_images_fit_nothing() -> None:
     assert fit_temperature(3 * logits, labels) == 1.0
 
 
+def test_a_temperature_that_helps_nowhere_else_is_not_kept() -> None:
+    """On 145 images of an honest model a fitted temperature makes the probabilities of others worse."""
+    many, labels = honest(40_000, seed=1)
+    kept, worse = 0, 0
+    for seed in range(20):
+        logits, few = honest(145, seed=100 + seed)
+        fitted = calibrate(many, labels, fit_temperature(logits, few))
+        worse += fitted.after.ece > fitted.before.ece
+        found = fit_calibration(logits, few)
+        kept += found.temperature != 1.0
+        assert (found.refused is None) == (found.temperature != 1.0)
+        assert found.before == found.after or found.refused is None
+    assert worse >= 18
+    assert kept <= 5
+
+
+@pytest.mark.parametrize("factor", [0.4, 2.5])
+def test_a_temperature_that_helps_is_kept_on_a_small_split(factor: float) -> None:
+    many, labels = honest(40_000, seed=1)
+    kept = 0
+    for seed in range(10):
+        logits, few = honest(145, seed=100 + seed)
+        found = fit_calibration(factor * logits, few)
+        kept += found.temperature != 1.0
+        elsewhere = calibrate(factor * many, labels, found.temperature)
+        assert elsewhere.after.ece <= elsewhere.before.ece
+    assert kept >= 9
+
+
 def test_the_error_is_the_gap_between_certainty_and_accuracy() -> None:
     certainty = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
     right = np.array([True, True, True, False, True, False])
@@ -85,6 +115,8 @@ def test_it_travels_as_json_inside_a_result() -> None:
     assert values["calibration"]["before"]["ece"] == pytest.approx(found.before.ece)
     assert EvalResult.from_dict(values) == result
     assert Calibration.from_dict(found.to_dict()) == found
+    refused = fit_calibration(*honest(145, seed=100))
+    assert Calibration.from_dict(json.loads(json.dumps(refused.to_dict()))) == refused
     for nonsense in ({"temperature": "1"}, [], {**found.to_dict(), "before": None}):
         with pytest.raises(ValueError, match=r"calibration|temperature|object"):
             Calibration.from_dict(nonsense)

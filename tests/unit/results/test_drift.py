@@ -96,6 +96,27 @@ def test_other_pictures_raise_an_alarm_and_it_is_said_what_changed(
     assert not found.drifted
 
 
+def test_what_lies_between_the_classes_is_far_out() -> None:
+    """A trained model's features lie around the centre, class by class; the centre itself is no class."""
+    rng = np.random.default_rng(0)
+    corners = 8 * np.eye(6)
+    features = corners[np.arange(300) % 6] + rng.standard_normal((300, 6)) * 0.5
+    found = make_reference(
+        features.astype(np.float32),
+        np.arange(300) % 6,
+        np.ones(300),
+        np.zeros((300, 2)),
+        classes=6,
+        checkpoint_sha256="c",
+    )
+    between = np.broadcast_to(corners.mean(axis=0), (1, 6)).astype(np.float32)
+    inside = (corners[:1] + 0.3).astype(np.float32)
+    assert found.outside(found.project(between))[0] > 1.5
+    assert found.outside(found.project(inside))[0] < 1
+    others = corners[np.arange(600) % 6] + rng.standard_normal((600, 6)) * 0.5
+    assert (found.outside(found.project(others.astype(np.float32))) > 1).mean() < 0.03
+
+
 def test_few_pictures_say_nothing(
     reference: Reference, digits: tuple[np.ndarray, np.ndarray]
 ) -> None:

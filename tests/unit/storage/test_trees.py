@@ -283,6 +283,11 @@ def test_an_upload_of_nothing(tmp_path: Path, moto: S3Access) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(DataError, match="has no files to upload"):
             upload_tree(folder, S3Url("bucket", "x"), moto)
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=f"a.jpg is a file; give the folder that it is in: {tmp_path}"
+    ):
+        upload_tree(tmp_path / "a.jpg", S3Url("bucket", "x"), moto)
 
 
 def test_a_public_bucket_is_read_without_credentials(

@@ -200,7 +200,7 @@ def test_a_file_that_a_table_lists_and_that_is_not_there(source: Path, tmp_path:
     (source / "t.csv").write_text("\n".join(["path,label", *rows, "gone.jpg,cat"]) + "\n")
     dataset, _ = stage_dataset(source / "t.csv", tmp_path / "out")
     assert dataset.rejected == 1
-    assert "no such file or directory" in (tmp_path / "out" / "rejected.jsonl").read_text()
+    assert "'gone.jpg', which is not there" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

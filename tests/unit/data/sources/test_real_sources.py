@@ -542,3 +542,89 @@ def test_no_two_classes_share_a_folder(tmp_path: Path, out: Path) -> None:
     assert classes(dataset) == Counter(dict.fromkeys(names, 2))
     folders = {path.parent.name for path in (out / "images" / "train").rglob("*.jpg")}
     assert len(folders) == len(names)
+
+
+def test_a_class_folder_without_pictures_is_told(
+    source: Path, out: Path, events: list[Event]
+) -> None:
+    (source / "bird").mkdir()
+    put(source, "owl/notes.txt", b"no picture yet")
+    (source / "@eaDir").mkdir()
+    stage_dataset(source, out)
+    assert any("2 folder(s) without any picture (bird/, owl/)" in e.message for e in events)
+
+
+def test_classes_that_differ_in_case_are_told(
+    tmp_path: Path, out: Path, events: list[Event]
+) -> None:
+    class_folders(tmp_path / "source", {"Cat": 2, "cat": 2, "dog": 2})
+    stage_dataset(tmp_path / "source", out)
+    assert any("differ only in the case of their letters: Cat, cat" in e.message for e in events)
+
+
+@pytest.mark.parametrize("suffix", ["label", "class", "cls.txt", "class_name"])
+def test_labels_of_shards_may_end_so(tmp_path: Path, out: Path, suffix: str) -> None:
+    entries: list[tuple[str, bytes | str]] = []
+    for n in range(8):
+        entries += [
+            (f"{n}.jpg", encode(draw(seed=n), "JPEG")),
+            (f"{n}.{suffix}", (b"cat\n", b"dog")[n % 2]),
+        ]
+    (tmp_path / "s").mkdir()
+    tar(tmp_path / "s/train-0.tar", *entries)
+    dataset, _ = stage_dataset(tmp_path / "s", out)
+    assert classes(dataset) == {"cat": 4, "dog": 4}
+    assert set(dataset.counts) == {"train", "val"}  # as of folders, some of training validates
+
+
+@pytest.mark.parametrize(
+    ("entries", "end"),
+    [
+        ([], "pack.zip/CLASS/image files, or .* labels.csv. It is empty"),
+        (
+            [("0.jpg", encode(draw(), "JPEG")), ("0.txt", b"a cat")],
+            "end in .txt; the class of KEY.jpg is read from KEY.cls",
+        ),
+        ([("more.zip", b"PK")], r"It holds archives \(more.zip\); unpack it and give the folder"),
+    ],
+    ids=["empty", "captions", "archives"],
+)
+def test_an_archive_without_labels_is_refused_by_its_own_name(
+    tmp_path: Path, out: Path, entries: list[tuple[str, bytes]], end: str
+) -> None:
+    path = zipped(tmp_path / "pack.zip", *entries)
+    with pytest.raises(DataError, match=f"^{path} has no class folders; .*{end}") as refused:
+        stage_dataset(path, out)
+    assert ".source" not in str(refused.value)
+
+
+def test_a_validation_split_alone_is_refused(tmp_path: Path, out: Path) -> None:
+    shard(tmp_path / "s/imagenet1k-validation-00.tar", 6)
+    with pytest.raises(DataError, match="no picture is of the training split, all are of val; add"):
+        stage_dataset(tmp_path / "s", out)
+
+
+def test_a_table_without_a_head(flat: Path, out: Path) -> None:
+    lines = rows("images/{n}.jpg,{label}")
+    assert classes(stage_dataset(table(flat, lines), out)[0]) == Counter(cat=3, dog=3)
+    with pytest.raises(DataError, match=r"no column 'label' .*column 2, column 3\); say which"):
+        stage_dataset(table(flat, rows("images/{n}.jpg,{label},0.9")), out)
+
+
+def test_kaggles_tables_beside_folders_with_the_same_names(flat: Path, out: Path) -> None:
+    (flat / "images").rename(flat / "train")
+    for n in range(6):
+        put(flat, f"test/{n}.jpg", seed=10 + n)
+    table(flat, "image,label\n" + rows("{n}.jpg,{label}"), "train.csv")
+    table(flat, "image\n0.jpg\n", "test.csv")
+    dataset, _ = stage_dataset(flat, out)
+    assert classes(dataset) == Counter(cat=3, dog=3)
+    staged = {path.read_bytes() for path in (out / "images").rglob("*.jpg")}
+    assert staged == {path.read_bytes() for path in (flat / "train").iterdir()}
+
+
+def test_a_row_whose_picture_is_missing_is_named(flat: Path, out: Path) -> None:
+    text = "path,label\n" + rows("images/{n}.jpg,{label}") + "gone.jpg,cat\n"
+    stage_dataset(table(flat, text), out, max_rejected_share=0.5)
+    [row] = read_jsonl(out / "rejected.jsonl")
+    assert row["reason"] == "line 8 of labels.csv has 'gone.jpg', which is not there"

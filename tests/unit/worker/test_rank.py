@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
-from effnet_core import worker
 from effnet_core.errors import DataError, Interrupted
+from effnet_core.worker import rank as worker
 
 
 class Cell:

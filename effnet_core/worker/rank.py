@@ -1,27 +1,23 @@
-"""One rank of a job: ``python -m effnet_core.worker RUN_DIR``. Started by ``launch.py``, not by people.
+"""What one rank of a job does, from the job's file to its answer.
 
 MindSpore is imported below here, where a job needs it, and nowhere on the parent's side.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import gc
-import io
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import RunConfig
-from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import EXIT_STOPPED, EffnetError, Interrupted
 from effnet_core.events import Event, listen
-from effnet_core.infer.plan import output_lost
 from effnet_core.jobs import environment
 from effnet_core.jobs.job import (
     ERROR_NAME,
@@ -33,9 +29,11 @@ from effnet_core.jobs.job import (
     MindirJob,
     PredictJob,
     ProbeJob,
+    QuantizeJob,
     RecordsJob,
     StageJob,
     TrainJob,
+    TrialJob,
     VerifyJob,
     read_job,
     write_error,
@@ -44,7 +42,9 @@ from effnet_core.jobs.job import (
 from effnet_core.jobs.signals import leave_at_once, listen_as_first, listen_as_other
 from effnet_core.system import machine
 from effnet_core.system.files import append_jsonl, is_full, no_longer_writable, refuse_os_errors
-from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from effnet_core.weights.checkpoint import Checkpoint
 
 SCHEDULER_ROLE = "MS_SCHED"
 
@@ -108,6 +108,8 @@ def _explained(error: Exception, job: Job | None, run_dir: Path) -> Exception:
 
 def _full(job: Job | None, run_dir: Path, error: OSError) -> EffnetError:
     if isinstance(job, PredictJob):
+        from effnet_core.infer.plan import output_lost
+
         return output_lost(job.output, error)
     if isinstance(job, TrainJob):
         return no_longer_writable(run_dir, error)
@@ -117,7 +119,7 @@ def _full(job: Job | None, run_dir: Path, error: OSError) -> EffnetError:
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     without = isinstance(job, PredictJob | ProbeJob) and job.engine_file is not None
-    if isinstance(job, StageJob) or without:
+    if isinstance(job, StageJob | TrialJob | QuantizeJob) or without:
         write_result(run_dir, _answer(job, config, None, run_dir))
         return 0  # without the seconds and the memory that MindSpore's import takes
     environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
@@ -148,11 +150,19 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
 
 
 def _answer_rarely(
-    job: StageJob | VerifyJob | MindirJob | RecordsJob, config: RunConfig
+    job: StageJob | TrialJob | QuantizeJob | VerifyJob | MindirJob | RecordsJob, config: RunConfig
 ) -> dict[str, Any]:
     """As ``_answer``, of what is done once for a checkpoint or a data set."""
     if isinstance(job, StageJob):
         return _stage(job, config)
+    if isinstance(job, TrialJob):
+        from effnet_core.infer.trial import try_engines
+
+        return try_engines(job, _checkpoint_of(job), config)
+    if isinstance(job, QuantizeJob):
+        from effnet_core.infer.quantize import quantize_here
+
+        return quantize_here(job, _checkpoint_of(job), config)
     if isinstance(job, VerifyJob | MindirJob):
         return _export(job)
     from effnet_core.data.records import write_records
@@ -160,8 +170,12 @@ def _answer_rarely(
     return write_records(job.data_dir, job.split)
 
 
-def _checkpoint_of(job: EvaluateJob | PredictJob | ProbeJob | VerifyJob | MindirJob) -> Checkpoint:
+def _checkpoint_of(
+    job: EvaluateJob | PredictJob | TrialJob | QuantizeJob | ProbeJob | VerifyJob | MindirJob,
+) -> Checkpoint:
     """A job's checkpoint, verified once in this process: the very one that the parent opened."""
+    from effnet_core.weights.checkpoint import open_checkpoint
+
     found = open_checkpoint(job.checkpoint, sha256=job.checkpoint_sha256)
     side = job.image_size if isinstance(job, VerifyJob | MindirJob) else None
     return found if side is None else found.with_image_size(side)
@@ -192,6 +206,7 @@ def _predict(job: PredictJob, config: RunConfig) -> dict[str, Any]:
 
 
 def _probe(job: ProbeJob, config: RunConfig, folder: Path) -> dict[str, Any]:
+    from effnet_core.data.manifest import open_dataset
     from effnet_core.data.preprocess import PreprocessSpec
     from effnet_core.infer.engines import load_for
     from effnet_core.infer.features import features_of
@@ -209,7 +224,7 @@ def _probe(job: ProbeJob, config: RunConfig, folder: Path) -> dict[str, Any]:
         data_dir=job.data_dir,
         folder=folder,
         features_of=lambda split: features_of(
-            predictor, split, model=checkpoint.sha256, config=config, stage=probe.STAGE
+            predictor, split, model=checkpoint.sha256, config=config, topic=probe.TOPIC
         ),
     )
 
@@ -271,11 +286,3 @@ def _write_event(job: Job, run_dir: Path, event: Event) -> None:
         append_jsonl(run_dir / EVENTS_NAME, event.to_dict())
     except OSError as cause:
         raise _full(job, run_dir, cause) from cause
-
-
-if __name__ == "__main__":
-    faulthandler.enable()
-    for stream in (sys.stdout, sys.stderr):  # a log may be ASCII alone, names of files are not
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(main(Path(sys.argv[1])))
