@@ -18,19 +18,20 @@ demo: $(STAMP) ## the whole pipeline on a small real data set: stage, train, eva
 # In parts of their own, because MindSpore may run only in a process that Prefect does not use
 # (docs/adr/0003), and three at a time, because jobs and flows wait more than they compute. The longest come
 # first, so that no core is idle at the end; files that share finished runs or a service stay together.
-PARTS := jobs-others flows-service jobs-runs flows-others cells unit
+PARTS := jobs-crash flows-service jobs-others jobs-runs flows-others cells unit
 test: $(STAMP) ## the test suite
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 $(addprefix test-part-,$(PARTS))
 
 test-library: test-part-cells test-part-unit
-test-jobs: test-part-jobs-runs test-part-jobs-others
+test-jobs: test-part-jobs-runs test-part-jobs-crash test-part-jobs-others
 test-flows: test-part-flows-service test-part-flows-others
 
 using = $(shell grep -lE "$(1)" tests/$(2)/test_*.py)
 files-cells = tests/cells
 files-unit = tests/unit
 files-jobs-runs = $(call using,one_rank:,jobs)
-files-jobs-others = $(filter-out $(files-jobs-runs),$(wildcard tests/jobs/test_*.py))
+files-jobs-crash = $(filter-out $(files-jobs-runs),$(call using,SIGKILL|[.]kill|mount|send_signal,jobs))
+files-jobs-others = $(filter-out $(files-jobs-runs) $(files-jobs-crash),$(wildcard tests/jobs/test_*.py))
 files-flows-service = $(call using,service: TestedService,flows)
 files-flows-others = $(filter-out $(files-flows-service),$(wildcard tests/flows/test_*.py))
 

@@ -17,6 +17,7 @@ from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputEx
 from effnet_core.events import Event, emit
 from effnet_core.jobs.hosts import host_index
 from effnet_core.jobs.job import (
+    CHECKPOINTS_NAME,
     JOB_NAME,
     RESULT_NAME,
     EvaluateJob,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from effnet_core.infer.plan import InferencePlan
     from effnet_core.reports.predictions import PredictionsReport
     from effnet_core.weights.checkpoint import Checkpoint
+    from effnet_core.weights.quantized import Quantized
 
 RUNTIME_ONLY = ("runtime", "infer", "storage")
 """Sections that may change between a run and its resumption."""
@@ -62,7 +64,7 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         return _join_training(config, Path(data), run_dir)
     started = time.perf_counter()
     with sole_user(run_dir, what="run folder"):
-        data_dir = _staged(config, data, run_dir)
+        asked, data_dir = config, _staged(config, data, run_dir)
         if config.auto.enabled:
             config = _decided(config, data_dir, run_dir, started)
         prepared = prepare_training(config, data_dir, run_dir)
@@ -71,13 +73,19 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         job, config = prepared.job, prepared.config
         if config.train.probe != "none":
             from effnet_core.auto import first
+            from effnet_core.auto.decide import only_probe, time_for_training
+            from effnet_core.weights.checkpoint import newest
 
             write_job(job, config, run_dir)  # so that what stops the probe can be continued
             with first.speed_of_features() as speed:
                 result = first.run_probe(config, job, run_dir)
-            if config.train.probe == "only":
-                seconds = time.perf_counter() - started
-                return first.deliver_probe(config, job, run_dir, result, seconds=seconds)
+            seconds = time.perf_counter() - started
+            timed = config
+            if newest(run_dir / CHECKPOINTS_NAME) is None:
+                timed = time_for_training(asked, config, spent_s=seconds) or only_probe(config)
+            if timed.train.probe == "only":
+                return first.deliver_probe(timed, job, run_dir, result, seconds=seconds)
+            config = timed
             first.estimate_again(config, open_dataset(data_dir), speed)
         return TrainResult.from_dict(run_job(job, config, run_dir))
 
@@ -444,7 +452,7 @@ def infer_shards(
     Raises:
         EffnetError: as the engine and the launcher; finished shards stay.
     """
-    from effnet_core.infer import engines
+    from effnet_core.infer.engines import selection
     from effnet_core.quality import drift
 
     config = config or RunConfig()
@@ -452,12 +460,16 @@ def infer_shards(
         return []
     single = config.runtime.model_copy(update={"world_size": 1})
     images = sum(shard.stop - shard.start for shard in shards)
-    engine, engine_file = engines.prepare(checkpoint, config)
+    chosen = selection.select(
+        checkpoint, config, planned.output.resolve(), planned.images, partial(_sample, planned)
+    ).choice
+    found = {"engine": chosen.engine, "precision": chosen.precision}
+    config = config.model_copy(update={"infer": config.infer.model_copy(update=found)})
     job = PredictJob(
         checkpoint.path.resolve(),
         checkpoint.sha256,
-        engine=engine,
-        engine_file=engine_file,
+        engine=chosen.engine,
+        engine_file=chosen.file,
         output=planned.output.resolve(),
         input_root=planned.root,
         shards=tuple(shards),
@@ -471,6 +483,63 @@ def infer_shards(
     folder = planned.output / "jobs" / f"shard-{shards[0].index:05d}"
     result = run_job(job, config.model_copy(update={"runtime": single}), folder)
     return [ShardCounts(**item) for item in result["shards"]]
+
+
+def quantize(
+    weights: str | Path,
+    *,
+    data_dir: Path | None = None,
+    out: Path | None = None,
+    max_drop: float = 0.005,
+    images: int = 256,
+    config: RunConfig | None = None,
+) -> Quantized:
+    """Make the int8 network of a model, kept only if it loses little enough on the whole validation split.
+
+    Args:
+        weights: as ``open_weights`` takes them.
+        data_dir: staged data set with the model's classes; the one of the run by default.
+        out: folder for a copy of the checkpoint with its int8 network; else it goes beside the checkpoint.
+        max_drop: share of top-1 that may be lost.
+        images: training images from which the ranges of activations are taken.
+        config: processes and threads.
+
+    Raises:
+        QuantizationRefused: it loses more; nothing was kept.
+        EffnetError: as ``open_weights``, the data set and the launcher.
+    """
+    from effnet_core.infer.quantize import copy_checkpoint
+    from effnet_core.infer.quantize import quantize as quantize_model
+    from effnet_core.storage.cache import cache_path
+
+    config = config or RunConfig()
+    checkpoint = open_weights(weights, config.storage)
+    if data_dir is None:
+        try:
+            job = read_job(checkpoint.path.parent)
+        except DataError as cause:
+            raise ConfigError(
+                f"{checkpoint.path} does not lie in the folder of a training run; name the staged data set "
+                "that it was trained on with --data"
+            ) from cause
+        data_dir = job.data_dir if isinstance(job, TrainJob) else checkpoint.path.parent
+    if out is None and cache_path("") in checkpoint.path.parents:
+        raise ConfigError(
+            f"{checkpoint.path} lies in the cache, whose files do not change; give a folder for a copy with "
+            "its int8 network (--out)"
+        )
+    with sole_user(out or checkpoint.path.parent, what="folder of the model"):
+        if out is not None:
+            checkpoint = copy_checkpoint(checkpoint, out)
+        return quantize_model(checkpoint, data_dir, config=config, max_drop=max_drop, images=images)
+
+
+def _sample(planned: InferencePlan, count: int) -> list[str]:
+    """Some of a run's paths, from all over it; none where its list lies on another machine."""
+    from effnet_core.infer.engines.selection import spread_over
+    from effnet_core.infer.plan import paths_at
+
+    return paths_at(planned.output, spread_over(count, planned.images))
 
 
 def infer(
@@ -567,6 +636,7 @@ def finish_inference(
         DataError: a shard is missing, or too many files could not be read.
     """
     from effnet_core.infer import output, plan
+    from effnet_core.infer.engines import selection
     from effnet_core.infer.places import FolderPlace
     from effnet_core.quality import drift
     from effnet_core.reports.predictions import write_predictions_report
@@ -581,11 +651,14 @@ def finish_inference(
             model_sha256=checkpoint.sha256,
             background=checkpoint.sidecar.preprocess.background,
         )
+        selected = selection.remembered(checkpoint, config)
+        if selected is not None:
+            summary["engine"] = selected.to_dict()
         found = drift.drift_of(planned, checkpoint)
         if found is not None:
             summary["drift"] = found.to_dict()
-            write_json(planned.output / output.SUMMARY_NAME, summary)
             emit(Event("predict", found.sentence()))
+        write_json(planned.output / output.SUMMARY_NAME, summary)
         if planned.images > 1 or config.infer.explain:
             report = write_predictions_report(
                 planned,

@@ -12,6 +12,7 @@
     |   |-- StoreDamaged       a record of the store is missing or is not what was written
     |   |-- Conflict           somebody else created or changed the same thing first
     |   `-- GateRefused        a version is not good enough to be promoted
+    |-- QuantizationRefused    an int8 network loses more than is allowed
     |-- OutputExists           an output folder already holds something else
     |   `-- FolderInUse        another command is writing to it now (retryable)
     |-- TrainingDiverged       the loss stopped being a number
@@ -104,6 +105,10 @@ class Conflict(StoreError):
 
 class GateRefused(StoreError):
     """A version is not good enough to be promoted."""
+
+
+class QuantizationRefused(EffnetError):
+    """An int8 network loses more than is allowed."""
 
 
 class OutputExists(EffnetError):

@@ -28,11 +28,12 @@ logger = logging.getLogger("effnet_core")
 class Event:
     """One thing worth showing.
 
-    ``done`` of ``total`` units of ``stage`` are finished when both are given; ``message`` is a line
+    ``done`` of ``total`` units of ``topic`` are finished when both are given; ``message`` is a line
     for a log; ``metrics`` are the numbers behind it.
     """
 
-    stage: str
+    topic: str
+    """What it is about: ``train``, ``stage``, ``launch``..."""
     message: str = ""
     done: int | None = None
     total: int | None = None
@@ -50,7 +51,7 @@ R = TypeVar("R")
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("effnet_core.listeners", default=())
 _told: ContextVar[dict[str, float]] = ContextVar("effnet_core.told")
-"""When ``emit_sometimes`` last told these listeners of a stage."""
+"""When ``emit_sometimes`` last told these listeners of a topic."""
 
 
 @contextmanager
@@ -76,14 +77,14 @@ def emit(event: Event) -> None:
 PROGRESS_EVERY_S = 0.5
 
 
-def emit_sometimes(stage: str, done: int, total: int) -> None:
-    """Tell how far a stage is: at most every ``PROGRESS_EVERY_S`` seconds, and at its end."""
+def emit_sometimes(topic: str, done: int, total: int) -> None:
+    """Tell how far a topic is: at most every ``PROGRESS_EVERY_S`` seconds, and at its end."""
     if not _listeners.get():
         return
     now, told = time.monotonic(), _told.get()
-    if done >= total or now - told.get(stage, -PROGRESS_EVERY_S) >= PROGRESS_EVERY_S:
-        told[stage] = now
-        emit(Event(stage, done=done, total=total))
+    if done >= total or now - told.get(topic, -PROGRESS_EVERY_S) >= PROGRESS_EVERY_S:
+        told[topic] = now
+        emit(Event(topic, done=done, total=total))
 
 
 def in_this_context(function: Callable[P, R]) -> Callable[P, R]:

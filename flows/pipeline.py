@@ -156,10 +156,10 @@ def _steps(
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    seconds[stage] = round(time.perf_counter() - started, 2)
+    seconds[step] = round(time.perf_counter() - started, 2)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tasks.credentials import credentials_of
 from tasks.dashboard.cards import show_evaluation
 from tasks.dashboard.progress import on_dashboard
 
-STAGE = "evaluate"
+TOPIC = "evaluate"
 
 
 @task(name="evaluate-checkpoint", task_run_name="evaluate-{split}", **policies.EVALUATE)
@@ -31,7 +31,7 @@ def evaluate_checkpoint(
     folder = Path(work_dir)
     with (
         credentials_of(config.storage),
-        on_dashboard("evaluate-progress", STAGE, description=f"images of split {split}"),
+        on_dashboard("evaluate-progress", TOPIC, description=f"images of split {split}"),
     ):
         result = api.evaluate(checkpoint, Path(data), split=split, config=config, work_dir=folder)
         report = report_evaluation(folder, config.storage)

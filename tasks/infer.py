@@ -32,7 +32,7 @@ from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
 
-STAGE = "predict"
+TOPIC = "predict"
 DRIFT_EVENT = "effnet.drift"
 CLASSES_SHOWN = 100
 """Rows of the table of classes."""
@@ -86,7 +86,7 @@ def predict_shard(
     title = f"images {shard.start:,} to {shard.stop:,} of {plan.images:,}"
     with (
         credentials_of(config.storage),
-        on_dashboard(f"predict-shard-{shard.index}", STAGE, description=title),
+        on_dashboard(f"predict-shard-{shard.index}", TOPIC, description=title),
         open_output(plan.shown(), config) as place,
     ):
         model = place.find_model(Path(checkpoint), shard.model_sha256)

@@ -13,7 +13,7 @@ from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
 
-STAGE = "publish"
+TOPIC = "publish"
 
 
 @task(name="publish-model", task_run_name="publish-{config.storage.name}", **policies.PUBLISH)
@@ -39,7 +39,7 @@ def publish(
     title = f"files of {config.storage.name}"
     with (
         credentials_of(config.storage),
-        on_dashboard("publish-progress", STAGE, description=title),
+        on_dashboard("publish-progress", TOPIC, description=title),
     ):
         return publish_run(
             Path(run_dir),

@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from effnet_core import api
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.card import read_card
-from effnet_core.data.staging import STAGE
+from effnet_core.data.staging import TOPIC
 from effnet_core.text import markdown_code
 from tasks import policies
 from tasks.credentials import credentials_of
@@ -47,7 +47,7 @@ def stage(
     """Stage a data set; its data card is an artifact."""
     with (
         credentials_of(config.storage),
-        on_dashboard("stage-progress", STAGE, description=f"files of {source} looked into"),
+        on_dashboard("stage-progress", TOPIC, description=f"files of {source} looked into"),
     ):
         dataset, reused = api.stage(
             source,

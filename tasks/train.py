@@ -13,7 +13,7 @@ from tasks import policies
 from tasks.credentials import credentials_of
 from tasks.dashboard.progress import on_dashboard
 
-STAGE = "train"
+TOPIC = "train"
 
 
 @task(name="train-model", task_run_name="train-{config.model.variant}", **policies.TRAIN)
@@ -27,6 +27,6 @@ def train_model(config: RunConfig, data: str, run_dir: str) -> TrainResult:
     title = f"steps of {config.model.variant}"
     with (
         credentials_of(config.storage),
-        on_dashboard("train-progress", STAGE, description=title),
+        on_dashboard("train-progress", TOPIC, description=title),
     ):
         return api.train(config, Path(data), Path(run_dir)).headline()

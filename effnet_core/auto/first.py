@@ -34,7 +34,7 @@ from effnet_core.system.locks import alone
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint, sidecar_path
 
-STAGE = "probe"
+TOPIC = "probe"
 
 
 def run_probe(config: RunConfig, job: TrainJob, run_dir: Path) -> EvalResult:
@@ -64,7 +64,7 @@ def run_probe(config: RunConfig, job: TrainJob, run_dir: Path) -> EvalResult:
     result = EvalResult.from_dict(found["evaluation"])
     emit(
         Event(
-            STAGE,
+            TOPIC,
             f"probe: top-1 {result.top1:.2%} on {result.seen:,} images of {result.split}, after "
             f"{found['seconds']:.0f} s; a model to use already: {folder / checkpoints.MODEL_NAME}",
             1,

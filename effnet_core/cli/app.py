@@ -17,6 +17,7 @@ from effnet_core.cli import runs as several
 from effnet_core.cli.bench import bench
 from effnet_core.cli.guard import guarded, run
 from effnet_core.cli.options import WEIGHTS_HELP, Overrides
+from effnet_core.cli.quantize import quantize
 from effnet_core.cli.store import app as store_commands
 from effnet_core.cli.weights import app as weights_commands
 
@@ -304,7 +305,7 @@ def copy(
 
 
 FURTHER: tuple[Callable[..., None], ...] = (
-    *(training.train, trained.evaluate, trained.publish, trained.export, bench),
+    *(training.train, trained.evaluate, trained.publish, trained.export, quantize, bench),
     *(several.runs, several.leaderboard, several.compare, several.review),
 )
 for command in FURTHER:

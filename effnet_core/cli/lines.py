@@ -26,11 +26,11 @@ class _Lines:
         now = time.monotonic()
         repeated = "loss" in event.metrics and event.metrics.get("kind") == "train"
         if not event.message or (
-            repeated and now - self.last.get(event.stage, 0) < PLAIN_LINE_EVERY_S
+            repeated and now - self.last.get(event.topic, 0) < PLAIN_LINE_EVERY_S
         ):
             return
-        self.last[event.stage] = now
-        say(f"{event.stage:>9}  {event.message}")
+        self.last[event.topic] = now
+        say(f"{event.topic:>9}  {event.message}")
 
 
 def is_watched() -> bool:

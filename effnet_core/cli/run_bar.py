@@ -16,7 +16,7 @@ from effnet_core.events import Event, listen
 from effnet_core.text import format_seconds
 
 NAMES = {"stage": "staging", "auto": "measuring", "probe": "first model", "train": "training"}
-"""Of stages of a run, as they are shown."""
+"""Of topics of a run, as they are shown."""
 WHOLE = 1000
 """Parts of the bar."""
 
@@ -42,7 +42,7 @@ class RunBar:
         self.known_at: float | None = None
         """When ``left_s`` was told."""
         self.left_s = self.probe_s = self.training_s = 0.0
-        self.stage = "stage"
+        self.topic = "stage"
         self.probe_top1: float | None = None
         self.best_top1: float | None = None
         self.decisions: list[dict[str, str]] = []
@@ -51,7 +51,7 @@ class RunBar:
 
     def __call__(self, event: Event) -> None:
         """Show what an event changes."""
-        stage, kind = event.stage.partition(":")[0], event.metrics.get("kind")
+        topic, kind = event.topic.partition(":")[0], event.metrics.get("kind")
         if kind == "decision":
             self.decisions.append(event.metrics)
             return
@@ -59,9 +59,9 @@ class RunBar:
             self._show_decisions(event)
         elif event.message and "warning" in event.message:
             self.progress.console.print(event.message, style="yellow")
-        if stage in NAMES:
-            self.stage = stage
-        self._learn_time(event, stage)
+        if topic in NAMES:
+            self.topic = topic
+        self._learn_time(event, topic)
         self._learn_accuracy(event, kind)
         note = event.message or event.metrics.get("note")
         if note and kind not in ("estimate", "probe"):
@@ -76,17 +76,17 @@ class RunBar:
             left = max(0.0, self.left_s - (time.monotonic() - self.known_at))
             done, total = WHOLE * spent / (spent + left + 1e-9), WHOLE
             text += f", about {format_seconds(round(left))} left"
-        name = NAMES[self.stage]
+        name = NAMES[self.topic]
         self.progress.update(self.row, completed=done, total=total, description=name, time=text)
 
-    def _learn_time(self, event: Event, stage: str) -> None:
+    def _learn_time(self, event: Event, topic: str) -> None:
         left = event.metrics.get("left_s")
         if event.metrics.get("kind") == "estimate":
             self.probe_s, self.training_s = event.metrics["probe_s"], event.metrics["training_s"]
             left = self.probe_s + self.training_s
         elif event.metrics.get("kind") == "probe":
             left = self.training_s
-        elif stage == "probe" and event.total and self.probe_s:
+        elif topic == "probe" and event.total and self.probe_s:
             left = self.probe_s * (1 - (event.done or 0) / event.total) + self.training_s
         if left:
             self.left_s, self.known_at = left, time.monotonic()

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: a row of progress for each stage (``lines.py``: in a log file)."""
+"""What a person sees in the terminal: a row of progress for each topic (``lines.py``: in a log file)."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ console = _Console(highlight=False, markup=False, emoji=False)
 
 
 class _Rows:
-    """A live row for each stage, with the stage's last message under it."""
+    """A live row for each topic, with the topic's last message under it."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.rows: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
-        stage = event.stage.partition(":")[0]
-        if stage not in self.rows:
-            self.rows[stage] = self.progress.add_task(stage, total=None, note="")
-        row = self.rows[stage]
+        topic = event.topic.partition(":")[0]
+        if topic not in self.rows:
+            self.rows[topic] = self.progress.add_task(topic, total=None, note="")
+        row = self.rows[topic]
         note = event.message or event.metrics.get("note")
         if note:
             self.progress.update(row, note=note)
-        if event.stage == stage and event.total:
+        if event.topic == topic and event.total:
             self.progress.update(row, completed=event.done or 0, total=event.total)
 
 

@@ -232,19 +232,19 @@ class ScheduleConfig(Section):
     min_lr: float = Field(0.0, ge=0)
     """Where cosine and polynomial end; no schedule but piecewise_constant goes below it."""
     decay_factor: float = Field(0.97, gt=0)
-    """exponential: multiplier; natural_exp, inverse: rate of decay."""
+    """exponential: multiplier; natural_exp, inverse: how fast it decays."""
     decay_epochs: float | None = Field(None, gt=0)
     """exponential, inverse: epochs of one decay (2.4); cosine, polynomial: of the fall (the run)."""
     stair: bool = True
     """exponential, natural_exp, inverse: fall at once after decay_epochs, not a little every step."""
     by_epoch: bool = False
-    """Hold the rate constant within an epoch, as MindSpore's own functions do."""
+    """Hold the learning rate constant within an epoch, as MindSpore's own functions do."""
     power: float = Field(1.0, gt=0)
     """Exponent of the polynomial."""
     cycle: bool = False
     """polynomial: begin again after decay_epochs, with a longer fall each time."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """piecewise_constant: steps at which each rate ends; the last one stays."""
+    """piecewise_constant: steps at which each learning rate ends; the last one stays."""
     rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """piecewise_constant: learning rates as they are used, not scaled to the batch."""
 
@@ -408,12 +408,18 @@ class InferConfig(Section):
     """Batch inference over a folder, a list or a bucket."""
 
     engine: Literal["auto", "mindspore", "onnxruntime", "openvino"] = "auto"
-    """What computes; auto is onnxruntime on a CPU, and on a GPU where it has CUDA; else mindspore."""
+    """What computes. auto on a CPU: onnxruntime, or what a run of many pictures finds to be faster with
+    the same answers; on a GPU onnxruntime where it has CUDA; else mindspore."""
     engine_threads: int = Field(0, ge=0)
     """Threads of onnxruntime and openvino; 0 means one for each core, or for every second one where
     that is measured to be faster."""
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision; bf16 (openvino on a CPU) and fp16 (onnxruntime on a GPU) are faster there, less exact."""
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
+    """Precision. auto is fp32, or on a CPU a faster one whose answers agree with it as `infer.agreement`
+    says; fp32 asks for exactness. fp16 needs openvino or a GPU, bf16 openvino, int8 a model that
+    `effnet quantize` has made one for."""
+    agreement: Literal["strict", "close"] = "strict"
+    """When answers agree with fp32's: the same best class, and no probability another by more than 0.01,
+    on all but 0.2 % of pictures (strict), or by more than 0.05, on all but 1 % (close)."""
     batch_size: int = Field(0, ge=0)
     """Images in one call of the engine; 0 means the fastest of some, measured once on this machine."""
     decoders: int | None = Field(None, ge=0)
@@ -453,6 +459,11 @@ class InferConfig(Section):
     """Seconds after which another machine takes over a shard of an output in a bucket whose process has
     given no sign of life."""
 
+    @property
+    def answers_precision(self) -> str:
+        """The precision that a run's answers belong to: auto means answers that agree with fp32's."""
+        return "fp32" if self.precision == "auto" else self.precision
+
 
 class StorageConfig(Section):
     """Where models are published, and how object stores are reached."""
@@ -463,6 +474,12 @@ class StorageConfig(Section):
     """Name under which versions are published: lower-case letters, digits, dot, dash, underscore."""
     onnx: bool = False
     """Publish the model as ONNX too, after it was compared with MindSpore (some seconds)."""
+    int8: bool = False
+    """Publish an int8 network too, where it loses at most `storage.int8_max_drop` of top-1."""
+    int8_max_drop: float = Field(0.005, ge=0, le=1)
+    """Share of top-1 on the whole validation split that int8 may lose."""
+    int8_images: int = Field(256, ge=1)
+    """Training images from which int8 takes the ranges of activations."""
     endpoint_url: str | None = None
     """Address of the S3 server; by AWS_ENDPOINT_URL or the profile, else AWS itself, when absent."""
     profile: str | None = None

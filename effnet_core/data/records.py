@@ -31,7 +31,7 @@ from effnet_core.system.files import (
 from effnet_core.system.locks import alone
 from effnet_core.text import os_reason
 
-STAGE = "records"
+TOPIC = "records"
 RECORDS_NAME = "records"
 FACTS_NAME = "records.json"
 FILE_BYTES = 1 << 30
@@ -105,7 +105,7 @@ def write_records(data_dir: Path, split: str) -> dict[str, Any]:
             work.rename(place / split)
     except OSError as cause:
         raise refuse_os_errors(f"writing records of split {split!r}")(cause) from cause
-    emit(Event(STAGE, f"records: {place / split}, {len(table)} images", len(table), len(table)))
+    emit(Event(TOPIC, f"records: {place / split}, {len(table)} images", len(table), len(table)))
     return {"images": len(table), "files": len(names)}
 
 
@@ -137,7 +137,7 @@ def _parts(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     size = 0
     for done, row in enumerate(rows):
         if done % EVENT_EVERY == 0:
-            emit(Event(STAGE, done=done, total=len(rows)))
+            emit(Event(TOPIC, done=done, total=len(rows)))
         if part and size + row["size_bytes"] > FILE_BYTES:
             yield part
             part, size = [], 0

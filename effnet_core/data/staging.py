@@ -68,7 +68,7 @@ from effnet_core.system.locks import sole_user
 from effnet_core.system.machine import available_cores
 from effnet_core.text import is_unicode
 
-STAGE = "stage"
+TOPIC = "stage"
 EVENT_EVERY = 200
 GROUP = 20
 """Files that a thread looks into before it asks for more."""
@@ -171,14 +171,14 @@ def _stage(
     if (reused := _already_staged(out, listing)) is not None:
         count = sum(reused.counts.values()) + reused.rejected
         _refuse_if_too_many(read_jsonl(out / REJECTED_NAME), count, max_rejected_share)
-        emit(Event(STAGE, f"staging: {out} is up to date, {_describe(reused)}", count, count))
+        emit(Event(TOPIC, f"staging: {out} is up to date, {_describe(reused)}", count, count))
         return reused, True
     rule = {"val_share": sides.val_share, "seed": sides.seed}
     kept = {"rule": rule} if sides.before else {}
     write_json(out / DATASET_NAME, {"complete": False, **kept})
     found = origin.labelled(out / WORK_NAME)
     if found.left_out:
-        emit(Event(STAGE, f"left out: {in_a_line(found.left_out)}"))
+        emit(Event(TOPIC, f"left out: {in_a_line(found.left_out)}"))
     try:
         if not place.hard_links:
             size = _bytes_to_copy(found.candidates, out)
@@ -218,11 +218,11 @@ def _stage(
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)
     dataset = open_dataset(out)
     for note in notes:
-        emit(Event(STAGE, note))
+        emit(Event(TOPIC, note))
     for warning in verification.warnings():
-        emit(Event(STAGE, f"warning: {warning}"))
+        emit(Event(TOPIC, f"warning: {warning}"))
     total = len(found.candidates)
-    emit(Event(STAGE, f"staging: {out}, {_describe(dataset)}", total, total))
+    emit(Event(TOPIC, f"staging: {out}, {_describe(dataset)}", total, total))
     return dataset, False
 
 
@@ -394,7 +394,7 @@ def _verify_all(
             else:
                 rows.append(result)
             if done % EVENT_EVERY == 0 or done == len(candidates):
-                emit(Event(STAGE, done=done, total=len(candidates)))
+                emit(Event(TOPIC, done=done, total=len(candidates)))
     return rows, rejected, aside
 
 

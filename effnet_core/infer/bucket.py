@@ -61,7 +61,7 @@ OF_A_BEGINNING = ("lists/", MEMBERS, LEASES, MODEL)
 """What a run that was cut before it had its ``run.json`` may have left."""
 THREADS = 16
 POLL_S = 1.0
-STAGE = "predict"
+TOPIC = "predict"
 
 
 class BucketOutput:

@@ -33,7 +33,7 @@ from effnet_core.system.locks import Owner
 
 LOOK_S = 10.0
 """Seconds after which is looked again what others have done."""
-STAGE = "predict"
+TOPIC = "predict"
 
 
 class BucketSink:
@@ -86,7 +86,7 @@ class BucketSink:
 
     def _take(self, key: str, instead_of: str) -> bool:
         if instead_of:
-            emit(Event(STAGE, f"taking over {key.removeprefix(LEASES)}, whose process is gone"))
+            emit(Event(TOPIC, f"taking over {key.removeprefix(LEASES)}, whose process is gone"))
         lease_s = self.output.lease_s
         self._lease = take(self.store, key, self._facts, lease_s=lease_s, instead_of=instead_of)
         return self._lease is not None
@@ -102,7 +102,7 @@ class BucketSink:
             raise Interrupted(
                 "batch inference was stopped while others were at work; the same command continues"
             )
-        emit(Event(STAGE, "", metrics={"note": f"waiting for {left} shard(s) of others"}))
+        emit(Event(TOPIC, "", metrics={"note": f"waiting for {left} shard(s) of others"}))
         time.sleep(min(POLL_S, self.output.lease_s / 4))
 
     def is_ours(self) -> bool:

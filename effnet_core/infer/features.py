@@ -30,7 +30,7 @@ Marks = NDArray[np.uint64]
 
 
 def features_of(
-    predictor: Predictor, split: Split, *, model: str, config: RunConfig, stage: str
+    predictor: Predictor, split: Split, *, model: str, config: RunConfig, topic: str
 ) -> Features:
     """Features of every image of a split, (N, channels), in its order.
 
@@ -39,7 +39,7 @@ def features_of(
         split: of a staged data set.
         model: SHA-256 of the checkpoint, for the cache.
         config: settings of inference.
-        stage: what the progress is called.
+        topic: what the progress is called.
 
     Raises:
         DataError: an image cannot be read, though it was when it was staged.
@@ -52,7 +52,7 @@ def features_of(
         marks, rows = _read(path)
         missing = np.flatnonzero(~np.isin(split.marks, marks))
         if len(missing):
-            fresh, error = _compute(predictor, split, missing, config, stage)
+            fresh, error = _compute(predictor, split, missing, config, topic)
             done = split.marks[missing[: len(fresh)]]
             if len(fresh):
                 marks = np.concatenate([marks, done])
@@ -65,7 +65,7 @@ def features_of(
 
 
 def _compute(
-    predictor: Predictor, split: Split, missing: NDArray[np.int64], config: RunConfig, stage: str
+    predictor: Predictor, split: Split, missing: NDArray[np.int64], config: RunConfig, topic: str
 ) -> tuple[Features, Exception | None]:
     """Features of the images at these positions, up to an error."""
     infer, reader = config.infer, FolderReader(split.root)
@@ -99,9 +99,9 @@ def _compute(
             )
         if error is not None:
             break
-        emit_sometimes(stage, len(found), len(paths))
+        emit_sometimes(topic, len(found), len(paths))
     rate = round(len(found) / (time.perf_counter() - started), 2)
-    emit(Event(stage, metrics={"kind": "features", "images": len(found), "images_per_s": rate}))
+    emit(Event(topic, metrics={"kind": "features", "images": len(found), "images_per_s": rate}))
     return (np.stack(found) if found else np.zeros((0, 0), np.float32)), error
 
 

@@ -135,7 +135,7 @@ def plan(
         "probabilities": infer.probabilities,
         "features": infer.features,
         "fast_decode": infer.fast_decode,
-        "precision": infer.precision,
+        "precision": infer.answers_precision,
         "shard_images": infer.shard_images,
         "format": infer.format,
         "columns": [list(column) for column in listed.columns] or None,
@@ -331,6 +331,19 @@ def planned_reader(output: Path, storage: StorageConfig) -> PlannedReader:
         root, members = str(facts["input"]), bool(facts.get("members", False))
     records = output / INPUTS_NAME
     return PlannedReader(root, records, storage, infer=InferConfig(), members=members)
+
+
+def paths_at(output: Path, places: Sequence[int]) -> list[str]:
+    """Paths of a planned run at some positions, in their order; none where its list is not here."""
+    wanted, found = set(places), {}
+    try:
+        with (output / INPUTS_NAME).open("rb") as stream:
+            for index, line in enumerate(stream):
+                if index in wanted:
+                    found[index] = Entry.of_line(line).path
+    except (OSError, ValueError):
+        return []
+    return [found[place] for place in places if place in found]
 
 
 def read_inputs(output: Path, shard: Shard) -> list[Entry]:

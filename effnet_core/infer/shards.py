@@ -30,7 +30,7 @@ from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.system.machine import available_cores
 from effnet_core.text import format_seconds
 
-STAGE = "predict"
+TOPIC = "predict"
 MANY_IMAGES = 1000
 """From so many on, native code that resizes pictures is worth its test, and once its compilation."""
 
@@ -72,7 +72,7 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
             told = f"labelled {counts.labelled} images, set aside {counts.rejected}, wrote {shard.part}"
             if len(results) == 1 and done < total:
                 told += _estimate(done, total - done, time.monotonic() - began)
-            emit(Event(STAGE, told, done, total))
+            emit(Event(TOPIC, told, done, total))
             if rejected > job.allowed_errors:
                 break
     results += [vars(counts) for counts in sink.others()]
@@ -83,7 +83,7 @@ def resizer_for(images: int, config: RunConfig) -> Resizer | None:
     """What resizes so many pictures in place of Pillow, which serves where they are few."""
     if images < MANY_IMAGES:
         return None
-    return resizer(config.runtime.kernels, lambda line: emit(Event(STAGE, line)))
+    return resizer(config.runtime.kernels, lambda line: emit(Event(TOPIC, line)))
 
 
 def observe(reference: Reference, rows: list[Prediction]) -> Observed:
@@ -217,7 +217,7 @@ def _predict_shard(
             found.add(answer, next(waiting))
         done += len(micro_batch.answers)
         latency_ms.append(round(1000 * micro_batch.seconds / len(micro_batch.answers), 3))
-        emit_sometimes(STAGE, done, total)
+        emit_sometimes(TOPIC, done, total)
     rows = found.rows
     observed = observe(reference, rows) if reference is not None and rows else None
     if observed is not None and not infer.features:

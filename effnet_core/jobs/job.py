@@ -124,6 +124,52 @@ class PredictJob(_OfCheckpoint):
 
 
 @dataclass(frozen=True)
+class EngineChoice:
+    """An engine, in what it computes, and what it runs."""
+
+    engine: str
+    precision: str
+    file: Path | None
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision}"
+
+
+@dataclass(frozen=True)
+class TrialJob(_OfCheckpoint):
+    """Compare engines over some pictures, by speed and by their answers."""
+
+    choices: tuple[EngineChoice, ...]
+    """The first is what the others are compared with."""
+    planned: Path
+    """Folder of the run's plan, which tells where its pictures lie."""
+    paths: tuple[str, ...]
+    """Some of the run's, in the order in which they are tried."""
+    share: float
+    """Of the pictures at most so many may have another answer."""
+    within: float
+    """A probability that differs by more is another answer."""
+
+
+@dataclass(frozen=True)
+class QuantizeJob(_OfCheckpoint):
+    """Make the int8 network of a checkpoint and measure it."""
+
+    engine_file: Path
+    """The network in fp32."""
+    data_dir: Path
+    out: Path
+    """Folder for its files."""
+    split: str
+    """Whose images decide."""
+    max_drop: float
+    images: int
+    """Training images from which ranges are taken."""
+
+
+@dataclass(frozen=True)
 class ProbeJob(_OfCheckpoint):
     """Fit a classifier on the features of a checkpoint, and save both as the model of the job's folder."""
 
@@ -177,13 +223,24 @@ class StageJob(_Given):
 
 
 Job: TypeAlias = (
-    TrainJob | EvaluateJob | PredictJob | ProbeJob | VerifyJob | MindirJob | RecordsJob | StageJob
+    TrainJob
+    | EvaluateJob
+    | PredictJob
+    | TrialJob
+    | QuantizeJob
+    | ProbeJob
+    | VerifyJob
+    | MindirJob
+    | RecordsJob
+    | StageJob
 )
 
 KINDS: dict[str, type[Job]] = {
     "train": TrainJob,
     "evaluate": EvaluateJob,
     "predict": PredictJob,
+    "trial": TrialJob,
+    "quantize": QuantizeJob,
     "probe": ProbeJob,
     "verify": VerifyJob,
     "mindir": MindirJob,

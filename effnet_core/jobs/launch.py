@@ -420,7 +420,7 @@ class _EventTail:
         self.reminded = now
         emit(
             Event(
-                self.last.stage,
+                self.last.topic,
                 f"{self.last.message} ... {now - self.heard:.0f} s",
                 metrics={"kind": "reminder"},
             )

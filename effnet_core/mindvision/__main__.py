@@ -108,11 +108,13 @@ def parser() -> argparse.ArgumentParser:
     add("--smooth_factor", type=float, default=0.1, help="label smoothing factor")
     add("--max_lr", type=float, default=0.1, help="maximum learning rate")
     add("--min_lr", type=float, default=1e-5, help="minimum learning rate")
-    add("--milestone", type=numbers(int), default=[], help="steps at which a rate ends")
+    add("--milestone", type=numbers(int), default=[], help="steps at which a learning rate ends")
     add("--learning_rates", type=numbers(float), default=[], help="the rate of each milestone")
     add("--decay_rate", type=float, default=0.97, help="of exponential, natural_exp and inverse")
     add("--power", type=float, default=1.0, help="of the polynomial")
-    add("--warmup_epochs", type=int, default=0, help="epochs in which the rate rises first")
+    add(
+        "--warmup_epochs", type=int, default=0, help="epochs in which the learning rate rises first"
+    )
     evaluation = commands.add_parser("eval", parents=[common], help="evaluate")
     evaluation.add_argument("--checkpoint", help="the weights; else --pretrained")
     infer = commands.add_parser("infer", parents=[common], help="label images")

@@ -11,6 +11,7 @@ from effnet_core import __version__
 from effnet_core.results import EvalResult
 from effnet_core.results.paired import Paired
 from effnet_core.weights.checkpoint import Sidecar
+from effnet_core.weights.quantized import Quantized
 
 CARD_NAME = "MODEL_CARD.md"
 ENVIRONMENT_NAME = "environment.json"
@@ -92,6 +93,7 @@ def _card(
         f"| mean, std | {_numbers(pre.mean)}; {_numbers(pre.std)} |",
         f"| started from | {_plain(sidecar.source) or 'random weights'} |",
         f"| probabilities | {_calibration(sidecar, evaluation)} |",
+        *([f"| int8 | {Quantized.from_dict(sidecar.int8)} |"] if sidecar.int8 else []),
         f"| checkpoint SHA-256 | `{sidecar.sha256}` |",
         f"| made with | {_plain(', '.join(f'{k} {v}' for k, v in sidecar.libraries.items()))} |",
         "",

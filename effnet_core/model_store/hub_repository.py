@@ -26,7 +26,7 @@ from effnet_core.weights.importing import convert
 from effnet_core.weights.layouts import family
 from effnet_core.weights.publisher import CONFIG_NAME
 
-STAGE = "publish"
+TOPIC = "publish"
 ONNX_NAME = "model.onnx"
 WEIGHTS_NAME = "model.safetensors"
 
@@ -77,7 +77,7 @@ def publish_to_hub(
     write_text(work_dir / "README.md", _readme(card, address, sidecar, evaluation))
     for name, content in files.items():
         (work_dir / name).write_bytes(content)
-    emit(Event(STAGE, f"uploading {len(list(work_dir.iterdir()))} files to {address}"))
+    emit(Event(TOPIC, f"uploading {len(list(work_dir.iterdir()))} files to {address}"))
     hub.utils.disable_progress_bars()
     api = hub.HfApi(endpoint=settings()["endpoint"])
     with told(str(address)):

@@ -21,7 +21,7 @@ from effnet_core.system.locks import scratch_folder
 from effnet_core.text import human_bytes
 from effnet_core.weights.catalogue import PRODUCTION
 
-STAGE = "store"
+TOPIC = "store"
 ABANDONED_S = 24 * 3600
 """Age at which an upload without an end is taken for dead."""
 
@@ -51,7 +51,7 @@ def verify(storage: StorageConfig, version: str | None = None) -> list[str]:
         raise registry.unknown_name()
     problems = [] if version else _pointer_problems(registry)
     for done, name in enumerate(names):
-        emit(Event(STAGE, f"verifying {name}", done, len(names)))
+        emit(Event(TOPIC, f"verifying {name}", done, len(names)))
         try:
             manifest, _ = registry.require(name)
             registry.require_whole(manifest)
@@ -64,7 +64,7 @@ def verify(storage: StorageConfig, version: str | None = None) -> list[str]:
             if version and registry.manifest(version) is None:
                 raise
             problems.append(str(error))
-    emit(Event(STAGE, f"{len(names)} version(s) verified", len(names), len(names)))
+    emit(Event(TOPIC, f"{len(names)} version(s) verified", len(names), len(names)))
     return problems
 
 
@@ -93,7 +93,7 @@ def collect_garbage(
         return Garbage(tuple(dead), 0)
     for version in dead:
         _delete(registry, version)
-        emit(Event(STAGE, f"deleted the unfinished upload {registry.uri(version)}"))
+        emit(Event(TOPIC, f"deleted the unfinished upload {registry.uri(version)}"))
     return Garbage(tuple(dead), registry.store.sweep(older_than_s))
 
 
@@ -112,7 +112,7 @@ def _claim(registry: Registry, version: str) -> Claim | None:
     try:
         return registry.claim(version)
     except StoreDamaged as damage:
-        emit(Event(STAGE, str(damage)))
+        emit(Event(TOPIC, str(damage)))
         return None
 
 
@@ -126,7 +126,7 @@ def _verify_files(registry: Registry, manifest: VersionManifest) -> None:
                 what = f"not what was published (SHA-256 {found[:12]}, not {file.sha256[:12]})"
                 raise registry.damaged(manifest, file, what)
             text = f"{manifest.version}/{file.path}: {human_bytes(file.size_bytes)}, as published"
-            emit(Event(STAGE, text))
+            emit(Event(TOPIC, text))
 
 
 def _delete(registry: Registry, version: str) -> None:

@@ -28,7 +28,7 @@ from effnet_core.model_store.registry import (
 from effnet_core.results.paired import Paired
 from effnet_core.results.paired import refusal as shortfall
 
-STAGE = "publish"
+TOPIC = "publish"
 ROUNDING = 1e-9
 """Top-1 is a ratio of counts: differences below this are those of binary fractions."""
 CLOSED = "is not promoted, because there is nothing to compare it with"
@@ -103,7 +103,7 @@ def rollback(storage: StorageConfig) -> dict[str, Any]:
             f"production of {registry.name!r} was moved by somebody else during the rollback from "
             f"{pointer.version!r}; look where it is now and decide anew"
         ) from cause
-    emit(Event(STAGE, f"production of {registry.name} is {manifest.version} again ({reason})"))
+    emit(Event(TOPIC, f"production of {registry.name} is {manifest.version} again ({reason})"))
     return moved.model_dump()
 
 
@@ -122,7 +122,7 @@ def move_pointer(
         standing = _look(registry, manifest, None if force_reason else compare)
         pointer = standing.pointer
         if pointer and pointer.manifest_sha256 == sha256_of_bytes(data):
-            emit(Event(STAGE, f"{manifest.version} is the production version already"))
+            emit(Event(TOPIC, f"{manifest.version} is the production version already"))
             return pointer
         refusal = _refusal(manifest, standing, gate)
         if standing.apart and not refusal:
@@ -154,7 +154,7 @@ def move_pointer(
         registry.remember(moved)
         was = f", before it was {previous}" if previous else ""
         emit(
-            Event(STAGE, f"production of {registry.name} is {manifest.version} now{was} ({reason})")
+            Event(TOPIC, f"production of {registry.name} is {manifest.version} now{was} ({reason})")
         )
         return moved
     raise _overtaken(registry, manifest, None)

@@ -39,6 +39,7 @@ from effnet_core.results.paired import Paired
 from effnet_core.system.files import read_jsonl, sha256_of_file
 from effnet_core.system.locks import scratch_folder
 from effnet_core.text import human_bytes, os_reason
+from effnet_core.weights import quantized
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import (
     MODEL_NAME,
@@ -48,7 +49,7 @@ from effnet_core.weights.checkpoint import (
     sidecar_path,
 )
 
-STAGE = "publish"
+TOPIC = "publish"
 
 REQUIRED = (sidecar_path(Path(MODEL_NAME)).name, CONFIG_NAME)
 OPTIONAL = (METRICS_NAME, RESULT_NAME, REFERENCE_NAME)
@@ -124,7 +125,7 @@ def publish_model(
             manifest, reused = _upload(registry, chosen, run_dir, sidecar, evaluation, onnx, found)
     uri = registry.uri(manifest.version)
     if reused:
-        emit(Event(STAGE, f"this checkpoint is published already, as {uri}", 1, 1))
+        emit(Event(TOPIC, f"this checkpoint is published already, as {uri}", 1, 1))
     reason, decision = (
         _try_to_promote(registry, manifest.version, gate, compare) if promote else (NOT_ASKED, "")
     )
@@ -175,7 +176,7 @@ def _published_already(
     if not same:
         for lost in unreadable:
             text = f"whether version {lost.version!r} holds this checkpoint is not known"
-            emit(Event(STAGE, f"{text}: {lost.reason}"))
+            emit(Event(TOPIC, f"{text}: {lost.reason}"))
     return same[-1] if same else None
 
 
@@ -224,11 +225,12 @@ def _upload(
         found,
     )
     texts |= {name: _put_first(registry, version, name, text) for name, text in described.items()}
-    paths = {MODEL_NAME: run_dir / MODEL_NAME, **({ONNX_NAME: onnx} if onnx else {})}
+    exports = {**({ONNX_NAME: onnx} if onnx else {}), **_int8_of(run_dir, sidecar)}
+    paths = {MODEL_NAME: run_dir / MODEL_NAME, **exports}
     files = (
         FileEntry(path=MODEL_NAME, size_bytes=sidecar.size_bytes, sha256=sidecar.sha256),
         *(FileEntry.of_bytes(name, text) for name, text in texts.items()),
-        *([_onnx_entry(onnx)] if onnx else []),
+        *(_entry(name, path) for name, path in exports.items()),
     )
     manifest = VersionManifest(
         name=registry.name,
@@ -262,7 +264,7 @@ def _upload(
         f"published {registry.uri(version)}, top-1 {evaluation.top1:.2%} on {evaluation.seen} images "
         f"of {evaluation.split}"
     )
-    emit(Event(STAGE, text, len(files), len(files)))
+    emit(Event(TOPIC, text, len(files), len(files)))
     return manifest, False
 
 
@@ -326,7 +328,7 @@ def _onnx_of(checkpoint: Checkpoint, *, wanted: bool) -> Iterator[Path | None]:
     with scratch_folder("publish") as folder:
         path = folder / ONNX_NAME
         agreement = export(checkpoint, path, format="onnx")
-        emit(Event(STAGE, f"{ONNX_NAME} {agreement}"))
+        emit(Event(TOPIC, f"{ONNX_NAME} {agreement}"))
         yield path
 
 
@@ -340,7 +342,7 @@ def _put_files(
     total = len(manifest.files)
     for done, file in enumerate(manifest.files):
         size = human_bytes(file.size_bytes)
-        emit(Event(STAGE, "", done, total, {"file": file.path, "size": size}))
+        emit(Event(TOPIC, "", done, total, {"file": file.path, "size": size}))
         key = registry.key(manifest.version, file.path)
         if file.path in texts:
             registry.store.put_bytes(key, texts[file.path])
@@ -349,7 +351,7 @@ def _put_files(
         begun = time.monotonic()
         registry.store.put_file(path, key)
         speed = file.size_bytes / 1e6 / max(time.monotonic() - begun, 1e-6)
-        emit(Event(STAGE, f"stored {file.path}, {size} at {speed:.1f} MB/s"))
+        emit(Event(TOPIC, f"stored {file.path}, {size} at {speed:.1f} MB/s"))
         if sha256_of_file(path) != file.sha256:
             raise StoreError(
                 f"{path} was changed while it was uploaded; publish again once "
@@ -395,9 +397,17 @@ def _try_to_promote(
     try:
         return "", move_pointer(registry, version, gate, compare=compare).reason
     except (GateRefused, Conflict) as refusal:
-        emit(Event(STAGE, str(refusal)))
+        emit(Event(TOPIC, str(refusal)))
         return str(refusal), ""
 
 
-def _onnx_entry(path: Path) -> FileEntry:
-    return FileEntry(path=ONNX_NAME, size_bytes=path.stat().st_size, sha256=sha256_of_file(path))
+def _int8_of(run_dir: Path, sidecar: Sidecar) -> dict[str, Path]:
+    """The files of the int8 network that lies beside a checkpoint, verified."""
+    if quantized.path_of(Checkpoint(run_dir / MODEL_NAME, sidecar)) is None:
+        return {}
+    paths = {name: run_dir / name for name in quantized.NAMES}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def _entry(name: str, path: Path) -> FileEntry:
+    return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256_of_file(path))

@@ -4,6 +4,7 @@ ROOT/NAME/
   versions/VERSION/
     model.ckpt, model.json   the checkpoint and its sidecar
     model.onnx               the same model for other engines, where storage.onnx asks for it
+    model.int8.*             its int8 network (ONNX, OpenVINO), where storage.int8 asks for it
     config.yaml, ...         how it came about
     MODEL_CARD.md, *.png     for people; environment.json: where it was published
     manifest.json            files, digests, metrics; written last and once: it makes the version
@@ -78,9 +79,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Record(BaseModel):
     """JSON in the store; keys of later versions are passed over, nonsense is refused."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     def to_bytes(self) -> bytes:
         """The form in which it is stored."""

@@ -23,7 +23,7 @@ from effnet_core.text import human_bytes, os_reason
 from effnet_core.weights.catalogue import PRODUCTION
 from effnet_core.weights.checkpoint import Checkpoint, opened_before
 
-STAGE = "publish"
+TOPIC = "publish"
 
 
 def list_versions(storage: StorageConfig) -> list[dict[str, Any]]:
@@ -99,10 +99,10 @@ def _fetch(registry: Registry, manifest: VersionManifest, data: bytes, out: Path
     missing = [file for file in files if not _is_there(out, file, manifest)]
     for done, file in enumerate(missing, start=len(files) - len(missing)):
         text = f"fetching {file.path} ({human_bytes(file.size_bytes)}) of {manifest.version}"
-        emit(Event(STAGE, text, done, len(files)))
+        emit(Event(TOPIC, text, done, len(files)))
         _fetch_file(registry, manifest, file, out)
     text = f"{registry.uri(manifest.version)} is in {out}, every digest verified"
-    emit(Event(STAGE, text, len(files), len(files)))
+    emit(Event(TOPIC, text, len(files), len(files)))
     return out / manifest.checkpoint
 
 

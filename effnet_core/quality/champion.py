@@ -23,7 +23,7 @@ from effnet_core.system.locks import alone, scratch_folder
 from effnet_core.weights.checkpoint import Checkpoint
 
 CACHE_NAME = "answers"
-STAGE = "compare"
+TOPIC = "compare"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Comparison:
         dataset = open_dataset(self.data_dir)
         checkpoint = cached_model(storage, production.version)
         text = f"comparing with production version {production.version} on {self.split} of {dataset.root}"
-        emit(Event(STAGE, text))
+        emit(Event(TOPIC, text))
         champion = measured_answers(
             checkpoint, dataset, self.split, config=self.config, cache=self.cache
         )
@@ -62,7 +62,7 @@ class Comparison:
             true=dataset.split(self.split).labels,
             version=production.version,
         )
-        emit(Event(STAGE, f"against {production.version}: {found.in_words()}", 1, 1))
+        emit(Event(TOPIC, f"against {production.version}: {found.in_words()}", 1, 1))
         return found
 
 

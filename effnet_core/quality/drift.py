@@ -33,7 +33,7 @@ from effnet_core.weights.checkpoint import Checkpoint
 
 MOST_IMAGES = 2000
 """Held-out pictures that are looked at; of more, evenly spread ones."""
-STAGE = "reference"
+TOPIC = "reference"
 COMPARED_NAME = "drift.json"
 """Beside the shards' counts: which of them were compared, and the latest finding."""
 
@@ -57,7 +57,7 @@ def write_reference(
         return path
     if len(split) < FEWEST_REFERENCE:
         text = f"{len(split)} held-out pictures are too few for a reference of drift"
-        emit(Event(STAGE, f"{text} ({FEWEST_REFERENCE} are needed)"))
+        emit(Event(TOPIC, f"{text} ({FEWEST_REFERENCE} are needed)"))
         return None
     few = _some(split)
     with scratch_folder("reference") as folder:
@@ -76,7 +76,7 @@ def write_reference(
         checkpoint_sha256=checkpoint.sha256,
     )
     reference.save(path)
-    emit(Event(STAGE, f"what {len(few):,} held-out pictures look like is in {path}"))
+    emit(Event(TOPIC, f"what {len(few):,} held-out pictures look like is in {path}"))
     return path
 
 
@@ -86,7 +86,7 @@ def reference_of(checkpoint: Checkpoint) -> Path | None:
     try:
         found = Reference.read(path) if path.is_file() else None
     except DataError as damage:
-        emit(Event(STAGE, f"drift is not measured: {damage}"))
+        emit(Event(TOPIC, f"drift is not measured: {damage}"))
         return None
     return path if found is not None and found.checkpoint_sha256 == checkpoint.sha256 else None
 
@@ -114,7 +114,7 @@ def drift_of(done: InferencePlan, checkpoint: Checkpoint) -> Drift | None:
     try:
         seen = Observed.together([Observed.read(file) for file in there])
     except DataError as damage:
-        emit(Event(STAGE, f"drift is not measured: {damage}"))
+        emit(Event(TOPIC, f"drift is not measured: {damage}"))
         return None
     names = readable(checkpoint.sidecar.class_names)
     found = measure(Reference.read(path), seen, class_names=names)
@@ -152,7 +152,7 @@ class _Compared:
                 found = None if values["found"] is None else Drift.from_dict(values["found"])
                 return cls(frozenset(map(str, values["parts"])), found, values["is_told"] is True)
         except DataError as damage:
-            emit(Event(STAGE, f"{damage}; it is made anew"))
+            emit(Event(TOPIC, f"{damage}; it is made anew"))
             return cls()
 
     def write(self, output: Path) -> None:

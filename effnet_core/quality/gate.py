@@ -7,8 +7,9 @@ from typing import Any
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
-from effnet_core.errors import DataError
+from effnet_core.errors import DataError, QuantizationRefused
 from effnet_core.events import Event, emit
+from effnet_core.infer.quantize import quantize
 from effnet_core.jobs.job import RESULT_NAME, TrainJob, read_job
 from effnet_core.model_store.production import promote as move_production
 from effnet_core.model_store.publication import PublishedVersion, publish_model
@@ -24,6 +25,7 @@ from effnet_core.quality.drift import write_reference
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.answers import Answers
 from effnet_core.storage.cache import cache_dir
+from effnet_core.weights import quantized
 from effnet_core.weights.checkpoint import MODEL_NAME, Checkpoint, open_checkpoint
 
 
@@ -60,6 +62,8 @@ def publish(
     if found is not None:
         held_out = open_dataset(found.data_dir).split(found.split)
         write_reference(run_dir, checkpoint, held_out, config=config)
+    if config.storage.int8:
+        _add_int8(checkpoint, found, config)
     return publish_model(
         run_dir,
         evaluation=result,
@@ -69,6 +73,26 @@ def publish(
         promote=promote,
         compare=found if promote else None,
     )
+
+
+def _add_int8(checkpoint: Checkpoint, found: Comparison | None, config: RunConfig) -> None:
+    """Make the int8 network that is published too, where the data set is at hand and it is good enough."""
+    if found is None:
+        emit(Event("publish", "int8 is not published: its data set is not at hand to measure it"))
+        return
+    if quantized.path_of(checkpoint) is not None:
+        return
+    try:
+        quantize(
+            checkpoint,
+            found.data_dir,
+            config=config,
+            max_drop=config.storage.int8_max_drop,
+            images=config.storage.int8_images,
+            split=found.split,
+        )
+    except QuantizationRefused as refusal:
+        emit(Event("publish", str(refusal)))
 
 
 def promote(

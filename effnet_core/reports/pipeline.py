@@ -46,8 +46,8 @@ class ReportInputs:
     """Such as "efficientnet_b0 on digits"."""
     facts: dict[str, str]
     """Short facts by name, shown under the title."""
-    stages: dict[str, float]
-    """Seconds of each stage, in order."""
+    steps: dict[str, float]
+    """Seconds of each step, in order."""
     metrics: list[dict[str, Any]]
     """Rows of ``metrics.jsonl``."""
     evaluation: EvalResult
@@ -80,7 +80,7 @@ def _describe_page(inputs: ReportInputs) -> dict[str, Any]:
         "gallery_note": gallery_note,
         "uncertain": selection.uncertain(inputs.source),
         "labelled": selection.labelled,
-        "stages": inputs.stages,
+        "steps": inputs.steps,
         **describe_rejected(inputs.rejected),
         "config_yaml": inputs.config_yaml,
     }
@@ -162,7 +162,7 @@ def write_pipeline_report(
         data_dir: the staged data set.
         evaluation: the file with the result of evaluation.
         published: what was published.
-        seconds: of each stage.
+        seconds: of each step.
         flow_run_id: of the pipeline's run, empty where there is none.
 
     Returns:
@@ -190,7 +190,7 @@ def write_pipeline_report(
         ReportInputs(
             title=f"{config.model.variant} on {config.storage.name}",
             facts=facts,
-            stages=seconds,
+            steps=seconds,
             metrics=metrics,
             evaluation=measured,
             selection=Selection.of(iter_rows(predictions_dir, COLUMNS), background_of(inference)),

@@ -95,6 +95,7 @@ def write_predictions_report(
             "model": weights,
             "digest": summary["model_sha256"][:12],
             "output": done.shown(),
+            **_engine(summary),
         },
         "cards": _make_cards(summary, selection),
         "certainty": _draw_certainty(selection),
@@ -113,6 +114,12 @@ def write_predictions_report(
     return PredictionsReport(
         where, _card(groups, uncertain, where), _charts_card(classes, selection)
     )
+
+
+def _engine(summary: dict[str, Any]) -> dict[str, str]:
+    """What computed, and why that."""
+    found = summary.get("engine")
+    return {"engine": found["why"].removeprefix("engine: ")} if found else {}
 
 
 def _farthest(

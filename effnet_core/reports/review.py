@@ -48,7 +48,7 @@ PICTURES_NAME = "pictures"
 WORK_NAME = "work"
 JOBS_NAME = "jobs"
 TEMPLATE_NAME = "review.html.j2"
-STAGE = "review"
+TOPIC = "review"
 SPARE = 4
 """Times as many pictures are looked at as are wanted, since near copies are left out."""
 PAGE_PX = 320
@@ -127,12 +127,12 @@ def _of_training(run: Path, work: Path, config: RunConfig) -> Source:
     dataset = open_dataset(job.data_dir)
     splits = [dataset.split(name) for name, images in dataset.counts.items() if images]
     checkpoint = open_checkpoint(run / MODEL_NAME)
-    emit(Event(STAGE, f"features of {sum(map(len, splits)):,} images of {dataset.root}"))
+    emit(Event(TOPIC, f"features of {sum(map(len, splits)):,} images of {dataset.root}"))
     rows = label_splits(checkpoint, splits, work, config=config)
     labels = np.concatenate([split.labels for split in splits]).astype(np.int64)
     found = suspicious(rows, labels, readable(dataset.class_names))
     text = f"{found.suspected:,} of {len(labels):,} labels are contradicted by confident learning"
-    emit(Event(STAGE, text))
+    emit(Event(TOPIC, text))
     background = checkpoint.sidecar.preprocess.background
     reader = open_reader(str(dataset.root), config.storage)
     root, names = str(dataset.root.resolve()), dataset.class_names

@@ -15,7 +15,7 @@ from effnet_core.storage.addresses import S3Url, parse_s3
 from effnet_core.storage.client import DEFAULT_ACCESS, S3Access, s3_client
 from effnet_core.storage.refusals import NOT_S3, explained
 
-STAGE = "store"
+TOPIC = "store"
 READ_TRIES = 4
 FIRST_WAIT_S = 0.5
 """Before the second try of a body that was cut; doubles from then on."""
@@ -131,7 +131,7 @@ def patiently(call: Callable[[], R]) -> R:
             wait_s = FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311
             what = str(busy).removesuffix(" later").removesuffix("; try again")
             again = f"trying again in {wait_s:.1f} s (try {attempt + 1} of {READ_TRIES})"
-            emit(Event(STAGE, f"{what}; {again}"))
+            emit(Event(TOPIC, f"{what}; {again}"))
             time.sleep(wait_s)
     return call()
 

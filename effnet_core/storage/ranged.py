@@ -140,7 +140,7 @@ class _Journal:
             stream.write(f"{part}\n")
 
 
-STAGE = "transfer"
+TOPIC = "transfer"
 EVENT_EVERY_S = 1.0
 LINE_EVERY_S = 30.0
 
@@ -175,13 +175,13 @@ class Progress:
         speed = self._speed(done)
         text = f"{self.what}: {human_bytes(done)} of {human_bytes(self.total)}, {speed} MB/s"
         metrics = {"mb_per_s": speed, "note": text}
-        self._emit(Event(STAGE, text if is_line else "", done, self.total, metrics))
+        self._emit(Event(TOPIC, text if is_line else "", done, self.total, metrics))
 
     def end(self, files: int) -> None:
         """Say how much it was."""
         speed = self._speed(self.done)
         text = f"{self.what}: {files:,} file(s), {human_bytes(self.done)}, {speed} MB/s"
-        self._emit(Event(STAGE, text, self.total or None, self.total or None, {"mb_per_s": speed}))
+        self._emit(Event(TOPIC, text, self.total or None, self.total or None, {"mb_per_s": speed}))
 
     def _speed(self, done: int) -> float:
         return round(done / 1e6 / max(time.monotonic() - self._begun, 1e-6), 1)

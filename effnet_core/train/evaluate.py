@@ -31,7 +31,7 @@ from effnet_core.train.tally import Tally
 from effnet_core.weights.checkpoint import Checkpoint
 from effnet_core.weights.load import load_network
 
-STAGE = "evaluate"
+TOPIC = "evaluate"
 
 
 def evaluate_network(
@@ -42,7 +42,7 @@ def evaluate_network(
     group: Group,
     *,
     class_names: tuple[str, ...],
-    stage: str = STAGE,
+    topic: str = TOPIC,
     labels: NDArray[np.int32] | None = None,
     scores: Scores | None = None,
 ) -> EvalResult:
@@ -58,7 +58,7 @@ def evaluate_network(
         config: batch size and workers.
         group: this rank and the others.
         class_names: of the model; where ``labels`` name further classes, these too.
-        stage: what its events are called.
+        topic: what its events are called.
         labels: the model's number of each class of the data set, where they are not the same.
         scores: keeps what each image got.
 
@@ -89,7 +89,7 @@ def evaluate_network(
             scores.add(logits, np.where(true < logits.shape[1], true, UNKNOWN))
         if group.is_first:
             done = min(len(split), tally.seen * group.world_size)
-            emit(Event(stage, done=done, total=len(split)))
+            emit(Event(topic, done=done, total=len(split)))
     confusion = tally.sum_over(group)
     if tally.seen != len(split) or confusion.seen != len(split):
         raise JobError(f"evaluation saw {tally.seen} images of {len(split)}; please report this")
@@ -166,7 +166,7 @@ def evaluate_checkpoint(
 
     def tell(line: str) -> None:
         if group.is_first:
-            emit(Event(STAGE, line))
+            emit(Event(TOPIC, line))
 
     names, numbers = _one_list(sidecar.class_names, dataset.class_names, labels)
     images = split_as(dataset, split, config.data)

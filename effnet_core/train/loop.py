@@ -231,7 +231,7 @@ def _evaluate(run: Run) -> Evaluated:
         setup.config,
         setup.group,
         class_names=setup.dataset.class_names,
-        stage="train: evaluate",
+        topic="train: evaluate",
         scores=scores,
     )
     run.progress.metrics = {"top1": result.top1, "top5": result.top5, "loss": result.loss}

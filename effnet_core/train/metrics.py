@@ -15,7 +15,7 @@ from effnet_core.results import EvalResult
 from effnet_core.system.files import append_jsonl, no_longer_writable
 from effnet_core.text import format_seconds
 from effnet_core.train.run import Run
-from effnet_core.train.setup import STAGE
+from effnet_core.train.setup import TOPIC
 from effnet_core.train.tracking import Trackers
 
 
@@ -57,7 +57,7 @@ def log_step(run: Run, trackers: Trackers, *, steps: int, seconds: float) -> Non
     if log_due(run):
         record(run, trackers, row)
     metrics = row if (left_s := _left_s(run)) is None else {**row, "left_s": round(left_s, 1)}
-    emit(Event(STAGE, _line(run, row, seconds), run.progress.step, run.total_steps, metrics))
+    emit(Event(TOPIC, _line(run, row, seconds), run.progress.step, run.total_steps, metrics))
 
 
 def _row_of_steps(run: Run, *, steps: int, seconds: float) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def log_evaluation(run: Run, trackers: Trackers, result: EvalResult) -> None:
     if result.top5 is not None:
         text += f" top-5 {result.top5:.2%}"
     text += f" on {result.seen} images of {result.split}"
-    emit(Event(STAGE, text, run.progress.step, run.total_steps, row))
+    emit(Event(TOPIC, text, run.progress.step, run.total_steps, row))
 
 
 def _position(run: Run, *, at_end: bool = False) -> str:

@@ -27,7 +27,7 @@ from effnet_core.train.tally import Tally
 from effnet_core.weights import checkpoint as checkpoints
 from effnet_core.weights.checkpoint import CLASSIFIER, Checkpoint, Sidecar
 
-STAGE = "probe"
+TOPIC = "probe"
 
 WORTH_MEASURING = 5_000
 """Images from which on the fastest use of the cores is worth being measured first."""
@@ -65,7 +65,7 @@ def probe(
     dataset = open_dataset(data_dir)
     train, val = dataset.split(config.data.train_split), dataset.split(config.data.eval_split)
     features = features_of(train)
-    emit(Event(STAGE, f"{len(train):,} images have features; fitting the classifier"))
+    emit(Event(TOPIC, f"{len(train):,} images have features; fitting the classifier"))
     weights = weights_of_classes(config.train.class_weights, train, dataset.class_names)
     head = fit_head(features, train.labels, dataset.num_classes, class_weights=weights)
     logits = head.logits(features_of(val))

@@ -12,7 +12,7 @@ from effnet_core.jobs.collective import is_statistic
 from effnet_core.model.network import EfficientNet
 from effnet_core.train.optim import create_optimizer, of_head
 from effnet_core.train.schedule import rate_at
-from effnet_core.train.setup import STAGE, Setup
+from effnet_core.train.setup import TOPIC, Setup
 from effnet_core.train.state import Progress
 from effnet_core.train.step import TrainStep
 
@@ -105,7 +105,7 @@ class Run:
     def tell(self, message: str) -> None:
         """Emit a message, once for all ranks."""
         if self.setup.group.is_first:
-            emit(Event(STAGE, message, self.progress.step, self.total_steps))
+            emit(Event(TOPIC, message, self.progress.step, self.total_steps))
 
 
 def start(setup: Setup) -> Run:

@@ -26,7 +26,7 @@ from effnet_core.train.precision import loss_scale, lower
 from effnet_core.train.schedule import lr_schedule
 from effnet_core.train.step import Ema, StepOptions
 
-STAGE = "train"
+TOPIC = "train"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _operators(config: RunConfig, group: Group) -> Path | None:
 
 def _tell_first(group: Group, message: str) -> None:
     if group.is_first:
-        emit(Event(STAGE, message))
+        emit(Event(TOPIC, message))
 
 
 def _network(config: RunConfig, num_classes: int, operators: Path | None) -> EfficientNet:

@@ -64,6 +64,8 @@ class Sidecar:
     metrics: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     """In a training checkpoint: what else a run must know to continue as if it had not been cut."""
+    int8: dict[str, Any] = field(default_factory=dict)
+    """Of the int8 network beside the file, where there is one: see ``quantized.Quantized``."""
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     size_bytes: Count = 0
     libraries: dict[str, str] = field(default_factory=dict)

@@ -29,7 +29,7 @@ from effnet_core.system.files import (
 from effnet_core.text import human_bytes, os_reason
 from effnet_core.weights.web import open_address, redacted
 
-STAGE = "download"
+TOPIC = "download"
 TRY_AGAIN = (http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_MANY_REQUESTS)
 MAX_BYTES = 20_000_000_000
 """Largest file that is fetched; the largest checkpoints of the family have one GB."""
@@ -166,16 +166,16 @@ def _require_size(url: str, size: int) -> None:
 def _copy(url: str, answer: Response, stream: BinaryIO, *, done: int, total: int | None) -> None:
     name = redacted(url).partition("?")[0].rpartition("/")[2]
     if done:
-        emit(Event(STAGE, f"resuming {name} at {human_bytes(done)}", done, total))
+        emit(Event(TOPIC, f"resuming {name} at {human_bytes(done)}", done, total))
     else:
-        emit(Event(STAGE, f"fetching {redacted(url)}", 0, total))
+        emit(Event(TOPIC, f"fetching {redacted(url)}", 0, total))
     began = since = time.monotonic()
     before = done
     while chunk := answer.read1(CHUNK_BYTES):
         stream.write(chunk)
         done += len(chunk)
         _require_size(url, done)
-        emit(Event(STAGE, done=done, total=total))
+        emit(Event(TOPIC, done=done, total=total))
         now = time.monotonic()
         if now - began > MAX_SECONDS:
             raise http.client.HTTPException(

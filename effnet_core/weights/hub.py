@@ -20,7 +20,7 @@ from effnet_core.text import in_one_line
 from effnet_core.weights.catalogue import HUB_SCHEME
 from effnet_core.weights.publisher import CONFIG_NAME
 
-STAGE = "download"
+TOPIC = "download"
 FILES = ("model.safetensors", "pytorch_model.bin", "model.ckpt")
 """Files with the weights of a repository, best first."""
 ADDRESS = re.compile(
@@ -67,7 +67,7 @@ def fetch(address: HubAddress) -> Path:
             or not in the cache where the hub is off-line.
         DownloadFailed: the hub cannot be reached.
     """
-    emit(Event(STAGE, f"looking for {address}"))
+    emit(Event(TOPIC, f"looking for {address}"))
     with suppress(CheckpointError):
         _download(address, CONFIG_NAME)
     for name in (address.file,) if address.file else FILES:

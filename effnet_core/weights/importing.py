@@ -45,7 +45,7 @@ from effnet_core.weights.publisher import (
 
 Array = NDArray[Any]
 
-STAGE = "weights"
+TOPIC = "weights"
 BN_MOMENTUM = 0.99
 SHOWN = 10
 """Names that a message lists before it counts."""
@@ -162,9 +162,9 @@ def import_weights(
     statement = stated or of_name(f"{hint} {path.name}", match.layout.name, match.row.name)
     spec, told_by = _spec(match, statement, preprocess or {})
     if doubt:
-        emit(Event(STAGE, f"warning: {doubt}"))
+        emit(Event(TOPIC, f"warning: {doubt}"))
     if not told_by:
-        emit(Event(STAGE, f"warning: {_guess(path, match, spec)}"))
+        emit(Event(TOPIC, f"warning: {_guess(path, match, spec)}"))
     if not class_names and statement and len(statement.class_names) == match.num_classes:
         class_names = statement.class_names if num_classes in (None, match.num_classes) else None
     arrays = _native(match, tensors)

@@ -39,7 +39,7 @@ from effnet_core.weights.web import redacted, urlsplit_or_none
 IMPORT_VERSION = 2
 """Raised when the same file would be imported otherwise; older imports are then made anew."""
 
-STAGE = "weights"
+TOPIC = "weights"
 
 
 Meaning = Literal["address", "hub", "version", "path", "name"]
@@ -171,7 +171,7 @@ def _imported(
             result = import_weights(
                 path, out, layout=layout, variant=variant, hint=hint, native=False
             )
-            emit(Event(STAGE, f"imported {path.name}: {result.describe()}"))
+            emit(Event(TOPIC, f"imported {path.name}: {result.describe()}"))
             return Checkpoint(out, result.sidecar)
     return open_checkpoint(out)
 

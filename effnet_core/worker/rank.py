@@ -29,9 +29,11 @@ from effnet_core.jobs.job import (
     MindirJob,
     PredictJob,
     ProbeJob,
+    QuantizeJob,
     RecordsJob,
     StageJob,
     TrainJob,
+    TrialJob,
     VerifyJob,
     read_job,
     write_error,
@@ -117,7 +119,7 @@ def _full(job: Job | None, run_dir: Path, error: OSError) -> EffnetError:
 
 def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     without = isinstance(job, PredictJob | ProbeJob) and job.engine_file is not None
-    if isinstance(job, StageJob) or without:
+    if isinstance(job, StageJob | TrialJob | QuantizeJob) or without:
         write_result(run_dir, _answer(job, config, None, run_dir))
         return 0  # without the seconds and the memory that MindSpore's import takes
     environment.prepare()  # not for the engines above: it would slow OpenVINO's own oneDNN
@@ -148,11 +150,19 @@ def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str,
 
 
 def _answer_rarely(
-    job: StageJob | VerifyJob | MindirJob | RecordsJob, config: RunConfig
+    job: StageJob | TrialJob | QuantizeJob | VerifyJob | MindirJob | RecordsJob, config: RunConfig
 ) -> dict[str, Any]:
     """As ``_answer``, of what is done once for a checkpoint or a data set."""
     if isinstance(job, StageJob):
         return _stage(job, config)
+    if isinstance(job, TrialJob):
+        from effnet_core.infer.trial import try_engines
+
+        return try_engines(job, _checkpoint_of(job), config)
+    if isinstance(job, QuantizeJob):
+        from effnet_core.infer.quantize import quantize_here
+
+        return quantize_here(job, _checkpoint_of(job), config)
     if isinstance(job, VerifyJob | MindirJob):
         return _export(job)
     from effnet_core.data.records import write_records
@@ -160,7 +170,9 @@ def _answer_rarely(
     return write_records(job.data_dir, job.split)
 
 
-def _checkpoint_of(job: EvaluateJob | PredictJob | ProbeJob | VerifyJob | MindirJob) -> Checkpoint:
+def _checkpoint_of(
+    job: EvaluateJob | PredictJob | TrialJob | QuantizeJob | ProbeJob | VerifyJob | MindirJob,
+) -> Checkpoint:
     """A job's checkpoint, verified once in this process: the very one that the parent opened."""
     from effnet_core.weights.checkpoint import open_checkpoint
 
@@ -212,7 +224,7 @@ def _probe(job: ProbeJob, config: RunConfig, folder: Path) -> dict[str, Any]:
         data_dir=job.data_dir,
         folder=folder,
         features_of=lambda split: features_of(
-            predictor, split, model=checkpoint.sha256, config=config, stage=probe.STAGE
+            predictor, split, model=checkpoint.sha256, config=config, topic=probe.TOPIC
         ),
     )
 

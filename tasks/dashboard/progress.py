@@ -45,9 +45,9 @@ def replace_artifact(artifact: UUID, data: Any) -> None:
 class _Dashboard:
     """A listener that writes to the current task run."""
 
-    def __init__(self, key: str, stages: tuple[str, ...], description: str) -> None:
+    def __init__(self, key: str, topics: tuple[str, ...], description: str) -> None:
         self.logger = get_run_logger()
-        self.stages = stages
+        self.topics = topics
         self.description = description = markdown_text(description)
         self.shown = 0.0
         self.updated = time.monotonic()
@@ -60,7 +60,7 @@ class _Dashboard:
     def __call__(self, event: Event) -> None:
         if event.message:
             self.logger.info(visible(event.message))
-        if event.stage in self.stages and event.total and event.done is not None:
+        if event.topic in self.topics and event.total and event.done is not None:
             self.show(event.done, event.total)
 
     def show(self, done: int, total: int) -> None:
@@ -102,15 +102,15 @@ def human_seconds(seconds: float) -> str:
 
 
 @contextmanager
-def on_dashboard(key: str, *stages: str, description: str) -> Iterator[None]:
+def on_dashboard(key: str, *topics: str, description: str) -> Iterator[None]:
     """Show events inside the block on the dashboard.
 
     Args:
         key: of the progress artifact; lower-case letters, digits and dashes.
-        stages: names of the events that move the bar.
+        topics: names of the events that move the bar.
         description: what the bar counts.
     """
-    dashboard = _Dashboard(key, stages, description)
+    dashboard = _Dashboard(key, topics, description)
     with listen(dashboard):
         yield
     dashboard.finish()

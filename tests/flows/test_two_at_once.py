@@ -31,7 +31,7 @@ def test_tasks_side_by_side_do_not_mix() -> None:
             given = in_use()
             barrier.wait()
         assert given is not None
-        return given.access_key_id, [event.stage for event in seen]
+        return given.access_key_id, [event.topic for event in seen]
 
     @flow
     def both() -> tuple[list[tuple[str, list[str]]], list[str]]:
@@ -39,7 +39,7 @@ def test_tasks_side_by_side_do_not_mix() -> None:
         with listen(heard.append):  # a task's events are those of the flow that started it, too
             tasks = [work.submit(name) for name in names]
             answers = [done.result() for done in tasks]
-        return answers, sorted(event.stage for event in heard)
+        return answers, sorted(event.topic for event in heard)
 
     answers, heard = both()
     assert answers == [(name, [name]) for name in names]

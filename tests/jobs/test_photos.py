@@ -104,7 +104,7 @@ def test_a_run_that_is_cut_in_its_probe_continues_with_the_same_answer(tmp_path:
     config = load_config("auto", [f"model.weights={weights}", "auto.quality=fast"])
 
     def cut(event: Event) -> None:
-        if event.stage == "probe":
+        if event.topic == "probe":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), listen(cut):

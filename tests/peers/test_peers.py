@@ -155,6 +155,7 @@ def test_timm_loads_what_was_published(
         pytest.skip(f"{PYTHON} has no {missing()}: install 'effnet-flows[peers]' (make peers)")
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "120")  # ten seconds are few on a loaded machine
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     size = 96
     source = write(tmp_path / "x.safetensors", foreign(layout, variant, num_classes=5))

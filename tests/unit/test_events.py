@@ -21,8 +21,8 @@ def test_every_listener_hears_every_event() -> None:
             emit(Event("b"))
         emit(Event("c"))
     emit(Event("d"))
-    assert [event.stage for event in first] == ["a", "b", "c"]
-    assert [event.stage for event in second] == ["b"]
+    assert [event.topic for event in first] == ["a", "b", "c"]
+    assert [event.topic for event in second] == ["b"]
 
 
 def test_a_listener_is_gone_after_an_error() -> None:
@@ -41,8 +41,8 @@ def test_messages_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_to_dict_leaves_empty_fields_out_and_round_trips() -> None:
-    assert Event("a").to_dict() == {"stage": "a"}
-    assert Event("a", done=0, total=3).to_dict() == {"stage": "a", "done": 0, "total": 3}
+    assert Event("a").to_dict() == {"topic": "a"}
+    assert Event("a", done=0, total=3).to_dict() == {"topic": "a", "done": 0, "total": 3}
     event = Event("a", "m", 1, 2, {"loss": 0.5})
     assert Event(**event.to_dict()) == event
 
@@ -80,7 +80,7 @@ def test_events_of_a_pool_reach_the_listener_of_the_code_that_uses_it() -> None:
                 barrier.wait()
 
         at_the_same_time(lambda barrier: run("a", barrier), lambda barrier: run("b", barrier))
-    assert {name: [e.stage for e in events] for name, events in seen.items()} == {
+    assert {name: [e.topic for e in events] for name, events in seen.items()} == {
         "a": ["a", "a0", "a1"],
         "b": ["b", "b0", "b1"],
     }

@@ -19,7 +19,7 @@ from effnet_core.storage.addresses import require_name
 from effnet_core.system.files import atomic_path, require_space, write_json
 from effnet_core.text import os_reason
 
-STAGE = "stage"
+TOPIC = "stage"
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"
 DEVKIT_TARS = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar")
@@ -184,7 +184,7 @@ def _unpack_synset(name: str, stream: Any, out: Path, known: frozenset[str]) -> 
         if content is not None:
             _write(content, out / synset / _flat(member.name), member.size_bytes)
             count += 1
-    emit(Event(STAGE, f"unpacked {count:,} training images of {synset}"))
+    emit(Event(TOPIC, f"unpacked {count:,} training images of {synset}"))
 
 
 def _unpack_val(root: Path, out: Path, devkit: Devkit) -> None:

@@ -29,7 +29,7 @@ from effnet_core.storage.client import DEFAULT_ACCESS, S3Access
 from effnet_core.system.files import sha256_of_text
 from effnet_core.text import os_reason
 
-STAGE = "stage"
+TOPIC = "stage"
 MEMBERS_LOOKED_AT = 64
 """Members of an archive that are looked at, to see whether it is a shard of samples."""
 
@@ -161,7 +161,7 @@ class BucketSource:
             found = [item for item in found if item.key == self.place.key]
         if not found:
             raise DataError(f"{self.place} does not exist; correct the address")
-        emit(Event(STAGE, f"fetching {self.place}: {len(found):,} object(s)"))
+        emit(Event(TOPIC, f"fetching {self.place}: {len(found):,} object(s)"))
         fetched = work / "fetched"
         download_tree(place, fetched, self.access, objects=found)
         root = fetched / self.place.key.rpartition("/")[2] if self._is_one_file() else fetched
@@ -222,7 +222,7 @@ def _unpacked(root: Path, archives: list[str], unpacked: Path, rules: Rules) -> 
     shards = all(_is_shard(root / path) for path in archives)
     folders = []
     for done, (name, path) in enumerate(zip(names, archives, strict=True)):
-        emit(Event(STAGE, f"unpacking {path}", done, len(archives)))
+        emit(Event(TOPIC, f"unpacking {path}", done, len(archives)))
         folder = unpacked / _plain(name, root)
         folders.append((name, unpack(root / path, folder, encoding=rules.names_encoding)))
     if shards:

@@ -5,6 +5,8 @@ The parent chooses an engine and makes its file (``prepare``); a child process r
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,8 @@ from effnet_core.jobs.job import PredictJob
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.system.files import put_in_place, sha256_of_text
 from effnet_core.system.locks import alone, scratch_folder
-from effnet_core.system.machine import available_cores
+from effnet_core.system.machine import available_cores, processor_features
+from effnet_core.weights import quantized
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar
 
 if TYPE_CHECKING:
@@ -29,6 +32,14 @@ DEVICES = {"onnxruntime": ("CPU", "GPU"), "openvino": ("CPU",)}
 """What each of them computes on."""
 GPU_LAYOUT = EngineLayout(2, 64)
 """On a GPU: one call computes while another one's images arrive."""
+SPECIAL = (
+    ("bf16", "openvino", "CPU"),
+    ("fp16", "openvino", "CPU"),
+    ("fp16", "onnxruntime", "GPU"),
+    ("int8", "onnxruntime", "CPU"),
+    ("int8", "openvino", "CPU"),
+)
+"""Precision, engine and device: what computes in less than fp32."""
 FEW = 64
 """So many images are done before a measurement would be."""
 MINDSPORE_MICRO_BATCH = 32
@@ -39,7 +50,8 @@ def choose(config: RunConfig) -> str:
     """The engine that ``infer.engine`` means on this machine.
 
     ``auto`` is onnxruntime where it is installed on a CPU, several times faster there, or with CUDA on a
-    GPU; else mindspore.
+    GPU; openvino where only that has the precision; else mindspore. What is the fastest is a matter of
+    ``selection.py``.
 
     Raises:
         ConfigError: the engine is not installed, or does not go with the device or the precision.
@@ -47,14 +59,16 @@ def choose(config: RunConfig) -> str:
     asked, device = config.infer.engine, config.runtime.device
     if asked == "auto":
         asked = "onnxruntime" if _has_onnxruntime(device) else "mindspore"
+        if (config.infer.precision, "openvino", device) in SPECIAL and not missing("openvino"):
+            asked = asked if (config.infer.precision, asked, device) in SPECIAL else "openvino"
     elif asked in PACKAGES and device not in DEVICES[asked]:
         raise ConfigError(
             f"infer.engine={asked} runs on {' and '.join(DEVICES[asked])}, not on runtime.device={device}; "
             "use infer.engine=mindspore, or runtime.device=CPU"
         )
-    elif asked in PACKAGES and _missing(asked):
+    elif asked in PACKAGES and missing(asked):
         raise ConfigError(
-            f"infer.engine={asked} needs the package {_missing(asked)[0]}, which is not installed; "
+            f"infer.engine={asked} needs the package {missing(asked)[0]}, which is not installed; "
             f"pip install {' '.join(PACKAGES[asked])}, or use infer.engine=mindspore"
         )
     elif asked == "onnxruntime" and not _has_onnxruntime(device):
@@ -68,14 +82,12 @@ def choose(config: RunConfig) -> str:
 
 def _require_precision(precision: str, engine: str, device: str) -> None:
     """Refuse a precision in which nothing that was chosen computes."""
-    if precision == "fp32" or (precision, engine, device) in (
-        ("bf16", "openvino", "CPU"),
-        ("fp16", "onnxruntime", "GPU"),
-    ):
+    if precision in ("auto", "fp32") or (precision, engine, device) in SPECIAL:
         return
     needs = {
         "bf16": "infer.engine=openvino",
-        "fp16": "infer.engine=onnxruntime with runtime.device=GPU",
+        "fp16": "infer.engine=openvino, or infer.engine=onnxruntime with runtime.device=GPU",
+        "int8": "infer.engine=onnxruntime or openvino with runtime.device=CPU",
     }
     raise ConfigError(
         f"infer.precision={precision} needs {needs[precision]}; {engine} computes in fp32 on {device}"
@@ -84,7 +96,7 @@ def _require_precision(precision: str, engine: str, device: str) -> None:
 
 def _has_onnxruntime(device: str) -> bool:
     """Whether onnxruntime is installed and was built for a device."""
-    if _missing("onnxruntime") or device not in DEVICES["onnxruntime"]:
+    if missing("onnxruntime") or device not in DEVICES["onnxruntime"]:
         return False
     if device == "CPU":
         return True
@@ -93,7 +105,31 @@ def _has_onnxruntime(device: str) -> bool:
     return CUDA in built_for()
 
 
-def _missing(engine: str) -> list[str]:
+def installed() -> list[str]:
+    """The engines that run an engine file and are installed, the first of which verifies files."""
+    return [name for name in PACKAGES if not missing(name)]
+
+
+def require_int8() -> None:
+    """Refuse int8 on x86 processors whose sums of 8-bit products would overflow.
+
+    Raises:
+        ConfigError: this is one.
+    """
+    if not computes_int8(platform.machine(), processor_features()):
+        raise ConfigError(
+            "int8 needs a processor with VNNI (AVX512_VNNI or AVX_VNNI): others sum 8-bit products in 16 "
+            "bits, which overflow, and give other answers; use infer.precision=fp32, or another machine"
+        )
+
+
+def computes_int8(machine: str, features: Collection[str]) -> bool:
+    """Whether a processor computes int8 networks as they were measured."""
+    return machine not in ("x86_64", "AMD64") or bool({"avx512_vnni", "avx_vnni"} & set(features))
+
+
+def missing(engine: str) -> list[str]:
+    """Packages that an engine needs and that are not installed."""
     return [name for name in PACKAGES[engine] if find_spec(name) is None]
 
 
@@ -114,7 +150,26 @@ def prepare(checkpoint: Checkpoint, config: RunConfig) -> tuple[str, Path | None
     engine = choose(config)
     if engine == "mindspore":
         return engine, None
+    if config.infer.precision == "int8":
+        return engine, int8_file(checkpoint)
     return engine, engine_file(checkpoint, config, engine)
+
+
+def int8_file(checkpoint: Checkpoint) -> Path:
+    """The int8 network that was published or made with a checkpoint.
+
+    Raises:
+        ConfigError: there is none.
+        CheckpointError: it is damaged, or another one's.
+    """
+    require_int8()
+    path = quantized.path_of(checkpoint)
+    if path is None:
+        raise ConfigError(
+            f"infer.precision=int8 needs a model with an int8 network, and {checkpoint.path.parent} has "
+            "none; make one with effnet quantize, or publish with storage.int8=true"
+        )
+    return path
 
 
 def engine_file(checkpoint: Checkpoint, config: RunConfig, engine: str = "onnxruntime") -> Path:
@@ -231,7 +286,7 @@ def load_file(
             sidecar,
             workers=workers,
             micro_batch=micro_batch,
-            precision="bf16" if infer.precision == "bf16" else "fp32",
+            precision=infer.precision if infer.precision in ("bf16", "fp16") else "fp32",
         )
     from effnet_core.infer.engines.onnxruntime import OnnxRuntimePredictor
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the fastest in bfloat16, where the processor has it; see docs/adr/0010."""
+"""OpenVINO on the CPU, in 32 or in 16 bits where the processor has them; see docs/adr/0010 and 0023."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from effnet_core.errors import ConfigError, ExportError
 from effnet_core.infer.pipeline import Outputs
 from effnet_core.weights.checkpoint import Sidecar
 
-Precision = Literal["fp32", "bf16"]
-CAPABILITIES, BF16 = "OPTIMIZATION_CAPABILITIES", "BF16"
+Precision = Literal["fp32", "fp16", "bf16"]
+CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
 """What OpenVINO calls a processor's abilities."""
+NEEDED = {
+    "bf16": ("BF16", "AVX512_BF16, AMX or SVE"),
+    "fp16": ("FP16", "AVX512_FP16 or NEON's FP16"),
+}
+"""What it must have for a precision: OpenVINO's name, and instructions."""
+TYPES = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16, "fp16": openvino.Type.f16}
 
 
 class OpenVinoPredictor:
@@ -40,26 +46,27 @@ class OpenVinoPredictor:
             sidecar: of the checkpoint that it was made from.
             workers: threads that call it side by side.
             micro_batch: images in a call; a shorter one is filled up.
-            precision: ``bf16`` is faster on processors that have it, and rounds to 8 bits.
+            precision: ``bf16`` rounds to 8 bits, ``fp16`` to 11; a file of 8-bit integers keeps those in any.
 
         Raises:
             ConfigError: the processor does not compute in this precision.
             ExportError: the file is missing or damaged.
         """
         core = openvino.Core()
-        if precision == "bf16" and BF16 not in core.get_property("CPU", CAPABILITIES):
-            raise ConfigError(
-                "infer.precision=bf16 is not what this processor can compute in; use "
-                "infer.precision=fp32, or a machine with AVX512_BF16, AMX or SVE"
-            )
+        if precision in NEEDED:
+            ability, instructions = NEEDED[precision]
+            if ability not in core.get_property("CPU", CAPABILITIES):
+                raise ConfigError(
+                    f"infer.precision={precision} is not what this processor can compute in; use "
+                    f"infer.precision=fp32, or a machine with {instructions}"
+                )
         self.preprocess = sidecar.preprocess
         self.class_names = readable(sidecar.class_names)
         self.workers, self.micro_batch = workers, micro_batch
-        kind = openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32
         settings: dict[Any, Any] = {
             properties.inference_num_threads: workers,
             properties.num_streams: workers,
-            properties.hint.inference_precision: kind,
+            properties.hint.inference_precision: TYPES[precision],
         }
         side = sidecar.preprocess.image_size
         try:

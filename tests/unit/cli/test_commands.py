@@ -23,6 +23,7 @@ COMMANDS = {
     *("models", "recipes", "settings", "stage", "train", "evaluate", "predict", "export", "bench"),
     *(
         "publish",
+        "quantize",
         "demo",
         "dashboard",
         "doctor",

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from prefect.blocks.system import Secret
 
-from effnet_core import api, worker
+from effnet_core import api
 from effnet_core.auto.decide import decide
 from effnet_core.config.load import leaf_keys
 from effnet_core.config.schema import RunConfig
@@ -32,6 +32,7 @@ from effnet_core.export.onnx_model import write_onnx
 from effnet_core.family.scaling import cost
 from effnet_core.family.variants import variant
 from effnet_core.infer import engines, pipeline, web
+from effnet_core.infer.engines import selection
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import finish
 from effnet_core.infer.parts import read_parts, write_part
@@ -40,18 +41,22 @@ from effnet_core.infer.plan import InferencePlan, plan
 from effnet_core.infer.shards import predict_shards
 from effnet_core.infer.web import WebReader
 from effnet_core.jobs import launch, stall
-from effnet_core.jobs.job import EVENTS_NAME, TrainJob
+from effnet_core.jobs.job import EVENTS_NAME, TrainJob, TrialJob
 from effnet_core.jobs.launch import run_job
 from effnet_core.jobs.stall import Process, StallWatch
 from effnet_core.kernels import choice
 from effnet_core.model_store.publication import publish_model
+from effnet_core.quality import gate
 from effnet_core.results import ShardResult
+from effnet_core.results.engines import Tried
 from effnet_core.storage import s3_client
+from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.storage.client import in_use
 from effnet_core.system.files import write_json
 from effnet_core.train.mixing import change_batch
 from effnet_core.train.schedule import lr_schedule
 from effnet_core.weights.checkpoint import open_checkpoint
+from effnet_core.worker import rank as worker
 from tasks.credentials import credentials_of
 from tests.support import every_setting
 from tests.support.every_setting import Proof
@@ -265,6 +270,42 @@ def asked_precision(config: RunConfig, folder: Path) -> str:
         engine_of(config, folder)
     _, _, settings = core.return_value.compile_model.call_args.args
     return str(list(settings.values()))
+
+
+def what_agrees(config: RunConfig, folder: Path) -> tuple[float, float]:
+    """What a trial of engines is told to take for the same answers."""
+    checkpoint = open_checkpoint(make_checkpoint(folder / "a.ckpt"))
+    seen: list[tuple[float, float]] = []
+
+    def run_job(job: TrialJob, *_: Any) -> dict[str, Any]:
+        seen.append((job.share, job.within))
+        return {"tried": [vars(Tried(one.engine, one.precision)) for one in job.choices]}
+
+    with (
+        mock.patch.object(selection, "run_job", run_job),
+        mock.patch.object(selection.engines, "engine_file", return_value=folder / "file"),
+        mock.patch.dict("os.environ", {CACHE_VARIABLE: str(folder / "cache")}),
+    ):
+        selection.select(checkpoint, config, folder, 9999, lambda count: ["a.jpg"] * count)
+    return seen[0]
+
+
+def int8_of_a_publication(config: RunConfig, folder: Path) -> Any:
+    """How much int8 may lose, over how many images, where a publication makes it."""
+    evaluation = make_run(folder / "run", "good", correct=80)
+    write_json(folder / "result.json", evaluation.to_dict())
+    data = mock.Mock(data_dir=folder, split="val")
+    with (
+        mock.patch.object(gate, "_comparison", return_value=data),
+        mock.patch.object(gate, "open_dataset"),
+        mock.patch.object(gate, "write_reference"),
+        mock.patch.object(gate, "quantize") as quantize,
+        mock.patch.object(gate, "publish_model"),
+    ):
+        gate.publish(folder / "run", config=config, evaluation=folder / "result.json")
+    if quantize.call_args is None:
+        return None
+    return {key: quantize.call_args.kwargs[key] for key in ("max_drop", "images")}
 
 
 def end_with_one_error_in_six(config: RunConfig, folder: Path) -> str:
@@ -492,6 +533,7 @@ PROOFS = {
     "infer.engine": Proof("mindspore", lambda config, _: engines.choose(config)),
     "infer.engine_threads": Proof("7", lambda config, folder: engine_of(config, folder).workers),
     "infer.precision": Proof("bf16", asked_precision, ("infer.engine=openvino",)),
+    "infer.agreement": Proof("close", what_agrees),
     "infer.batch_size": Proof("4", lambda config, folder: engine_of(config, folder).micro_batch),
     "infer.readers": Proof("7", partial(threads_that, "reader")),
     "infer.decoders": Proof("7", partial(threads_that, "decoder")),
@@ -512,6 +554,9 @@ PROOFS = {
     "infer.lease_s": Proof("5", lease_of_an_output),
     "storage.root": Proof("elsewhere", published),
     "storage.name": Proof("animals", published),
+    "storage.int8": Proof("true", int8_of_a_publication),
+    "storage.int8_max_drop": Proof("0.1", int8_of_a_publication, ("storage.int8=true",)),
+    "storage.int8_images": Proof("9", int8_of_a_publication, ("storage.int8=true",)),
     "storage.endpoint_url": Proof("http://127.0.0.1:9", object_store_client),
     "storage.profile": Proof("lab", object_store_client),
     "storage.region": Proof("eu-west-1", object_store_client),

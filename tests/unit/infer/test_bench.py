@@ -29,8 +29,11 @@ ONE = Case("efficientnet_b0", "onnxruntime", "fp32")
 
 def test_what_is_measured_is_what_the_machine_has() -> None:
     engines = [(case.engine, case.precision) for case in bench.cases([TINY], [], [], RunConfig())]
-    assert engines == [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
-    assert len(bench.cases([], [], [], RunConfig())) == 3 * len(bench.VARIANTS)
+    assert engines == [
+        ("onnxruntime", "fp32"),
+        *(("openvino", precision) for precision in ("fp32", "fp16", "bf16")),
+    ]
+    assert len(bench.cases([], [], [], RunConfig())) == 4 * len(bench.VARIANTS)
     only = bench.cases([TINY], ["openvino"], ["bf16"], RunConfig())
     assert only == [Case(TINY, "openvino", "bf16")]
     gpu = load_config(None, ["runtime.device=GPU", "runtime.world_size=1"])

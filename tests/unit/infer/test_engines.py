@@ -164,12 +164,13 @@ def test_what_was_asked_for_is_used_or_refused() -> None:
         pytest.raises(ConfigError, match="pip install onnx onnxruntime"),
     ):
         engines.choose(ONNX)
-    with pytest.raises(ConfigError, match=r"infer\.precision=bf16 needs infer\.engine=openvino"):
-        engines.choose(load_config(None, ["infer.precision=bf16"]))
-    with pytest.raises(
-        ConfigError, match=r"infer\.precision=fp16 needs .* with runtime\.device=GPU"
-    ):
-        engines.choose(load_config(None, ["infer.precision=fp16"]))
+    for precision in ("bf16", "fp16"):
+        asked = f"infer.precision={precision}"
+        assert engines.choose(load_config(None, [asked])) == "openvino"
+        with pytest.raises(ConfigError, match=rf"infer\.precision={precision} needs .*openvino"):
+            engines.choose(load_config(None, [asked, "infer.engine=onnxruntime"]))
+    with pytest.raises(ConfigError, match=r"infer\.precision=int8 needs .*runtime\.device=CPU"):
+        engines.choose(load_config(None, ["infer.precision=int8", "infer.engine=mindspore"]))
     with pytest.raises(ConfigError, match=r"infer\.engine='tensorrt' is not allowed"):
         load_config(None, ["infer.engine=tensorrt"])
 

@@ -25,7 +25,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def computed(predictor: BrightnessPredictor, split: Split, model: str = "m") -> np.ndarray:
-    return features_of(predictor, split, model=model, config=RunConfig(), stage="probe")
+    return features_of(predictor, split, model=model, config=RunConfig(), topic="probe")
 
 
 def images_of(predictor: BrightnessPredictor) -> int:

@@ -195,7 +195,7 @@ def test_events_are_repeated_once_and_whole(run_dir: Path, events: list[Event]) 
     tail.repeat()
     tail.repeat()
     with path.open("ab") as stream:
-        stream.write(b'{"stage": "train", "me')
+        stream.write(b'{"topic": "train", "me')
     tail.repeat()
     with path.open("ab") as stream:
         stream.write(b'ssage": "two"}\n')
@@ -231,7 +231,7 @@ TELLS_UNTIL_ITS_END = """
 import pathlib, os, signal, sys, time
 def tell(*messages):
     with open("../events.jsonl", "a") as events:
-        events.write("".join('{"stage": "train", "message": "%s"}\\n' % text for text in messages))
+        events.write("".join('{"topic": "train", "message": "%s"}\\n' % text for text in messages))
 def leave(*_):
     tell("saved")
     sys.exit(75)
@@ -308,7 +308,7 @@ def test_a_lost_rank_is_named_though_the_launcher_ended_first(run_dir: Path) -> 
 def test_answers_of_an_earlier_try_do_not_count(run_dir: Path) -> None:
     write_json(run_dir / RESULT_NAME, {"old": True})
     write_error(run_dir, DataError("old"), rank=0)
-    (run_dir / EVENTS_NAME).write_text('{"stage": "old"}\n')
+    (run_dir / EVENTS_NAME).write_text('{"topic": "old"}\n')
     (run_dir / LOGS_NAME / "rank_0.pid").write_text(str(dead_pid()))
     with pytest.raises(WorkerLost):
         run_with(run_dir, None)

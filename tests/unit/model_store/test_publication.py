@@ -200,7 +200,7 @@ def test_progress_is_told(tmp_path: Path, storage: StorageConfig) -> None:
     with listen(events.append):
         put(tmp_path, storage, "v1")
         fetch_model(storage, "v1", tmp_path / "out")
-    assert {event.stage for event in events} == {"publish"}
+    assert {event.topic for event in events} == {"publish"}
     counts = [(event.done, event.total) for event in events if event.total]
     assert counts == [*((n, 7) for n in range(8)), *((n, 8) for n in range(9))]
     assert any(re.match(r"stored model\.ckpt, .* at .* MB/s", event.message) for event in events)

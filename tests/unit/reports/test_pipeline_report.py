@@ -113,7 +113,7 @@ def inputs(tmp_path: Path) -> ReportInputs:
     return ReportInputs(
         title="efficientnet_b0 on things",
         facts={"Processes": "2", "Version": "v7"},
-        stages={"stage": 1.5, "train": 125.0},
+        steps={"stage": 1.5, "train": 125.0},
         metrics=make_metrics(),
         evaluation=result,
         selection=Selection.of(row(path, i, result.class_names) for i, path in enumerate(paths)),
@@ -175,7 +175,7 @@ def test_names_cannot_become_markup(tmp_path: Path, inputs: ReportInputs) -> Non
         inputs,
         title=evil,
         facts={evil: evil},
-        stages={evil: 1.0},
+        steps={evil: 1.0},
         evaluation=evaluate(6, names),
         selection=Selection.of([row(path, 0, names), row(evil, 1, names)]),
         rejected=Rejected.of([{"path": evil, "reason": evil}]),
@@ -291,7 +291,7 @@ def test_an_empty_run_has_a_report(tmp_path: Path, inputs: ReportInputs) -> None
     nothing = replace(
         inputs,
         facts={},
-        stages={},
+        steps={},
         metrics=[],
         evaluation=EvalResult(0, 0, 0, 0.0),
         selection=Selection(),
