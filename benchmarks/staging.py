@@ -4,7 +4,8 @@ The loop is the least that a careful person writes: list, read, decode in full w
 a thread for each core. Contenders take turns, each call in a process of its own, and a round's ratio is of
 that round. With ``--labelling``, ``effnet predict`` of so many pictures is timed too.
 
-    python -m benchmarks.staging [--images 3000] [--rounds 5] [--before CHECKOUT] [--labelling 500]
+    python -m benchmarks.staging [--images 3000 | --pictures FOLDER] [--rounds 5] [--before CHECKOUT]
+                                 [--labelling 500]
 
 CHECKOUT is a folder with another version of this repository and its ``.venv``; its ``effnet`` then is one of
 the contenders. Figures include the start of each command.
@@ -88,8 +89,12 @@ def contenders(work: Path, options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def measure(options: argparse.Namespace, work: Path) -> list[str]:
-    source = make_images(work / "source", options.images)
-    size = sum(path.stat().st_size for path in source.rglob("*.jpg"))
+    source = work / "source"
+    if options.pictures:
+        source.symlink_to(options.pictures.resolve())
+    else:
+        make_images(source, options.images)
+    size = sum(path.stat().st_size for path in source.glob("*/*.jpg"))
     if options.labelling:
         make_images(work / "few", options.labelling)
     taken: dict[str, list[tuple[float, float]]] = {}
@@ -123,6 +128,7 @@ def main() -> None:
     """Measure all and write the note."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--pictures", type=Path, help="a folder that was made by an earlier run")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--before", type=Path, help="a checkout with a .venv")
     parser.add_argument("--labelling", type=int, default=0, help="pictures that are labelled")

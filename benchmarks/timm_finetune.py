@@ -141,7 +141,12 @@ def main() -> None:
             best, kept = top1, {k: v.clone() for k, v in model.state_dict().items()}
     seconds = clock.seconds
     model.load_state_dict(kept)
-    found = {"curve": curve, "seconds": seconds, "epochs": clock.steps / clock.steps_an_epoch}
+    found = {
+        "curve": curve,
+        "seconds": seconds,
+        "cpu_s": time.process_time(),
+        "epochs": clock.steps / clock.steps_an_epoch,
+    }
     print(json.dumps({**found, "test": accuracy(model, pictures, job["pictures"]["test"])}))
 
 

@@ -17,6 +17,7 @@ from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputEx
 from effnet_core.events import Event, emit
 from effnet_core.jobs.hosts import host_index
 from effnet_core.jobs.job import (
+    CHECKPOINTS_NAME,
     JOB_NAME,
     RESULT_NAME,
     EvaluateJob,
@@ -63,7 +64,7 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         return _join_training(config, Path(data), run_dir)
     started = time.perf_counter()
     with sole_user(run_dir, what="run folder"):
-        data_dir = _staged(config, data, run_dir)
+        asked, data_dir = config, _staged(config, data, run_dir)
         if config.auto.enabled:
             config = _decided(config, data_dir, run_dir, started)
         prepared = prepare_training(config, data_dir, run_dir)
@@ -72,13 +73,19 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         job, config = prepared.job, prepared.config
         if config.train.probe != "none":
             from effnet_core.auto import first
+            from effnet_core.auto.decide import only_probe, time_for_training
+            from effnet_core.weights.checkpoint import newest
 
             write_job(job, config, run_dir)  # so that what stops the probe can be continued
             with first.speed_of_features() as speed:
                 result = first.run_probe(config, job, run_dir)
-            if config.train.probe == "only":
-                seconds = time.perf_counter() - started
-                return first.deliver_probe(config, job, run_dir, result, seconds=seconds)
+            seconds = time.perf_counter() - started
+            timed = config
+            if newest(run_dir / CHECKPOINTS_NAME) is None:
+                timed = time_for_training(asked, config, spent_s=seconds) or only_probe(config)
+            if timed.train.probe == "only":
+                return first.deliver_probe(timed, job, run_dir, result, seconds=seconds)
+            config = timed
             first.estimate_again(config, open_dataset(data_dir), speed)
         return TrainResult.from_dict(run_job(job, config, run_dir))
 

@@ -239,7 +239,7 @@ def _settle_minutes(plan: _Open, facts: Facts, epochs: int) -> None:
     if minutes is not None:
         left_s = 60 * minutes - facts.spent_s - cost.probe_s - STARTUP_S
         why = f"what auto.minutes={minutes:g} leaves"
-        if left_s < SHORTEST_TRAINING_S and facts.pretrained:
+        if left_s + cost.probe_s < SHORTEST_TRAINING_S and facts.pretrained:
             plan.settle("train.probe", "only", f"auto.minutes={minutes:g} leaves no time for more")
             return
         if not plan.is_given("auto.quality"):
@@ -252,3 +252,30 @@ def _settle_minutes(plan: _Open, facts: Facts, epochs: int) -> None:
         why = f"about {epochs} epochs of {facts.train_images:,} images on this machine"
     seconds = max(SHORTEST_TRAINING_S, min(wanted_s, left_s))
     plan.settle("train.budget", f"{seconds / 60:.2f} minutes", why)
+
+
+def time_for_training(asked: RunConfig, decided: RunConfig, *, spent_s: float) -> RunConfig | None:
+    """The settings with the training that ``auto.minutes`` leaves after the probe; None if it leaves none.
+
+    Args:
+        asked: as the person gave them.
+        decided: as they were decided before the probe, which may have been faster or slower than estimated.
+        spent_s: seconds of the run that are gone.
+    """
+    minutes, given = asked.auto.minutes, asked.train.model_fields_set
+    if minutes is None or decided.train.probe == "only" or given & {"epochs", "budget"}:
+        return decided
+    left_s = 60 * minutes - spent_s - STARTUP_S
+    if left_s < SHORTEST_TRAINING_S:
+        return None
+    length = decided.train.length
+    if "quality" in asked.auto.model_fields_set and length.unit == "minutes":
+        left_s = min(left_s, 60 * length.amount)  # it is long enough for that quality
+    train = decided.train.model_copy(update={"budget": f"{left_s / 60:.2f} minutes"})
+    return decided.model_copy(update={"train": train})
+
+
+def only_probe(config: RunConfig) -> RunConfig:
+    """The settings of a run that ends with its probe."""
+    train = config.train.model_copy(update={"probe": "only"})
+    return config.model_copy(update={"train": train})

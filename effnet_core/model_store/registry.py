@@ -79,9 +79,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Record(BaseModel):
     """JSON in the store; keys of later versions are passed over, nonsense is refused."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     def to_bytes(self) -> bytes:
         """The form in which it is stored."""

@@ -35,7 +35,7 @@ SECTIONS = {"storage": StorageConfig, "runtime": RuntimeConfig}
 class Environment(BaseModel):
     """One place to run flows in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pool: str
     """Work pool that takes the runs."""

@@ -60,6 +60,8 @@ def automation(service: TestedService) -> Iterator[None]:
             service.api.delete(f"/automations/{item['id']}")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_drift_starts_the_nightly_pipeline_once(
     service: TestedService, automation: None, model: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from effnet_core.errors import CheckpointError, DataError, EffnetError
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.system.files import read_jsonl
 from effnet_core.weights import checkpoint
-from tests.support.tiny import small_config
+from tests.support.tiny import small_config, tiny_config
 
 pytestmark = pytest.mark.mindspore
 
@@ -25,7 +25,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_is_good(
     data_dir: Path, tmp_path: Path, mount: Callable[[str], Path]
 ) -> None:
     run_dir = mount("700k") / "run"
-    config = small_config("train.epochs=10", "train.keep_checkpoints=100")
+    config = tiny_config("train.epochs=10", "train.keep_checkpoints=100")
     with pytest.raises(EffnetError) as caught:
         api.train(config, data_dir, run_dir)
     assert isinstance(caught.value, CheckpointError | DataError)

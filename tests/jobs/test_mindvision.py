@@ -17,6 +17,7 @@ from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.system.files import read_jsonl
 from tests.support.mindvision_yaml import write_yaml
 from tests.support.services import missing
+from tests.support.tiny import ONE_BLOCK
 
 pytestmark = pytest.mark.mindspore
 
@@ -26,11 +27,11 @@ LINE = re.compile(
 )
 COMMAND = [sys.executable, "-m", "effnet_core.mindvision"]
 FLAGS = [
-    *("--model", "efficientnet_tiny", "--num_classes", "3", "--device_target", "CPU"),
+    *("--model", ONE_BLOCK, "--num_classes", "3", "--device_target", "CPU"),
     *("--resize", "32", "--batch_size", "4", "--num_parallel_workers", "1"),
 ]
 TINY = {
-    "variant": "efficientnet_tiny",
+    "variant": ONE_BLOCK,
     "device": "CPU",
     "width": 1.0,
     "depth": 1.0,

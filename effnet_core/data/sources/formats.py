@@ -276,7 +276,7 @@ def _note_empty(tree: Tree, top: str, result: Labelled) -> None:
     empty = sorted(
         entry.name
         for entry in os.scandir(tree.root / top)
-        if entry.is_dir()
+        if entry.is_dir(follow_symlinks=False)
         and entry.name not in tree.inner[top]
         and not why_left_out(entry.name, True)
     )

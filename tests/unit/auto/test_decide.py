@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from effnet_core.auto.decide import Decided, decide
+from effnet_core.auto.decide import Decided, decide, only_probe, time_for_training
 from effnet_core.auto.estimate import batch_that_fits, estimate, told_again, with_speed
 from effnet_core.auto.facts import Facts
 from effnet_core.config.load import load_config
@@ -145,3 +145,31 @@ def test_a_measured_speed_says_how_many_epochs_there_is_time_for() -> None:
     assert f"time for about {120 / fast.epoch_s:.1f} epochs" in told_again(config, fast)
     by_epochs = decided("train.epochs=3").config
     assert "training about " in told_again(by_epochs, estimate(by_epochs, FACTS))
+
+
+def test_what_the_probe_leaves_of_the_minutes_is_trained() -> None:
+    asked = load_config("auto", ["auto.minutes=3"])
+    config = decide(asked, FACTS).config
+    fast, slow = (time_for_training(asked, config, spent_s=spent) for spent in (10.0, 80.0))
+    assert fast is not None
+    assert slow is not None
+    assert 60 * fast.train.length.amount == pytest.approx(180 - 10 - 25, abs=1)
+    assert 60 * slow.train.length.amount == pytest.approx(180 - 80 - 25, abs=1)
+    assert time_for_training(asked, config, spent_s=150.0) is None
+    assert only_probe(config).train.probe == "only"
+
+
+def test_a_quality_that_is_named_is_not_trained_for_longer_than_it_needs() -> None:
+    asked = load_config("auto", ["auto.minutes=30", "auto.quality=good"])
+    config = decide(asked, FACTS).config
+    assert time_for_training(asked, config, spent_s=10.0) == config
+
+
+def test_a_length_that_is_given_is_kept_after_the_probe() -> None:
+    for given in ("train.epochs=2", "train.budget=3 minutes"):
+        asked = load_config("auto", ["auto.minutes=2", given])
+        config = decide(asked, FACTS).config
+        assert time_for_training(asked, config, spent_s=100.0) == config
+    asked = load_config("auto", [])
+    config = decide(asked, FACTS).config
+    assert time_for_training(asked, config, spent_s=500.0) == config

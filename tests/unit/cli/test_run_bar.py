@@ -64,6 +64,16 @@ def test_decisions_are_a_table_above_the_bar(screen: io.StringIO) -> None:
     assert "estimate: the first model after about 10.0 s" in shown
 
 
+def test_an_estimate_that_is_told_again_is_a_line_without_the_table(screen: io.StringIO) -> None:
+    with lines.show_events(training=True):
+        emit(DECIDED)
+        emit(ESTIMATED)
+        emit(PROBED)
+        emit(Event("auto", "measured: 3 epochs", metrics={**ESTIMATED.metrics, "probe_s": 0.0}))
+    assert "measured: 3 epochs\n" in screen.getvalue()
+    assert screen.getvalue().count("optim.name") == 1
+
+
 def test_warnings_stay_on_the_screen(screen: io.StringIO) -> None:
     with lines.show_events(training=True):
         emit(Event("stage", "warning: 3 pictures are in two classes"))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from prefect.blocks.system import Secret
 
-from effnet_core import api, worker
+from effnet_core import api
 from effnet_core.auto.decide import decide
 from effnet_core.config.load import leaf_keys
 from effnet_core.config.schema import RunConfig
@@ -56,6 +56,7 @@ from effnet_core.system.files import write_json
 from effnet_core.train.mixing import change_batch
 from effnet_core.train.schedule import lr_schedule
 from effnet_core.weights.checkpoint import open_checkpoint
+from effnet_core.worker import rank as worker
 from tasks.credentials import credentials_of
 from tests.support import every_setting
 from tests.support.every_setting import Proof

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +32,24 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_training_picture_that_was_saved_anew_in_validation_is_told(
-    tmp_path: Path, change: str, events: list[Event]
-) -> None:
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def without_copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes in two splits, all pictures different; read only."""
+    root = tmp_path_factory.mktemp("without-copies")
     for split, first in (("train", 0), ("val", 100)):
         for label, name in enumerate(("cat", "dog")):
             for number in range(8):
                 image = draw(400, 320, seed=first + 20 * label + number)
-                put(source, f"{split}/{name}/{number}.png", image)
+                put(root, f"{split}/{name}/{number}.png", image)
+    return root
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_training_picture_that_was_saved_anew_in_validation_is_told(
+    without_copies: Path, tmp_path: Path, change: str, events: list[Event]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(without_copies, source, copy_function=os.link)
     copy = CHANGES[change](draw(400, 320, seed=3))
     put(source, "val/dog/copy.jpg", copy, quality=70)
     stage_dataset(source, tmp_path / "out")

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from effnet_core import api, worker
+from effnet_core import api
 from effnet_core.config.load import load_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import CheckpointError
@@ -19,6 +19,7 @@ from effnet_core.jobs.job import Job
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.system import files
 from effnet_core.weights.checkpoint import opened_before
+from effnet_core.worker import rank as worker
 from tests.support.images import draw, encode
 from tests.support.weights import make_checkpoint
 

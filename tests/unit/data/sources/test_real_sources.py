@@ -550,6 +550,7 @@ def test_a_class_folder_without_pictures_is_told(
     (source / "bird").mkdir()
     put(source, "owl/notes.txt", b"no picture yet")
     (source / "@eaDir").mkdir()
+    (source / "loop").symlink_to("loop")
     stage_dataset(source, out)
     assert any("2 folder(s) without any picture (bird/, owl/)" in e.message for e in events)
 
