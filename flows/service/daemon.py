@@ -184,7 +184,7 @@ class Watch:
     def __init__(self, api: Api, pool: str) -> None:
         self.api, self.recovery = api, Recovery(api, pool)
         self.missing: set[str] = set()
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     def look(self) -> None:
         """Settle runs without a process, and end the processes of cancelled runs without a worker."""
@@ -220,9 +220,9 @@ class Watch:
             parent = psutil.Process(pid).ppid()
         except psutil.Error:  # it has ended meanwhile
             return False
-        orphan = parent in (1, os.getppid()) and flow_run_id not in self.told
+        orphan = parent in (1, os.getppid()) and flow_run_id not in self.reported
         if orphan:
-            self.told.add(flow_run_id)
+            self.reported.add(flow_run_id)
         return orphan
 
 

@@ -56,7 +56,7 @@ DEFAULT_RULES = Rules()
 
 @dataclass
 class Labelled:
-    """The files of a source, told apart."""
+    """The files of a source, sorted by kind."""
 
     candidates: list[Candidate] = field(default_factory=list)
     other: list[tuple[str, str]] = field(default_factory=list)

@@ -148,7 +148,7 @@ def test_a_server_that_fails_is_told_from_one_that_refuses() -> None:
         ([(None, b"")], r"at http://127.0.0.1:\d+/api does not answer \(Server disconnected"),
     ],
 )
-def test_what_a_server_answers_is_told(
+def test_what_a_server_answers_is_reported(
     answers: list[tuple[int | None, bytes]], outcome: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is busy is asked again."""

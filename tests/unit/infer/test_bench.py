@@ -100,6 +100,6 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_pictures_that_are_none_are_told(tmp_path: Path) -> None:
+def test_pictures_that_are_none_are_reported(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["bench", "--images", str(tmp_path / "none")])
     assert done.exit_code == 2

@@ -139,7 +139,9 @@ cuda_driver.cc:292 device_count
         ("- Framework Unexpected Exception Raised:", "Framework Unexpected Exception Raised:"),
     ],
 )
-def test_mindspore_s_headings_are_not_what_is_told(tmp_path: Path, text: str, told: str) -> None:
+def test_mindspore_s_headings_are_not_what_is_reported(
+    tmp_path: Path, text: str, told: str
+) -> None:
     write_error(tmp_path, RuntimeError(text), rank=0)
     assert f"(RuntimeError: {told})" in str(read_error(tmp_path))
 
