@@ -105,7 +105,7 @@ def _staged(config: RunConfig, data: str | Path, run_dir: Path) -> Path:
 def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -> RunConfig:
     """The settings with everything decided that was left open: as in the run's earlier start, else now."""
     from effnet_core.auto.decide import decide
-    from effnet_core.auto.estimate import told
+    from effnet_core.auto.estimate import describe
     from effnet_core.auto.facts import find_weights, look
 
     before = _earlier_run(run_dir)
@@ -123,7 +123,7 @@ def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -
     for decision in decided.decisions:
         emit(Event("auto", str(decision), metrics={"kind": "decision", **decision.shown()}))
     seconds = {"probe_s": decided.estimate.probe_s, "training_s": decided.estimate.training_s}
-    text = told(decided.config, decided.estimate, facts)
+    text = describe(decided.config, decided.estimate, facts)
     emit(Event("auto", text, metrics={"kind": "estimate", **seconds}))
     return decided.config
 

@@ -50,18 +50,18 @@ R = TypeVar("R")
 
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("effnet_core.listeners", default=())
-_told: ContextVar[dict[str, float]] = ContextVar("effnet_core.told")
-"""When ``emit_sometimes`` last told these listeners of a topic."""
+_last_shown: ContextVar[dict[str, float]] = ContextVar("effnet_core.last_shown")
+"""When ``emit_sometimes`` last passed a topic to these listeners."""
 
 
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
     """Call ``listener`` for every event of the code inside the ``with`` block and of its ``Threads``."""
-    all_of_them, told = _listeners.set((*_listeners.get(), listener)), _told.set({})
+    all_of_them, shown = _listeners.set((*_listeners.get(), listener)), _last_shown.set({})
     try:
         yield
     finally:
-        _told.reset(told)
+        _last_shown.reset(shown)
         _listeners.reset(all_of_them)
 
 
@@ -81,9 +81,9 @@ def emit_sometimes(topic: str, done: int, total: int) -> None:
     """Tell how far a topic is: at most every ``PROGRESS_EVERY_S`` seconds, and at its end."""
     if not _listeners.get():
         return
-    now, told = time.monotonic(), _told.get()
-    if done >= total or now - told.get(topic, -PROGRESS_EVERY_S) >= PROGRESS_EVERY_S:
-        told[topic] = now
+    now, shown = time.monotonic(), _last_shown.get()
+    if done >= total or now - shown.get(topic, -PROGRESS_EVERY_S) >= PROGRESS_EVERY_S:
+        shown[topic] = now
         emit(Event(topic, done=done, total=total))
 
 

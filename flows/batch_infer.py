@@ -114,7 +114,7 @@ def batch_infer_flow(
         output: Folder or s3://bucket/prefix of predictions and summary; one of the run's own by default.
         only_new: Add what earlier runs into the output have not seen.
         top_k: Classes kept for each image, best first; 5, unless the recipe says otherwise.
-        engine: What computes; auto is onnxruntime on a CPU, else mindspore. openvino is CPU only too.
+        engine: What computes; auto is the fastest on a CPU with the same answers. openvino is CPU only too.
         device: What the engine computes on.
         shard_images: Images in a shard: one part file, one task that is tried again; 4096 as a rule.
         runner: threads of this process, or dask: worker processes, here or on other machines.

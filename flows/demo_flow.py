@@ -39,7 +39,7 @@ def demo_flow(
         epochs: Full passes over the training images.
         device: What MindSpore computes on.
         processes: Processes that train and evaluate together, one a device.
-        engine: What labels the test images; auto is onnxruntime on a CPU, else mindspore.
+        engine: What labels the test images; auto is the fastest on a CPU with the same answers.
         overrides: Settings as section.key=value; they win over the fields above.
     """
     folder = Path(out).resolve()

@@ -71,7 +71,7 @@ def pipeline_flow(
         epochs: Full passes over the training images.
         device: What MindSpore computes on.
         processes: Processes that train and evaluate together, one a device.
-        engine: What labels the folder; auto is onnxruntime on a CPU, else mindspore.
+        engine: What labels the folder; auto is the fastest on a CPU with the same answers.
         overrides: Further settings as section.key=value; they win over the fields above.
         version: Name of the published version; made from time and digest by default.
         corrections: CSV file of effnet review's page, or a folder with such files, taken before training.

@@ -22,7 +22,7 @@ from effnet_core.infer.output import SUMMARY_NAME
 from effnet_core.infer.places import open_output
 from effnet_core.infer.plan import InferencePlan
 from effnet_core.jobs.job import Shard
-from effnet_core.quality.drift import is_told, note_told
+from effnet_core.quality.drift import is_reported, note_reported
 from effnet_core.reports.predictions import PredictionsReport
 from effnet_core.results import ShardCounts
 from effnet_core.storage.addresses import is_s3
@@ -142,11 +142,11 @@ def finish_inference(
 def tell_of_drift(summary: dict[str, Any], output: str) -> None:
     """Emit the event ``effnet.drift`` where a labelling's pictures are unlike the model's own.
 
-    A finding is told once, however often its run is repeated or continued; in a bucket each time.
+    A finding is reported once, however often its run is repeated or continued; in a bucket each time.
     """
     found = summary.get("drift")
     folder = None if is_s3(output) else Path(output)
-    if not found or not found["drifted"] or (folder and is_told(folder)):
+    if not found or not found["drifted"] or (folder and is_reported(folder)):
         return
     emit_event(
         DRIFT_EVENT,
@@ -160,7 +160,7 @@ def tell_of_drift(summary: dict[str, Any], output: str) -> None:
         },
     )
     if folder:
-        note_told(folder)
+        note_reported(folder)
 
 
 class Pace:

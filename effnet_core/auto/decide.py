@@ -207,7 +207,7 @@ def _settle_training(plan: _Open, facts: Facts) -> None:
 
 
 def _settle_length(plan: _Open, facts: Facts) -> None:
-    """Epochs where they are given, else the minutes that enough epochs take here: the time told is kept."""
+    """Epochs where they are given, else the minutes that enough epochs take here: the estimate holds."""
     quality, images = plan.config.auto.quality, facts.train_images
     epochs = round(IMAGES_SEEN.get(quality, 4_000) / max(1, images))
     epochs = min(MOST_EPOCHS.get(quality, 12), max(FEWEST_EPOCHS.get(quality, 3), epochs))

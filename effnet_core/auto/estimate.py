@@ -73,7 +73,7 @@ def estimate(config: RunConfig, facts: Facts) -> Estimate:
     return Estimate(_memory(config), probe_s, epoch_s, _training_s(config, facts, epoch_s))
 
 
-def told(config: RunConfig, estimate: Estimate, facts: Facts) -> str:
+def describe(config: RunConfig, estimate: Estimate, facts: Facts) -> str:
     """An estimate as a sentence."""
     if config.runtime.device != "CPU":
         return f"no estimate: nobody has measured how long a step takes on {config.runtime.device}"

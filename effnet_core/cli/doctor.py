@@ -333,8 +333,8 @@ def _unusable(device: str) -> str | None:
         return f"no answer within {DEVICE_TIMEOUT_S} s" + (f"; {SLOW_FIRST_USE}" if newer else "")
     if done.returncode == 0:
         return None
-    told = re.search(r"ConfigError: .*? \((.*)\);", done.stderr)
-    return told[1] if told else f"exit code {done.returncode}"
+    reason = re.search(r"ConfigError: .*? \((.*)\);", done.stderr)
+    return reason[1] if reason else f"exit code {done.returncode}"
 
 
 def _count(pattern: str) -> int:

@@ -40,7 +40,7 @@ class RunBar:
         self.progress = progress
         self.began = time.monotonic()
         self.known_at: float | None = None
-        """When ``left_s`` was told."""
+        """When ``left_s`` was reported."""
         self.left_s = self.probe_s = self.training_s = 0.0
         self.topic = "stage"
         self.probe_top1: float | None = None
@@ -104,7 +104,7 @@ class RunBar:
         self.progress.update(self.row, top1=text)
 
     def _show_decisions(self, event: Event) -> None:
-        if not self.decisions:  # told again
+        if not self.decisions:  # an estimate that came again
             self.progress.console.print(event.message)
             return
         table = Table()

@@ -187,12 +187,12 @@ def settings_markdown() -> str:
 
 def _settings() -> list[tuple[str, str, str]]:
     """Key, default and meaning of every setting."""
-    rows, told = [], meanings()
+    rows, texts = [], meanings()
     for section, part in RunConfig.model_fields.items():
         fields: dict[str, FieldInfo] = part.annotation.model_fields  # type: ignore[union-attr]
         for name, field in fields.items():
             default = "" if field.default is None else str(field.default)
-            rows.append((f"{section}.{name}", default, told[f"{section}.{name}"]))
+            rows.append((f"{section}.{name}", default, texts[f"{section}.{name}"]))
     return rows
 
 

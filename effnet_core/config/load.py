@@ -39,7 +39,7 @@ def leaf_keys() -> dict[str, Any]:
 def meanings() -> dict[str, str]:
     """What each setting, as ``section.key``, is for: the text below it in the class of its section."""
     tree = ast.parse(inspect.getsource(schema))
-    told = {
+    texts = {
         (part.name, setting.target.id): text.value.value
         for part in tree.body
         if isinstance(part, ast.ClassDef)
@@ -50,7 +50,7 @@ def meanings() -> dict[str, str]:
         and isinstance(text.value, ast.Constant)
     }
     return {
-        f"{section}.{key}": " ".join(str(told.get((field.annotation.__name__, key), "")).split())  # type: ignore[union-attr]
+        f"{section}.{key}": " ".join(str(texts.get((field.annotation.__name__, key), "")).split())  # type: ignore[union-attr]
         for section, field in RunConfig.model_fields.items()
         for key in field.annotation.model_fields  # type: ignore[union-attr]
     }

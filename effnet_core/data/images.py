@@ -284,7 +284,7 @@ def to_rgb(image: Image.Image, background: Colour | None = WHITE) -> Image.Image
             weights whose sidecar names no background.
 
     Raises:
-        ImageProblem: the colours cannot be told.
+        ImageProblem: the colours cannot be known.
     """
     if background is not None and image.has_transparency_data:
         return _on(image, background)
@@ -299,7 +299,7 @@ def to_rgba(image: Image.Image) -> Image.Image:
     """The image in 8 bits with its transparency, if it has any: what loses nothing but bits.
 
     Raises:
-        ImageProblem: the colours cannot be told.
+        ImageProblem: the colours cannot be known.
     """
     if not image.has_transparency_data:
         return to_rgb(image)

@@ -99,6 +99,11 @@ def cases(
     found: list[Case] = []
     for name in variants or VARIANTS:
         variant(name)
+    if "int8" in precisions:
+        raise ConfigError(
+            "--precision int8 cannot be measured with drawn weights, which have no int8 network; make one "
+            "with effnet quantize, and label with infer.precision=int8"
+        )
     for engine in names or tuple(engines.PACKAGES):
         usable, reason = [], ""
         for precision in precisions or ("fp32", "fp16", "bf16"):

@@ -116,7 +116,7 @@ class BucketOutput:
         """
         watch = Watch(self.store, MEMBERS, lease_s=self.lease_s)
         first: dict[str, str] = {}
-        told = False
+        reported = False
         while others := self._others(watch, plan):
             if self.plan_etag() != etag:
                 raise Conflict(f"{self.address}/{RUN_NAME} was replaced")
@@ -129,8 +129,8 @@ class BucketOutput:
                     )
             for key in watch.stale(others):
                 self.store.delete(key)
-            if not told:
-                told = True
+            if not reported:
+                reported = True
                 who = next(iter(others.values()))[1].get("by", "another command")
                 emit(Event("wait", f"looking whether {who} is still at work in {self.address}"))
             time.sleep(min(POLL_S, self.lease_s / 4))

@@ -160,13 +160,18 @@ class BucketSink:
         Returns:
             The counts of the answers that are there.
         """
-        try:
-            self.store.put_bytes(key, path.read_bytes(), if_none_match=True)
-        except Conflict:
-            self.store.get_file(key, path)
-            names = Counter(row["class_names"][0] for row in rows_of_part(path))
-            return replace(result, labelled=names.total(), histogram=dict(names))
-        return result
+        data = path.read_bytes()
+        while True:
+            try:
+                self.store.put_bytes(key, data, if_none_match=True)
+                return result
+            except Conflict:
+                if self.store.head(key) is not None:
+                    break
+                time.sleep(POLL_S)  # two came at once, and the server has refused both
+        self.store.get_file(key, path)
+        names = Counter(row["class_names"][0] for row in rows_of_part(path))
+        return replace(result, labelled=names.total(), histogram=dict(names))
 
     def _put_partitions(
         self, folder: Path, shard: Shard, table: Any, result: ShardResult

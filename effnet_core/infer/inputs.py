@@ -81,7 +81,7 @@ def list_inputs(
         recursive: whether folders inside the folder count too.
         storage: how buckets are reached.
         keep: columns of a list or table that are carried through.
-        data: what tables and archives need to be told.
+        data: what tables and archives need to know.
 
     Returns:
         The list, sorted, or in the order of a list of paths or of an archive.
@@ -264,7 +264,7 @@ def _refuse_twice(file: Path, paths: Sequence[str]) -> None:
 
 
 def _listed(root: str, paths: Sequence[str]) -> InputList:
-    """The files that were named, told apart as those of a folder are."""
+    """The files that were named, sorted by kind as those of a folder are."""
     found = tell_apart(Path(root), paths)
     if not found.pictures:
         path, reason = found.other[0]

@@ -39,7 +39,7 @@ KEPT_TYPES = {
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 """How Hive spells a partition without a value."""
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""How cells begin that spreadsheets compute; with quotes before, so that these can be told from ours."""
+"""How cells begin that spreadsheets compute; quotes before it set these apart from ours."""
 
 
 @dataclass(frozen=True)

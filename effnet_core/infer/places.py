@@ -118,7 +118,7 @@ class FolderPlace:
         return opened_before(path, sha256)
 
     def say_plan(self, etag: str) -> None:
-        """Nobody else is there to be told."""
+        """Nobody else writes here."""
 
     def plan_etag(self) -> str:
         """Nothing."""

@@ -69,10 +69,10 @@ def predict_shards(predictor: Predictor, job: PredictJob, config: RunConfig) -> 
             results.append(vars(counts))
             done += shard.stop - shard.start
             rejected += counts.rejected
-            told = f"labelled {counts.labelled} images, set aside {counts.rejected}, wrote {shard.part}"
+            text = f"labelled {counts.labelled} images, set aside {counts.rejected}, wrote {shard.part}"
             if len(results) == 1 and done < total:
-                told += _estimate(done, total - done, time.monotonic() - began)
-            emit(Event(TOPIC, told, done, total))
+                text += _estimate(done, total - done, time.monotonic() - began)
+            emit(Event(TOPIC, text, done, total))
             if rejected > job.allowed_errors:
                 break
     results += [vars(counts) for counts in sink.others()]

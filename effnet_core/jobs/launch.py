@@ -242,7 +242,7 @@ def _supervised(
     events: _EventTail,
     visible: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A command below a supervisor, in a session of its own; ended with the block, its events told."""
+    """A command below a supervisor, in a session of its own; ended with the block, its events passed on."""
     single = runtime.world_size == 1
     index = hosts.host_index(runtime)
     launcher = "launcher.log" if index == 0 else f"launcher_{index}.log"

@@ -1,6 +1,6 @@
 """Whether the processes of a job still do anything: one that is stopped, or waits for a share, is silent.
 
-Neither an exit code nor a time-out tells that soon. A job counts as stalled when nothing has been told
+Neither an exit code nor a time-out tells that soon. A job counts as stalled when nothing has been reported
 for a while and meanwhile either all of its processes together used less than a hundredth of a core, or
 one of them was stopped or waited for a disk without moving. A long compilation tells nothing either, but
 it computes.
@@ -64,7 +64,7 @@ class StallWatch:
             clock: seconds.
         """
         self.limit_s, self.look, self.clock = limit_s, look, clock
-        self.told: object = None
+        self.reported: object = None
         self.next_look = 0.0
         self._begin()
 
@@ -74,16 +74,16 @@ class StallWatch:
         self.before: dict[int, Process] = {}
         self.still: dict[int, float] = {}
 
-    def problem(self, told: object) -> str | None:
+    def problem(self, reported: object) -> str | None:
         """What is wrong, as the end of a sentence; None as long as something happens.
 
         Args:
-            told: anything that changes whenever the job tells something.
+            reported: anything that changes whenever the job reports something.
         """
         if not self.limit_s:
             return None
-        if told != self.told:
-            self.told = told
+        if reported != self.reported:
+            self.reported = reported
             self._begin()
         now = self.clock()
         if now < self.next_look:

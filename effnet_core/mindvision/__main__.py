@@ -144,9 +144,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.config is not None:
         given = yaml_file.read(options.config, options.command)
         top = parser()
-        told = {"settings": given.settings, "recipe": given.recipe, "export": given.export}
+        from_yaml = {"settings": given.settings, "recipe": given.recipe, "export": given.export}
         for command in _commands(top):
-            command.set_defaults(**given.flags, **told)
+            command.set_defaults(**given.flags, **from_yaml)
         options = top.parse_args(arguments)
         if given.recipe is not None:
             _require_only(top, arguments, given.recipe)

@@ -330,7 +330,7 @@ def _dataset(dataset: Section, given: Given, name: str, command: str) -> None:
 
 
 def _operations(section: Section, given: Given, name: str) -> int | None:
-    """What is done to a picture; the side of what comes out, where it is told."""
+    """What is done to a picture; the side of what comes out, where it is given."""
     found: list[Any] = section.get("operations", list, [])
     section.done()
     sizes: dict[str, int] = {}

@@ -21,7 +21,7 @@ from effnet_core.model_store.card import CARD_NAME, describe
 from effnet_core.results import EvalResult
 from effnet_core.system.files import write_json, write_text
 from effnet_core.weights.checkpoint import Checkpoint, Sidecar
-from effnet_core.weights.hub import HubAddress, library, settings, told
+from effnet_core.weights.hub import HubAddress, hub_errors, library, settings
 from effnet_core.weights.importing import convert
 from effnet_core.weights.layouts import family
 from effnet_core.weights.publisher import CONFIG_NAME
@@ -80,7 +80,7 @@ def publish_to_hub(
     emit(Event(TOPIC, f"uploading {len(list(work_dir.iterdir()))} files to {address}"))
     hub.utils.disable_progress_bars()
     api = hub.HfApi(endpoint=settings()["endpoint"])
-    with told(str(address)):
+    with hub_errors(str(address)):
         api.create_repo(address.repository, private=private, exist_ok=True)
         commit = api.create_commit(
             address.repository,

@@ -108,7 +108,7 @@ def _pointer_problems(registry: Registry) -> list[str]:
 
 
 def _claim(registry: Registry, version: str) -> Claim | None:
-    """Whose unfinished upload a version is; one whose age cannot be read is told and left alone."""
+    """Whose unfinished upload a version is; one whose age cannot be read is reported and left alone."""
     try:
         return registry.claim(version)
     except StoreDamaged as damage:

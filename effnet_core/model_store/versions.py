@@ -54,7 +54,7 @@ def list_versions(storage: StorageConfig) -> list[dict[str, Any]]:
 
 
 def _version_in_use(registry: Registry) -> str | None:
-    """The production version; a damaged pointer is told, and must not hide the versions."""
+    """The production version; a damaged pointer is reported, and must not hide the versions."""
     try:
         found = registry.pointer()
     except StoreDamaged as damage:

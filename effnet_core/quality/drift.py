@@ -118,18 +118,18 @@ def drift_of(done: InferencePlan, checkpoint: Checkpoint) -> Drift | None:
         return None
     names = readable(checkpoint.sidecar.class_names)
     found = measure(Reference.read(path), seen, class_names=names)
-    _Compared(frozenset({*before.parts, *fresh}), found, is_told=False).write(done.output)
+    _Compared(frozenset({*before.parts, *fresh}), found, is_reported=False).write(done.output)
     return found
 
 
-def is_told(output: Path) -> bool:
-    """Whether somebody has been told of the latest finding about a labelling; so nobody is told twice."""
-    return _Compared.read(output).is_told
+def is_reported(output: Path) -> bool:
+    """Whether the latest finding about a labelling has been reported; none is reported twice."""
+    return _Compared.read(output).is_reported
 
 
-def note_told(output: Path) -> None:
-    """Note that somebody has been told."""
-    replace(_Compared.read(output), is_told=True).write(output)
+def note_reported(output: Path) -> None:
+    """Note that the latest finding has been reported."""
+    replace(_Compared.read(output), is_reported=True).write(output)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class _Compared:
 
     parts: frozenset[str] = frozenset()
     found: Drift | None = None
-    is_told: bool = False
+    is_reported: bool = False
 
     @classmethod
     def read(cls, output: Path) -> _Compared:
@@ -150,14 +150,16 @@ class _Compared:
             with whole(path, "record of drift"):
                 values = read_json(path)
                 found = None if values["found"] is None else Drift.from_dict(values["found"])
-                return cls(frozenset(map(str, values["parts"])), found, values["is_told"] is True)
+                return cls(
+                    frozenset(map(str, values["parts"])), found, values["is_reported"] is True
+                )
         except DataError as damage:
             emit(Event(TOPIC, f"{damage}; it is made anew"))
             return cls()
 
     def write(self, output: Path) -> None:
         found = self.found and self.found.to_dict()
-        values = {"is_told": self.is_told, "found": found, "parts": sorted(self.parts)}
+        values = {"is_reported": self.is_reported, "found": found, "parts": sorted(self.parts)}
         write_json(output / SHARDS_NAME / COMPARED_NAME, values)
 
 

@@ -119,7 +119,7 @@ def patiently(call: Callable[[], R]) -> R:
     """The result of ``call``, tried again with growing waits while it raises ``StoreBusy``.
 
     boto3 repeats requests by itself, but not the reading of a body that has begun, and a folder on a
-    network share is not repeated by anybody. Each wait is told as an event.
+    network share is not repeated by anybody. Each wait is reported as an event.
 
     Raises:
         StoreBusy: the last try failed, too.

@@ -43,7 +43,7 @@ def fetch(
         expected: the object as it was listed; looked up when absent.
         resume: note what has arrived in a file beside it (``.parts``), so that a later call continues
             there.
-        arrived: told the bytes of each part that was fetched.
+        arrived: called with the bytes of each part that was fetched.
 
     Raises:
         Conflict: the object changed meanwhile.
@@ -157,7 +157,7 @@ class Progress:
         """
         self.what, self.total, self.done = what, total, 0
         self._lock = threading.Lock()
-        self._begun = self._told = self._line = time.monotonic()
+        self._begun = self._reported = self._line = time.monotonic()
         self._emit = in_this_context(emit)  # boto3 counts in threads of its own
 
     def add(self, size_bytes: int) -> None:
@@ -165,9 +165,9 @@ class Progress:
         with self._lock:
             self.done += size_bytes
             now = time.monotonic()
-            if now - self._told < EVENT_EVERY_S:
+            if now - self._reported < EVENT_EVERY_S:
                 return
-            self._told = now
+            self._reported = now
             is_line = now - self._line >= LINE_EVERY_S
             if is_line:
                 self._line = now

@@ -64,13 +64,14 @@ def sha256_of_text(*parts: str) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name once the block ends without error.
 
     The content is flushed to the disk before the rename, so a reader meets the old file or the new
     one, never a part. After an error nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{short_name(path.name)}."
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=UNFINISHED, dir=path.parent)
     os.close(handle)

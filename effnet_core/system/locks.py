@@ -1,7 +1,7 @@
 """One user at a time: for a folder or a file that a command writes, and for work that is done once.
 
 A lock is a file on which the kernel holds an exclusive ``flock``; it says who holds it, so that whoever
-is kept out can be told. The kernel lets go of it when the last process that has it open is gone, so a
+is kept out learns who has it. The kernel lets go of it when the last process that has it open is gone, so a
 killed command leaves no lock behind, only a file that the next one takes over. Over NFS the server keeps
 the lock, for all its clients. On a file system without locks the file's existence is the lock.
 See docs/adr/0015-locks.md.
@@ -215,10 +215,10 @@ def turn(lock: Path, tell: Callable[[str], None] | None = None) -> Iterator[None
     Raises:
         OSError: the file cannot be written.
     """
-    began, pause, told = time.monotonic(), SHORT_POLL_S, False
+    began, pause, reported = time.monotonic(), SHORT_POLL_S, False
     while (handle := _take(lock)) is None:
-        if not told and time.monotonic() - began > TELL_AFTER_S:
-            told = True
+        if not reported and time.monotonic() - began > TELL_AFTER_S:
+            reported = True
             (tell or _emit)(f"waiting for {_named(lock)}")
         time.sleep(pause)
         pause = min(2 * pause, POLL_S)
@@ -246,7 +246,7 @@ def some_of(
     Raises:
         OSError: a file cannot be written.
     """
-    began, told = time.monotonic(), False
+    began, reported = time.monotonic(), False
     while True:
         with ExitStack() as held:
             taken: list[int] = []
@@ -260,8 +260,8 @@ def some_of(
                 yield taken
                 return
             users = sorted({_named(lock) for place, lock in enumerate(locks) if place not in taken})
-        if not told and time.monotonic() - began > TELL_AFTER_S:
-            told = True
+        if not reported and time.monotonic() - began > TELL_AFTER_S:
+            reported = True
             (tell or _emit)(f"waiting for {' and '.join(users)}")
         time.sleep(POLL_S)
 

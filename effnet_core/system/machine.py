@@ -22,10 +22,10 @@ def newer_than_kernels() -> bool:
     """Whether the first NVIDIA GPU is newer than MindSpore's kernels; False where nvidia-smi does not say."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
-        told = subprocess.run(
+        answer = subprocess.run(
             command, capture_output=True, text=True, timeout=30, check=True
         ).stdout
-        return int(told.split(".")[0]) > NEWEST_GPU
+        return int(answer.split(".")[0]) > NEWEST_GPU
     except (OSError, subprocess.SubprocessError, ValueError):
         return False
 
@@ -72,15 +72,15 @@ def cores_of_rank(cores: Sequence[int], rank: int, ranks: int) -> list[int]:
 
 def processor() -> str:
     """The processor's name, such as ``AMD EPYC 7763``."""
-    return _told_of_processor("model name") or platform.processor() or platform.machine()
+    return _from_cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def processor_features() -> frozenset[str]:
     """What the processor can do, as Linux names it (``avx2``); empty where it does not say."""
-    return frozenset(_told_of_processor("flags").split())
+    return frozenset(_from_cpuinfo("flags").split())
 
 
-def _told_of_processor(name: str) -> str:
+def _from_cpuinfo(name: str) -> str:
     """What Linux says of the first processor, which psutil does not tell; empty where it says nothing."""
     with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
         for line in lines:

@@ -63,5 +63,5 @@ class Saver:
         self._threads.shutdown(wait=True)
 
     def _write(self, path: Path, arrays: dict[str, NDArray[Any]], sidecar: Sidecar) -> None:
-        checkpoints.save_arrays(path, arrays, sidecar)
+        checkpoints.save_arrays(path, arrays, sidecar, inside=self.folder.parent)
         checkpoints.prune(self.folder, self.keep)

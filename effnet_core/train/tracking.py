@@ -65,7 +65,7 @@ class Trackers:
 
     @contextmanager
     def _spared(self, tracker: Tracker) -> Iterator[None]:
-        """A server that is away does not end a run; it is told once, and tried again with the next row."""
+        """A server that is away does not end a run; it is reported once and tried again with the next row."""
         name = type(tracker).__name__
         try:
             yield
@@ -112,7 +112,7 @@ class MLflow:
         uri = (
             os.environ.get("MLFLOW_TRACKING_URI") or (run_dir.parent / "mlruns").resolve().as_uri()
         )
-        if uri.startswith("file:"):  # MLflow 3 wants to be told that a plain folder will do
+        if uri.startswith("file:"):  # MLflow 3 wants to hear that a plain folder will do
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         self.client = library.MlflowClient(tracking_uri=uri)
         known = run_dir / MLFLOW_NAME

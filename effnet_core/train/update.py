@@ -30,7 +30,7 @@ def update(
         control: what this rank tells; only rank 0 has something to tell.
 
     Returns:
-        The loss before the update, the mean over all parts and ranks, and what rank 0 told.
+        The loss before the update, the mean over all parts and ranks, and what rank 0 sent.
     """
     setup, progress = run.setup, run.progress
     progress.lr = next_lr(run)

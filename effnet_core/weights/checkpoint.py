@@ -220,8 +220,18 @@ def save(path: Path, parameters: Iterable[Parameter], sidecar: Sidecar) -> Sidec
     return save_arrays(path, {p.name: p.asnumpy() for p in parameters}, sidecar)
 
 
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], sidecar: Sidecar) -> Sidecar:
+def save_arrays(
+    path: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    sidecar: Sidecar,
+    *,
+    inside: Path | None = None,
+) -> Sidecar:
     """Write a checkpoint and then its sidecar; a reader meets both or neither.
+
+    Args:
+        inside: a folder that must be there, at most one level above; a network share that has gone is
+            then not replaced by a folder of this machine. Otherwise what is missing is made.
 
     Returns:
         The sidecar as written, with digest, size and library versions.
@@ -231,7 +241,13 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], sidecar: Sidecar
             is untouched.
     """
     try:
-        with atomic_path(sidecar_path(path)) as beside, atomic_path(path) as temporary:
+        if inside is not None and path.parent != inside:
+            path.parent.mkdir(exist_ok=True)
+        make = inside is None
+        with (
+            atomic_path(sidecar_path(path), make_folder=make) as beside,
+            atomic_path(path, make_folder=make) as temporary,
+        ):
             write_ckpt(temporary, arrays)
             written = {"sha256": sha256_of_file(temporary), "size_bytes": temporary.stat().st_size}
             complete = Sidecar(**{**vars(sidecar), **written, "libraries": library_versions()})

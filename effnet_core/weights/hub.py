@@ -99,7 +99,7 @@ class _NotThere(CheckpointError):
 def _download(address: HubAddress, name: str) -> Path:
     hub = library()
     hub.utils.disable_progress_bars()
-    with told(str(address)):
+    with hub_errors(str(address)):
         try:
             path = hub.hf_hub_download(
                 address.repository,
@@ -138,7 +138,7 @@ def library() -> Any:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def hub_errors(what: str) -> Iterator[None]:
     """The library's errors in a sentence each.
 
     Raises:

@@ -279,7 +279,7 @@ class Converted:
 
     tensors: int
     differences: tuple[str, ...]
-    """What that code must be told to give the same logits."""
+    """What that code must be given to return the same logits."""
 
 
 def convert(checkpoint: Checkpoint, out: Path, *, to: str) -> Converted:
@@ -370,9 +370,9 @@ def _only(path: Path, fitting: list[Match], hint: str) -> Match:
     """The one match; a file's name decides between layouts with the same names."""
     if len(fitting) == 1:
         return fitting[0]
-    told = [match for match in fitting if match.layout.tells and match.layout.tells in hint]
-    if told:
-        return max(told, key=lambda match: len(match.layout.tells))
+    named = [match for match in fitting if match.layout.tells and match.layout.tells in hint]
+    if named:
+        return max(named, key=lambda match: len(match.layout.tells))
     choices = " or ".join(match.layout.name for match in fitting)
     raise CheckpointError(
         f"weights {path} fit {fitting[0].row.name} as {choices}, which pad and normalise differently; "

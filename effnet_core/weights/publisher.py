@@ -190,13 +190,13 @@ def require_named_digest(path: Path, name: str, sha256: str) -> str:
     digest = named_digest(name, sha256)
     if digest is None or not digest.differs:
         return ""
-    told = (
+    difference = (
         f"{digest.name} says that its SHA-256 begins with {digest.wanted}, but it begins with "
         f"{digest.found[:8]}"
     )
     if digest.published:
         raise CheckpointError(
-            f"weights {path}: the name {told}; the file is damaged or another one: fetch it again, or "
+            f"weights {path}: the name {difference}; the file is damaged or another one: fetch it again, or "
             "rename it if it is yours"
         )
-    return f"the name {told}, if these digits are one"
+    return f"the name {difference}, if these digits are one"

@@ -2,7 +2,7 @@
 
 What it adds to Prefect, for one machine:
 
-- a server or worker that dies is started again;
+- a server or worker that dies, is stopped (SIGSTOP) or neither answers nor computes is started again;
 - a run whose process died with its worker becomes Crashed and is tried again, instead of being
   Running for ever; a run that lost its worker continues, and can still be cancelled;
 - SIGTERM ends it in an order that lets runs save and report: worker, runs, server.
@@ -29,6 +29,7 @@ import psutil
 
 from effnet_core.errors import EffnetError
 from effnet_core.jobs import supervise
+from effnet_core.jobs.stall import StallWatch, read_processes
 from effnet_core.system.files import write_json
 from effnet_core.system.locks import sole_user
 from effnet_core.text import visible
@@ -42,6 +43,8 @@ LONGEST_WAIT_S = 30.0
 """Between two starts of a process that does not stay alive."""
 STEADY_AFTER_S = 60.0
 """A process that lived this long starts again at once."""
+STUCK_AFTER_S = 120.0
+"""How long a process may be stopped, or neither answer nor compute."""
 RUN_GRACE_S = 45.0
 """Seconds that runs have to save and report before the server is stopped."""
 PENDING_AFTER_S = 60.0
@@ -64,6 +67,9 @@ class Kept:
     started: float = 0.0
     wait_s: float = 0.0
     starts: int = field(default=0)
+    stuck_after_s: float = STUCK_AFTER_S
+    watch: StallWatch | None = None
+    answers: int = 0
 
     def look(self) -> None:
         """Start the process if it is not there and its waiting time is over."""
@@ -85,6 +91,20 @@ class Kept:
             return
         if now - self.started >= self.wait_s:
             self._start(now)
+
+    def end_if_stuck(self, *, answers: bool) -> None:
+        """End a process that does nothing any more; the next look starts it again.
+
+        Args:
+            answers: whether it has just answered; True of one that nobody asks.
+        """
+        if self.process is None or self.watch is None or self.process.poll() is not None:
+            return
+        if answers and not is_stopped(self.process.pid):
+            self.answers += 1
+        if problem := self.watch.problem(self.answers):
+            say(f"{self.name} has hung for {self.stuck_after_s:.0f} s ({problem}): ended")
+            self.end(signal.SIGKILL, seconds=5)
 
     def end(self, number: int, *, seconds: float) -> None:
         """Send a signal, wait, then kill."""
@@ -109,8 +129,19 @@ class Kept:
                 umask=self.umask,
                 preexec_fn=supervise.end_with_parent,  # noqa: PLW1509 - one thread, one call of the C library
             )
+        pid = self.process.pid
+        self.watch = StallWatch(self.stuck_after_s, lambda: read_processes([pid]))
         self.started, self.wait_s, self.starts = now, 0.0, self.starts + 1
         say(f"{self.name} started as process {self.process.pid}")
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal or a debugger."""
+    with contextlib.suppress(psutil.Error):
+        return bool(
+            psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        )
+    return False
 
 
 def say(text: str) -> None:
@@ -153,7 +184,7 @@ class Watch:
     def __init__(self, api: Api, pool: str) -> None:
         self.api, self.recovery = api, Recovery(api, pool)
         self.missing: set[str] = set()
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     def look(self) -> None:
         """Settle runs without a process, and end the processes of cancelled runs without a worker."""
@@ -189,9 +220,9 @@ class Watch:
             parent = psutil.Process(pid).ppid()
         except psutil.Error:  # it has ended meanwhile
             return False
-        orphan = parent in (1, os.getppid()) and flow_run_id not in self.told
+        orphan = parent in (1, os.getppid()) and flow_run_id not in self.reported
         if orphan:
-            self.told.add(flow_run_id)
+            self.reported.add(flow_run_id)
         return orphan
 
 
@@ -235,7 +266,10 @@ def keep(
         watch = Watch(api, pool)
         while not stops:
             server.look()
-            if api.healthy():
+            healthy = api.healthy()
+            server.end_if_stuck(answers=healthy)
+            workers.end_if_stuck(answers=True)
+            if healthy:
                 workers.look()
                 try:
                     watch.look()

@@ -50,6 +50,8 @@ SERVICE_SETTINGS = {
 PLACEHOLDER = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
 RECORD_VARIABLE = "effnet_deployed"
 """Prefect variable that holds what was deployed last."""
+PATIENCE_S = 600.0
+"""How long a command of Prefect may take: a server that hangs would keep it waiting for ever."""
 
 
 class ServiceError(EffnetError):
@@ -229,15 +231,22 @@ def _prefect(api: Api, arguments: list[str], variables: Mapping[str, str] | None
     state = own_state_dir()
     environment.setdefault("PREFECT_HOME", str(state / "prefect"))
     environment["PYTHONPATH"] = python_path()
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        cwd=state,  # where nothing can be taken for a module of ours
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    command = " ".join(["prefect", *arguments])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+            cwd=state,  # where nothing can be taken for a module of ours
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired as cause:
+        raise ServiceError(
+            f"{command} did not end within {PATIENCE_S:.0f} s, because the Prefect server does not answer; "
+            "look at it with effnet status, and run the same command again"
+        ) from cause
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        command = " ".join(["prefect", *arguments])
         raise ServiceError(f"{command} failed: {lines[-1] if lines else 'no output'}")

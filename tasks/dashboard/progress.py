@@ -29,7 +29,7 @@ HOUR_S = 3600
 
 @contextmanager
 def never_in_the_way(what: str) -> Iterator[None]:
-    """Log instead of raising when the server cannot be told ``what``."""
+    """Log instead of raising when ``what`` cannot be sent to the server."""
     try:
         yield
     except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:

@@ -101,7 +101,7 @@ def test_a_file_that_disappeared_is_named(damaged: Split, workers: int) -> None:
     )
 
 
-def test_a_file_that_changed_is_told(damaged: Split) -> None:
+def test_a_file_that_changed_is_reported(damaged: Split) -> None:
     changed, other = (damaged.root / damaged.paths[index] for index in (5, 6))
     shutil.copy(other, changed)
     assert len(load(damaged, list(range(8)))) == 2

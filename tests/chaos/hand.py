@@ -80,8 +80,10 @@ class Hand:
         self.done = Counter[str]()
         self.idle = Counter[str]()
         self.later: list[tuple[float, str, Callable[[], None]]] = []
-        self.peace = threading.Event()
-        threading.Thread(target=self.undo_due, daemon=True).start()
+        self.peace, self.ending = threading.Event(), threading.Event()
+        # effnet up may wait for a server whose pause has to end meanwhile.
+        for only_up in (False, True):
+            threading.Thread(target=self.undo_due, args=(only_up,), daemon=True).start()
         self.doings: dict[str, Callable[[Action], str]] = {
             "kill -9 a rank": lambda a: self._kill(a, "rank"),
             "kill -9 a run": lambda a: self._kill(a, "run", "engine"),
@@ -116,22 +118,26 @@ class Hand:
         (self.done if text else self.idle)[action.what] += 1
         return text or "nothing there"
 
-    def undo_due(self) -> None:
+    def undo_due(self, only_up: bool) -> None:
         """End what has lasted long enough, by a thread of its own: the server may be what does not answer.
 
         The thread stays, because the object store ends with the thread that has started it.
+
+        Args:
+            only_up: do what starts the service, or all the rest.
         """
         while not self.peace.wait(0.2):
             now = time.monotonic()
-            for item in [item for item in self.later if item[0] <= now]:
-                item[2]()
-                self.later.remove(item)
+            for item in [item for item in self.later if item[0] <= now or self.ending.is_set()]:
+                if (item[1] == "daemon") is only_up:
+                    item[2]()
+                    self.later.remove(item)
 
     def undo_all(self) -> None:
         """End everything that lasts."""
         for process in self.world.processes():
             wake(process)
-        self.later = [(0.0, what, undo) for _, what, undo in self.later]
+        self.ending.set()
         while self.later:
             time.sleep(0.2)
         for process in self.world.processes():

@@ -148,7 +148,11 @@ class World:
 
     def up(self) -> bool:
         """``effnet up``; whether it is up then."""
-        done = self.service.effnet("up", "--port", str(self.service.port))
+        try:
+            done = self.service.effnet("up", "--port", str(self.service.port))
+        except subprocess.TimeoutExpired as late:
+            self.findings.add("effnet up did not end", f"within {late.timeout:.0f} s")
+            return False
         self.findings.look_at("effnet up", done.stdout + done.stderr)
         if done.returncode == 0:
             from flows.service.private import login_of

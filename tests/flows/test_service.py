@@ -137,7 +137,7 @@ def test_up_again_keeps_what_people_changed(service: TestedService) -> None:
     assert "the service runs already" in done.stderr
 
 
-def test_what_the_repository_changed_arrives_and_a_persons_change_is_told(
+def test_what_the_repository_changed_arrives_and_a_persons_change_is_reported(
     service: TestedService,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.prefect]
 EVIL = "http://evil.example"
 
 
-def test_without_the_login_nothing_is_told(service: TestedService) -> None:
+def test_without_the_login_nothing_is_shown(service: TestedService) -> None:
     assert service.ask("GET", "/health") == 200
     for path in ("/admin/settings", "/block_types/slug/secret", "/version"):
         assert service.ask("GET", path) == 401

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from effnet_core.system.files import sha256_of_text
 
 CLASS_BYTES = 200
-"""Bytes of a class name that is also a folder's; longer ones are cut there and told apart by a digest."""
+"""Bytes of a class name that is also a folder's; longer ones are cut there and distinguished by a digest."""
 
 _UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f]|^\.|^\s|[\s.]$|%(?=[0-9A-F]{2})")
 """What is spelled as in a URL; also what looks like that already, so that no two classes share a folder."""

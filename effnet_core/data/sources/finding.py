@@ -63,7 +63,7 @@ OTHER_SUFFIXES = frozenset(
 
 @dataclass
 class Found:
-    """The files of a folder, told apart."""
+    """The files of a folder, sorted by kind."""
 
     pictures: list[str] = field(default_factory=list)
     """Paths below the root, sorted; some may turn out to be damaged."""
@@ -74,7 +74,7 @@ class Found:
 
 
 def find_files(root: Path, *, recursive: bool = True) -> Found:
-    """The files of a folder, told apart; links to folders are followed once.
+    """The files of a folder, sorted by kind; links to folders are followed once.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -86,7 +86,7 @@ def find_files(root: Path, *, recursive: bool = True) -> Found:
 
 
 def tell_apart(root: Path, paths: Iterable[str]) -> Found:
-    """Files below a root, in the order given, told apart."""
+    """Files below a root, in the order given, sorted by kind."""
     found = Found()
     for path in paths:
         if reason := why_other(path, lambda path=path: _head(root / path)):  # type: ignore[misc]

@@ -56,7 +56,7 @@ DEFAULT_RULES = Rules()
 
 @dataclass
 class Labelled:
-    """The files of a source, told apart."""
+    """The files of a source, sorted by kind."""
 
     candidates: list[Candidate] = field(default_factory=list)
     other: list[tuple[str, str]] = field(default_factory=list)
@@ -276,7 +276,7 @@ def _note_empty(tree: Tree, top: str, result: Labelled) -> None:
     empty = sorted(
         entry.name
         for entry in os.scandir(tree.root / top)
-        if entry.is_dir()
+        if entry.is_dir(follow_symlinks=False)
         and entry.name not in tree.inner[top]
         and not why_left_out(entry.name, True)
     )

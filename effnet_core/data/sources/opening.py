@@ -47,7 +47,7 @@ class DatasetSource(Protocol):
         ...
 
     def labelled(self, work: Path) -> Labelled:
-        """Every file, told apart; what is not on this machine is brought to ``work`` first."""
+        """Every file, sorted by kind; what is not on this machine is brought to ``work`` first."""
         ...
 
 
@@ -116,7 +116,7 @@ class LocalSource:
         return sha256_of_text(*_facts(found), *rest)
 
     def labelled(self, work: Path) -> Labelled:
-        """Every file, told apart; archives are unpacked into ``work``."""
+        """Every file, sorted by kind; archives are unpacked into ``work``."""
         return find_in(self.path, work, self.rules) if self._is_packed else self._labelled
 
     @cached_property
@@ -152,7 +152,7 @@ class BucketSource:
         return sha256_of_text(*(f"{item.key}\t{item.size_bytes}\t{item.etag}" for item in found))
 
     def labelled(self, work: Path) -> Labelled:
-        """Every file, told apart, after all of them were fetched to ``work``."""
+        """Every file, sorted by kind, after all of them were fetched to ``work``."""
         from effnet_core.storage.trees import download_tree, folder_key, list_tree
 
         place = self._folder()
@@ -191,7 +191,7 @@ class BucketSource:
 
 
 def find_in(root: Path, work: Path, rules: Rules = DEFAULT_RULES) -> Labelled:
-    """Every file of a folder or archive, told apart; what is packed is unpacked into ``work``.
+    """Every file of a folder or archive, sorted by kind; what is packed is unpacked into ``work``.
 
     Raises:
         DataError: an archive is refused, or the files are in no known form.

@@ -56,7 +56,7 @@ def test_a_device_that_mindspore_cannot_use_is_told_with_its_reason(
     assert (finding.level, "docs/gpu.md" in finding.advice) == ("note", device == "GPU")
 
 
-def test_a_device_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_takes_too_long_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_count", lambda asked: int(asked.startswith("nvidia")))
     monkeypatch.setattr(doctor, "DEVICE_TIMEOUT_S", 0.01)
     assert "no answer within 0.01 s" in one(doctor.devices(), "devices").found

@@ -45,7 +45,7 @@ def without_copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_training_picture_that_was_saved_anew_in_validation_is_told(
+def test_a_training_picture_that_was_saved_anew_in_validation_is_reported(
     without_copies: Path, tmp_path: Path, change: str, events: list[Event]
 ) -> None:
     source = tmp_path / "source"

@@ -199,7 +199,9 @@ def test_what_is_re_encoded_keeps_its_transparency(
     assert to_rgb(decode_image(staged), (7, 8, 9)).getpixel((1, 1)) == (7, 8, 9)
 
 
-def test_pictures_of_one_colour_are_told(source: Path, tmp_path: Path, events: list[Event]) -> None:
+def test_pictures_of_one_colour_are_reported(
+    source: Path, tmp_path: Path, events: list[Event]
+) -> None:
     drawing = Image.new("RGBA", (40, 32), (0, 0, 0, 0))
     drawing.paste((0, 0, 0, 255), (17, 9, 19, 11))
     put(source / "train/cat", "black on nothing.png", encode(drawing))

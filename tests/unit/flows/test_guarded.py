@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import stat
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -99,3 +103,20 @@ def test_sockets_of_other_pages_are_closed(origin: str | None, *, reached: bool)
     asyncio.run(OwnOrigin(inner)(scope, None, send))  # type: ignore[arg-type]
     assert (seen == ["websocket"]) is reached
     assert ([item["type"] for item in sent] == ["websocket.close"]) is not reached
+
+
+SERVE = (
+    "import os, sys, types\n"
+    "made = types.SimpleNamespace(create_app=lambda final: open(sys.argv[1], 'w'))\n"
+    "sys.modules['prefect.server.api.server'] = made\n"
+    "import uvicorn; from flows.service import guarded\n"
+    "uvicorn.run = lambda *_, **__: open(sys.argv[2], 'w')\n"
+    "os.umask(0o022); guarded.serve('127.0.0.1', 1)\n"
+)
+
+
+def test_what_the_server_writes_is_its_users_own(tmp_path: Path) -> None:
+    pages, database = tmp_path / "pages", tmp_path / "prefect.db"
+    subprocess.run([sys.executable, "-c", SERVE, str(pages), str(database)], check=True)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (pages, database)]
+    assert modes == [0o644, 0o600]

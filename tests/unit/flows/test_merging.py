@@ -125,7 +125,7 @@ def test_what_the_repository_changed_arrives() -> None:
     assert "folder" not in made["parameters"]
 
 
-def test_where_both_changed_the_persons_stays_and_is_told() -> None:
+def test_where_both_changed_the_persons_stays_and_is_reported() -> None:
     server = changed(SERVER, "schedules", 0, "schedule", "cron", to="30 5 * * *")
     server = changed(server, "parameters", "folder", to="inbox")
     file = changed(FILE, "schedules", 0, "cron", to="0 4 * * *")
@@ -191,7 +191,7 @@ def test_a_parameter_may_be_nothing_on_purpose() -> None:
     assert merged(FILE, server)[0]["parameters"] == {"recipe": "b0", "folder": None}
 
 
-def test_what_nobody_noted_stays_and_is_told() -> None:
+def test_what_nobody_noted_stays_and_is_reported() -> None:
     server = changed(SERVER, "parameters", "folder", to="inbox")
     file = changed(FILE, "parameters", "seed", to=1)
     made, told = merged(file, server, base=None)

@@ -27,7 +27,9 @@ def place() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_what_was_open_is_closed_and_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_open_is_closed_and_reported(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state, elsewhere = place / "state", place / "elsewhere"
     (state / "deep").mkdir(parents=True)
     for path in (state / "prefect.db", state / "deep" / "key", elsewhere):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ import pytest
 from effnet_core.errors import DataError, EffnetError
 from effnet_core.system import files
 from flows.service import api as api_module
-from flows.service import doctor, lifecycle
+from flows.service import deploy, doctor, lifecycle
 from flows.service.api import Api, ApiError
 from flows.service.daemon import RUN_VARIABLE, Kept, Watch, run_processes
 from flows.service.deploy import ServiceError
@@ -146,7 +148,7 @@ def test_a_server_that_fails_is_told_from_one_that_refuses() -> None:
         ([(None, b"")], r"at http://127.0.0.1:\d+/api does not answer \(Server disconnected"),
     ],
 )
-def test_what_a_server_answers_is_told(
+def test_what_a_server_answers_is_reported(
     answers: list[tuple[int | None, bytes]], outcome: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is busy is asked again."""
@@ -309,6 +311,52 @@ KEEPER = (
     "kept = Kept('it', [sys.executable, '-c', 'import time; time.sleep(300)'], Path(sys.argv[1]))\n"
     "kept.look(); print(kept.process.pid, flush=True); time.sleep(300)\n"
 )
+
+
+COMPUTES = "while True: pass"
+WAITS = "import time; time.sleep(300)"
+
+
+@pytest.mark.parametrize(
+    ("code", "stops", "answers", "ended"),
+    [
+        (WAITS, True, True, True),  # as a worker, which nobody asks
+        (COMPUTES, True, False, True),
+        (WAITS, False, False, True),
+        (WAITS, False, True, False),
+        (COMPUTES, False, False, False),
+    ],
+)
+def test_a_server_that_hangs_is_started_again(
+    code: str, stops: bool, answers: bool, ended: bool, tmp_path: Path
+) -> None:
+    kept = Kept("server", [sys.executable, "-c", code], tmp_path / "log", stuck_after_s=1.5)
+    kept.look()
+    first = kept.process
+    assert first is not None
+    try:
+        if stops:
+            first.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 5
+        while first.poll() is None and time.monotonic() < deadline:
+            kept.end_if_stuck(answers=answers)
+            time.sleep(0.1)
+        assert (first.poll() is not None) is ended
+        kept.look()  # it notices
+        kept.wait_s = 0.01
+        time.sleep(0.05)
+        kept.look()
+        assert (kept.process is not first) is ended
+    finally:
+        kept.end(signal.SIGKILL, seconds=5)
+
+
+def test_a_deployment_does_not_wait_for_ever(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy, "PATIENCE_S", 6.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = Api(f"http://127.0.0.1:{silent.getsockname()[1]}/api")
+        with pytest.raises(ServiceError, match=r"did not end within 6 s.*effnet status"):
+            deploy._prefect(api, ["work-pool", "ls"])
 
 
 def test_what_a_daemon_keeps_ends_with_it_even_without_its_supervisor(tmp_path: Path) -> None:

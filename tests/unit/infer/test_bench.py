@@ -47,6 +47,8 @@ def test_what_cannot_be_measured_is_refused() -> None:
         bench.cases(["efficientnet_c0"], [], [], RunConfig())
     with pytest.raises(ConfigError, match=r"infer\.precision=bf16 needs infer\.engine=openvino"):
         bench.cases([TINY], ["onnxruntime"], ["bf16"], RunConfig())
+    with pytest.raises(ConfigError, match="effnet quantize"):
+        bench.cases([TINY], ["onnxruntime"], ["int8"], RunConfig())
 
 
 @pytest.mark.parametrize("name", [TINY, "efficientnet_lite0", "efficientnet_v2_s"])
@@ -98,6 +100,6 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_pictures_that_are_none_are_told(tmp_path: Path) -> None:
+def test_pictures_that_are_none_are_reported(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["bench", "--images", str(tmp_path / "none")])
     assert done.exit_code == 2

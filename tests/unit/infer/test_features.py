@@ -76,7 +76,7 @@ def test_an_image_that_has_gone_is_named(tmp_path: Path) -> None:
         computed(BrightnessPredictor(), split)
 
 
-def test_the_speed_of_what_was_computed_is_told(data_dir: Path, events: list[Event]) -> None:
+def test_the_speed_of_what_was_computed_is_reported(data_dir: Path, events: list[Event]) -> None:
     split = open_dataset(data_dir).split("train")
     computed(BrightnessPredictor(), split)
     (told,) = [event.metrics for event in events if event.metrics.get("kind") == "features"]

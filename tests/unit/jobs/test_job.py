@@ -11,15 +11,18 @@ from effnet_core.errors import ConfigError, DataError, EffnetError, Interrupted,
 from effnet_core.jobs.job import (
     ERROR_NAME,
     KINDS,
+    EngineChoice,
     EvaluateJob,
     Job,
     MindirJob,
     PredictJob,
     ProbeJob,
+    QuantizeJob,
     RecordsJob,
     Shard,
     StageJob,
     TrainJob,
+    TrialJob,
     VerifyJob,
     job_from_dict,
     job_to_dict,
@@ -55,6 +58,28 @@ JOBS: list[Job] = [
         engine="onnxruntime",
         engine_file=Path("/e.onnx"),
         data_dir=Path("/data"),
+    ),
+    TrialJob(
+        Path("/a.ckpt"),
+        "s",
+        choices=(
+            EngineChoice("onnxruntime", "fp32", Path("/e.onnx")),
+            EngineChoice("openvino", "int8", Path("/e.xml")),
+        ),
+        planned=Path("/out"),
+        paths=("ü/1.jpg", "2.jpg"),
+        share=0.002,
+        within=0.01,
+    ),
+    QuantizeJob(
+        Path("/a.ckpt"),
+        "s",
+        engine_file=Path("/e.onnx"),
+        data_dir=Path("/data"),
+        out=Path("/int8"),
+        split="val",
+        max_drop=0.005,
+        images=256,
     ),
     VerifyJob(Path("/a.ckpt"), "s", Path("/m.onnx"), "onnx", (Path("/p.png"),)),
     MindirJob(Path("/a.ckpt"), "s", Path("/m.mindir")),
@@ -139,7 +164,9 @@ cuda_driver.cc:292 device_count
         ("- Framework Unexpected Exception Raised:", "Framework Unexpected Exception Raised:"),
     ],
 )
-def test_mindspore_s_headings_are_not_what_is_told(tmp_path: Path, text: str, told: str) -> None:
+def test_mindspore_s_headings_are_not_what_is_reported(
+    tmp_path: Path, text: str, told: str
+) -> None:
     write_error(tmp_path, RuntimeError(text), rank=0)
     assert f"(RuntimeError: {told})" in str(read_error(tmp_path))
 

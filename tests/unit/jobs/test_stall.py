@@ -1,4 +1,4 @@
-"""A job that does nothing any more is told from one that computes, tells something, or has just begun."""
+"""A job that does nothing any more is told from one that computes, reports something, or has just begun."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Job:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.told = 0
+        self.reported = 0
         self.processes = {1: Process(STATES["S"], 0.0), 2: Process(STATES["S"], 0.0)}
         self.watch = StallWatch(LIMIT_S, lambda: dict(self.processes), lambda: self.now)
 
@@ -42,7 +42,7 @@ class Job:
             self.now += 1
             for pid, (state, cores) in enumerate(zip(states, cpu, strict=True), start=1):
                 self.processes[pid] = Process(STATES[state], self.processes[pid].cpu_s + cores)
-            if problem := self.watch.problem(self.told):
+            if problem := self.watch.problem(self.reported):
                 return problem
         return None
 
@@ -61,7 +61,7 @@ def test_a_job_that_tells_something_is_left_alone() -> None:
     job = Job()
     for _ in range(50):
         assert job.run(90, (0.0, 0.0)) is None
-        job.told += 1
+        job.reported += 1
 
 
 @pytest.mark.parametrize(

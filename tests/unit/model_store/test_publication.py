@@ -195,7 +195,7 @@ def test_the_manifest_says_everything(tmp_path: Path, storage: StorageConfig) ->
         assert file["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_progress_is_told(tmp_path: Path, storage: StorageConfig) -> None:
+def test_progress_is_reported(tmp_path: Path, storage: StorageConfig) -> None:
     events: list[Event] = []
     with listen(events.append):
         put(tmp_path, storage, "v1")

@@ -18,8 +18,8 @@ from effnet_core.infer.shards import observe, predict_shards
 from effnet_core.quality.drift import (
     COMPARED_NAME,
     drift_of,
-    is_told,
-    note_told,
+    is_reported,
+    note_reported,
     reference_of,
 )
 from effnet_core.results.drift import REFERENCE_NAME, Drift, Reference, make_reference
@@ -118,15 +118,15 @@ def test_each_run_into_an_output_is_compared_by_itself(model: Checkpoint, tmp_pa
     dark = day(3, 20, model)
     assert (dark.drifted, dark.images) == (True, 24)
     assert all(path.startswith("3-") for path, _ in dark.farthest)
-    assert not is_told(output)
-    note_told(output)
+    assert not is_reported(output)
+    note_reported(output)
     assert day(3, 20, model) == dark  # nothing is new: the finding stays, and nobody is told again
-    assert is_told(output)
+    assert is_reported(output)
     found = day(4, 20, other)
     assert (found.drifted, found.images) == (False, 24)
-    assert not is_told(output)
+    assert not is_reported(output)
     (output / SHARDS_NAME / COMPARED_NAME).write_text("{}")
-    assert not is_told(output)
+    assert not is_reported(output)
     assert drift_of(label(other, inbox, output, config=config, only_new=True), other) == found
 
 

@@ -228,7 +228,7 @@ def test_create_only_where_there_are_no_hard_links(
     assert store.get_bytes("m/a")[0] == b"first"
 
 
-def test_other_link_errors_are_told(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_link_errors_are_reported(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: Path, target: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -168,7 +168,10 @@ bool resize(const uint8_t* pixels, int64_t width, int64_t height, int64_t new_wi
   const int64_t places = (side + kTogether - 1) / kTogether * kTogether;
   std::vector<int64_t> first(across.first);
   first.resize(static_cast<size_t>(places), 0);
-  std::vector<Ints> spread(static_cast<size_t>(places * steps), Ints{});
+  // Kept by each thread: fresh memory of this size would be asked from the system for each picture.
+  thread_local std::vector<Ints> spread;
+  thread_local std::vector<uint8_t> between;
+  spread.assign(static_cast<size_t>(places * steps), Ints{});
   for (size_t step = 0; step < static_cast<size_t>(side * steps); ++step) {
     int32_t lanes[kInts];
     for (size_t i = 0; i < kInts; ++i) lanes[i] = across.weights[step * kTogether + i / 4];
@@ -177,7 +180,8 @@ bool resize(const uint8_t* pixels, int64_t width, int64_t height, int64_t new_wi
   const auto row = steps == 1 ? along_row<1> : steps == 2 ? along_row<2> : steps == 4 ? along_row<4> : along_row<0>;
   const int64_t begin = down.first.front(), end = down.first.back() + down.taps;
   const int64_t stride = 3 * places + kInts;
-  std::vector<uint8_t> between(static_cast<size_t>((end - begin) * stride + kInts));
+  const auto needed = static_cast<size_t>((end - begin) * stride + kInts);
+  if (between.size() < needed) between.resize(needed);
   for (int64_t y = begin; y < end; ++y) {
     uint8_t* to = &between[static_cast<size_t>((y - begin) * stride)];
     row(pixels + 4 * width * y, first.data(), spread.data(), places, steps, to);

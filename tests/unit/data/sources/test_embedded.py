@@ -80,7 +80,9 @@ def test_a_data_set_of_the_hub_in_a_bucket(tmp_path: Path, moto: S3Access) -> No
     assert pictures(dataset) == Counter(EXPECTED)
 
 
-def test_a_split_without_labels_is_left_out_and_told(tmp_path: Path, events: list[Event]) -> None:
+def test_a_split_without_labels_is_left_out_and_reported(
+    tmp_path: Path, events: list[Event]
+) -> None:
     folder = hub(tmp_path / "hub")
     write(folder / "data" / "test-00000-of-00001.parquet", rows(3, first=60, label=-1), NAMES)
     dataset, _ = stage_dataset(folder, tmp_path / "out")

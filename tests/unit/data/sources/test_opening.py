@@ -431,7 +431,7 @@ def test_copies_leakage_and_contradictions_are_found(
     assert len(told) == 3 and "(leakage)" in told[0]
 
 
-def test_a_class_without_validation_is_told(
+def test_a_class_without_validation_is_reported(
     source: Path, tmp_path: Path, events: list[Event]
 ) -> None:
     shutil.rmtree(source / "val" / "dog")

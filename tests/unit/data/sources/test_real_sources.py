@@ -113,7 +113,7 @@ SYSTEMS = (
 
 
 @pytest.mark.parametrize("left", SYSTEMS)
-def test_what_systems_leave_behind_is_left_out_and_told(
+def test_what_systems_leave_behind_is_left_out_and_reported(
     source: Path, out: Path, left: str, events: list[Event]
 ) -> None:
     put(source, left)
@@ -137,7 +137,7 @@ def test_an_archive_of_macos(source: Path, tmp_path: Path, out: Path, kind: str)
     assert dataset.rejected == 0
 
 
-def test_a_picture_beside_the_classes_is_told(source: Path, out: Path) -> None:
+def test_a_picture_beside_the_classes_is_reported(source: Path, out: Path) -> None:
     put(source, "overview.png", encode(draw()))
     dataset, _ = stage_dataset(source, out)
     assert classes(dataset) == Counter(TWO)
@@ -172,7 +172,7 @@ def test_the_usual_names_of_splits(
     assert classes(dataset) == Counter({name: 3 * len(names) for name in TWO})
 
 
-def test_an_unlabelled_split_is_left_out_and_told(
+def test_an_unlabelled_split_is_left_out_and_reported(
     tmp_path: Path, out: Path, events: list[Event]
 ) -> None:
     for split in ("train", "validation"):
@@ -544,17 +544,18 @@ def test_no_two_classes_share_a_folder(tmp_path: Path, out: Path) -> None:
     assert len(folders) == len(names)
 
 
-def test_a_class_folder_without_pictures_is_told(
+def test_a_class_folder_without_pictures_is_reported(
     source: Path, out: Path, events: list[Event]
 ) -> None:
     (source / "bird").mkdir()
     put(source, "owl/notes.txt", b"no picture yet")
     (source / "@eaDir").mkdir()
+    (source / "loop").symlink_to("loop")
     stage_dataset(source, out)
     assert any("2 folder(s) without any picture (bird/, owl/)" in e.message for e in events)
 
 
-def test_classes_that_differ_in_case_are_told(
+def test_classes_that_differ_in_case_are_reported(
     tmp_path: Path, out: Path, events: list[Event]
 ) -> None:
     class_folders(tmp_path / "source", {"Cat": 2, "cat": 2, "dog": 2})
