@@ -102,7 +102,7 @@ class Loop:
         found = read_json(folder / "labels" / "summary.json")["drift"]
         assert found["images"] == (plan.a_day if number > 1 else 2 * plan.a_day)
         if found["drifted"]:
-            wait_for("the event", lambda: len(self.events()) > events, seconds=60)
+            wait_for("the event", lambda: len(self.events()) > events, seconds=120)
         accuracy = self.world.accuracy(folder / "labels", self.world.inbox, name)
         drift = (found["distance"], found["threshold"], found["drifted"])
         today = Day(number, changed, accuracy, *drift, version, len(self.events()))

@@ -156,7 +156,7 @@ def tell_of_drift(summary: dict[str, Any], output: str) -> None:
         },
         payload={
             **{key: found[key] for key in ("distance", "threshold", "images", "far_share")},
-            "output": output,
+            "output": str(folder.resolve()) if folder else output,
         },
     )
     if folder:
