@@ -61,7 +61,7 @@ class Day:
     """``effnet.drift`` so far."""
     reviewed: int = 0
     wrong: int = 0
-    """Of the reviewed pictures, those that the model had wrong."""
+    """How many reviewed pictures the model had wrong."""
     night: str = ""
     """How the night's model was judged; empty where there was none."""
     old_again: str = ""

@@ -106,11 +106,11 @@ def table_of_days(days: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for day in days:
-        told = "`effnet.drift`" if day["drifted"] else ""
+        event = "`effnet.drift`" if day["drifted"] else ""
         seen = f"{day['reviewed']}, {day['wrong']}" if day["reviewed"] else ""
         lines.append(
             f"| {day['day']} | {short[day['version']]} | {day['accuracy']:.1%} | {day['distance']:.2f} | "
-            f"{day['threshold']:.2f} | {told} | {seen} | {_in_short(day['night'])} |"
+            f"{day['threshold']:.2f} | {event} | {seen} | {_in_short(day['night'])} |"
         )
     return "\n".join(lines)
 

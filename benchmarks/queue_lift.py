@@ -47,7 +47,7 @@ class Lift:
     after: dict[str, float]
     """By the way in which 50 pictures were chosen."""
     changed: dict[str, int]
-    """Of these 50, those of the changed world."""
+    """How many of the 50 are from the changed world."""
     promoted: bool
     """Whether the gate let the queue's model through."""
     gate: str

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.days import Plan, simulate
 from benchmarks.days_page import DAYS, LIFT, PAGE, page
-from benchmarks.queue_lift import QUEUE, RANDOM, measure
+from benchmarks.queue_lift import QUEUE, RANDOM
 from effnet_core.system.files import read_json
 
 
@@ -30,16 +30,6 @@ def test_days_on_a_schedule(tmp_path: Path) -> None:
     assert len(served) == len(set(served)) > 1  # what was replaced never comes back
     assert all("is not more than" in day.old_again for day in days if day.old_again)
     assert days[-2].old_again  # the last day has no night
-
-
-@pytest.mark.slow
-@pytest.mark.mindspore
-@pytest.mark.timeout(900)
-def test_what_the_queue_asks_for_is_worth_more_than_chance(tmp_path: Path) -> None:
-    found = measure(0, tmp_path)
-    assert found.after[QUEUE] > found.after[RANDOM] > found.before
-    assert found.changed[QUEUE] > 2 * found.changed[RANDOM]
-    assert found.promoted and found.refused
 
 
 def test_the_page_says_what_was_measured() -> None:
