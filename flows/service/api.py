@@ -97,6 +97,11 @@ class Api:
         found: JSON = self.get(f"/flow_runs/{flow_run_id}")
         return found
 
+    def limits(self) -> list[JSON]:
+        """The global concurrency limits."""
+        found: list[JSON] = self.post("/v2/concurrency_limits/filter", {"limit": PAGE})
+        return found
+
     def set_state(self, flow_run_id: str, kind: str, name: str, message: str, **more: Any) -> None:
         """Move a flow run to a state, whatever it is in now."""
         state = {"type": kind, "name": name, "message": message, **more}

@@ -3,6 +3,7 @@
 What it adds to Prefect, for one machine:
 
 - a server or worker that dies, is stopped (SIGSTOP) or neither answers nor computes is started again;
+- a slot that the server counts though nobody holds it is freed;
 - a run whose process died with its worker becomes Crashed and is tried again, instead of being
   Running for ever; a run that lost its worker continues, and can still be cancelled;
 - SIGTERM ends it in an order that lets runs save and report: worker, runs, server.
@@ -34,6 +35,7 @@ from effnet_core.system.files import write_json
 from effnet_core.system.locks import sole_user
 from effnet_core.text import visible
 from flows.service.api import JSON, Api
+from flows.service.lost_slots import LostSlots
 from flows.service.recovery import STOPPED, Recovery, age_s
 from flows.service.server import SERVER_AUTH_VARIABLE, server_command
 
@@ -51,6 +53,7 @@ PENDING_AFTER_S = 60.0
 """A run that is Pending for longer without a process lost its worker while it was being started."""
 LOG_BYTES = 20_000_000
 RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
+LEASES_VARIABLE = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
 
 
 @dataclass
@@ -226,6 +229,13 @@ class Watch:
         return orphan
 
 
+def lost_slots(api: Api) -> LostSlots | None:
+    """What looks after slots; nothing where the server does not keep leases in files."""
+    if not os.environ.get(LEASES_VARIABLE, "").endswith(".filesystem"):
+        return None
+    return LostSlots(api, Path(os.environ["PREFECT_HOME"]) / "concurrency_leases")
+
+
 def keep(
     folder: Path,
     *,
@@ -263,7 +273,7 @@ def keep(
         record = {"url": api.url, "port": port, "pool": pool, "worker": worker, "login": login}
         ours = {"working_dir": str(working_dir), "pid": os.getpid()}
         write_json(folder / RECORD_NAME, {**record, **ours})
-        watch = Watch(api, pool)
+        watch, slots = Watch(api, pool), lost_slots(api)
         while not stops:
             server.look()
             healthy = api.healthy()
@@ -273,6 +283,9 @@ def keep(
                 workers.look()
                 try:
                     watch.look()
+                    if slots is not None:
+                        for line in slots.look():
+                            say(line)
                 except EffnetError as error:
                     say(str(error))
             _pause(LOOK_EVERY_S, stops)

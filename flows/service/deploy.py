@@ -115,7 +115,7 @@ def _identity(item: Mapping[str, Any]) -> tuple[str, str]:
 def _bring_slots(api: Api, place: Environment, *, reset: bool) -> None:
     """The environment's slots for devices; their number is left as people set it."""
     limit = {"limit": place.slots, "active": True}
-    if place.slot not in {found["name"] for found in limits(api)}:
+    if place.slot not in {found["name"] for found in api.limits()}:
         api.post("/v2/concurrency_limits/", {"name": place.slot, **limit})
     elif reset:
         api.patch(f"/v2/concurrency_limits/{place.slot}", limit)
@@ -200,12 +200,6 @@ def write_record(api: Api, deployed: Mapping[str, Settings]) -> None:
             soft_wrap=True,
             markup=False,
         )
-
-
-def limits(api: Api) -> list[dict[str, Any]]:
-    """The global concurrency limits of a server."""
-    found: list[dict[str, Any]] = api.post("/v2/concurrency_limits/filter", {"limit": 200})
-    return found
 
 
 def _create_pool(api: Api, place: Environment) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from effnet_core.cli.terminal import console
 from flows.service.api import Api, ApiError
-from flows.service.deploy import ServiceError, limits
+from flows.service.deploy import ServiceError
 from flows.service.environments import read_environment
 from flows.service.lifecycle import folder, server_api
 from flows.service.recovery import Recovery
@@ -35,7 +35,7 @@ def status() -> None:
         states = ", ".join(f"{item['name']} {item['status'].lower()}" for item in workers[:8])
         paused = " (paused)" if pool["is_paused"] else ""
         table.add_row(f"work pool {pool['name']}{paused}", states or "no worker")
-    for limit in limits(api):
+    for limit in api.limits():
         if limit["name"].startswith("devices-"):
             used = f"{limit['active_slots']} of {limit['limit']} in use"
             table.add_row(f"slots {limit['name']}", used)

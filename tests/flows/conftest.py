@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 
+from flows.service.deploy import SERVICE_SETTINGS
 from tests.flows.service import TestedService, processes_naming
 
 
@@ -21,6 +22,8 @@ def prefect_server(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        name = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
+        patch.setenv(name, SERVICE_SETTINGS[name])
         with prefect_test_harness(server_startup_timeout=120):
             yield
 

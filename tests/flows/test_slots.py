@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.settings import get_current_settings
 
+from flows.service.api import Api
+from flows.service.lost_slots import LOOK_EVERY_S, LOST_AFTER_S, OVERDUE, LostSlots
 from flows.train import train_flow
 from tasks.slots import SLOT_VARIABLE, device_slot
 from tests.support.tiny import SMALL
@@ -78,6 +84,82 @@ def test_a_job_of_more_devices_than_there_are_takes_all() -> None:
     assert job.started.wait(60)
     assert active() == 4
     job.end()
+
+
+class Clock:
+    """Seconds that a test lets pass."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def leases() -> Path:
+    """Where the server of these tests keeps its leases."""
+    return get_current_settings().home / "concurrency_leases"
+
+
+def take(slots: int) -> Path:
+    """Slots of a process that nothing more is heard of; the file of its lease."""
+    with get_client(sync_client=True) as client:
+        answer = client.increment_concurrency_slots_with_lease(
+            names=[NAME], slots=slots, mode="concurrency", lease_duration=60
+        )
+    return leases() / f"{answer.json()['lease_id']}.json"
+
+
+@pytest.mark.usefixtures("four_devices")
+def test_a_slot_whose_server_was_killed_before_it_wrote_the_lease_is_freed() -> None:
+    """The job that waits for it starts then, and what others hold stays theirs."""
+    living = Job("living", 1)
+    assert living.started.wait(60)
+    take(3).unlink()  # as a server leaves it that is killed between counting and writing
+    waiting = Job("waiting", 3)
+    clock = Clock()
+    lost = LostSlots(Api(str(get_current_settings().api.url)), leases(), clock=clock)
+    assert lost.look() == []
+    clock.now += LOST_AFTER_S - 1
+    assert lost.look() == []
+    assert not waiting.started.is_set()
+    clock.now += LOOK_EVERY_S
+    assert lost.look() == [f"3 of the slots {NAME} had no holder: freed"]
+    assert waiting.started.wait(60)
+    assert active() == 4
+    for job in (living, waiting):
+        job.end()
+    assert active() == 0
+
+
+@pytest.mark.usefixtures("four_devices")
+def test_a_lease_that_the_index_misses_ends_as_well() -> None:
+    lease = take(2)
+    content = json.loads(lease.read_text())
+    long_ago = datetime.now(timezone.utc) - OVERDUE - timedelta(seconds=1)
+    lease.write_text(json.dumps({**content, "expiration": long_ago.isoformat()}))
+    index = leases() / "expirations.json"
+    entries = json.loads(index.read_text())
+    index.write_text(json.dumps({k: v for k, v in entries.items() if k != lease.stem}))
+    clock = Clock()
+    lost = LostSlots(Api(str(get_current_settings().api.url)), leases(), clock=clock)
+    assert lost.look() == []
+    assert not lease.exists()
+    clock.now += LOST_AFTER_S
+    assert lost.look() == [f"2 of the slots {NAME} had no holder: freed"]
+    assert active() == 0
+
+
+@pytest.mark.usefixtures("four_devices")
+def test_slots_that_are_taken_and_given_back_all_the_time_are_left_alone() -> None:
+    clock = Clock()
+    lost = LostSlots(Api(str(get_current_settings().api.url)), leases(), clock=clock)
+    for _ in range(6):
+        lease = take(2)
+        assert lost.look() == []
+        with get_client(sync_client=True) as client:
+            client.release_concurrency_slots_with_lease(lease_id=UUID(lease.stem))
+        clock.now += LOOK_EVERY_S
+    assert active() == 0
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from effnet_core.config.load import load_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import CheckpointError
 from effnet_core.export import export
+from effnet_core.jobs import launch
 from effnet_core.jobs.job import Job
 from effnet_core.storage.cache import CACHE_VARIABLE
 from effnet_core.system import files
@@ -50,7 +51,7 @@ def hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hashes]:
         return digest(path, algorithm)
 
     monkeypatch.setattr(files, "digest_of_file", counting)
-    monkeypatch.setattr(api, "run_job", counted.run_job)
+    monkeypatch.setattr(launch, "run_job", counted.run_job)
     with mock.patch.object(export, "require_agreement"):
         yield counted
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from effnet_core import api
+from effnet_core.api import preparation
 from effnet_core.config.load import write_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import CheckpointError, ConfigError, DataError, OutputExists
@@ -46,10 +47,11 @@ RESULT = TrainResult(
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Job, RunConfig, Path]]:
     """Jobs that would have been run; each leaves the files of a finished training run."""
     seen: list[tuple[Job, RunConfig, Path]] = []
+    really_run_job = launch.run_job
 
     def run_job(job: Job, config: RunConfig, run_dir: Path) -> dict[str, Any]:
         if isinstance(job, StageJob):
-            return launch.run_job(job, config, run_dir)
+            return really_run_job(job, config, run_dir)
         seen.append((job, config, run_dir))
         write_config(config, run_dir)
         write_job_file(job, run_dir)
@@ -57,7 +59,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Job, RunConfig, Path]]:
         (run_dir / MODEL_NAME).write_bytes(b"")
         return RESULT.to_dict()
 
-    monkeypatch.setattr(api, "run_job", run_job)
+    monkeypatch.setattr(launch, "run_job", run_job)
     return seen
 
 
@@ -110,7 +112,7 @@ def test_settings_are_written_once_and_read_only_to_compare(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for module, name in ((launch, "write_config"), (api, "read_config")):
+    for module, name in ((launch, "write_config"), (preparation, "read_config")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, n=name, f=real: (calls.append(n), f(*a))[1])
     monkeypatch.setattr(launch, "_run_ranks", lambda *_: RESULT.to_dict())
@@ -242,7 +244,7 @@ def test_evaluate_asks_for_the_weights_of_a_run_folder(
         seen.append(job)
         return EVALUATION.to_dict()
 
-    monkeypatch.setattr(api, "run_job", run_job)
+    monkeypatch.setattr(launch, "run_job", run_job)
     assert api.evaluate(tmp_path / "run", data_dir) == EVALUATION
     api.evaluate(tmp_path / "run" / MODEL_NAME, data_dir, split="train")
     model = open_checkpoint(tmp_path / "run" / MODEL_NAME)
