@@ -10,8 +10,11 @@ from typing import Any
 
 from prefect import flow
 from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
 
 from effnet_core.config.schema import RunConfig
+from effnet_core.model_store.publication import PublishedVersion
+from effnet_core.system.files import read_json, write_json
 from effnet_core.system.locks import sole_user
 from effnet_core.weights.checkpoint import MODEL_NAME
 from flows.batch_infer import batch_infer_flow
@@ -37,6 +40,8 @@ from flows.stage import stage_flow
 from flows.train import train_flow
 from tasks.report import write_report
 
+LABELLER_NAME = "labeller.json"
+
 
 @flow(
     name="pipeline",
@@ -61,9 +66,11 @@ def pipeline_flow(
 ) -> dict[str, Any]:
     """Stage a data set, train, evaluate, publish, label a folder and write a report.
 
+    The folder is labelled by the model that is in production then: the new one, unless the gate refuses it.
+
     Args:
         source: Labelled images: folder of class folders, archive, or s3://bucket/prefix.
-        folder: Folder of images to label with the new model.
+        folder: Folder of images to label.
         out: Folder of the run, one of its own by default; a run that was cut continues in it.
         data: Folder of the staged data set; OUT/data by default.
         recipe: Name of a recipe, or path of a YAML file.
@@ -132,10 +139,11 @@ def _steps(
         )
     with _timed(seconds, "publish"):
         published = publish_flow(run_dir, version, True, overrides, measured.path)
+    labeller = _choose_labeller(Path(out), weights, published)
     with _timed(seconds, "infer"):
         batch_infer_flow(
             folder,
-            weights,
+            labeller,
             predictions,
             engine=given["engine"],
             device=device,
@@ -150,9 +158,35 @@ def _steps(
         data=data,
         evaluation=measured.path,
         published=published,
+        labelled_by=labeller if labeller != weights else published.version,
         seconds=seconds,
         flow_run_id=flow_run_id,
     )
+
+
+def _choose_labeller(out: Path, trained: str, published: PublishedVersion) -> str:
+    """The model that labels: the one in production, which is the new one unless the gate has refused it.
+
+    A run that was cut labels on with the model that it began with, whatever is in production by then.
+
+    Args:
+        out: folder of the pipeline's run, in which the choice is kept.
+        trained: checkpoint of the new model, which labels as well where nothing is in production.
+        published: what became of it.
+    """
+    note = out / LABELLER_NAME
+    before = read_json(note) if note.exists() else {}
+    if before.get("published") == published.version:
+        return str(before["labeller"])
+    refused = not published.promoted and published.production not in ("", published.version)
+    labeller = f"store:{published.production}" if refused else trained
+    if refused:
+        get_run_logger().warning(
+            f"{published.version} is not in production ({published.reason}); the folder is labelled by "
+            f"{published.production}, which is"
+        )
+    write_json(note, {"published": published.version, "labeller": labeller})
+    return labeller
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def write_report(
     data: str,
     evaluation: str,
     published: PublishedVersion,
+    labelled_by: str,
     seconds: dict[str, float],
     flow_run_id: str,
 ) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def write_report(
             data_dir=Path(data),
             evaluation=Path(evaluation),
             published=published,
+            labelled_by=labelled_by,
             seconds=seconds,
             flow_run_id=flow_run_id,
         )

@@ -76,6 +76,8 @@ class PublishedVersion:
     top1: float
     gate: str = ""
     """Where it was promoted: how that was decided, and what it was compared with."""
+    production: str = ""
+    """The version in production afterwards; empty where there is none."""
 
 
 def publish_model(
@@ -129,6 +131,7 @@ def publish_model(
     reason, decision = (
         _try_to_promote(registry, manifest.version, gate, compare) if promote else (NOT_ASKED, "")
     )
+    pointer = registry.pointer()
     return PublishedVersion(
         name=registry.name,
         version=manifest.version,
@@ -138,6 +141,7 @@ def publish_model(
         reason=reason,
         top1=manifest.metrics.top1,
         gate=decision,
+        production=pointer[0].version if pointer else "",
     )
 
 

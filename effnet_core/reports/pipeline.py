@@ -151,6 +151,7 @@ def write_pipeline_report(
     data_dir: Path,
     evaluation: Path,
     published: PublishedVersion,
+    labelled_by: str,
     seconds: dict[str, float],
     flow_run_id: str,
 ) -> tuple[dict[str, Any], str]:
@@ -162,6 +163,7 @@ def write_pipeline_report(
         data_dir: the staged data set.
         evaluation: the file with the result of evaluation.
         published: what was published.
+        labelled_by: the version that labelled.
         seconds: of each step.
         flow_run_id: of the pipeline's run, empty where there is none.
 
@@ -183,6 +185,7 @@ def write_pipeline_report(
         f"{trained.world_size} process(es), {trained.images_per_s:.1f} images/s",
         **_calibration_fact(measured),
         "version": published.version + (" (production)" if published.promoted else ""),
+        "labelled by": labelled_by,
         "store": published.uri,
     }
     report = write_report(
@@ -212,6 +215,7 @@ def write_pipeline_report(
         "infer_images_per_s": inference["images_per_s"],
         "model_version": published.version,
         "promoted": published.promoted,
+        "labelled_by": labelled_by,
         "store": published.uri,
         "weights_digest": trained.weights_digest,
         "report": str(report),

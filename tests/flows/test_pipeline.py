@@ -179,6 +179,32 @@ def test_a_second_run_reuses_what_is_there(
     assert again["top1"] == first["top1"]
 
 
+def test_a_model_that_the_gate_refuses_does_not_label(
+    finished: tuple[Path, dict[str, Any]],
+    inbox: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out, first = finished
+    store = f"storage.root={out.parent / 'store'}"
+    settings = [*TINY, store, "train.epochs=1", "schedule.warmup_epochs=0", "runtime.world_size=1"]
+    settings += ["infer.max_error_share=0.5", "optim.base_lr=0.0000001", "evaluate.min_top1=1"]
+    found = pipeline_flow(
+        read_json(out / "data" / "dataset.json")["source"],
+        str(inbox),
+        str(tmp_path / "out"),
+        data=str(out / "data"),
+        recipe="digits",
+        overrides=settings,
+    )
+    assert not found["promoted"]
+    assert found["model_version"] != found["labelled_by"] == f"store:{first['model_version']}"
+    folders = (out / "predictions", tmp_path / "out" / "predictions")
+    before, now = (read_json(folder / "summary.json")["model_sha256"] for folder in folders)
+    assert now == before
+    assert "is not in production" in caplog.text
+
+
 def test_a_failed_stage_leaves_later_ones_unrun(tmp_path: Path, inbox: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         pipeline_flow(str(tmp_path / "nowhere"), str(inbox), str(tmp_path / "out"))

@@ -15,6 +15,7 @@ TINY = (
     "runtime.exact_resume=false",  # its warm-up compiles the graph; tests of exactness turn it on
     "model.variant=efficientnet_tiny",
     "model.weights=null",
+    "train.probe=none",
     "model.bn_momentum=0.9",
     "data.image_size=32",
     "data.global_batch_size=8",

@@ -27,10 +27,12 @@ def test_the_report_says_how_honest_the_probabilities_are(tmp_path: Path, data_d
         data_dir=data_dir,
         evaluation=folder / "result.json",
         published=published,
+        labelled_by="v0",
         seconds={"train": 1.0},
         flow_run_id="",
     )
     page = Path(summary["report"]).read_text()
     assert "calibration error" in page and "before calibration" in page
     assert "calibration error" in card
+    assert summary["labelled_by"] == "v0" and "labelled by" in page
     assert summary["model_version"] == "v1" and summary["labelled"] == 3
