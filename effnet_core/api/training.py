@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effnet_core.api.finished import is_finished, training_result
 from effnet_core.api.opening import open_weights
@@ -26,6 +27,9 @@ from effnet_core.jobs.job import CHECKPOINTS_NAME
 from effnet_core.results import TrainResult
 from effnet_core.storage.addresses import is_s3
 from effnet_core.system.locks import sole_user
+
+if TYPE_CHECKING:
+    from effnet_core.auto.decide import Decision
 
 
 def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
@@ -55,19 +59,21 @@ def train(config: RunConfig, data: str | Path, run_dir: Path) -> TrainResult:
         job, config = prepared.job, prepared.config
         if config.train.probe != "none":
             from effnet_core.auto import first
-            from effnet_core.auto.decide import only_probe, time_for_training
+            from effnet_core.auto.decide import only_probe, settle_mirroring, time_for_training
             from effnet_core.weights.checkpoint import newest
 
             launch.write_job(job, config, run_dir)  # so that what stops the probe can be continued
             with first.speed_of_features() as speed:
-                result = first.run_probe(config, job, run_dir)
+                probed = first.run_probe(config, job, run_dir)
             seconds = time.perf_counter() - started
             timed = config
             if newest(run_dir / CHECKPOINTS_NAME) is None:
                 timed = time_for_training(asked, config, spent_s=seconds) or only_probe(config)
             if timed.train.probe == "only":
-                return first.deliver_probe(timed, job, run_dir, result, seconds=seconds)
-            config = timed
+                return first.deliver_probe(timed, job, run_dir, probed.evaluation, seconds=seconds)
+            config, decision = settle_mirroring(asked, timed, probed.mirror)
+            if decision is not None:
+                emit(_decision_event(decision))
             first.estimate_again(config, open_dataset(data_dir), speed)
         return TrainResult.from_dict(launch.run_job(job, config, run_dir))
 
@@ -103,11 +109,15 @@ def _decided(config: RunConfig, data_dir: Path, run_dir: Path, started: float) -
     require_image_a_rank(config, facts.train_images)
     decided = decide(config, facts)
     for decision in decided.decisions:
-        emit(Event("auto", str(decision), metrics={"kind": "decision", **decision.shown()}))
+        emit(_decision_event(decision))
     seconds = {"probe_s": decided.estimate.probe_s, "training_s": decided.estimate.training_s}
     text = describe(decided.config, decided.estimate, facts)
     emit(Event("auto", text, metrics={"kind": "estimate", **seconds}))
     return decided.config
+
+
+def _decision_event(decision: Decision) -> Event:
+    return Event("auto", str(decision), metrics={"kind": "decision", **decision.shown()})
 
 
 def _join_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainResult:

@@ -10,6 +10,7 @@ from effnet_core.auto.estimate import STARTUP_S, Estimate, batch_that_fits, esti
 from effnet_core.auto.facts import Facts
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
+from effnet_core.results.paired import Paired
 from effnet_core.text import human_bytes
 
 PEAK_LR = 2.5e-4
@@ -32,6 +33,8 @@ LONGEST_MIN = {"fast": 3.5, "good": 3.5, "best": 40.0}
 """Minutes of training for each thousand images, or for fewer."""
 SCRATCH_FACTOR = 10
 """So many times the epochs where nothing was learned before."""
+MIRROR_LOSS, MIRROR_CHANCE = 0.03, 0.01
+"""Top-1 that mirrored images cost at least, and how rarely chance does that, where they are left out."""
 SHORTEST_TRAINING_S = 20.0
 """Less than that after the probe is not worth starting."""
 
@@ -273,6 +276,33 @@ def time_for_training(asked: RunConfig, decided: RunConfig, *, spent_s: float) -
         left_s = min(left_s, 60 * length.amount)  # it is long enough for that quality
     train = decided.train.model_copy(update={"budget": f"{left_s / 60:.2f} minutes"})
     return decided.model_copy(update={"train": train})
+
+
+def settle_mirroring(
+    asked: RunConfig, decided: RunConfig, mirror: Paired | None
+) -> tuple[RunConfig, Decision | None]:
+    """Leave mirrored pictures out of training where the probe shows that they mean something else.
+
+    A mirrored photograph of a cat is one of a cat; a mirrored digit or letter is no digit or letter.
+
+    Args:
+        asked: as the person gave them.
+        decided: as they were decided before the probe.
+        mirror: the probe's answers to mirrored images, against those to the same images as they are.
+
+    Returns:
+        The settings, and the decision, if one was made.
+    """
+    if mirror is None or "flip_rate" in asked.data.model_fields_set:
+        return decided, None
+    if mirror.difference > -MIRROR_LOSS or mirror.p_value > MIRROR_CHANCE:
+        return decided, None
+    data = decided.data.model_copy(update={"flip_rate": 0.0})
+    why = (
+        f"mirrored pictures are other ones: the probe's top-1 is {mirror.champion_top1:.1%}, and "
+        f"{mirror.challenger_top1:.1%} on them mirrored"
+    )
+    return decided.model_copy(update={"data": data}), Decision("data.flip_rate", 0.0, why)
 
 
 def only_probe(config: RunConfig) -> RunConfig:

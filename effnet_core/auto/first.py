@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from effnet_core.jobs.job import (
 from effnet_core.jobs.launch import run_job, write_job
 from effnet_core.results import EvalResult, TrainResult
 from effnet_core.results.answers import ANSWERS_NAME
+from effnet_core.results.paired import Paired, compare_counts
 from effnet_core.storage.cache import cache_dir, cached
 from effnet_core.system.files import atomic_path, read_json, sha256_of_text
 from effnet_core.system.locks import alone
@@ -37,11 +38,18 @@ from effnet_core.weights.checkpoint import Checkpoint, open_checkpoint, sidecar_
 TOPIC = "probe"
 
 
-def run_probe(config: RunConfig, job: TrainJob, run_dir: Path) -> EvalResult:
-    """Fit a classifier on the features of ``model.weights``, unless the run's folder holds it already.
+@dataclass(frozen=True)
+class Probed:
+    """What a probe has found."""
 
-    Returns:
-        The evaluation of the model, which lies in ``probe/`` in the run's folder.
+    evaluation: EvalResult
+    """Of its model, which lies in ``probe/`` in the run's folder."""
+    mirror: Paired | None = None
+    """Its answers to mirrored images, against those to the same images as they are, where that was tried."""
+
+
+def run_probe(config: RunConfig, job: TrainJob, run_dir: Path) -> Probed:
+    """Fit a classifier on the features of ``model.weights``, unless the run's folder holds it already.
 
     Raises:
         EffnetError: as the engine, the job and the launcher.
@@ -72,7 +80,10 @@ def run_probe(config: RunConfig, job: TrainJob, run_dir: Path) -> EvalResult:
             {"kind": "probe", "top1": result.top1},
         )
     )
-    return result
+    if (cells := found.get("mirror")) is None:
+        return Probed(result)
+    both, lost, won = (cells[name] for name in ("both", "lost", "won"))
+    return Probed(result, compare_counts(both, lost, won, cells["images"] - both - lost - won))
 
 
 def _finished(folder: Path, checkpoint: Checkpoint, job: TrainJob) -> dict[str, Any] | None:

@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Split
+from effnet_core.data.preprocess import PixelArray
 from effnet_core.errors import DataError, Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
-from effnet_core.infer.pipeline import Predictor, Rejection, Wanted, iter_predictions
+from effnet_core.infer.pipeline import (
+    Outputs,
+    Predictor,
+    Rejection,
+    Wanted,
+    iter_predictions,
+)
 from effnet_core.infer.readers import FolderReader
 from effnet_core.infer.shards import resizer_for
 from effnet_core.jobs.signals import stop_requested
@@ -29,8 +36,27 @@ Features = NDArray[np.float32]
 Marks = NDArray[np.uint64]
 
 
+class Mirrored:
+    """An engine that is shown pictures as in a mirror."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.preprocess, self.class_names = predictor.preprocess, predictor.class_names
+        self.workers, self.micro_batch = predictor.workers, predictor.micro_batch
+
+    def forward(self, pixels: PixelArray) -> Outputs:
+        """As the engine's, left and right exchanged."""
+        return self.predictor.forward(np.ascontiguousarray(pixels[:, :, ::-1]))
+
+
 def features_of(
-    predictor: Predictor, split: Split, *, model: str, config: RunConfig, topic: str
+    predictor: Predictor,
+    split: Split,
+    *,
+    model: str,
+    config: RunConfig,
+    topic: str,
+    mirrored: bool = False,
 ) -> Features:
     """Features of every image of a split, (N, channels), in its order.
 
@@ -40,13 +66,17 @@ def features_of(
         model: SHA-256 of the checkpoint, for the cache.
         config: settings of inference.
         topic: what the progress is called.
+        mirrored: of the pictures as in a mirror.
 
     Raises:
         DataError: an image cannot be read, though it was when it was staged.
         Interrupted: this process was asked to stop; what was computed is remembered.
     """
     spec = sorted(asdict(predictor.preprocess).items())
-    key = sha256_of_text(model, repr(spec), str(config.infer.fast_decode))
+    key = sha256_of_text(
+        model, repr(spec), str(config.infer.fast_decode), *(["mirrored"] if mirrored else [])
+    )
+    predictor = Mirrored(predictor) if mirrored else predictor
     path = cached(cache_dir(CACHE_NAME) / f"{key[:32]}.npz")
     with alone(path):
         marks, rows = _read(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ TOPIC = "probe"
 
 WORTH_MEASURING = 5_000
 """Images from which on the fastest use of the cores is worth being measured first."""
+MIRRORED_IMAGES = 1_000
+"""Of the validation images, at most."""
 USUAL_BATCH = 4
 """Images in a call of the engine, else."""
 
@@ -44,6 +47,7 @@ def probe(
     data_dir: Path,
     folder: Path,
     features_of: FeaturesOf,
+    mirrored_features_of: FeaturesOf | None = None,
 ) -> dict[str, Any]:
     """Fit a classifier, evaluate it on every image, and save it with the weights as the folder's model.
 
@@ -53,6 +57,8 @@ def probe(
         data_dir: a staged data set.
         folder: where ``model.ckpt`` goes.
         features_of: computes the features of a split.
+        mirrored_features_of: the same of pictures as in a mirror; where given, the answer says how many of
+            the validation images are answered rightly only as they are, and only mirrored.
 
     Returns:
         JSON-ready: the evaluation, the penalty and the seconds.
@@ -111,11 +117,28 @@ def probe(
         calibrated=temperature != 1.0,
     )
     Answers(origin, val.labels, *best).save(folder / ANSWERS_NAME)
-    return {
-        "evaluation": result.to_dict(),
-        "penalty": head.penalty,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+    answer = {"evaluation": result.to_dict(), "penalty": head.penalty}
+    if mirrored_features_of is not None:
+        answer["mirror"] = _mirror(val, logits, head, mirrored_features_of)
+    return {**answer, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _mirror(
+    split: Split, logits: NDArray[np.float32], head: Head, features_of: FeaturesOf
+) -> dict[str, int]:
+    """What becomes of right answers where some of the images are mirrored."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, MIRRORED_IMAGES).astype(int))
+    part = replace(
+        split,
+        image_ids=tuple(split.image_ids[i] for i in chosen),
+        paths=tuple(split.paths[i] for i in chosen),
+        labels=split.labels[chosen],
+        marks=split.marks[chosen],
+    )
+    as_is = logits[chosen].argmax(axis=1) == part.labels
+    mirrored = head.logits(features_of(part)).argmax(axis=1) == part.labels
+    both, lost = int((as_is & mirrored).sum()), int((as_is & ~mirrored).sum())
+    return {"images": len(part), "both": both, "lost": lost, "won": int((~as_is & mirrored).sum())}
 
 
 def without_measuring(infer: InferConfig, images: int) -> InferConfig:

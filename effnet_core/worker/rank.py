@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,14 +219,22 @@ def _probe(job: ProbeJob, config: RunConfig, folder: Path) -> dict[str, Any]:
     images = sum(open_dataset(job.data_dir).counts.values())
     infer = probe.without_measuring(config.infer, images)
     predictor = load_for(job.engine, job.engine_file, model, infer, images, device)
+    compute = partial(
+        features_of,
+        predictor,
+        model=checkpoint.sha256,
+        config=config,
+        topic=probe.TOPIC,
+    )
+    decides = config.auto.enabled and config.train.probe == "first"
+    wants_mirror = decides and config.data.flip_rate > 0
     return probe.probe(
         config,
         checkpoint=checkpoint,
         data_dir=job.data_dir,
         folder=folder,
-        features_of=lambda split: features_of(
-            predictor, split, model=checkpoint.sha256, config=config, topic=probe.TOPIC
-        ),
+        features_of=compute,
+        mirrored_features_of=partial(compute, mirrored=True) if wants_mirror else None,
     )
 
 

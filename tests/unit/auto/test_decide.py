@@ -6,11 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from effnet_core.auto.decide import Decided, decide, only_probe, time_for_training
+from effnet_core.auto.decide import (
+    Decided,
+    decide,
+    only_probe,
+    settle_mirroring,
+    time_for_training,
+)
 from effnet_core.auto.estimate import batch_that_fits, estimate, told_again, with_speed
 from effnet_core.auto.facts import Facts
 from effnet_core.config.load import load_config
 from effnet_core.errors import ConfigError
+from effnet_core.results.paired import compare_counts
 
 GB = 1e9
 FACTS = Facts(
@@ -173,3 +180,26 @@ def test_a_length_that_is_given_is_kept_after_the_probe() -> None:
     asked = load_config("auto", [])
     config = decide(asked, FACTS).config
     assert time_for_training(asked, config, spent_s=500.0) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "cells", "flip_rate"),
+    [
+        ((), (60, 30, 2, 8), 0.0),
+        ((), (88, 2, 2, 8), 0.5),  # photographs: no matter
+        ((), (95, 4, 0, 1), 0.5),  # may be chance
+        (("data.flip_rate=0.5",), (60, 30, 2, 8), 0.5),  # as given
+    ],
+)
+def test_pictures_that_mean_something_else_in_a_mirror_are_not_mirrored(
+    given: tuple[str, ...], cells: tuple[int, int, int, int], flip_rate: float
+) -> None:
+    asked = load_config("auto", given)
+    config, decision = settle_mirroring(asked, decided(*given).config, compare_counts(*cells))
+    assert config.data.flip_rate == flip_rate
+    assert (decision is not None) is (flip_rate == 0)
+    if decision is not None:
+        assert decision.reason == (
+            "mirrored pictures are other ones: the probe's top-1 is 90.0%, and 62.0% on them mirrored"
+        )
+    assert settle_mirroring(asked, config, None) == (config, None)

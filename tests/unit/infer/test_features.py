@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from effnet_core.config.load import load_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Split, open_dataset
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event
 from effnet_core.infer.features import features_of
+from effnet_core.infer.pipeline import Outputs
 from effnet_core.storage.cache import CACHE_VARIABLE
+from effnet_core.train.probe import probe
+from effnet_core.weights.checkpoint import open_checkpoint
 from tests.support.fakes import BrightnessPredictor
 from tests.support.images import class_folders
+from tests.support.weights import make_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +94,53 @@ def test_the_speed_of_what_was_computed_is_reported(data_dir: Path, events: list
     events.clear()
     computed(BrightnessPredictor(), split)
     assert not [event for event in events if event.metrics.get("kind") == "features"]
+
+
+class SidesPredictor(BrightnessPredictor):
+    """Features are how bright the left half is, and the right one."""
+
+    def forward(self, pixels: NDArray[np.uint8]) -> Outputs:
+        outputs, middle = super().forward(pixels), pixels.shape[2] // 2
+        sides = [half.mean(axis=(1, 2, 3)) for half in np.split(pixels, [middle], axis=2)]
+        return replace(outputs, features=np.stack(sides, axis=1).astype(np.float32))
+
+
+@pytest.mark.parametrize("mirrors_matter", [True, False])
+def test_a_probe_notices_that_pictures_mean_something_else_in_a_mirror(
+    tmp_path: Path, mirrors_matter: bool
+) -> None:
+    """Bright on the left is one class, and on the right the other; or all over, which a mirror keeps."""
+    areas = {"left": np.s_[:, :16], "right": np.s_[:, 16:]}
+    if not mirrors_matter:
+        areas = {"dark": np.s_[:0], "bright": np.s_[:]}
+    for name, area in areas.items():
+        (tmp_path / "source" / name).mkdir(parents=True)
+        for index in range(20):
+            image = np.random.default_rng(index).integers(0, 60, (32, 32, 3), np.uint8)
+            image[area] += 150
+            Image.fromarray(image).save(tmp_path / "source" / name / f"{index}.png")
+    stage_dataset(tmp_path / "source", tmp_path / "data")
+    weights = make_checkpoint(tmp_path / "x.ckpt", class_names=("a", "b"))
+
+    def sides(split: Split, *, mirrored: bool = False) -> NDArray[np.float32]:
+        return features_of(
+            SidesPredictor(),
+            split,
+            model="sides",
+            config=RunConfig(),
+            topic="probe",
+            mirrored=mirrored,
+        )
+
+    answer = probe(
+        load_config("auto", [f"model.weights={weights}", "data.image_size=32"]),
+        checkpoint=open_checkpoint(weights),
+        data_dir=tmp_path / "data",
+        folder=tmp_path / "probe",
+        features_of=sides,
+        mirrored_features_of=partial(sides, mirrored=True),
+    )
+    assert answer["evaluation"]["top1"] == 1
+    images = answer["evaluation"]["seen"]
+    cells = {"both": 0, "lost": images} if mirrors_matter else {"both": images, "lost": 0}
+    assert answer["mirror"] == {"images": images, "won": 0, **cells}
