@@ -33,7 +33,7 @@ LONGEST_MIN = {"fast": 3.5, "good": 3.5, "best": 40.0}
 """Minutes of training for each thousand images, or for fewer."""
 SCRATCH_FACTOR = 10
 """So many times the epochs where nothing was learned before."""
-MIRROR_LOSS, MIRROR_CHANCE = 0.03, 0.01
+MIRROR_LOSS, MIRROR_CHANCE = 0.03, 0.05
 """Top-1 that mirrored images cost at least, and how rarely chance does that, where they are left out."""
 SHORTEST_TRAINING_S = 20.0
 """Less than that after the probe is not worth starting."""
