@@ -188,7 +188,8 @@ def test_a_model_that_the_gate_refuses_does_not_label(
     out, first = finished
     store = f"storage.root={out.parent / 'store'}"
     settings = [*TINY, store, "train.epochs=1", "schedule.warmup_epochs=0", "runtime.world_size=1"]
-    settings += ["infer.max_error_share=0.5", "optim.base_lr=0.0000001", "evaluate.min_top1=1"]
+    settings += ["infer.max_error_share=0.5", "optim.base_lr=0.0000001"]
+    settings += ["evaluate.promote_if=better", "evaluate.promote_margin=0.99"]
     found = pipeline_flow(
         read_json(out / "data" / "dataset.json")["source"],
         str(inbox),
