@@ -216,10 +216,18 @@ def test_the_same_checkpoint_is_not_uploaded_again(
 ) -> None:
     first = put(tmp_path, storage, content="same", promote=False)
     assert (first.promoted, first.reason) == (False, "promotion was not asked for")
+    assert first.production == ""
 
     monkeypatch.setattr(LocalStore, "put_file", lambda *_: pytest.fail("uploaded"))
     again = put(tmp_path, storage, content="same")
-    assert again == replace(first, promoted=True, reused=True, reason="", gate=again.gate)
+    assert again == replace(
+        first,
+        promoted=True,
+        reused=True,
+        reason="",
+        gate=again.gate,
+        production=first.version,
+    )
     assert put(tmp_path, storage, first.version, content="same").reused
     assert put(tmp_path, storage, "other-name", content="same").version == first.version
     assert len(list_versions(storage)) == 1
