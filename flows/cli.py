@@ -170,9 +170,11 @@ def deploy(
     """Bring work pool, device slots and deployments of a server to what the repository says."""
     from effnet_core.cli.terminal import console
     from flows.service import deploy, lifecycle
-    from flows.service.automations import bring_automations
+    from flows.service.automations import bring_automations, require_usable
 
     api = lifecycle.server_api()
+    if automations:
+        require_usable(api, automations)
     folder = lifecycle.working_dir(api)
     deploy.deploy(api, environment=environment, working_dir=folder, reset=reset)
     names = bring_automations(api, automations) if automations else []

@@ -65,20 +65,20 @@ def stage(
 
 
 def ensure_records(dataset: Dataset, splits: Iterable[str], config: RunConfig) -> None:
-    """Write the records of splits that have none yet, in a process of their own.
+    """Write the records of splits that have none yet, in one process of their own.
 
     Raises:
         DataError: there is no such split, no room, or an image is not as it was staged.
     """
     from effnet_core.data.records import record_files
 
-    for name in dict.fromkeys(splits):
+    wanted = dict.fromkeys(splits)
+    for name in wanted:
         dataset.split(name)
-        if record_files(dataset, name):
-            continue
-        alone = config.model_copy(
-            update={"runtime": config.runtime.model_copy(update={"world_size": 1})}
-        )
-        job = RecordsJob(dataset.root.resolve(), name)
-        with scratch_folder("records") as folder:
-            launch.run_job(job, alone, folder)
+    missing = tuple(name for name in wanted if not record_files(dataset, name))
+    if not missing:
+        return
+    runtime = config.runtime.model_copy(update={"world_size": 1})
+    with scratch_folder("records") as folder:
+        job = RecordsJob(dataset.root.resolve(), missing)
+        launch.run_job(job, config.model_copy(update={"runtime": runtime}), folder)

@@ -346,8 +346,9 @@ class BucketOutput:
                 data = json.dumps(summary).encode()
                 with suppress(Conflict):
                     self.store.put_bytes(done, data, if_none_match=True)
-                for entry in self.store.list(STAGED):
-                    self.store.delete(entry.key)
+                for entry in [*self.store.list(STAGED), *self.store.list(LEASES)]:
+                    if entry.key != key:  # what processes left that were killed
+                        self.store.delete(entry.key)
                 return summary
             finally:
                 lease.release()

@@ -201,10 +201,10 @@ class MindirJob(_OfCheckpoint):
 
 @dataclass(frozen=True)
 class RecordsJob(_Given):
-    """Write the MindRecord files of a split."""
+    """Write the MindRecord files of some splits."""
 
     data_dir: Path
-    split: str
+    splits: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ def write_page(path: Path, template: str, values: dict[str, Any]) -> Path:
     Returns:
         ``path``.
     """
+    page = _environment().get_template(template).render(values)
+    # File names may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
+    write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return path
+
+
+@cache
+def _environment() -> Environment:
+    """Templates, each compiled once."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -53,10 +63,7 @@ def write_page(path: Path, template: str, values: dict[str, Any]) -> Path:
     environment.filters.update(
         share=format_share, seconds=format_seconds, number="{:,}".format, size=human_bytes
     )
-    page = environment.get_template(template).render(values)
-    # File names may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
-    write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))
-    return path
+    return environment
 
 
 def draw_chart(title: str, alt: str, draw: Callable[..., bytes], *values: Any) -> Chart:

@@ -168,7 +168,7 @@ def _answer_rarely(
         return _export(job)
     from effnet_core.data.records import write_records
 
-    return write_records(job.data_dir, job.split)
+    return {split: write_records(job.data_dir, split) for split in job.splits}
 
 
 def _checkpoint_of(

@@ -43,6 +43,17 @@ def bring_automations(api: Api, path: Path) -> list[str]:
     return [str(item["name"]) for item in wanted]
 
 
+def require_usable(api: Api, path: Path) -> None:
+    """Refuse a file of automations before anything is deployed for it; deployments may still be to come.
+
+    Raises:
+        ConfigError: the file is not readable, or a block is not there.
+    """
+    for item in _read(path):
+        for action in item["actions"]:
+            _with_block_id(api, action)
+
+
 def _read(path: Path) -> list[JSON]:
     ours = FOLDER / f"{path}.yaml"
     path = ours if ours.is_file() and not path.exists() else path

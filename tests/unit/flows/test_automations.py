@@ -10,7 +10,7 @@ import yaml
 from prefect.events.schemas.automations import AutomationCore
 
 from effnet_core.errors import ConfigError
-from flows.service.automations import FOLDER, bring_automations
+from flows.service.automations import FOLDER, bring_automations, require_usable
 from tasks import infer
 
 ID = "7b6f1c1e-6c39-4c2b-9a0e-0d3f6a3f5b11"
@@ -44,6 +44,18 @@ def test_drift_starts_the_nightly_pipeline() -> None:
         ConfigError, match="has no deployment 'pipeline/nightly-pipeline'; bring it"
     ):
         bring_automations(Server(known=False), FOLDER / "drift.yaml")
+
+
+def test_a_file_is_refused_before_anything_is_deployed_for_it(tmp_path: Path) -> None:
+    """Its deployments may be among those that are still to come, its blocks may not."""
+    server = Server(known=False)
+    require_usable(server, FOLDER / "drift.yaml")
+    with pytest.raises(ConfigError, match="has no block 'failures' of type 'slack-webhook'; make"):
+        require_usable(server, FOLDER / "slack.yaml")
+    (tmp_path / "note.yaml").write_text("nothing: []")
+    with pytest.raises(ConfigError, match="is not a file of automations"):
+        require_usable(server, tmp_path / "note.yaml")
+    assert server.made == []
 
 
 def test_the_deployment_is_one_of_ours() -> None:

@@ -171,6 +171,19 @@ def test_a_shard_whose_machine_has_died_is_taken_over(
     assert list(alive.place.rows()) == expected(folder, tmp_path / "local")
 
 
+def test_the_lease_of_a_machine_that_died_after_its_last_answer_does_not_stay(
+    folder: Path, tmp_path: Path, address: str, storage: StorageConfig
+) -> None:
+    one = Machine(tmp_path / "one", address, storage)
+    with one.place.used():
+        planned = one.plan(folder)
+        one.label(planned)
+        key = f"{LEASES}{planned.shards[2].part}"
+        one.place.store.put_bytes(key, b"{}")  # it had no time to let go of it
+        one.finish(planned)
+    assert one.keys(LEASES) == []
+
+
 def test_the_first_answers_count_when_two_have_labelled_a_shard(
     folder: Path, tmp_path: Path, address: str, storage: StorageConfig
 ) -> None:

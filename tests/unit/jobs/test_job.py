@@ -83,7 +83,7 @@ JOBS: list[Job] = [
     ),
     VerifyJob(Path("/a.ckpt"), "s", Path("/m.onnx"), "onnx", (Path("/p.png"),)),
     MindirJob(Path("/a.ckpt"), "s", Path("/m.mindir")),
-    RecordsJob(Path("/data"), "train"),
+    RecordsJob(Path("/data"), ("train", "val")),
     StageJob("images", Path("/start"), Path("out"), 0.2, 0, 0.1),
 ]
 

@@ -83,7 +83,7 @@ def test_a_labelling_removes_parts_that_were_begun(tmp_path: Path) -> None:
 
 def test_a_job_removes_what_an_earlier_try_began(tmp_path: Path) -> None:
     begin(tmp_path / "result.json")
-    write_job(RecordsJob(tmp_path, "val"), tiny_config(), tmp_path)
+    write_job(RecordsJob(tmp_path, ("val",)), tiny_config(), tmp_path)
     assert hidden(tmp_path) == []
 
 
