@@ -6,7 +6,7 @@ PACKAGES := $(VENV)/.installed
 STAMP  := $(VENV)/.project
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-library test-jobs test-flows \
+.PHONY: help demo up down status test test-fast test-fast-some test-fast-others test-fast-rest test-library test-jobs test-flows \
         test-all chaos fuzz check lint format types dist peers bench bench-infer bench-decode bench-store bench-staging bench-records bench-train gpu gpu-check dashboard docs kernels-asan kernels-aarch64 docs-site transcript lock audit clean
 
 help: ## list the targets
@@ -16,11 +16,13 @@ demo: $(STAMP) ## the whole pipeline on a small real data set: stage, train, eva
 	@$(BIN)/effnet demo
 
 # In parts of their own, because MindSpore may run only in a process that Prefect does not use
-# (docs/adr/0003), and three at a time, because jobs and flows wait more than they compute. The longest come
+# (docs/adr/0003), and four at a time, because jobs and flows wait more than they compute. The longest come
 # first, so that no core is idle at the end; files that share finished runs or a service stay together.
+PYTEST := $(BIN)/python -m pytest $(if $(COST),-p tests.support.cost)
 PARTS := jobs-crash flows-service jobs-others jobs-runs flows-others cells unit
-test: $(STAMP) ## the test suite
-	@$(MAKE) --no-print-directory --keep-going --jobs=3 $(addprefix test-part-,$(PARTS))
+test: $(STAMP) ## the test suite (COST=1: with what tests take of the processor)
+	@shared=$$(mktemp -d) && trap 'rm -rf "$$shared"' EXIT && EFFNET_TEST_SHARED=$$shared \
+	    $(MAKE) --no-print-directory --keep-going --jobs=4 $(addprefix test-part-,$(PARTS))
 
 test-library: test-part-cells test-part-unit
 test-jobs: test-part-jobs-runs test-part-jobs-crash test-part-jobs-others
@@ -38,18 +40,21 @@ files-flows-others = $(filter-out $(files-flows-service),$(wildcard tests/flows/
 # Lines begin with where they come from.
 test-part-%: SHELL := /bin/bash
 test-part-%: $(STAMP)
-	@set -o pipefail; $(BIN)/pytest -m "not slow" --durations=10 $(files-$*) 2>&1 | sed -u 's/^/$*  /'
+	@set -o pipefail; $(PYTEST) -m "not slow" --durations=10 $(files-$*) 2>&1 | sed -u 's/^/$*  /'
 
 test-fast: $(STAMP) ## the unit tests without object stores, for the inner loop
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-fast-some test-fast-others
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 test-fast-some test-fast-others test-fast-rest
 
-# Two halves that take about as long as each other, one a core.
-FAST := -q -m "not slow and not store"
-SOME := $(addprefix tests/unit/,data infer reports weights)
+# Three thirds that take about as long as each other: some of their time they wait.
+FAST   := -q -m "not slow and not store"
+SOME   := $(addprefix tests/unit/,data reports)
+OTHERS := $(addprefix tests/unit/,cli config infer model_store storage system)
 test-fast-some: $(STAMP)
-	@$(BIN)/pytest $(FAST) $(SOME)
+	@$(PYTEST) $(FAST) $(SOME)
 test-fast-others: $(STAMP)
-	@$(BIN)/pytest $(FAST) tests/unit $(addprefix --ignore=,$(SOME))
+	@$(PYTEST) $(FAST) $(OTHERS)
+test-fast-rest: $(STAMP)
+	@$(PYTEST) $(FAST) tests/unit $(addprefix --ignore=,$(SOME) $(OTHERS))
 
 test-all: $(STAMP) ## the test suite with its slow tests (EFFNET_PEERS_PYTHON: a Python with torch, timm and the others)
 	$(BIN)/pytest tests/cells

@@ -12,6 +12,7 @@ import pytest
 from effnet_core.cli.guard import GC_THRESHOLD
 from effnet_core.data.staging import stage_dataset
 from effnet_core.events import Event, listen
+from effnet_core.infer.engines import tuning
 from effnet_core.kernels import build as operators
 from effnet_core.model_store.mounts import STATE_VARIABLE
 from effnet_core.storage.cache import CACHE_VARIABLE
@@ -25,6 +26,9 @@ from tests.support.s3 import (
     seaweedfs,
     seaweedfs_server,
 )
+
+SHARED_VARIABLE = "EFFNET_TEST_SHARED"
+"""A folder that the parts of one ``make test`` have in common, empty at its start."""
 
 __all__ = ["aws_environment", "bucket", "moto", "moto_server", "seaweedfs", "seaweedfs_server"]
 
@@ -48,11 +52,16 @@ def cache_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
     """The cache of the tests and their child processes: new in each run, but for the CPU kernels.
 
     Their library's name says what it was made of and with, and it is tested before each use. So all runs
-    can share one, which takes 15 s of a processor to build.
+    can share one, which takes 15 s of a processor to build. The parts of one ``make test`` also share the
+    engines of inference, and what was measured of them.
     """
     assert pytestconfig.cache is not None
     folder = tmp_path_factory.mktemp("cache")
     (folder / operators.CACHE_NAME).symlink_to(pytestconfig.cache.mkdir("cpu-operators"))
+    if shared := os.environ.get(SHARED_VARIABLE):
+        engines = Path(shared, tuning.CACHE_NAME)
+        engines.mkdir(mode=0o700, exist_ok=True)
+        (folder / tuning.CACHE_NAME).symlink_to(engines)
     os.environ[CACHE_VARIABLE] = str(folder)
     os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
     os.environ[PRIVATE_VARIABLE] = "1"  # servers of tests are on the loopback address
