@@ -16,6 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from flows.cli import app
 from flows.service.api import Api, ApiError
 from flows.service.daemon import run_processes
 from flows.service.private import login_of
@@ -38,7 +43,7 @@ def wait_for(what: str, question: Callable[[], Any], *, seconds: float = PATIENC
         except ApiError as error:
             what = f"{what} ({error})" if "(" not in what else what
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.2)
+        time.sleep(0.4)
 
 
 class TestedService:
@@ -63,6 +68,12 @@ class TestedService:
 
     def effnet(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return self._run(["-m", "flows.cli", *arguments], variables)
+
+    def here(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
+        """As ``effnet``, in this process: for commands that only ask the server."""
+        monkeypatch.chdir(self.folder)
+        monkeypatch.delenv("PREFECT_API_URL", raising=False)
+        return CliRunner().invoke(app, arguments)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

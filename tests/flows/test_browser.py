@@ -186,7 +186,7 @@ class Stranger:
 @pytest.fixture
 def stranger() -> Iterator[Stranger]:
     made = Stranger()
-    thread = threading.Thread(target=made.server.serve_forever)
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,))
     thread.start()
     yield made
     made.server.shutdown()

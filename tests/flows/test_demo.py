@@ -16,6 +16,7 @@ import pytest
 
 from flows.service.server import STATE_DIR_VARIABLE
 from tests.support.signals import heed_ctrl_c
+from tests.support.tiny import ONE_BLOCK
 
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
     "model.variant=efficientnet_tiny",
     "model.weights=null",
+    "train.probe=none",
     "data.image_size=32",
     "data.global_batch_size=64",
 )
@@ -73,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ctrl_c_ends_everything(folder: Path) -> None:
-    process = start(folder, "train.epochs=500")
+    process = start(folder, "train.epochs=500", f"model.variant={ONE_BLOCK}")
     read_until(process.stdout, "epoch 1/500")
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)

@@ -21,6 +21,10 @@ from tests.support.tiny import SMALL
 pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
 
+STALL_S = 4
+"""So late does this process hear of it, as on a busy machine: the other rank has gone too."""
+
+
 def descendants_of(run_dir: Path) -> set[int]:
     """Processes whose command line names the run folder."""
     found = set()
@@ -46,7 +50,7 @@ def test_a_killed_rank_becomes_a_retry_that_resumes_and_completes(
     data_dir: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    settings = [*SMALL, "runtime.world_size=2", "train.epochs=40", "train.checkpoint_every_steps=2"]
+    settings = [*SMALL, "runtime.world_size=2", "train.epochs=20", "train.checkpoint_every_steps=2"]
     seconds: list[float] = []
     killed: list[int] = []
 
@@ -64,18 +68,19 @@ def test_a_killed_rank_becomes_a_retry_that_resumes_and_completes(
             killed.append(int((run_dir / "logs" / "rank_1.pid").read_text()))
             os.kill(killed[0], signal.SIGKILL)
             watcher[0].start()
+            time.sleep(STALL_S)
 
     flow = train_flow.with_options(flow_run_name="killed-rank")
     with listen(kill_once):
         result = flow(str(data_dir), str(run_dir), recipe="digits", overrides=settings)
     watcher[0].join(60)
     assert seconds
-    assert seconds[0] < 30
+    assert seconds[0] < 20
     assert descendants_of(run_dir) == set()
-    assert result.steps == 120
-    assert 4 <= result.resumed_from_step < 120
+    assert result.steps == 60
+    assert 4 <= result.resumed_from_step < 60
     flow_run, lines = asyncio.run(run_and_lines("killed-rank"))
     assert flow_run.state.is_completed()
     assert any("1 died without an answer" in line for line in lines)
-    name = f"step-{result.resumed_from_step:08d}.ckpt, step {result.resumed_from_step} of 120"
+    name = f"step-{result.resumed_from_step:08d}.ckpt, step {result.resumed_from_step} of 60"
     assert any(line.startswith("resuming from") and name in line for line in lines)

@@ -43,7 +43,7 @@ def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             """Silent."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/hook", received
@@ -54,6 +54,7 @@ def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def test_an_automation_that_lacks_its_block_says_so(service: TestedService) -> None:
+    deployed = service.api.post("/variables/filter")
     slack = ROOT / "deployments" / "automations" / "slack.yaml"
     done = service.effnet("deploy", "--automations", str(slack))
     assert done.returncode == 2
@@ -61,6 +62,7 @@ def test_an_automation_that_lacks_its_block_says_so(service: TestedService) -> N
     done = service.effnet("deploy", "--automations", str(ROOT / "README.md"))
     assert done.returncode == 2
     assert "is not a file of automations" in done.stderr
+    assert service.api.post("/variables/filter") == deployed  # the record of what was deployed
 
 
 def test_a_failed_run_sends_one_message(

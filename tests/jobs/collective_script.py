@@ -7,6 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor
@@ -17,6 +18,9 @@ from effnet_core.jobs import environment, sharing
 from effnet_core.jobs.collective import Group, join_group, parameters_digest
 from effnet_core.kernels import choice
 from effnet_core.kernels.operators import mean_over_ranks
+from effnet_core.train.evaluate import evaluate_checkpoint
+from effnet_core.weights.checkpoint import open_checkpoint
+from tests.support.tiny import tiny_config
 
 
 def parameter(name: str, values: list[float], group: Group, *, offset: float) -> Parameter:
@@ -54,6 +58,19 @@ def mean_through_shared_memory(group: Group) -> str:
     return "equal"
 
 
+def evaluated(group: Group, folder: Path) -> dict[str, Any]:
+    """What an evaluation of the model in the folder by a group of ranks says of its data set."""
+    result = evaluate_checkpoint(
+        tiny_config(),
+        group,
+        checkpoint=open_checkpoint(folder / "model.ckpt"),
+        data_dir=folder / "data",
+        split="val",
+    )
+    left_out = ("seconds", "world_size", "calibration")
+    return {key: value for key, value in result.to_dict().items() if key not in left_out}
+
+
 def main() -> None:
     environment.prepare()
     group = join_group(RuntimeConfig(world_size=2))
@@ -79,6 +96,8 @@ def main() -> None:
             lambda: group.require_equal(parameters_digest([far]), what="weights")
         ),
         "shared": mean_through_shared_memory(group),
+        "together": evaluated(group, Path(sys.argv[1])),
+        "alone": evaluated(Group(0, 1), Path(sys.argv[1])) if group.is_first else None,
         "not_shared": str(sharing.join(library_of_rank_0(group), group)),
         "far": [
             refuses(partial(group.keep_equal, [close, values], steps=1000))

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from effnet_core.data.staging import stage_dataset
 from effnet_core.jobs import launch
+from tests.support.images import class_folders
+from tests.support.weights import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("collective_script.py")
@@ -23,6 +26,10 @@ pytestmark = pytest.mark.mindspore
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
+    class_folders(folder / "source" / "train", {"cat": 2, "dog": 2, "owl": 2})
+    class_folders(folder / "source" / "val", {"cat": 3, "dog": 2, "owl": 2}, seed=7)
+    stage_dataset(folder / "source", folder / "data")
+    make_checkpoint(folder / "model.ckpt", class_names=("cat", "dog", "owl"))
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -69,6 +76,16 @@ def test_rounding_apart_ranks_take_over_rank_0(answers: list[dict[str, Any]]) ->
 def test_more_than_rounding_is_refused(answers: list[dict[str, Any]]) -> None:
     assert all(answer["different_refused"] for answer in answers)
     assert [answer["far"] for answer in answers] == [[True, True], [True, True]]
+
+
+def test_an_evaluation_by_two_ranks_is_that_of_one(answers: list[dict[str, Any]]) -> None:
+    """7 images: fewer than processes times batch (2 x 5), and one rank has one more than the other."""
+    alone = answers[0]["alone"]
+    loss = alone.pop("loss")
+    assert alone["seen"] == 7
+    for answer in answers:
+        assert answer["together"].pop("loss") == pytest.approx(loss, rel=1e-4)
+        assert answer["together"] == alone
 
 
 def test_shared_memory_gives_the_mean_of_the_collective(answers: list[dict[str, Any]]) -> None:

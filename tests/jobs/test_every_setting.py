@@ -15,6 +15,7 @@ from effnet_core import api
 from effnet_core.config.load import load_config
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import ConfigError, DataError
+from effnet_core.events import Event, listen
 from effnet_core.jobs.job import CHECKPOINTS_NAME, METRICS_NAME
 from effnet_core.model_store.publication import publish_model
 from effnet_core.model_store.versions import cached_model
@@ -120,15 +121,24 @@ def test_checkpoints_by_steps_and_by_minutes_and_what_is_done_however_seldom_it_
 def test_records_are_made_where_they_are_wanted_and_only_they_are_read(
     few_images: Path, tmp_path: Path
 ) -> None:
+    """The files are gone as soon as there are records of both splits, before the training starts."""
     data = Path(shutil.copytree(few_images, tmp_path / "data"))
-    traces(data, tmp_path / "b", "data.format=mindrecord")
-    assert sorted(p.name for p in (data / "records").iterdir() if p.is_dir()) == ["train", "val"]
-    shutil.rmtree(data / "images")
-    traces(data, tmp_path / "c", "data.format=mindrecord")
-    result = api.evaluate(tmp_path / "c", data, config=tiny_config("data.format=mindrecord"))
+
+    def made() -> list[str]:
+        return sorted(p.name for p in (data / "records").iterdir() if p.is_dir())
+
+    def take_away(event: Event) -> None:
+        if event.topic == "records" and made() == ["train", "val"]:
+            shutil.rmtree(data / "images", ignore_errors=True)
+
+    with listen(take_away):
+        traces(data, tmp_path / "a", "data.format=mindrecord")
+    assert made() == ["train", "val"]
+    assert not (data / "images").exists()
+    result = api.evaluate(tmp_path / "a", data, config=tiny_config("data.format=mindrecord"))
     assert result.seen == 2
     with pytest.raises(DataError, match="cannot be read"):
-        traces(data, tmp_path / "d")
+        traces(data, tmp_path / "b")
 
 
 def test_a_device_that_is_not_there_is_refused_by_name(few_images: Path, tmp_path: Path) -> None:

@@ -34,8 +34,9 @@ TOLERANT = ("infer.max_error_share=0.5",)
 pytestmark = pytest.mark.mindspore
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new one, in which no engine has been made yet."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -26,8 +26,11 @@ from tests.support.weights import make_checkpoint
 
 pytestmark = pytest.mark.mindspore
 
-IMAGES = 400
-SLOWLY = ["infer.shard_images=20", "infer.fast_decode=false"]
+IMAGES = 200
+SLOWLY = [
+    *("infer.shard_images=20", "infer.fast_decode=false"),
+    *("infer.engine_threads=1", "infer.batch_size=4"),  # or the engine would be measured
+]
 """Settings of a run that takes seconds, in many parts."""
 
 
@@ -81,7 +84,7 @@ def test_a_folder_that_goes_away_ends_the_run_and_its_return_finishes_it(
 def test_a_full_disk_is_named_and_room_finishes_the_run(
     checkpoint: Path, folder: Path, mount: Callable[[str], Path]
 ) -> None:
-    output = mount("400k") / "out"
+    output = mount("200k") / "out"
     settings = [*SLOWLY, "infer.features=true", "infer.format=csv"]
     config = load_config(None, settings)
     with pytest.raises(DataError) as caught:

@@ -92,12 +92,17 @@ def test_training_prints_a_line_a_step_and_leaves_checkpoints(trained: tuple[Pat
     assert len(list((folder / "device" / "checkpoints").glob("step-*.ckpt"))) == 2
 
 
-def test_eval_prints_the_dictionary(trained: tuple[Path, str], source_dir: Path) -> None:
-    """By ``eval -c FILE``, with MindVision's YAML; test_eval_under_msrun below does it by flags."""
+@pytest.fixture(scope="module")
+def evaluated(trained: tuple[Path, str], source_dir: Path) -> list[dict[str, float]]:
+    """What ``eval -c FILE`` prints, with MindVision's YAML."""
     folder, _ = trained
     path = write_yaml(folder / "config", **TINY, classes=3, path=source_dir, weights="device")
-    command = [*COMMAND, "eval", "-c", str(path)]
-    [found] = accuracies(run(command, folder).stdout)
+    return accuracies(run([*COMMAND, "eval", "-c", str(path)], folder).stdout)
+
+
+def test_eval_prints_the_dictionary(evaluated: list[dict[str, float]]) -> None:
+    """By a file; test_eval_under_msrun below does it by flags."""
+    [found] = evaluated
     assert list(found) == ["Top_1_Accuracy", "Top_5_Accuracy"]
     assert found["Top_1_Accuracy"] * 12 == pytest.approx(round(found["Top_1_Accuracy"] * 12))
 
@@ -168,13 +173,16 @@ def test_under_msrun(source_dir: Path, tmp_path: Path) -> None:
 
 
 def test_eval_under_msrun_is_one_evaluation_by_all_ranks(
-    trained: tuple[Path, str], source_dir: Path, tmp_path: Path
+    trained: tuple[Path, str],
+    evaluated: list[dict[str, float]],
+    source_dir: Path,
+    tmp_path: Path,
 ) -> None:
+    """By flags, and the same dictionary as by a file and one process."""
     arguments = ["eval", *FLAGS, "--data_url", str(source_dir)]
-    alone = run([*COMMAND, *arguments, "--checkpoint", "device"], trained[0]).stdout
     arguments += ["--checkpoint", str(trained[0] / "device")]
     logs = msrun(arguments, tmp_path / "work")
-    assert [accuracies(log) for log in logs] == [accuracies(alone), [], []]
+    assert [accuracies(log) for log in logs] == [evaluated, [], []]
     assert '"world_size": 2' in (tmp_path / "work/efficientnet_eval/result.json").read_text()
 
 

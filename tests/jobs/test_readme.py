@@ -27,7 +27,7 @@ def commands(*, tour: bool) -> list[str]:
     return [line.partition("  #")[0].strip() for line in lines if line.strip()]
 
 
-def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(line: str, folder: Path, *added: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -35,7 +35,7 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
         "COLUMNS": "120",
     }
     return subprocess.run(
-        shlex.split(line),
+        [*shlex.split(line), *added],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -46,7 +46,15 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.mindspore
-def test_the_tour_works_as_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "shorter",
+    [
+        pytest.param((), id="as written", marks=pytest.mark.slow),
+        pytest.param(("-o", "train.budget=0.05 minutes"), id="3 s of training"),
+    ],
+)
+def test_the_tour_works_as_written(shorter: tuple[str, ...], tmp_path: Path) -> None:
+    """As written it trains for 20 s, which is decided; all else is the same in both."""
     class_folders(tmp_path / "images", {"cat": 12, "dog": 12}, width=64, height=48)
     (tmp_path / "photos").mkdir()
     for index in range(3):
@@ -54,7 +62,7 @@ def test_the_tour_works_as_written(tmp_path: Path) -> None:
     lines = commands(tour=True)
     assert [line.split()[1] for line in lines] == ["train", "evaluate", "publish", "predict"]
     for line in lines:
-        done = run(line, tmp_path)
+        done = run(line, tmp_path, *(shorter if line.split()[1] == "train" else ()))
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         assert not done.stderr, f"{line} wrote to standard error: {done.stderr}"
     assert (tmp_path / "labels" / "summary.json").exists()

@@ -188,19 +188,27 @@ class Proof:
 
     def check(self, key: str, folder: Path) -> None:
         """Fail unless the other value changes what is seen, and the same value does not."""
-        usual = (self.observe, self.given)
-        if usual not in _SEEN:
-            first, again = self._look(folder / "a"), self._look(folder / "b")
-            assert first == again, f"{key}: what is observed changes by itself"
-            _SEEN[usual] = first
-        assert self._look(folder / "c", f"{key}={self.value}") != _SEEN[usual], (
-            f"{key}={self.value} changes nothing"
-        )
+        usual = self._seen(folder / "a")
+        if (self.observe, self.given) not in _STEADY:
+            again = self._look(folder / "b", self.given)
+            assert usual == again, f"{key}: what is observed changes by itself"
+            _STEADY.add((self.observe, self.given))
+        other = self._seen(folder / "c", f"{key}={self.value}")
+        assert other != usual, f"{key}={self.value} changes nothing"
 
-    def _look(self, folder: Path, *overrides: str) -> Any:
+    def _seen(self, folder: Path, *overrides: str) -> Any:
+        """What is seen with these settings, now or in an earlier proof: many share one."""
+        settings = (*self.given, *overrides)
+        if (self.observe, settings) not in _SEEN:
+            _SEEN[self.observe, settings] = self._look(folder, settings)
+        return _SEEN[self.observe, settings]
+
+    def _look(self, folder: Path, settings: tuple[str, ...]) -> Any:
         folder.mkdir()
-        return self.observe(load_config(None, [*self.given, *overrides]), folder)
+        return self.observe(load_config(None, list(settings)), folder)
 
 
-_SEEN: dict[tuple[Any, ...], Any] = {}
-"""What is seen without the other value, by what sees it and what is given: many keys share one."""
+_SEEN: dict[tuple[Callable[[RunConfig, Path], Any], tuple[str, ...]], Any] = {}
+"""By what sees it and the settings."""
+_STEADY: set[tuple[Callable[[RunConfig, Path], Any], tuple[str, ...]]] = set()
+"""What was seen twice, alike both times."""

@@ -5,12 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
-import pty
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +15,7 @@ from typer.testing import CliRunner
 from effnet_core.cli.app import app
 from effnet_core.cli.terminal import console
 from effnet_core.data.staging import stage_dataset
-from effnet_core.errors import EXIT_UNREAD, DataError
+from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.infer.parts import as_cell, iter_rows, of_cell, write_part
 from effnet_core.infer.pipeline import Prediction
@@ -41,7 +37,6 @@ NAMES = [
     "\udcff",
 ]
 HIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\udcff]")
-EFFNET = [sys.executable, "-m", "effnet_core"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,69 +83,6 @@ def test_an_output_with_square_brackets(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["stage", str(source), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert str(out) in result.output.replace("\n", "")
-
-
-def on_a_terminal(*arguments: str) -> bytes:
-    """What a command writes to a terminal."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execv(sys.executable, [*EFFNET, *arguments])
-    said = b""
-    while True:
-        try:
-            chunk = os.read(terminal, 65536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        said += chunk
-    os.waitpid(pid, 0)
-    os.close(terminal)
-    return said
-
-
-def test_a_class_does_not_set_the_title_of_the_terminal(tmp_path: Path) -> None:
-    source = class_folders(tmp_path / "source", {"cat": 4, f"{TITLE}dog": 4}, width=20, height=20)
-    (source / f"{TITLE}dog" / "bad.jpg").write_text("")
-    empty = class_folders(tmp_path / "empty", {"cat": 4}, width=20, height=20)
-    (empty / f"{TITLE}dog").mkdir()
-    for folder in (source, empty, Path(f"/nonexistent{TITLE}")):
-        said = on_a_terminal("stage", str(folder), "--out", str(tmp_path / "out"))
-        assert b"\x1b]0;" not in said
-
-
-@pytest.mark.parametrize("command", [["settings"], ["settings", "--markdown"], ["weights", "list"]])
-def test_nobody_reads_the_output(command: list[str]) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(
-        [*EFFNET, *command], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
-    )
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (EXIT_UNREAD, "")
-
-
-@pytest.mark.parametrize("close", ["1>&-", "2>&-", "1>&- 2>&-"])
-def test_a_closed_output(close: str, tmp_path: Path) -> None:
-    source = source_with_splits(tmp_path / "source", train=2, val=1)
-    command = f"exec {' '.join(EFFNET)} stage {source} --out {tmp_path / 'out'} {close}"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert "Traceback" not in done.stderr
-    assert (tmp_path / "out" / "classes.json").exists()
-
-
-def test_an_output_of_ascii_only(tmp_path: Path) -> None:
-    source = class_folders(tmp_path / "Bücher 猫", {"Käse": 4, "dog": 4}, width=20, height=20)
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(
-        [*EFFNET, "stage", str(source), "--out", str(tmp_path / "ü")],
-        capture_output=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"/\\xfc/data_card.html" in done.stdout
 
 
 # --- spreadsheets --------------------------------------------------------------------------------

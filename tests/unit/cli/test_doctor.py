@@ -42,20 +42,6 @@ def test_this_machine_can_run_the_project(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert bool(row["advice"]) is (row["level"] != "ok"), row
 
 
-@pytest.mark.parametrize(
-    ("pattern", "device"), [("nvidia[0-9]*", "GPU"), ("davinci[0-9]*", "Ascend")]
-)
-def test_a_device_that_mindspore_cannot_use_is_told_with_its_reason(
-    pattern: str, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor, "_count", lambda asked: 2 if asked == pattern else 0)
-    finding = one(doctor.devices(), "devices")
-    assert finding.found.startswith(
-        f"2 {device} device(s), which MindSpore cannot use: Unsupported"
-    )
-    assert (finding.level, "docs/gpu.md" in finding.advice) == ("note", device == "GPU")
-
-
 def test_a_device_that_takes_too_long_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_count", lambda asked: int(asked.startswith("nvidia")))
     monkeypatch.setattr(doctor, "DEVICE_TIMEOUT_S", 0.01)

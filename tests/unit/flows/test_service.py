@@ -219,7 +219,7 @@ def test_a_proof_that_has_grown_old_is_renewed() -> None:
             """Silent."""
 
     server = HTTPServer(("127.0.0.1", 0), Guarded)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         api = Api(f"http://127.0.0.1:{server.server_port}/api")
@@ -330,14 +330,14 @@ WAITS = "import time; time.sleep(300)"
 def test_a_server_that_hangs_is_started_again(
     code: str, stops: bool, answers: bool, ended: bool, tmp_path: Path
 ) -> None:
-    kept = Kept("server", [sys.executable, "-c", code], tmp_path / "log", stuck_after_s=1.5)
+    kept = Kept("server", [sys.executable, "-c", code], tmp_path / "log", stuck_after_s=0.8)
     kept.look()
     first = kept.process
     assert first is not None
     try:
         if stops:
             first.send_signal(signal.SIGSTOP)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + (20 if ended else 2)
         while first.poll() is None and time.monotonic() < deadline:
             kept.end_if_stuck(answers=answers)
             time.sleep(0.1)
@@ -352,10 +352,10 @@ def test_a_server_that_hangs_is_started_again(
 
 
 def test_a_deployment_does_not_wait_for_ever(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "PATIENCE_S", 6.0)
+    monkeypatch.setattr(deploy, "PATIENCE_S", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         api = Api(f"http://127.0.0.1:{silent.getsockname()[1]}/api")
-        with pytest.raises(ServiceError, match=r"did not end within 6 s.*effnet status"):
+        with pytest.raises(ServiceError, match=r"did not end within 2 s.*effnet status"):
             deploy._prefect(api, ["work-pool", "ls"])
 
 

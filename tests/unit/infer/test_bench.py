@@ -87,19 +87,6 @@ def test_a_measurement_that_ends_badly_leaves_the_others(tmp_path: Path) -> None
     assert late[0].problem == "no time was left; give more --seconds"
 
 
-def test_the_command(tmp_path: Path) -> None:
-    arguments = ["bench", "--variant", TINY, "--engine", "onnxruntime", "--seconds", "1"]
-    done = CliRunner().invoke(app, [*arguments, "--price", "2", "--out", str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    with (tmp_path / "out" / "bench.csv").open(newline="") as stream:
-        (row,) = csv.DictReader(stream)
-    assert float(row["images_per_s"]) > 0
-    assert float(row["memory_mb"]) > 50
-    assert float(row["ms"]) > 0
-    assert float(row["cost"]) == pytest.approx(2 * float(row["hours"]), abs=1e-3)
-    assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_pictures_that_are_none_are_reported(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["bench", "--images", str(tmp_path / "none")])
     assert done.exit_code == 2

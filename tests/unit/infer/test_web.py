@@ -87,7 +87,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         elif name in known and not (name == "busy.png" and time_asked > 2):
             self.send(*known[name])
         else:
-            time.sleep(1.5 if name == "slow.png" else 0.02)
+            time.sleep(1.1 if name == "slow.png" else 0.02)
             self.send(200, PICTURE)
 
     def begin(self, *headers: tuple[str, str]) -> None:
@@ -108,7 +108,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(web, "FIRST_WAIT_S", 0.05)
     server = Site()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -119,7 +120,7 @@ def site() -> Iterator[Site]:
 
 
 def reader(site: Site, **settings: Any) -> WebReader:
-    given = {"http_timeout_s": 1.0, "http_max_mb": 2, "http_tries": 3, **settings}
+    given = {"http_timeout_s": 0.6, "http_max_mb": 2, "http_tries": 3, **settings}
     found = open_reader(f"{site.url}/", StorageConfig(), infer=InferConfig(**given))
     assert isinstance(found, WebReader)
     return found
@@ -140,7 +141,7 @@ def test_pictures_arrive_also_at_the_second_try(site: Site, name: str) -> None:
         ("endless.png", "larger than 2.0 MB", 1),
         ("round.png", "leads on more than 5 times", 5),
         ("away.png", "is not an http or https address", 1),
-        ("slow.png", r"no answer within 1 s \(tried 3 times\)", 3),
+        ("slow.png", r"no answer within 0.6 s \(tried 3 times\)", 3),
     ],
 )
 def test_what_does_not_arrive_has_a_reason(site: Site, name: str, words: str, times: int) -> None:

@@ -206,7 +206,7 @@ def test_events_are_repeated_once_and_whole(run_dir: Path, events: list[Event]) 
 SAVES_SLOWLY = """
 import os, pathlib, signal, sys, time
 def save(*_):
-    time.sleep(3)
+    time.sleep(2.5)
     pathlib.Path("saved").write_text("")
     sys.exit(75)
 signal.signal(signal.SIGTERM, save)

@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 from botocore import auth
+from botocore.retries.standard import ExponentialBackoff
 
 from effnet_core.errors import ConfigError, Conflict, StoreBusy, StoreError
 from effnet_core.events import Threads
@@ -266,6 +267,7 @@ def misbehaving(
     """Starts a server whose every answer is the test's own; gets the number of the request."""
     servers: list[http.server.ThreadingHTTPServer] = []
     monkeypatch.setattr(objects, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.01)
     monkeypatch.setattr(client_module, "ATTEMPTS", 2)
 
     def start(answer: Answer) -> S3Access:
@@ -282,7 +284,7 @@ def misbehaving(
                 """Quiet."""
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return S3Access(endpoint_url=f"http://127.0.0.1:{server.server_port}")
 
@@ -403,6 +405,7 @@ def test_a_web_server_is_no_object_store(
 
 def test_nobody_answers(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.01)
     monkeypatch.setattr(client_module, "ATTEMPTS", 1)
     with pytest.raises(StoreBusy, match=r"the server http://127.0.0.1:9 cannot be reached; is it"):
         read_object("s3://bucket/a", S3Access(endpoint_url="http://127.0.0.1:9"))

@@ -65,7 +65,8 @@ def test_a_pickle_that_makes_far_more_than_its_size(name: str, tmp_path: Path) -
 
 def test_a_safetensors_header_of_nothing_but_names(tmp_path: Path) -> None:
     entry = '"%07d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
-    header = ("{" + ",".join(entry % number for number in range(1_600_000)) + "}").encode()
+    entries = ",".join(entry % number for number in range(1000))
+    header = ("{" + ",".join([entries] * 1600) + "}").encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(CheckpointError, match=r"its header has 9\d,\d+,\d+ bytes, at most"):
