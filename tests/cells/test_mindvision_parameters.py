@@ -19,6 +19,7 @@ import mindspore as ms
 import pytest
 
 from effnet_core import api
+from effnet_core.config.load import read_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.errors import ConfigError
 from effnet_core.jobs.collective import Group, join_group
@@ -109,7 +110,7 @@ def trace(output: str, folder: Path) -> dict[str, Any]:
         "lr": [float(lr) for *_, lr in lines],
         "pixels": re.findall(r"(\d+) px", output),
         "kept": sorted(path.name for path in folder.rglob("checkpoints/step-*.ckpt")),
-        "settings": flat(api.read_config(config)),
+        "settings": flat(read_config(config)),
     }
 
 

@@ -27,7 +27,7 @@ from prefect.client.schemas.filters import (
 )
 
 from effnet_core import api
-from effnet_core.config.load import write_config
+from effnet_core.config.load import read_config, write_config
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.preprocess import PreprocessSpec
@@ -215,7 +215,7 @@ def test_the_pipeline_carries_any_number_of_classes_and_shards(
     )
 
     assert summary["promoted"] and summary["labelled"] == shards
-    storage = api.read_config(out / "train" / "config.yaml").storage
+    storage = read_config(out / "train" / "config.yaml").storage
     manifest = resolve_version(storage, "production")
     assert manifest["num_classes"] == classes
     assert manifest["metrics"]["top1"] == summary["top1"] == pytest.approx(0.7, abs=0.02)
