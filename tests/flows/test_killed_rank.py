@@ -50,7 +50,7 @@ def test_a_killed_rank_becomes_a_retry_that_resumes_and_completes(
     data_dir: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    settings = [*SMALL, "runtime.world_size=2", "train.epochs=20", "train.checkpoint_every_steps=2"]
+    settings = [*SMALL, "runtime.world_size=2", "train.epochs=40", "train.checkpoint_every_steps=2"]
     seconds: list[float] = []
     killed: list[int] = []
 
@@ -77,10 +77,10 @@ def test_a_killed_rank_becomes_a_retry_that_resumes_and_completes(
     assert seconds
     assert seconds[0] < 20
     assert descendants_of(run_dir) == set()
-    assert result.steps == 60
-    assert 4 <= result.resumed_from_step < 60
+    assert result.steps == 120
+    assert 4 <= result.resumed_from_step < 120
     flow_run, lines = asyncio.run(run_and_lines("killed-rank"))
     assert flow_run.state.is_completed()
     assert any("1 died without an answer" in line for line in lines)
-    name = f"step-{result.resumed_from_step:08d}.ckpt, step {result.resumed_from_step} of 60"
+    name = f"step-{result.resumed_from_step:08d}.ckpt, step {result.resumed_from_step} of 120"
     assert any(line.startswith("resuming from") and name in line for line in lines)
