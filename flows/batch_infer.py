@@ -20,6 +20,8 @@ from flows.logs import leave_out_tracebacks
 from flows.names import named
 from flows.parameters import (
     AS_IN_RECIPE,
+    Column,
+    Columns,
     DaskAddress,
     Device,
     Engine,
@@ -100,6 +102,8 @@ def batch_infer_flow(
     engine: Engine = AS_IN_RECIPE,
     device: Device = AS_IN_RECIPE,
     shard_images: ShardImages = None,
+    keep_columns: Columns = None,
+    partition_by: Column = None,
     runner: Runner = "threads",
     workers: Workers = 1,
     dask_address: DaskAddress = None,
@@ -117,6 +121,8 @@ def batch_infer_flow(
         engine: What computes; auto is the fastest on a CPU with the same answers. openvino is CPU only too.
         device: What the engine computes on.
         shard_images: Images in a shard: one part file, one task that is tried again; 4096 as a rule.
+        keep_columns: Columns of a list or of a table with pictures that answers carry too.
+        partition_by: Parts in a folder for each value of it: class, the best answer, or a kept column.
         runner: threads of this process, or dask: worker processes, here or on other machines.
         workers: Shards that are labelled at the same time; they share the cores.
         dask_address: Scheduler of a Dask cluster that is running already, such as tcp://host:8786.
@@ -130,6 +136,8 @@ def batch_infer_flow(
         "infer.top_k": top_k,
         "infer.engine": engine,
         "infer.shard_images": shard_images,
+        "infer.keep_columns": keep_columns,
+        "infer.partition_by": partition_by,
         "runtime.device": device,
     }
     config = flow_config(recipe, overrides, form=form_values(form))

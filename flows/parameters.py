@@ -59,6 +59,8 @@ Minutes = Annotated[float, Field(gt=0, le=100_000)] | None
 Processes = Annotated[int, Field(ge=1, le=1024)] | None
 TopK = Annotated[int, Field(ge=1, le=1_000_000)] | None
 ShardImages = Annotated[int, Field(ge=1, le=10_000_000)] | None
+Column = Annotated[str, Field(min_length=1, max_length=256)] | None
+Columns = list[Annotated[str, Field(min_length=1, max_length=256)]] | None
 Workers = Annotated[int, Field(ge=1, le=1024)]
 DaskAddress = Annotated[str, Field(pattern=r"^(tcp|tls|ucx|ws|wss)://[^\s/:]+:[0-9]+$")] | None
 Overrides = list[Annotated[str, Field(pattern=r"^\s*[a-z]+\.[a-z0-9_]+\s*=")]] | None

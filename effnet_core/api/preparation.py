@@ -47,6 +47,11 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     """
     dataset = open_dataset(data_dir)
     require_images(config, dataset.counts)
+    if config.train.probe != "none" and config.model.weights is None:
+        raise ConfigError(
+            f"train.probe={config.train.probe} fits a classifier on features of weights, and "
+            "model.weights is null; set model.weights, or train.probe=none"
+        )
     from_production = config.model.weights == PRODUCTION
     job = TrainJob(data_dir.resolve(), dataset.digest, from_production)
     before = earlier_run(run_dir)

@@ -156,10 +156,11 @@ def compare(
 @guarded
 def review(
     run: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="Output of effnet predict: its least certain pictures, and those unlike what the model "
-            "learned from. Or a training run: the labels of its data that the model contradicts most."
+            help="Output of effnet predict, a folder or s3://bucket/prefix: its least certain pictures, and "
+            "those unlike what the model learned from. Or a training run: the labels of its data that the "
+            "model contradicts most."
         ),
     ],
     out: Annotated[

@@ -668,16 +668,6 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _probe_fits(self) -> RunConfig:
-        probe = self.train.probe
-        if probe != "none" and self.model.weights is None and not self._decides("model.weights"):
-            raise ValueError(
-                f"train.probe={probe} fits a classifier on features of weights, and model.weights is null; "
-                "set model.weights, or train.probe=none"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _precision_fits(self) -> RunConfig:
         train, device = self.train, self.runtime.device
         if train.amp_level == "O3" and device == "GPU":

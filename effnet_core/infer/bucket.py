@@ -57,6 +57,7 @@ LISTS = {"inputs": INPUTS_NAME, "plan": PLAN_NAME, "other": OTHER_NAME}
 """Lists of a run, and what they are called in a folder of records."""
 MEMBERS, LEASES, FINISHED, MODEL = "members/", "leases/", "finished/", "model/"
 STAGED = "staged/"
+SUMMARY_NAME = "summary.json"
 OF_A_BEGINNING = ("lists/", MEMBERS, LEASES, MODEL)
 """What a run that was cut before it had its ``run.json`` may have left."""
 THREADS = 16
@@ -297,6 +298,11 @@ class BucketOutput:
             for future in [pool.submit(fetch, key) for key in missing]:
                 future.result()
 
+    def fetch_summary(self) -> None:
+        """Copy the totals of a finished run to the folder."""
+        if self.store.head(SUMMARY_NAME) is not None:
+            self.store.get_file(SUMMARY_NAME, self.folder / SUMMARY_NAME)
+
     def iter_parts(self) -> Iterator[Path]:
         """The part files one by one, each as a file that is gone when the next one comes."""
         keys = [entry.key for entry in self.store.list(f"{PARTS_NAME}/")]
@@ -355,7 +361,7 @@ class BucketOutput:
 
     def put_results(self) -> None:
         """Store what the folder has for people: totals, errors, report."""
-        names = [OTHER_NAME, "errors.jsonl", "report.html", "summary.json"]  # the summary last
+        names = [OTHER_NAME, "errors.jsonl", "report.html", SUMMARY_NAME]  # the summary last
         explained = sorted((self.folder / "explained").glob("*.png"))
         for path in [*explained, *(self.folder / name for name in names)]:
             if path.is_file():

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,6 @@ from effnet_core.data.near_copies import (
     grey_of,
 )
 from effnet_core.errors import DataError
-from effnet_core.infer.parts import iter_rows
 from effnet_core.infer.plan import SHARDS_NAME
 from effnet_core.infer.sinks import OBSERVED_SUFFIX
 from effnet_core.results.drift import Observed
@@ -78,7 +78,7 @@ class Look:
         return float(np.abs(self.grey - other.grey).mean()) <= SAME_LEVELS
 
 
-def of_labelling(run: Path, count: int) -> list[Candidate]:
+def of_labelling(rows: Iterable[dict[str, Any]], records: Path, count: int) -> list[Candidate]:
     """The pictures of a labelling that a person should look at, most worth it first.
 
     Those whose two best classes are closest together, and in turns with them those that are farther from
@@ -86,12 +86,13 @@ def of_labelling(run: Path, count: int) -> list[Candidate]:
     there are only the former.
 
     Args:
-        run: output of a labelling.
+        rows: answers with ``path``, ``class_names`` and ``probs``, as ``parts.iter_rows`` gives them.
+        records: folder with the run's record, in which what was observed lies.
         count: pictures of each kind at most.
     """
-    outside = _farthest(run, count)
+    outside = _farthest(records, count)
     unsure, far = _Best(count), _Best(count)
-    for number, row in enumerate(iter_rows(run, ("path", "class_names", "probs"))):
+    for number, row in enumerate(rows):
         probs = [float(share) for share in row["probs"]]
         best = tuple(zip(row["class_names"], probs, strict=True))
         one = Candidate(row["path"], best[0][0], best, "uncertain", is_labelled=False)

@@ -16,6 +16,7 @@ import hashlib
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from effnet_core.config.schema import RunConfig, StorageConfig
+from effnet_core.config.schema import RunConfig
 from effnet_core.data.corrections import COLUMNS, NO_CORRECTIONS, Corrections
 from effnet_core.data.imagenet import readable
 from effnet_core.data.images import WHITE, Colour, decode_image, to_rgb
@@ -31,6 +32,7 @@ from effnet_core.data.manifest import open_dataset
 from effnet_core.errors import DataError, EffnetError
 from effnet_core.events import Event, emit
 from effnet_core.infer.output import SUMMARY_NAME, background_of
+from effnet_core.infer.places import BucketPlace, FolderPlace, OutputPlace
 from effnet_core.infer.plan import PARTS_NAME, RUN_NAME, planned_reader
 from effnet_core.infer.readers import ImageReader, open_reader
 from effnet_core.jobs.job import JOB_NAME, PredictJob, TrainJob, read_job
@@ -40,6 +42,7 @@ from effnet_core.quality.queue import REASONS, Candidate, of_labelling, without_
 from effnet_core.render.pages import write_page
 from effnet_core.storage.addresses import is_s3
 from effnet_core.system.files import atomic_path, make_folder, read_json, require_empty_or_own
+from effnet_core.system.locks import scratch_folder
 from effnet_core.weights.checkpoint import MODEL_NAME, open_checkpoint
 
 PAGE_NAME = "index.html"
@@ -78,13 +81,19 @@ class Source:
 
 
 def write_queue(
-    run: Path, out: Path, *, count: int, config: RunConfig, decided: Corrections = NO_CORRECTIONS
+    run: str | Path,
+    out: Path,
+    *,
+    count: int,
+    config: RunConfig,
+    decided: Corrections = NO_CORRECTIONS,
 ) -> Queue:
     """Choose pictures of a run and write their queue.
 
     Args:
-        run: the output of a labelling: its least certain pictures and those that are unlike what the model
-            learned from; or a training run: the labels of its data set that the model contradicts most.
+        run: the output of a labelling, here or at an ``s3://`` address: its least certain pictures and
+            those that are unlike what the model learned from; or a training run: the labels of its data
+            set that the model contradicts most.
         out: a new folder, or the queue of an earlier call, which is replaced.
         count: pictures at most.
         config: engine and storage.
@@ -96,8 +105,15 @@ def write_queue(
     """
     require_empty_or_own(out, QUEUE_NAME, what="folder of the queue")
     make_folder(out, what="folder of the queue")
+    most = SPARE * count + len(decided)
+    if is_s3(str(run)):
+        with scratch_folder("review") as folder:
+            place = BucketPlace(str(run), folder, config.storage, config.infer.lease_s)
+            source = _of_bucket(place, most, config)
+            return _write(source, out, count=count, title=str(run), decided=decided)
+    run = Path(run)
     if (run / PARTS_NAME).is_dir():
-        source = _of_labelling(run, SPARE * count + len(decided), config.storage)
+        source = _of_labelling(FolderPlace(run), _names_of_model(run), most, config)
     elif (run / JOB_NAME).is_file() and (run / MODEL_NAME).is_file():
         source = _of_training(run, out / WORK_NAME, config)
     else:
@@ -108,14 +124,29 @@ def write_queue(
     return _write(source, out, count=count, title=str(run), decided=decided)
 
 
-def _of_labelling(run: Path, count: int, storage: StorageConfig) -> Source:
+def _of_bucket(place: BucketPlace, count: int, config: RunConfig) -> Source:
+    """The same of an output in a bucket, whose records are copied to the place's folder first."""
+    planned = place.read_plan()
+    place.fetch_shards(observed=True)
+    place.fetch_summary()
+    sha256 = planned.shards[0].model_sha256 if planned.shards else ""
+    names: tuple[str, ...] = ()
+    with suppress(EffnetError):  # what it is called by its answers is enough
+        names = readable(place.find_model(place.folder / MODEL_NAME, sha256).sidecar.class_names)
+    return _of_labelling(place, names, count, config)
+
+
+def _of_labelling(
+    place: OutputPlace, model_names: tuple[str, ...], count: int, config: RunConfig
+) -> Source:
     """The pictures of a labelling that are least certain, and those that are farthest out."""
+    run = place.folder
     root = str(read_json(run / RUN_NAME)["input"])
     summary = read_json(run / SUMMARY_NAME) if (run / SUMMARY_NAME).is_file() else {}
-    names = {*map(str, summary.get("classes", {})), *_names_of_model(run)}
-    chosen = of_labelling(run, count)
+    names = {*map(str, summary.get("classes", {})), *model_names}
+    chosen = of_labelling(place.rows(("path", "class_names", "probs")), run, count)
     known = sorted({*names, *(name for one in chosen for name, _ in one.suggestions)})
-    reader = planned_reader(run, storage)
+    reader = planned_reader(run, config.storage)
     return Source(chosen, reader, root, tuple(known), background_of(summary))
 
 

@@ -120,6 +120,13 @@ def test_the_fields_of_the_form_are_heeded(inbox: Path, checkpoint: Path, tmp_pa
     assert {len(row["class_ids"]) for row in read_parts(tmp_path / "out")} == {2}
     jobs = list((tmp_path / "out" / "jobs").glob("*/job.json"))
     assert {read_json(job)["inputs"]["engine"] for job in jobs} == {"mindspore"}
+    names = sorted(path.name for path in inbox.iterdir())
+    lines = [f"{inbox / name},{index % 2}" for index, name in enumerate(names)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,customer", *lines]))
+    columns = {"keep_columns": ["customer"], "partition_by": "customer"}
+    run(tmp_path / "list.csv", checkpoint, tmp_path / "parts", overrides=settings, **columns)
+    folders = (tmp_path / "parts" / "predictions").iterdir()
+    assert sorted(path.name for path in folders) == ["customer=0", "customer=1"]
     with pytest.raises(ConfigError, match="needs onnxruntime-gpu on runtime"):
         run(inbox, checkpoint, tmp_path / "no", engine="onnxruntime", device="GPU")
 

@@ -90,6 +90,12 @@ def test_a_finished_run_is_not_repeated(
     assert events[-1].message.endswith("is finished already; its result is used")
 
 
+def test_a_probe_needs_weights(jobs: Jobs, data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fits a classifier on features of weights"):
+        api.train(tiny_config("train.probe=first"), data_dir, tmp_path / "run")
+    assert not jobs and not (tmp_path / "run").exists()
+
+
 def test_a_run_that_has_not_ended_is_left_alone(jobs: Jobs, data_dir: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with (

@@ -194,16 +194,6 @@ def test_a_wrong_value_is_refused_with_key_value_and_what_is_allowed(
     assert message in refusal(override)
 
 
-def test_a_probe_needs_weights() -> None:
-    assert refusal("model.weights=null", recipe="digits") == (
-        "train.probe=first fits a classifier on features of weights, and model.weights is null; set "
-        "model.weights, or train.probe=none"
-    )
-    assert load_config(
-        "auto", ["train.probe=only"]
-    )  # which finds weights, or says that there are none
-
-
 def test_two_problems_are_both_named() -> None:
     message = refusal("train.epochs=0", "optim.name=adam")
     assert "train.epochs" in message

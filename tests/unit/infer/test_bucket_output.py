@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from effnet_core.config.schema import InferConfig, RunConfig, StorageConfig
-from effnet_core.errors import FolderInUse, OutputExists
+from effnet_core.errors import DataError, FolderInUse, OutputExists
 from effnet_core.infer.bucket import LEASES, MEMBERS, STAGED
 from effnet_core.infer.bucket_sink import BucketSink
 from effnet_core.infer.inputs import list_inputs
@@ -22,6 +23,7 @@ from effnet_core.infer.pipeline import Prediction
 from effnet_core.infer.places import BucketPlace
 from effnet_core.infer.plan import InferencePlan, plan
 from effnet_core.infer.shards import predict_shards
+from effnet_core.reports.review import write_queue
 from effnet_core.results import ShardResult
 from effnet_core.storage.leases import take
 from tests.support.fakes import BrightnessPredictor, predict_job
@@ -99,6 +101,23 @@ def expected(folder: Path, out: Path, **settings: Any) -> list[dict[str, Any]]:
     job = predict_job(planned, allowed_errors=1000)
     predict_shards(BrightnessPredictor(), job, RunConfig(infer=infer))
     return read_parts(out)
+
+
+def test_a_review_asks_for_the_same_pictures_as_of_a_folder(
+    folder: Path, tmp_path: Path, address: str, storage: StorageConfig
+) -> None:
+    one = Machine(tmp_path / "one", address, storage)
+    one.run(folder)
+    expected(folder, tmp_path / "local")
+    config, asked = RunConfig(storage=storage), []
+    for run, out in ((address, tmp_path / "queue"), (tmp_path / "local", tmp_path / "other")):
+        write_queue(run, out, count=4, config=config)
+        with (out / "queue.csv").open(newline="") as stream:
+            asked.append([(row["sha256"], row["given"]) for row in csv.DictReader(stream)])
+    assert asked[0] == asked[1]
+    assert len(asked[0]) == 4
+    with pytest.raises(DataError, match="holds no labelling"):
+        write_queue(f"{address}/none", tmp_path / "none", count=4, config=config)
 
 
 def test_one_machine_leaves_what_a_folder_would_hold(
