@@ -138,8 +138,14 @@ def test_a_job_that_does_not_save_in_time_is_ended_and_says_so(
     assert processes_of(run_dir) == []
 
 
-@pytest.mark.slow  # as in test_exact_resume.py for every kill, and late in flows/test_killed_rank.py
-@pytest.mark.parametrize(("rank", "stall_s"), [(0, 0), (1, 0), (1, 4)])
+@pytest.mark.parametrize(
+    ("rank", "stall_s"),
+    [
+        pytest.param(0, 0, marks=pytest.mark.slow),  # as in test_exact_resume.py, for every kill
+        pytest.param(1, 0, marks=pytest.mark.slow),
+        (1, 4),
+    ],
+)
 def test_a_killed_rank_ends_the_job_within_seconds(
     rank: int, stall_s: float, data_dir: Path, tmp_path: Path
 ) -> None:
