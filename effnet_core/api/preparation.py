@@ -47,11 +47,7 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     """
     dataset = open_dataset(data_dir)
     require_images(config, dataset.counts)
-    if config.train.probe != "none" and config.model.weights is None:
-        raise ConfigError(
-            f"train.probe={config.train.probe} fits a classifier on features of weights, and "
-            "model.weights is null; set model.weights, or train.probe=none"
-        )
+    config = _without_a_probe_of_nothing(config)
     from_production = config.model.weights == PRODUCTION
     job = TrainJob(data_dir.resolve(), dataset.digest, from_production)
     before = earlier_run(run_dir)
@@ -68,6 +64,23 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
     if config.data.format == "mindrecord":
         ensure_records(dataset, (config.data.train_split, config.data.eval_split), config)
     return Prepared(job, config)
+
+
+def _without_a_probe_of_nothing(config: RunConfig) -> RunConfig:
+    """Leave the probe out where there are no weights: there is nothing that it could be fitted on.
+
+    Raises:
+        ConfigError: nothing but the probe was asked for.
+    """
+    if config.train.probe == "none" or config.model.weights is not None:
+        return config
+    if config.train.probe == "only":
+        raise ConfigError(
+            "train.probe=only fits a classifier on features of weights, and model.weights is null; set "
+            "model.weights, or train.probe=none"
+        )
+    emit(Event("train", "model.weights is null: no probe, training starts from random weights"))
+    return config.model_copy(update={"train": config.train.model_copy(update={"probe": "none"})})
 
 
 def is_same(config: RunConfig, before: Prepared) -> bool:

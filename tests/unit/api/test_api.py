@@ -90,10 +90,17 @@ def test_a_finished_run_is_not_repeated(
     assert events[-1].message.endswith("is finished already; its result is used")
 
 
-def test_a_probe_needs_weights(jobs: Jobs, data_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="fits a classifier on features of weights"):
-        api.train(tiny_config("train.probe=first"), data_dir, tmp_path / "run")
-    assert not jobs and not (tmp_path / "run").exists()
+def test_without_weights_there_is_no_probe(
+    jobs: Jobs, data_dir: Path, tmp_path: Path, events: list[Event]
+) -> None:
+    for _ in range(2):  # resumed as well
+        assert api.train(tiny_config("train.probe=first"), data_dir, tmp_path / "run") == RESULT
+        (tmp_path / "run" / RESULT_NAME).unlink()
+    assert [config.train.probe for _, config, _ in jobs] == ["none", "none"]
+    assert "no probe, training starts from random weights" in " ".join(e.message for e in events)
+    with pytest.raises(ConfigError, match="only fits a classifier on features of weights"):
+        api.train(tiny_config("train.probe=only"), data_dir, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_that_has_not_ended_is_left_alone(jobs: Jobs, data_dir: Path, tmp_path: Path) -> None:
