@@ -15,7 +15,7 @@ from pathlib import Path
 from effnet_core import __version__
 from effnet_core.config.load import CONFIG_NAME, read_config
 from effnet_core.config.schema import EvaluateConfig, StorageConfig
-from effnet_core.errors import Conflict, GateRefused, StoreBusy, StoreError
+from effnet_core.errors import Conflict, GateRefused, StoreBusy, StoreDamaged, StoreError
 from effnet_core.events import Event, emit
 from effnet_core.jobs.job import METRICS_NAME, RESULT_NAME
 from effnet_core.model_store.card import describe
@@ -77,7 +77,7 @@ class PublishedVersion:
     gate: str = ""
     """Where it was promoted: how that was decided, and what it was compared with."""
     production: str = ""
-    """The version in production afterwards; empty where there is none."""
+    """The version in production afterwards; empty where there is none, or none that can be read."""
 
 
 def publish_model(
@@ -131,7 +131,6 @@ def publish_model(
     reason, decision = (
         _try_to_promote(registry, manifest.version, gate, compare) if promote else (NOT_ASKED, "")
     )
-    pointer = registry.pointer()
     return PublishedVersion(
         name=registry.name,
         version=manifest.version,
@@ -141,8 +140,17 @@ def publish_model(
         reason=reason,
         top1=manifest.metrics.top1,
         gate=decision,
-        production=pointer[0].version if pointer else "",
+        production=_in_production(registry),
     )
+
+
+def _in_production(registry: Registry) -> str:
+    """The version in production; empty where there is none, or where the gate has just found it damaged."""
+    try:
+        found = registry.pointer()
+    except StoreDamaged:
+        return ""
+    return found[0].version if found else ""
 
 
 def _require_evaluation_of(sidecar: Sidecar, evaluation: EvalResult, run_dir: Path) -> None:
