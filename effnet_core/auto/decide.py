@@ -283,7 +283,7 @@ def settle_mirroring(
 ) -> tuple[RunConfig, Decision | None]:
     """Leave mirrored pictures out of training where the probe shows that they mean something else.
 
-    A mirrored photograph of a cat is one of a cat; a mirrored digit or letter is no digit or letter.
+    A mirrored photograph of a cat still shows a cat; a mirrored 2 is not a digit.
 
     Args:
         asked: as the person gave them.

@@ -43,7 +43,7 @@ class Probed:
     """What a probe has found."""
 
     evaluation: EvalResult
-    """Of its model, which lies in ``probe/`` in the run's folder."""
+    """The evaluation of the probe's model, which lies in ``probe/`` in the run's folder."""
     mirror: Paired | None = None
     """Its answers to mirrored images, against those to the same images as they are, where that was tried."""
 

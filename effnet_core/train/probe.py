@@ -33,7 +33,7 @@ TOPIC = "probe"
 WORTH_MEASURING = 5_000
 """Images from which on the fastest use of the cores is worth being measured first."""
 MIRRORED_IMAGES = 1_000
-"""Of the validation images, at most."""
+"""How many validation images at most are tried mirrored."""
 USUAL_BATCH = 4
 """Images in a call of the engine, else."""
 

@@ -286,7 +286,7 @@ def keep(
                     if slots is not None:
                         for line in slots.look():
                             say(line)
-                except EffnetError as error:
+                except (EffnetError, OSError) as error:
                     say(str(error))
             _pause(LOOK_EVERY_S, stops)
         say("stopping")

@@ -49,6 +49,7 @@ class LostSlots:
 
         Raises:
             ApiError: the server does not answer.
+            OSError: the leases cannot be read now.
         """
         now = self.clock()
         if now < self.next_look:
@@ -82,13 +83,15 @@ class LostSlots:
                 continue
             try:
                 lease = json.loads(path.read_bytes())
-            except FileNotFoundError:  # given back meanwhile
-                continue
-            if datetime.fromisoformat(lease["expiration"]) < datetime.now(timezone.utc) - OVERDUE:
+                ends = datetime.fromisoformat(lease["expiration"])
+                overdue = ends < datetime.now(timezone.utc) - OVERDUE
+                slots, limits = (lease["metadata"] or {}).get("slots", 0), lease["resource_ids"]
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
+                continue  # given back meanwhile, or damaged, which the server removes
+            if overdue:
                 path.unlink(missing_ok=True)
                 continue
-            for limit in lease["resource_ids"]:
-                held[limit] += (lease["metadata"] or {}).get("slots", 0)
+            held.update(dict.fromkeys(limits, slots))
         return held
 
 

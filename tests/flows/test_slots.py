@@ -150,6 +150,18 @@ def test_a_lease_that_the_index_misses_ends_as_well() -> None:
 
 
 @pytest.mark.usefixtures("four_devices")
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"expiration": "soon"}'])
+def test_a_damaged_lease_holds_nothing_and_stops_nobody(content: str) -> None:
+    take(1).write_text(content)
+    clock = Clock()
+    lost = LostSlots(Api(str(get_current_settings().api.url)), leases(), clock=clock)
+    assert lost.look() == []
+    clock.now += LOST_AFTER_S
+    assert lost.look() == [f"1 of the slots {NAME} had no holder: freed"]
+    assert active() == 0
+
+
+@pytest.mark.usefixtures("four_devices")
 def test_slots_that_are_taken_and_given_back_all_the_time_are_left_alone() -> None:
     clock = Clock()
     lost = LostSlots(Api(str(get_current_settings().api.url)), leases(), clock=clock)
