@@ -17,17 +17,22 @@ import pytest
 from effnet_core.config.schema import InferConfig, RunConfig, StorageConfig
 from effnet_core.data.images import ImageProblem
 from effnet_core.errors import ConfigError, DataError
+from effnet_core.export.onnx_model import write_onnx
 from effnet_core.infer import sinks
+from effnet_core.infer.engines.onnxruntime import OnnxRuntimePredictor
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.parts import read_parts
+from effnet_core.infer.pipeline import Predictor
 from effnet_core.infer.plan import plan, planned_reader
 from effnet_core.infer.readers import MemberReader
 from effnet_core.infer.shards import predict_shards
 from effnet_core.storage import S3Url
 from effnet_core.storage.trees import upload_tree
+from effnet_core.weights.checkpoint import open_checkpoint
 from tests.support.fakes import BrightnessPredictor, predict_job
 from tests.support.images import draw, encode
 from tests.support.s3 import SeaweedFS
+from tests.support.weights import make_checkpoint
 
 Rows = list[dict[str, Any]]
 
@@ -37,14 +42,16 @@ def label(
     output: Path,
     *,
     storage: StorageConfig | None = None,
+    predictor: Predictor | None = None,
     **settings: Any,
 ) -> Rows:
-    """Rows of a run with a predictor that looks at colours."""
+    """Rows of a run, by default with a predictor that looks at colours."""
     infer = InferConfig(**{"shard_images": 4, "decoders": 0, "max_error_share": 1.0, **settings})
     config = RunConfig(infer=infer, storage=storage or StorageConfig())
     listed = list_inputs(inputs, output, storage=config.storage, keep=infer.keep_columns)
     planned = plan(listed, output, model_sha256="m", infer=infer)
-    predict_shards(BrightnessPredictor(), predict_job(planned, allowed_errors=1000), config)
+    job = predict_job(planned, allowed_errors=1000)
+    predict_shards(predictor or BrightnessPredictor(), job, config)
     assert planned.missing() == []
     return read_parts(output)
 
@@ -121,6 +128,24 @@ def test_a_container_gives_the_rows_of_the_folder_it_was_made_from(
     assert by_path(label([file], tmp_path / "b")) == expected
     assert by_path(label([tmp_path / "packed"], tmp_path / "c")) == expected  # its folder
     assert [path.name for path in (tmp_path / "packed").iterdir()] == [file.name]
+
+
+def test_a_network_answers_the_same_from_a_container(folder: Path, tmp_path: Path) -> None:
+    """By the engine that labels on a CPU, to the last bit of each probability."""
+    checkpoint = open_checkpoint(make_checkpoint(tmp_path / "model.ckpt"))
+    write_onnx(checkpoint, tmp_path / "engine.onnx", features=True, pixels=True)
+
+    def rows(file: Path, name: str) -> Rows:
+        predictor = OnnxRuntimePredictor(
+            tmp_path / "engine.onnx", checkpoint.sidecar, workers=2, micro_batch=4
+        )
+        return by_path(label([file], tmp_path / name, predictor=predictor))
+
+    expected = rows(folder, "folder")
+    assert len({tuple(row["probs"]) for row in expected}) == len(expected) == 12
+    (tmp_path / "packed").mkdir()
+    for number, pack in enumerate(PACKED.values()):
+        assert rows(pack(folder, tmp_path / "packed"), str(number)) == expected
 
 
 @pytest.mark.parametrize("form", PACKED)
