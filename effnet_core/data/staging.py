@@ -44,9 +44,9 @@ from effnet_core.data.placing import (
 )
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import in_a_line
-from effnet_core.data.sources.formats import DEFAULT_RULES, Labelled, Rules
 from effnet_core.data.sources.imagenet2012 import SYNSETS_NAME
 from effnet_core.data.sources.opening import DatasetSource, open_source
+from effnet_core.data.sources.tree import DEFAULT_RULES, Labelled, Rules
 from effnet_core.data.splits import TRAIN, Sides
 from effnet_core.data.verification import VERIFICATION_NAME, Verification, verify_rows
 from effnet_core.errors import DataError

@@ -251,7 +251,7 @@ def _export(job: VerifyJob | MindirJob) -> dict[str, Any]:
 
 def _stage(job: StageJob, config: RunConfig) -> dict[str, Any]:
     from effnet_core.data.corrections import NO_CORRECTIONS, read_corrections
-    from effnet_core.data.sources.formats import Rules
+    from effnet_core.data.sources.tree import Rules
     from effnet_core.data.staging import stage_into
 
     os.chdir(job.start)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from effnet_core.data.manifest import open_dataset
 from effnet_core.data.placing import CONVERTED_SUFFIX
-from effnet_core.data.sources.formats import Rules
+from effnet_core.data.sources.tree import Rules
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.pipeline import Prediction, Wanted, iter_predictions

@@ -16,9 +16,10 @@ from typing import Any
 from effnet_core.data.sources.archives import DEFAULT_LIMITS
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import suffix_of
-from effnet_core.data.sources.formats import Labelled, Rules, carved
+from effnet_core.data.sources.formats import carved
 from effnet_core.data.sources.shards import filled_up, splits_of
 from effnet_core.data.sources.tables import LABEL_COLUMNS, PATH_COLUMNS, Table
+from effnet_core.data.sources.tree import Labelled, Rules
 from effnet_core.errors import DataError
 from effnet_core.system.files import require_space
 from effnet_core.text import human_bytes, os_reason

@@ -2,7 +2,8 @@
 
 - class folders: ``CLASS/*``, or ``train/CLASS/*`` and ``val/CLASS/*``, whatever the splits are called
 - Hugging Face's imagefolder: the same, or ``train/metadata.csv`` with ``file_name`` and a label
-- a table of paths and labels (``listed.py``), alone or beside the pictures
+- a table or list of paths and labels (``listed.py``), alone or beside the pictures; one for each split counts
+  also where the folders are classes
 - tar shards in WebDataset's naming: ``KEY.jpg`` and ``KEY.cls`` or ``KEY.json``, unpacked before
 """
 
@@ -10,90 +11,25 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-from effnet_core.config.schema import DataConfig
+from effnet_core.data.sources.beside import (
+    is_flat_beside_table,
+    metadata_in,
+    note_tables,
+    of_table,
+    of_tables,
+    splits_by_table,
+)
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import Found, find_files, why_left_out
-from effnet_core.data.sources.listed import (
-    TableRules,
-    columns_of_listing,
-    from_table,
-    usable_tables,
-)
+from effnet_core.data.sources.listed import from_table, usable_tables
 from effnet_core.data.sources.tables import is_table
-from effnet_core.data.splits import TEST, TRAIN, VAL, is_split, split_in
+from effnet_core.data.sources.tree import DEFAULT_RULES, Labelled, Rules, Tree
+from effnet_core.data.splits import TRAIN, VAL, is_split, split_in
 from effnet_core.errors import DataError
 from effnet_core.text import os_reason
-
-METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "_classes.csv")
-"""Hugging Face's, and Roboflow's with a column for each class."""
-Layout = Literal["auto", "classes", "splits"]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What people say about a source where it does not tell by itself."""
-
-    layout: Layout = "auto"
-    """Whether its folders are classes or splits."""
-    table: TableRules = field(default_factory=TableRules)
-    names_encoding: str | None = None
-    """Encoding of the names in a zip that does not say."""
-
-    @classmethod
-    def of(cls, data: DataConfig) -> Rules:
-        """What the settings say."""
-        table = TableRules(data.path_column, data.label_column, data.table_root)
-        return cls(data.layout, table, data.names_encoding)
-
-
-DEFAULT_RULES = Rules()
-
-
-@dataclass
-class Labelled:
-    """The files of a source, sorted by kind."""
-
-    candidates: list[Candidate] = field(default_factory=list)
-    other: list[tuple[str, str]] = field(default_factory=list)
-    """Paths of files that are not pictures of a class, and why."""
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What a person should know, one sentence each."""
-
-
-class Tree:
-    """The pictures of a folder by the folders they lie in."""
-
-    def __init__(self, root: Path, pictures: list[str]) -> None:
-        self.root = root
-        self.direct: dict[str, list[str]] = defaultdict(list)
-        self.inner: dict[str, dict[str, None]] = defaultdict(dict)
-        """Names of the folders inside a folder that hold pictures at any depth."""
-        for path in pictures:
-            folder = path.rpartition("/")[0]
-            self.direct[folder].append(path)
-            while folder:
-                above, _, name = folder.rpartition("/")
-                if name in self.inner[above]:
-                    break
-                self.inner[above][name] = None
-                folder = above
-
-    def folders(self, folder: str) -> list[str]:
-        """Paths of the folders inside that hold pictures, sorted."""
-        return [f"{folder}/{name}" if folder else name for name in sorted(self.inner[folder])]
-
-    def below(self, folder: str) -> list[str]:
-        """Every picture of a folder, at any depth, sorted."""
-        found = list(self.direct[folder])
-        for inner in self.folders(folder):
-            found += self.below(inner)
-        return sorted(found)
 
 
 def find_images(source: Path, rules: Rules = DEFAULT_RULES) -> Labelled:
@@ -123,22 +59,24 @@ def label_files(source: Path, found: Found, rules: Rules) -> Labelled:
     tree = Tree(source, found.pictures)
     top = _unwrapped(tree)
     tables = [path for path, _ in found.other if is_table(path)]
-    if (table := _metadata(tree.root, top, tables)) and not _has_splits(tree, top, rules):
-        result.candidates = _of_table(tree, top, table, "", result, rules)
-    elif _is_flat_beside_table(tree, top, tables, rules):
-        result.candidates = _of_tables(tree, top, tables, result, rules)
+    if (table := metadata_in(tree.root, top, tables)) and not _has_splits(tree, top, rules):
+        result.candidates = of_table(tree, top, table, "", rules)
+    elif is_flat_beside_table(tree, top, tables, rules) or splits_by_table(
+        tree, top, tables, rules
+    ):
+        result.candidates = of_tables(tree, top, tables, result, rules)
     elif splits := _splits_of(tree, top, tables, result, rules):
         for split, folder in splits:
-            table = _metadata(tree.root, folder, tables)
+            table = metadata_in(tree.root, folder, tables)
             if table:
-                result.candidates += _of_table(tree, folder, table, split, result, rules)
+                result.candidates += of_table(tree, folder, table, split, rules)
             else:
                 result.candidates += _of_classes(tree, folder, split, result)
     elif tree.folders(top):
         result.candidates = _of_classes(tree, top, "", result)
-        _note_tables(tree, top, tables, result)
+        note_tables(tree, top, tables, result)
     else:
-        result.candidates = _of_tables(tree, top, tables, result, rules)
+        result.candidates = of_tables(tree, top, tables, result, rules)
     _note_pictures_without_class(found, result, source)
     result.candidates = carved(_same_classes(result.candidates), result.notes)
     return result
@@ -174,7 +112,9 @@ def _splits_of(
         return []
     folders = tree.folders(top)
     named = {path: _split_of_folder(path, rules) for path in folders}
-    nested = {path for path in folders if tree.folders(path) or _metadata(tree.root, path, tables)}
+    nested = {
+        path for path in folders if tree.folders(path) or metadata_in(tree.root, path, tables)
+    }
     splits = [path for path in folders if named[path]]
     rest = [path for path in folders if not named[path]]
     if not splits or (rules.layout == "auto" and _are_classes(splits, rest, nested, named)):
@@ -283,86 +223,6 @@ def _note_empty(tree: Tree, top: str, result: Labelled) -> None:
     if empty:
         names = ", ".join(f"{name}/" for name in empty[:5])
         result.notes.append(f"left out: {len(empty):,} folder(s) without any picture ({names})")
-
-
-def _metadata(root: Path, folder: str, tables: list[str]) -> str:
-    """Path of the table that Hugging Face or Roboflow put into a folder, if it names labels."""
-    prefix = f"{folder}/" if folder else ""
-    here = [f"{prefix}{name}" for name in METADATA_NAMES if f"{prefix}{name}" in tables]
-    return next((path for path in here if usable_tables(root, [path], TableRules())), "")
-
-
-def _is_flat_beside_table(tree: Tree, top: str, tables: list[str], rules: Rules) -> bool:
-    """Whether the folders are no classes and hold pictures themselves, which a table labels.
-
-    They are no classes if they are called like splits, if there is only one, or if people name a column.
-    """
-    folders = tree.folders(top)
-    flat = all(not tree.folders(path) for path in folders)
-    names = [path.rpartition("/")[2] for path in folders]
-    named = all(is_split(name) or name == "images" for name in names)
-    said = bool(rules.table.label_column or rules.table.path_column)
-    return (
-        rules.layout != "classes"
-        and flat
-        and (named or said or len(folders) == 1)
-        and bool(folders)
-        and bool(usable_tables(tree.root, _here(top, tables), rules.table))
-    )
-
-
-def _of_tables(
-    tree: Tree, top: str, tables: list[str], result: Labelled, rules: Rules
-) -> list[Candidate]:
-    """The pictures that the tables beside them list.
-
-    Raises:
-        DataError: none of them lists pictures and labels, or several do and it is not clear which counts.
-    """
-    usable = usable_tables(tree.root, _here(top, tables), rules.table)
-    folder = tree.root / top
-    if not usable:
-        raise DataError(
-            f"{folder} has no class folders; expected {folder}/CLASS/image files, or a table of paths "
-            "and labels such as labels.csv"
-        )
-    if len(usable) == 1:
-        result.notes.append(f"labels are those of {usable[0].path}")
-        return from_table(usable[0], folder, rules.table)
-    by_split = {split_in(table.path.stem): table for table in usable}
-    if len(by_split) < len(usable) or "" in by_split:
-        names = ", ".join(table.path.name for table in usable)
-        raise DataError(f"{folder} has several tables ({names}); give the one that counts")
-    result.notes.append(f"labels are those of {', '.join(str(t.path) for t in usable)}")
-    return [
-        item
-        for split in (TRAIN, VAL, TEST)
-        if split in by_split
-        for item in from_table(by_split[split], folder, rules.table, split)
-    ]
-
-
-def _here(top: str, tables: list[str]) -> list[str]:
-    """Tables that lie in a folder; Kaggle's samples of an answer hold no true labels."""
-    here = [path for path in tables if path.rpartition("/")[0] == top]
-    return [path for path in here if "submission" not in path.rpartition("/")[2].lower()]
-
-
-def _of_table(
-    tree: Tree, folder: str, table: str, split: str, result: Labelled, rules: Rules
-) -> list[Candidate]:
-    read = usable_tables(tree.root, [table], rules.table, strict=True)[0]
-    return from_table(read, tree.root / folder, rules.table, split)
-
-
-def _note_tables(tree: Tree, top: str, tables: list[str], result: Labelled) -> None:
-    """Folders may be parts of a set whose classes stand in a table under a name that nobody guesses."""
-    for path in _here(top, tables):
-        if columns := columns_of_listing(tree.root, path):
-            result.notes.append(
-                f"classes are the folders, although {path} lists the pictures; if it has their classes, say "
-                f"data.label_column=NAME (it has: {', '.join(columns)})"
-            )
 
 
 def _note_pictures_without_class(found: Found, result: Labelled, source: Path) -> None:

@@ -46,7 +46,12 @@ class TableRules:
 
 
 def usable_tables(
-    base: Path, names: Iterable[str], rules: TableRules, *, strict: bool = False
+    base: Path,
+    names: Iterable[str],
+    rules: TableRules,
+    *,
+    root: Path | None = None,
+    strict: bool = False,
 ) -> list[Table]:
     """The tables that list pictures and labels.
 
@@ -54,6 +59,7 @@ def usable_tables(
         base: folder that ``names`` are relative to.
         names: paths of tables.
         rules: what people say about them.
+        root: folder that paths are relative to, unless people say it; each table's own when None.
         strict: say what is wrong with one that does not, instead of leaving it out.
 
     Raises:
@@ -72,7 +78,7 @@ def usable_tables(
             if strict:
                 raise
             continue
-        if strict or _leads_somewhere(table, rules):
+        if strict or _leads_somewhere(table, rules, root or table.path.parent):
             found.append(table)
     return found
 
@@ -129,14 +135,14 @@ class NotOneLabel(list[str]):
         return f"{len(self)} classes ({', '.join(self[:4])}); a picture must have one"
 
 
-def _leads_somewhere(table: Table, rules: TableRules) -> bool:
+def _leads_somewhere(table: Table, rules: TableRules, root: Path) -> bool:
     path, label = _columns(table, rules)
     labelled = [
         row
         for row in table.rows[:ROWS_TRIED]
         if isinstance(row.values.get(label), NotOneLabel) or _text(row.values.get(label))
     ]
-    root = Path(rules.root) if rules.root else table.path.parent
+    root = Path(rules.root) if rules.root else root
     there = _share_there(replace(table, rows=labelled), path, root) * len(labelled)
     return 2 * there >= len(table.rows[:ROWS_TRIED])
 

@@ -18,10 +18,11 @@ from effnet_core.data.images import IMAGE_SUFFIXES
 from effnet_core.data.sources.archives import is_archive, members, require_read, stem, unpack
 from effnet_core.data.sources.embedded import from_embedded, picture_column
 from effnet_core.data.sources.finding import Found, find_files, suffix_of
-from effnet_core.data.sources.formats import DEFAULT_RULES, Labelled, Rules, find_images
+from effnet_core.data.sources.formats import find_images
 from effnet_core.data.sources.imagenet2012 import is_imagenet2012, unpack_imagenet2012
 from effnet_core.data.sources.shards import LABEL_SUFFIXES, from_shards
 from effnet_core.data.sources.tables import is_table
+from effnet_core.data.sources.tree import DEFAULT_RULES, Labelled, Rules
 from effnet_core.errors import DataError
 from effnet_core.events import Event, emit
 from effnet_core.storage.addresses import S3Url, is_s3, parse_s3, require_name, without_userinfo
@@ -85,7 +86,8 @@ def open_source(
     if path.is_file() and not (is_table(path.name) or is_archive(path.name)):
         raise DataError(
             f"{path} is neither a folder nor an archive nor a table; give a folder, a .zip, .tar, "
-            ".tar.gz, .tar.bz2, .tar.xz or .tar.zst file, or a .csv, .tsv, .jsonl or .parquet file"
+            ".tar.gz, .tar.bz2, .tar.xz or .tar.zst file, a .csv, .tsv, .jsonl or .parquet file, or a .txt "
+            "file with a path and a class on each line"
         )
     return LocalSource(path, rules)
 

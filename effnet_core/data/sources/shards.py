@@ -12,8 +12,9 @@ from typing import Any
 from effnet_core.data.images import IMAGE_SUFFIXES
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import find_files
-from effnet_core.data.sources.formats import Labelled, carved
+from effnet_core.data.sources.formats import carved
 from effnet_core.data.sources.tables import LABEL_COLUMNS
+from effnet_core.data.sources.tree import Labelled
 from effnet_core.data.splits import split_in
 from effnet_core.errors import DataError
 

@@ -1,6 +1,7 @@
 """Tables that name pictures and their classes, as people and programs write them.
 
-CSV with commas, semicolons, tabs or bars, in UTF-8, UTF-16 or Windows' own letters; JSON Lines; Parquet.
+CSV with commas, semicolons, tabs or bars, in UTF-8, UTF-16 or Windows' own letters; JSON Lines; Parquet;
+lists of ``PATH LABEL``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from effnet_core.data.sources.finding import suffix_of
 from effnet_core.errors import DataError
 from effnet_core.text import nearest, os_reason
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+LIST_SUFFIX = ".txt"
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", LIST_SUFFIX)
 DELIMITERS = ",;\t|"
+NAMES_FILES = ("classes.txt", "labels.txt", "label_list.txt", "class_names.txt", "names.txt")
+"""Beside a list whose labels are numbers, the names of its classes, one a line."""
 
 PATH_COLUMNS = (
     *("path", "file_name", "filename", "filepath", "file_path", "image_path", "img_path", "file"),
@@ -102,7 +106,7 @@ def read_table(path: Path) -> Table:
         text = decode_text(path.read_bytes())
         if suffix in (".jsonl", ".ndjson"):
             return _of_rows(path, list(_json_rows(text)))
-        return _read_csv(path, text)
+        return _read_list(path, text) if suffix == LIST_SUFFIX else _read_csv(path, text)
     except OSError as cause:
         raise DataError(f"{path} cannot be read ({os_reason(cause)})") from cause
     except (ValueError, TypeError, csv.Error, MemoryError) as cause:
@@ -152,6 +156,50 @@ def _read_csv(path: Path, text: str) -> Table:
         if any(isinstance(value, str) and value.strip() for value in row.values())
     ]
     return Table(path, columns, rows)
+
+
+_LISTED = re.compile(
+    rf"(?P<path>.+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))}))\s+(?P<label>\S.*)",
+    re.IGNORECASE,
+)
+
+
+def _read_list(path: Path, text: str) -> Table:
+    """``PATH LABEL`` a line, as Caffe, MMPretrain and PaddleClas keep lists; with delimiters a table."""
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if lines and not _LISTED.fullmatch(lines[0][1]):
+        if not any(delimiter in lines[0][1] for delimiter in DELIMITERS):
+            raise ValueError(f"line {lines[0][0]} is not a picture's path and its class")
+        return _read_csv(path, text)
+    columns = PATH_COLUMNS[0], LABEL_COLUMNS[0]
+    pairs = [
+        (n, found.group("path", "label") if (found := _LISTED.fullmatch(line)) else (line, ""))
+        for n, line in lines
+    ]
+    names = _names_of_numbers(path.parent, {label for _, (_, label) in pairs if label})
+    rows = [
+        Row(n, dict(zip(columns, (file, names.get(label, label)), strict=True)))
+        for n, (file, label) in pairs
+    ]
+    return Table(path, columns, rows)
+
+
+def _names_of_numbers(folder: Path, labels: set[str]) -> dict[str, str]:
+    """What a file beside a list calls the classes whose numbers it has; empty where none does."""
+    if not all(label.isdecimal() for label in labels):
+        return {}
+    for file in (folder / name for name in NAMES_FILES):
+        if not file.is_file():
+            continue
+        lines = [line.strip() for line in decode_text(file.read_bytes()).splitlines()]
+        names = [line for line in lines if line]
+        numbered = [line.partition(" ") for line in names]
+        if all(number == str(n) for n, (number, _, _) in enumerate(numbered)):
+            names = [name.strip() or number for number, _, name in numbered]
+        by_number = {str(n): name for n, name in enumerate(names)}
+        if len(set(names)) == len(names) and labels <= by_number.keys():
+            return by_number
+    return {}
 
 
 def _names_without_head(first: list[str]) -> list[str]:

@@ -24,8 +24,9 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.images import ImageProblem
 from effnet_core.data.order import epoch_order, train_indices
 from effnet_core.data.preprocess import PreprocessSpec, preprocess
-from effnet_core.data.sources.formats import Rules, find_images
+from effnet_core.data.sources.formats import find_images
 from effnet_core.data.sources.opening import find_in
+from effnet_core.data.sources.tree import Rules
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import DataError, JobTimeout, WorkerStalled
 from effnet_core.export.onnx_model import write_onnx

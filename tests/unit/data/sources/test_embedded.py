@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from effnet_core.data.sources.formats import Rules
 from effnet_core.data.sources.listed import TableRules
+from effnet_core.data.sources.tree import Rules
 from effnet_core.data.staging import WORK_NAME, stage_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event

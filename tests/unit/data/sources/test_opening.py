@@ -360,9 +360,9 @@ def test_what_is_not_there(tmp_path: Path, moto: S3Access) -> None:
 
 
 def test_a_file_of_no_known_kind(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.md").write_text("x")
     with pytest.raises(DataError, match="is neither a folder nor an archive"):
-        stage_dataset(tmp_path / "notes.txt", tmp_path / "out")
+        stage_dataset(tmp_path / "notes.md", tmp_path / "out")
 
 
 def test_room_for_a_bucket_is_asked_for_first(

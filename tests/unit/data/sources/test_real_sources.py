@@ -7,13 +7,14 @@ import os
 import shutil
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from effnet_core.data.manifest import Dataset, open_dataset
-from effnet_core.data.sources.formats import Rules
 from effnet_core.data.sources.listed import TableRules
+from effnet_core.data.sources.tree import Rules
 from effnet_core.data.staging import OTHER_NAME, stage_dataset
 from effnet_core.errors import DataError
 from effnet_core.events import Event
@@ -629,3 +630,94 @@ def test_a_row_whose_picture_is_missing_is_named(flat: Path, out: Path) -> None:
     stage_dataset(table(flat, text), out, max_rejected_share=0.5)
     [row] = read_jsonl(out / "rejected.jsonl")
     assert row["reason"] == "line 8 of labels.csv has 'gone.jpg', which is not there"
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+
+def of_splits(**counts: int) -> Counter[tuple[str, str]]:
+    return Counter({(split, name): n for split, n in counts.items() for name in ("cat", "dog")})
+
+
+def list_of(label: str, numbers: Iterable[int] = range(6)) -> str:
+    """Lines of ``PATH LABEL``, where a label may be a number."""
+    names = ("cat", "dog")
+    return "".join(
+        f"images/{n}.jpg {label.format(number=n % 2, name=names[n % 2])}\n" for n in numbers
+    )
+
+
+LISTS: dict[str, tuple[dict[str, str], Counter[str]]] = {
+    "names": ({"list.txt": list_of("{name}")}, Counter(cat=3, dog=3)),
+    "names with spaces": ({"list.txt": list_of("a {name}")}, Counter({"a cat": 3, "a dog": 3})),
+    "tabs": ({"list.txt": list_of("{name}").replace(" ", "\t")}, Counter(cat=3, dog=3)),
+    "commas": ({"list.txt": list_of("{name}").replace(" ", ",")}, Counter(cat=3, dog=3)),
+    "numbers": ({"list.txt": list_of("{number}")}, Counter({"0": 3, "1": 3})),
+    "numbers with names": (
+        {"list.txt": list_of("{number}"), "classes.txt": "cat\ndog\n"},
+        Counter(cat=3, dog=3),
+    ),
+    "numbers with numbered names": (
+        {"train_list.txt": list_of("{number}"), "label_list.txt": "0 cat\n1 a dog\n"},
+        Counter({"cat": 3, "a dog": 3}),
+    ),
+    "fewer names than numbers": (
+        {"list.txt": list_of("{number}"), "classes.txt": "cat\n"},
+        Counter({"0": 3, "1": 3}),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("given", ["folder", "list"])
+def test_a_list_of_paths_and_classes(flat: Path, out: Path, kind: str, given: str) -> None:
+    files, expected = LISTS[kind]
+    for name, text in files.items():
+        put(flat, name, text.encode())
+    put(flat, "README.txt", b"Six pictures.\nTaken by nobody.\n")
+    source = flat if given == "folder" else flat / next(iter(files))
+    assert classes(stage_dataset(source, out, max_rejected_share=0)[0]) == expected
+
+
+@pytest.mark.parametrize("place", ["", "meta/"])
+def test_lists_give_splits_and_folders_the_names_of_numbers(
+    tmp_path: Path, out: Path, place: str
+) -> None:
+    """As lists for ImageNet are: classes are folders in training, and none in validation."""
+    listed: dict[str, list[str]] = {"train": [], "val": []}
+    for n in range(6):
+        name = ("cat", "dog")[n % 2]
+        put(tmp_path, f"source/train/{name}/{n}.jpg", seed=n)
+        listed["train"].append(f"{name}/{n}.jpg {n % 2}")
+    for n in range(4):
+        put(tmp_path, f"source/val/v{n}.jpg", seed=10 + n)
+        listed["val"].append(f"v{n}.jpg {n % 2}")
+    for split, lines in listed.items():
+        put(tmp_path, f"source/{place}{split}.txt", "\n".join(lines).encode())
+    dataset, _ = stage_dataset(tmp_path / "source", out, max_rejected_share=0)
+    assert pictures(dataset) == of_splits(train=3, val=2)
+
+
+def test_lists_beside_class_folders_say_which_picture_is_of_which_split(
+    tmp_path: Path, out: Path, events: list[Event]
+) -> None:
+    lines = []
+    for n in range(8):
+        name = f"{('cat', 'dog')[n % 2]}/{n}.jpg"
+        put(tmp_path, f"source/{name}", seed=n)
+        lines.append(f"{name} {n % 2}")
+    put(tmp_path, "source/train.txt", "\n".join(lines[2:]).encode())
+    put(tmp_path, "source/val.txt", "\n".join(lines[:2]).encode())
+    dataset, _ = stage_dataset(tmp_path / "source", out)
+    assert pictures(dataset) == of_splits(train=3, val=1)
+    assert any("train.txt" in event.message for event in events)
+
+
+def test_what_is_no_list_is_refused_in_a_sentence(flat: Path, out: Path) -> None:
+    put(flat, "list.txt", b"Some words about cats.\n")
+    with pytest.raises(DataError, match="line 1 is not a picture's path and its class"):
+        stage_dataset(flat / "list.txt", out)
+    put(flat, "list.txt", (list_of("{name}") + "images/7.jpg\n").encode())
+    stage_dataset(flat / "list.txt", out, max_rejected_share=0.5)
+    [row] = read_jsonl(out / "rejected.jsonl")
+    assert row["reason"] == "line 7 of list.txt has no label"
