@@ -238,7 +238,7 @@ def _settle_minutes(plan: _Open, facts: Facts, epochs: int) -> None:
     quality, minutes = plan.config.auto.quality, plan.config.auto.minutes
     train = plan.config.train.model_copy(update={"epochs": epochs})
     cost = estimate(plan.config.model_copy(update={"train": train}), facts)
-    wanted_s = cost.training_s - STARTUP_S
+    wanted_s = cost.training_s - cost.startup_s
     if minutes is not None:
         left_s = 60 * minutes - facts.spent_s - cost.probe_s - STARTUP_S
         why = f"what auto.minutes={minutes:g} leaves"

@@ -18,9 +18,9 @@ from effnet_core.text import format_seconds, human_bytes
 
 REFERENCE_GFLOPS = 100.0
 """Of the product of two matrices of 1024 where the figures below hold; assumed."""
-TRAIN_S, EVAL_S, ENGINE_S = 0.044, 0.018, 0.012
-"""Seconds an image of a training step (measured), of MindSpore's forward pass and of the engine's (both
-assumed), for B0 at 224 px."""
+TRAIN_S, EVAL_S, ENGINE_S = 0.044, 0.020, 0.0076
+"""Seconds an image of a training step, of MindSpore's forward pass and of the engine's, for B0 at 224 px. On
+three processors the engine was 4.5 to 6.3 times as fast as the training step (benchmarks/infer.md)."""
 BUILTIN_SLOWER, BUILTIN_LARGER = 4.0, 2.3
 """MindSpore's built-in kernels against the native ones."""
 BYTES_A_VALUE = 10.0
@@ -34,7 +34,10 @@ MOST_SLOWER = 4.0
 USABLE = 0.7
 """Share of the free memory that a run may plan with."""
 STARTUP_S = 25.0
-"""Seconds of a training job besides its steps: processes, the compilation of the graph, saving."""
+"""Seconds that a run in bounded time keeps for everything besides probe and steps."""
+PROCESSES_S, COMPILE_S, BUILD_S = 4.0, 7.0, 12.0
+"""Seconds to start and end a training job, to compile B0's graph, and to build the native kernels once;
+measured with two cores."""
 PROBE_STARTUP_S = 6.0
 """Seconds of a probe besides the features."""
 
@@ -51,6 +54,8 @@ class Estimate:
     """Seconds of an epoch with its evaluation."""
     training_s: float
     """Seconds of everything after the probe."""
+    startup_s: float
+    """Of these, seconds besides its steps and their evaluations."""
 
     @property
     def total_s(self) -> float:
@@ -67,10 +72,11 @@ def estimate(config: RunConfig, facts: Facts) -> Estimate:
     probe_s = 0.0
     if config.train.probe != "none":
         probe_s = PROBE_STARTUP_S + (facts.train_images + facts.val_images) * ENGINE_S * evaluated
-    epoch_s = kernels * (
-        facts.train_images * TRAIN_S * trained + facts.val_images * EVAL_S * evaluated
-    )
-    return Estimate(_memory(config), probe_s, epoch_s, _training_s(config, facts, epoch_s))
+    eval_s = kernels * facts.val_images * EVAL_S * evaluated
+    epoch_s = kernels * facts.train_images * TRAIN_S * trained + eval_s
+    startup_s = _startup_s(config, facts, eval_s)
+    training_s = _training_s(config, facts, epoch_s, startup_s)
+    return Estimate(_memory(config), probe_s, epoch_s, training_s, startup_s)
 
 
 def describe(config: RunConfig, estimate: Estimate, facts: Facts) -> str:
@@ -105,15 +111,22 @@ def told_again(config: RunConfig, estimate: Estimate) -> str:
     return f"measured: an epoch takes about {epoch}, so training has time for about {epochs:.1f} epochs"
 
 
-def _training_s(config: RunConfig, facts: Facts, epoch_s: float) -> float:
+def _startup_s(config: RunConfig, facts: Facts, eval_s: float) -> float:
+    """Processes, the graph, and two evaluations at the end: of the best model, and to calibrate it."""
+    compile_s = COMPILE_S * len(expand(config.row).blocks) / len(expand(_B0_ROW).blocks)
+    build_s = 0.0 if facts.kernels_built or config.runtime.kernels == "builtin" else BUILD_S
+    return PROCESSES_S + compile_s + build_s + 2 * eval_s
+
+
+def _training_s(config: RunConfig, facts: Facts, epoch_s: float, startup_s: float) -> float:
     if config.train.probe == "only":
         return 0.0
     length, batch = config.train.length, config.data.global_batch_size
     if length.unit == "minutes":
-        return STARTUP_S + 60 * length.amount
+        return startup_s + 60 * length.amount
     steps_per_epoch = max(1, facts.train_images * config.data.repeats // batch)
     steps = length.steps(steps_per_epoch=steps_per_epoch, batch_size=batch) or 0
-    return STARTUP_S + steps / steps_per_epoch * epoch_s
+    return startup_s + steps / steps_per_epoch * epoch_s
 
 
 def relative_cost(row: Variant, image_size: int) -> float:
@@ -157,4 +170,5 @@ def values_kept(row: Variant, image_size: int) -> int:
     return total + architecture.head_channels * side * side
 
 
-_B0 = cost(variant("efficientnet_b0"), image_size=224)
+_B0_ROW = variant("efficientnet_b0")
+_B0 = cost(_B0_ROW, image_size=224)

@@ -13,6 +13,7 @@ import psutil
 from effnet_core.config.schema import RunConfig
 from effnet_core.data.manifest import Dataset
 from effnet_core.errors import CheckpointError, ConfigError, DownloadFailed
+from effnet_core.kernels import build
 from effnet_core.system.machine import available_cores
 from effnet_core.weights.catalogue import PUBLISHED, installed_file
 from effnet_core.weights.checkpoint import Checkpoint
@@ -42,6 +43,8 @@ class Facts:
     why_weights: str
     spent_s: float = 0.0
     """Seconds of the run that are gone already."""
+    kernels_built: bool = True
+    """Whether MindSpore's native kernels are there, or none will be built."""
 
     @property
     def train_images(self) -> int:
@@ -89,6 +92,7 @@ def look(config: RunConfig, dataset: Dataset, found: Found, *, spent_s: float = 
         found.weights,
         found.why_weights,
         spent_s,
+        _kernels_built(),
     )
 
 
@@ -137,6 +141,13 @@ def free_memory() -> float:
         used = float((CGROUP / "memory.current").read_text())
         free = min(free, max(0.0, limit - used))
     return free
+
+
+def _kernels_built() -> bool:
+    try:
+        return build.plan().library.exists()
+    except build.Unavailable:
+        return True
 
 
 def _gflops() -> float:

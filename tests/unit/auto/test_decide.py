@@ -71,11 +71,23 @@ def test_minutes_bound_the_whole_run() -> None:
     for minutes in (1.5, 4.0):
         assert whole.total_s > 60 * minutes
         bounded = decided("auto.quality=best", f"auto.minutes={minutes}").estimate
-        assert bounded.total_s == pytest.approx(60 * minutes, abs=1)
+        assert bounded.total_s - bounded.startup_s == pytest.approx(60 * minutes - 25, abs=1)
+        assert bounded.startup_s < 25
 
 
 def test_minutes_that_leave_no_time_for_training_end_with_the_probe() -> None:
     assert decided("auto.minutes=0.5").config.train.probe == "only"
+
+
+def test_what_happens_once_is_told_once() -> None:
+    """Kernels that are not built yet take their time; the length of the training does not change."""
+    there, missing = decided(), decided(kernels_built=False)
+    assert missing.estimate.training_s == pytest.approx(there.estimate.training_s + 12)
+    assert missing.config == there.config
+    builtin = [decided("runtime.kernels=builtin", kernels_built=there) for there in (True, False)]
+    assert builtin[0].estimate == builtin[1].estimate
+    large = decided(variant="efficientnet_b7", val_images=2, free_bytes=100 * GB).estimate
+    assert large.startup_s > decided(val_images=2).estimate.startup_s + 10
 
 
 def test_12_images_make_an_update_each_batch_fits_into() -> None:
