@@ -23,13 +23,14 @@ class _Lines:
         self.last: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
-        now = time.monotonic()
-        repeated = "loss" in event.metrics and event.metrics.get("kind") == "train"
+        now, kind = time.monotonic(), event.metrics.get("kind")
+        repeated = "loss" in event.metrics and kind == "train"
         if not event.message or (
             repeated and now - self.last.get(event.topic, 0) < PLAIN_LINE_EVERY_S
         ):
             return
-        self.last[event.topic] = now
+        if kind != "reminder":  # else it would keep back the news that it asks for
+            self.last[event.topic] = now
         say(f"{event.topic:>9}  {event.message}")
 
 

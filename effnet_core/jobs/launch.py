@@ -414,7 +414,9 @@ class _EventTail:
     def remind(self) -> None:
         """Say what is still being done where nothing has come for a while, such as a graph's compilation."""
         now = time.monotonic()
-        wait_s = REMIND_AFTER_S if self.reminded <= self.heard else REMIND_EVERY_S
+        steps_come = self.last.metrics.get("kind") in ("train", "eval")  # every some seconds
+        again = self.reminded > self.heard or steps_come
+        wait_s = REMIND_EVERY_S if again else REMIND_AFTER_S
         if now - max(self.heard, self.reminded) < wait_s:
             return
         self.reminded = now

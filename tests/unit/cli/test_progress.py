@@ -82,3 +82,21 @@ def test_a_log_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == (
         " transfer  fetched [/dim] :smile: 2 of 2, 3 MB/s\n1 file(s) copied\n"
     )
+
+
+def test_in_a_log_a_reminder_does_not_keep_back_the_steps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps came every eight seconds, and each was told as what had been said five seconds before."""
+    seconds = 100.0
+    monkeypatch.setattr(lines.time, "monotonic", lambda: seconds)
+    with lines.show_events():
+        for step in (1, 2, 3):
+            emit(Event("train", f"step {step}", metrics={"kind": "train", "loss": 1.0}))
+            seconds += 5.0
+            emit(Event("train", f"step {step} ... 5 s", metrics={"kind": "reminder"}))
+            seconds += 1.0
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if "..." not in line] == [
+        f"    train  step {step}" for step in (1, 2, 3)
+    ]

@@ -343,3 +343,10 @@ def test_a_job_that_says_nothing_is_said_to_be_still_at_it(
         tail.remind()
     reminders = [event.message for event in events[1:]]
     assert reminders == [f"compiling the graph ... {seconds} s" for seconds in (5, 15, 25)]
+    events.clear()
+    step = Event("train", "step 7", metrics={"kind": "train"})
+    append_jsonl(tmp_path / EVENTS_NAME, step.to_dict())
+    tail.repeat()
+    for clock.return_value in range(130, 152):  # slow steps are told seldom anyway
+        tail.remind()
+    assert [event.message for event in events[1:]] == ["step 7 ... 10 s", "step 7 ... 20 s"]
