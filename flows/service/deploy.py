@@ -1,12 +1,13 @@
 """Bring a server's work pool, device slots and deployments to what the repository says.
 
 What people changed on the dashboard stays (``merging.py``). What was deployed last is noted in a variable
-of the server, so this works from any host.
+of the server, so this works from any host; a deployment that is as it should be is not deployed again.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,16 @@ from effnet_core.cli.terminal import console
 from effnet_core.errors import ConfigError, EffnetError
 from effnet_core.system.locks import scratch_folder
 from flows.service.api import Api
-from flows.service.environments import DEPLOYMENTS, VARIABLE, Environment, read_environment
+from flows.service.environments import (
+    DEPLOYMENTS,
+    ROOT,
+    VARIABLE,
+    Environment,
+    read_environment,
+)
 from flows.service.merging import (
     NOWHERE,
+    Key,
     Settings,
     into_file,
     is_unnamed,
@@ -50,6 +59,8 @@ SERVICE_SETTINGS = {
 PLACEHOLDER = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
 RECORD_VARIABLE = "effnet_deployed"
 """Prefect variable that holds what was deployed last."""
+REST: Key = ("rest",)
+"""Digest in that record of what a deployment is made from beside its settings."""
 PATIENCE_S = 600.0
 """How long a command of Prefect may take: a server that hangs would keep it waiting for ever."""
 
@@ -87,24 +98,48 @@ def deploy(
     }
     file = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))
     items, ours = _filled_in(file["deployments"], variables), {}
-    there = {_identity(item): of_server(item) for item in api.post("/deployments/filter")}
+    there = {_identity(item): item for item in api.post("/deployments/filter")}
     last = {} if reset else read_record(api)
+    code = _digest_of_code()
     wanted: list[dict[str, Any]] = []
-    merged: dict[str, Settings] = {}
+    merged: dict[tuple[str, str], Settings] = {}
     for raw, item in zip(file["deployments"], items, strict=True):
-        name = item["name"]
-        ours[name] = merged[name] = of_file(item)
-        if _identity(item) in there and not reset:
-            theirs, base = there[_identity(item)], last.get(name, {})
+        name, found, settings = item["name"], there.get(_identity(item)), of_file(item)
+        rest = _digest([code, into_file(item, {}), _filled_in(file.get("pull"), variables)])
+        ours[name] = {**settings, REST: rest}
+        if found is not None and not reset:
+            theirs, base = of_server(found), last.get(name, {})
             for key in templated(of_file(raw)):  # the environment's, whatever was there before
-                theirs[key] = base[key] = ours[name].get(key, NOWHERE)
-            merged[name], conflicts = merge(ours=ours[name], theirs=theirs, base=base)
+                theirs[key] = base[key] = settings.get(key, NOWHERE)
+            settings, conflicts = merge(ours=settings, theirs=theirs, base=base)
             for conflict in conflicts:
                 console.print(f"{name}: {conflict}", soft_wrap=True, markup=False)
-        wanted.append(into_file(item, merged[name]))
-    _deploy_file(api, {**file, "deployments": wanted}, variables)
-    _finish(api, {_identity(item): merged[item["name"]] for item in items})
+            if base.get(REST) == rest and _is_as_deployed(found, item, settings):
+                continue
+        merged[_identity(item)] = settings
+        wanted.append(into_file(item, settings))
+    if wanted:
+        _deploy_file(api, {**file, "deployments": wanted}, variables)
+        _finish(api, merged)
     write_record(api, ours)
+
+
+def _is_as_deployed(found: Mapping[str, Any], item: Mapping[str, Any], wanted: Settings) -> bool:
+    """Whether the server's deployment has these settings, in the file's work pool and by its entrypoint."""
+    pool = (item.get("work_pool") or {}).get("name")
+    places = found["work_pool_name"], found["entrypoint"]
+    return of_server(found) == wanted and places == (pool, item["entrypoint"])
+
+
+def _digest_of_code() -> str:
+    """Of what a deployment's form is made from: our sources, and Prefect."""
+    paths = (path for name in ("flows", "effnet_core") for path in (ROOT / name).rglob("*.py"))
+    return _digest([version("prefect"), *(path.read_text("utf-8") for path in sorted(paths))])
+
+
+def _digest(content: Any) -> str:
+    """Short, since the record has room for 5,000 characters."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _identity(item: Mapping[str, Any]) -> tuple[str, str]:

@@ -182,6 +182,16 @@ def test_what_the_repository_changed_arrives_and_a_persons_change_is_reported(
         assert deployed() == ("now", ["30 5 * * *"])
         assert deploy(reset=True) == ""
         assert deployed() == ("now", ["0 2 * * 0"])
+
+        def touched() -> str:
+            return service.api.get(path)["updated"]
+
+        before = touched()
+        assert deploy() == "" and touched() == before  # as it should be, so not deployed again
+        content["pull"][0] = {step: {"directory": "/elsewhere"} for step in content["pull"][0]}
+        assert deploy() == "" and touched() > before
+        (step,) = service.api.get(path)["pull_steps"]
+        assert list(step.values()) == [{"directory": "/elsewhere"}]
     finally:
         service.api.delete(path)
 
