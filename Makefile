@@ -42,11 +42,11 @@ test-part-%: SHELL := /bin/bash
 test-part-%: $(STAMP)
 	@set -o pipefail; $(PYTEST) -m "not slow" --durations=10 $(files-$*) 2>&1 | sed -u 's/^/$*  /'
 
-test-fast: $(STAMP) ## the unit tests without object stores, for the inner loop
+test-fast: $(STAMP) ## the unit tests without object stores and the dearest, for the inner loop
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 test-fast-some test-fast-others test-fast-rest
 
 # Three thirds that take about as long as each other: some of their time they wait.
-FAST   := -q -m "not slow and not store"
+FAST   := -q -m "not slow and not store and not costly"
 SOME   := $(addprefix tests/unit/,data reports)
 OTHERS := $(addprefix tests/unit/,cli config infer model_store storage system)
 test-fast-some: $(STAMP)

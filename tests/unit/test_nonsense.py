@@ -140,6 +140,7 @@ def shelves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelves:
     return found
 
 
+@pytest.mark.costly
 def test_manifests(shelves: Shelves, tmp_path: Path) -> None:
     storage = shelves.storage
     before = sorted(path.name for path in tmp_path.iterdir())
@@ -163,6 +164,7 @@ def test_manifests(shelves: Shelves, tmp_path: Path) -> None:
         assert path.is_dir() or hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.costly
 def test_pointers(shelves: Shelves) -> None:
     storage = shelves.storage
     calls = [

@@ -62,6 +62,7 @@ ours.with_links("[a](../tests/x.py)", page, known)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="zensical needs Python 3.11")
+@pytest.mark.costly
 def test_the_site_loads_nothing_from_elsewhere(pages: Path) -> None:
     folder = pages.parent
     settings = (ROOT / "mkdocs.yml").read_text()

@@ -238,6 +238,7 @@ def test_pictures_that_are_not_there(jobs: Jobs, tmp_path: Path) -> None:
     assert jobs == []
 
 
+@pytest.mark.costly
 def test_pictures_are_staged_once_beside_the_runs(jobs: Jobs, tmp_path: Path) -> None:
     source_with_splits(tmp_path / "photos", train=8, val=2, classes=("cat", "dog"))
     api.train(tiny_config(), tmp_path / "photos", tmp_path / "runs" / "a")

@@ -565,6 +565,7 @@ def test_what_was_looked_at_is_what_is_written(
         assert (dataset.root / row["path"]).stat().st_size == row["size_bytes"]
 
 
+@pytest.mark.costly
 def test_hard_links_only_where_they_are_asked_for(source: Path, tmp_path: Path) -> None:
     def links(*options: str) -> int:
         arguments = ["stage", str(source), "--out", str(tmp_path / "out"), *options]

@@ -156,6 +156,7 @@ def test_a_file_is_made_from_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "variant", ["efficientnet_b0", "efficientnet_b3", "efficientnet_lite1", "efficientnet_v2_s"]
 )
+@pytest.mark.costly
 def test_published_variants_run(variant: str) -> None:
     sidecar = make_sidecar(variant, image_size=64)
     run = session(build_model(random_parameters(variant, 3), sidecar))

@@ -115,6 +115,7 @@ SERVE = (
 )
 
 
+@pytest.mark.costly
 def test_what_the_server_writes_is_its_users_own(tmp_path: Path) -> None:
     pages, database = tmp_path / "pages", tmp_path / "prefect.db"
     subprocess.run([sys.executable, "-c", SERVE, str(pages), str(database)], check=True)

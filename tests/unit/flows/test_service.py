@@ -327,6 +327,7 @@ WAITS = "import time; time.sleep(300)"
         (COMPUTES, False, False, False),
     ],
 )
+@pytest.mark.costly
 def test_a_server_that_hangs_is_started_again(
     code: str, stops: bool, answers: bool, ended: bool, tmp_path: Path
 ) -> None:

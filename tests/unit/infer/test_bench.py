@@ -52,6 +52,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", [TINY, "efficientnet_lite0", "efficientnet_v2_s"])
+@pytest.mark.costly
 def test_drawn_weights_are_a_whole_network(name: str, tmp_path: Path) -> None:
     checkpoint = bench.draw_checkpoint(VARIANTS[name], tmp_path)
     assert bench.draw_checkpoint(VARIANTS[name], tmp_path) == checkpoint

@@ -225,6 +225,7 @@ def test_an_engine_that_disagrees_is_not_kept(
     assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
 
 
+@pytest.mark.costly
 def test_two_processes_make_an_engine_once(
     checkpoint: Checkpoint, cache: Path, tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ class SidesPredictor(BrightnessPredictor):
 
 
 @pytest.mark.parametrize("mirrors_matter", [True, False])
+@pytest.mark.costly
 def test_a_probe_notices_that_pictures_mean_something_else_in_a_mirror(
     tmp_path: Path, mirrors_matter: bool
 ) -> None:

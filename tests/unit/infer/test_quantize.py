@@ -168,6 +168,7 @@ def test_a_network_that_loses_too_much_is_refused(tmp_path: Path) -> None:
     assert not list(checkpoint.path.parent.glob("model.int8*"))
 
 
+@pytest.mark.costly
 def test_gates_and_silu_keep_what_they_need_in_fp32(tmp_path: Path) -> None:
     checkpoint, data = labelled(tmp_path / "silu", "efficientnet_tiny", colourful)
     found = make(checkpoint, data)

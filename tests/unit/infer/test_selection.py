@@ -155,6 +155,7 @@ def test_a_probability_that_differs_is_another_answer(
     assert 0 < fine.largest < 0.01
 
 
+@pytest.mark.costly
 def test_a_few_other_answers_take_more_pictures_to_be_sure(
     checkpoint: Checkpoint, pictures: Path
 ) -> None:

@@ -237,6 +237,7 @@ def digests(library_path: Path, cores: int) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.costly
 def test_the_same_bits_every_time_and_almost_all_on_any_number_of_threads(
     library_path: Path,
 ) -> None:

@@ -60,6 +60,7 @@ def test_any_size_and_side(native: Resizer, seed: int) -> None:
     assert np.array_equal(mine, exact)
 
 
+@pytest.mark.costly
 def test_a_picture_in_several_blocks_of_memory(native: Resizer) -> None:
     image = noise(2700, 1700)  # more than Pillow's 16 MB
     mine, exact = both(native, image, SPEC)
@@ -80,6 +81,7 @@ def test_pictures_of_other_kinds(native: Resizer, mode: str) -> None:
     assert np.array_equal(mine, decode_square(content, SPEC, fast=False))
 
 
+@pytest.mark.costly
 def test_threads_side_by_side(native: Resizer) -> None:
     images = [noise(300 + n, 200 + 7 * n, n) for n in range(16)]
     with ThreadPoolExecutor(8) as pool:

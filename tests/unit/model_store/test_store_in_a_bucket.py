@@ -230,6 +230,7 @@ def contend(storage: StorageConfig, version: str, barrier: Any, told: Any) -> No
         barrier.wait()
 
 
+@pytest.mark.costly
 def test_of_two_promotions_exactly_one_wins(tmp_path: Path, either: StorageConfig) -> None:
     for version in ("start", "left", "right"):
         put(tmp_path, either, version, promote=False)

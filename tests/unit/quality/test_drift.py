@@ -83,6 +83,7 @@ def label(
     return planned
 
 
+@pytest.mark.costly
 def test_a_labelling_says_how_far_its_pictures_are(model: Checkpoint, tmp_path: Path) -> None:
     config = load_config(None, ["infer.shard_images=10"])
     found = {}

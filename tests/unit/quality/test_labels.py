@@ -25,6 +25,7 @@ def test_by_hand() -> None:
     assert sorted(found.order.tolist()) == list(range(6))
 
 
+@pytest.mark.costly
 def test_planted_errors_in_the_digits_are_found_among_the_first_hundred() -> None:
     """5 % of 1,797 labels are wrong; the features are the pixels themselves."""
     digits = load_digits()

@@ -97,6 +97,7 @@ def test_every_run_is_listed_whatever_state_it_is_in(shelf: Path) -> None:
         list_runs(shelf / "none")
 
 
+@pytest.mark.costly
 def test_the_commands(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -123,6 +124,7 @@ def test_the_commands(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert refused.exit_code != 0 and "is not finished" in refused.output
 
 
+@pytest.mark.costly
 def test_side_by_side(shelf: Path, tmp_path: Path) -> None:
     comparison = Comparison(open_runs([shelf / "a/train", shelf / "b/train"]))
     assert [run.name for run in comparison.runs] == ["a/train", "b/train"]

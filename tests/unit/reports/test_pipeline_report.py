@@ -135,6 +135,7 @@ def write_plain(tmp_path: Path, inputs: ReportInputs) -> Page:
     return write(tmp_path, replace(inputs, metrics=[], evaluation=EvalResult(0, 0, 0, 0.0)))
 
 
+@pytest.mark.costly
 def test_shows_the_numbers_of_the_run(tmp_path: Path, inputs: ReportInputs) -> None:
     page = write(tmp_path, inputs)
     for expected in (
@@ -167,6 +168,7 @@ def test_needs_nothing_from_elsewhere(tmp_path: Path, inputs: ReportInputs) -> N
     assert page.source.count("://") == 1  # the setting, as text
 
 
+@pytest.mark.costly
 def test_names_cannot_become_markup(tmp_path: Path, inputs: ReportInputs) -> None:
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     names = [evil, "50% {{ title }}", "$x^2$", r"$\frac$", "虎斑猫", "🦊\u202efox"]
@@ -271,6 +273,7 @@ def test_galleries_are_capped(
     assert least[-1].splitlines()[1].endswith(" 62.4%")
 
 
+@pytest.mark.costly
 def test_long_tables_say_what_they_leave_out(tmp_path: Path, inputs: ReportInputs) -> None:
     result = evaluate(1000)
     counts = result.confusion.dense()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from effnet_core.model_store.publication import PublishedVersion
 from effnet_core.reports.pipeline import write_pipeline_report
 from tests.support.images import draw, encode
@@ -13,6 +15,7 @@ from tests.unit.reports.test_evaluation import evaluated
 from tests.unit.reports.test_review import labelled
 
 
+@pytest.mark.costly
 def test_the_report_says_how_honest_the_probabilities_are(tmp_path: Path, data_dir: Path) -> None:
     made(tmp_path / "out" / "train")
     (tmp_path / "in").mkdir()

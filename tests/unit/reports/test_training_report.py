@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from effnet_core.config.load import write_config
 from effnet_core.jobs.job import METRICS_NAME
 from effnet_core.reports.training import write_training_report
@@ -13,6 +15,7 @@ from tests.support.tiny import tiny_config
 from tests.unit.cli.test_training import RESULT
 
 
+@pytest.mark.costly
 def test_a_page_of_a_run_and_of_a_probe_alone(tmp_path: Path) -> None:
     write_config(tiny_config(), tmp_path)
     probed = write_training_report(tmp_path, replace(RESULT, steps=0), data="photos").read_text()

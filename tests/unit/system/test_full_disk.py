@@ -69,6 +69,7 @@ def test_a_bucket_that_does_not_fit(
     assert files(tmp_path / "staged") == ["dataset.json"]  # it says that this is not finished
 
 
+@pytest.mark.costly
 def test_an_archive_that_does_not_fit(images: Path, tmp_path: Path) -> None:
     pack(images, tmp_path / "set.tar")
     text = refused("stage", str(tmp_path / "set.tar"), "--out", str(tmp_path / "staged"))

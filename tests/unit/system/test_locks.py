@@ -294,6 +294,7 @@ def test_an_export_keeps_its_file_to_itself(tmp_path: Path) -> None:
         export("model", tmp_path / "model.onnx", format="onnx")
 
 
+@pytest.mark.costly
 def test_the_second_of_two_stagings_leaves_the_first_whole(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source_with_splits(source, train=40, val=10)

@@ -44,6 +44,7 @@ PICKLES = {
 
 
 @pytest.mark.parametrize("name", PICKLES)
+@pytest.mark.costly
 def test_a_pickle_that_makes_far_more_than_its_size(name: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.pth"
     with zipfile.ZipFile(path, "w") as archive:

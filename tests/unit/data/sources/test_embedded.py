@@ -148,6 +148,7 @@ def test_a_damaged_table_leaves_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "out" / WORK_NAME).rglob("*.partial"))
 
 
+@pytest.mark.costly
 def test_a_table_that_is_made_to_fill_the_disk_is_refused(tmp_path: Path) -> None:
     picture = {"bytes": encode(draw(), "JPEG") + bytes(20_000_000), "path": "a.jpg"}
     path = write(tmp_path / "a.parquet", [{"image": picture, "label": n % 2} for n in range(6)])
