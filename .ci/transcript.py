@@ -78,11 +78,17 @@ def run(line: str, folder: Path) -> tuple[int, str, float]:
 
 def public(text: str, folder: Path) -> str:
     """The output without what belongs to this machine: its paths, its name, the login."""
-    text = text.replace(f"{folder}/", "").replace(str(folder), ".")
+    return "\n".join(_public_line(line, folder).rstrip() for line in text.strip().splitlines())
+
+
+def _public_line(line: str, folder: Path) -> str:
+    text = line.replace(f"{folder}/", "").replace(str(folder), ".")
     text = text.replace(str(Path.home()), "~")
     text = re.sub(r"effnet:[A-Za-z0-9_-]{20,}", "effnet:...", text)
     text = text.replace(os.uname().nodename, "this-machine")
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    if text.endswith("│"):  # a table keeps its border
+        text = text[:-1].ljust(len(line) - 1) + "│"
+    return text
 
 
 def processor() -> str:

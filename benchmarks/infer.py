@@ -51,6 +51,8 @@ WAYS = ("fp32", "bf16", "compiled", "compiled bf16", "int8")
 """What torch has, fp32 channels_last first."""
 TRIAL_IMAGES = 160
 PURE_S = 2.0
+MORE = 4
+"""How many times the pictures of a longer run."""
 
 
 def write_photographs(folder: Path, count: int) -> None:
@@ -380,6 +382,25 @@ def one_round(work: Path, peers: str, found: dict[str, Any]) -> dict[str, Any]:
     return turn
 
 
+def long_share(work: Path, found: dict[str, Any]) -> dict[str, float]:
+    """Share of the bound over more pictures, where what happens once a run weighs less; by contender."""
+    more, shares = work / "more", {}
+    if not more.exists():
+        more.mkdir()
+        for copy in range(MORE):
+            for path in (work / "photographs").iterdir():
+                os.link(path, more / f"{copy}-{path.name}")
+    for net, contenders in OURS.items():
+        for name, settings in contenders.items():
+            took = found[f"{net} {name}"]
+            rate = ours(settings, more, work / net, work / "out")["images_per_s"]
+            alone = child(
+                sys.executable, "pure", took["engine"], took["precision"], more, work / net
+            )
+            shares[f"{net} {name}"] = rate * (1 / alone["decode"] + 1 / alone["engine"])
+    return shares
+
+
 def draw(rates: dict[str, float], bounds: dict[str, float], path: Path) -> None:
     """Bars of images/s, and on each a mark where engine and decoding together bound it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -411,7 +432,9 @@ def draw(rates: dict[str, float], bounds: dict[str, float], path: Path) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def report(found: dict[str, Any], turns: list[dict[str, Any]]) -> None:
+def report(
+    found: dict[str, Any], turns: list[dict[str, Any]], longer: list[dict[str, float]]
+) -> None:
     """Write this machine's section."""
     from machine import (  # not in a peer's interpreter, which has no effnet_core
         picture_path,
@@ -475,6 +498,15 @@ def report(found: dict[str, Any], turns: list[dict[str, Any]]) -> None:
                 f"micro-batches of {alone[-1]['micro_batch']:.0f}, decoding alone "
                 f"{median([a['decode'] for a in alone]):.1f}, together at most {median(bounds):.1f}."
             )
+    if longer:
+        shares = []
+        for key in longer[0]:
+            own = sorted(turn[key] for turn in longer)
+            shares.append(f"{key} {median(own):.2f} ({own[0]:.2f} - {own[-1]:.2f})")
+        notes.append(
+            f"Share of the bound over {MORE} times as many pictures, where what happens once a run weighs "
+            f"less, {len(longer)} rounds: {', '.join(shares)}."
+        )
     picture = picture_path(__file__)
     head = (
         f"{found['images']} JPEGs of {SIZE[0]}x{SIZE[1]}, {len(turns)} rounds in turn, medians; ratios are "
@@ -498,6 +530,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing after so many")
+    parser.add_argument(
+        "--longer", type=int, default=2, help=f"rounds of {MORE} times the pictures"
+    )
     parser.add_argument("--child", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if options.child:
@@ -522,8 +557,18 @@ def main() -> None:
             with (work / "rounds.jsonl").open("a") as stream:
                 stream.write(json.dumps(turn) + "\n")
             print(json.dumps(turn), flush=True)
-        if (rounds := work / "rounds.jsonl").exists():
-            report(found, [json.loads(line) for line in rounds.read_text().splitlines()])
+        for _ in range(options.longer):
+            if not left():
+                break
+            with (work / "longer.jsonl").open("a") as stream:
+                stream.write(json.dumps(long_share(work, found)) + "\n")
+        rounds, longer = (_lines(work / name) for name in ("rounds.jsonl", "longer.jsonl"))
+        if rounds:
+            report(found, rounds, longer)
+
+
+def _lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":
