@@ -24,6 +24,8 @@ from effnet_core.text import nearest, os_reason
 LIST_SUFFIX = ".txt"
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", LIST_SUFFIX)
 DELIMITERS = ",;\t|"
+HEAD_BYTES = 65_536
+"""Of a text, to see whether it is a list."""
 NAMES_FILES = ("classes.txt", "labels.txt", "label_list.txt", "class_names.txt", "names.txt")
 """Beside a list whose labels are numbers, the names of its classes, one a line."""
 
@@ -103,6 +105,8 @@ def read_table(path: Path) -> Table:
     try:
         if suffix == ".parquet":
             return _read_parquet(path)
+        if suffix == LIST_SUFFIX and not _names_pictures(path):
+            raise ValueError("its beginning names no picture")
         text = decode_text(path.read_bytes())
         if suffix in (".jsonl", ".ndjson"):
             return _of_rows(path, list(_json_rows(text)))
@@ -162,6 +166,13 @@ _LISTED = re.compile(
     rf"(?P<path>.+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))}))\s+(?P<label>\S.*)",
     re.IGNORECASE,
 )
+
+
+def _names_pictures(path: Path) -> bool:
+    """Whether a text begins as a list does; others may be long, and are not read."""
+    with path.open("rb") as stream:
+        head = decode_text(stream.read(HEAD_BYTES)).lower()
+    return any(suffix in head for suffix in IMAGE_SUFFIXES)
 
 
 def _read_list(path: Path, text: str) -> Table:

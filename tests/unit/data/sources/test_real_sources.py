@@ -714,9 +714,14 @@ def test_lists_beside_class_folders_say_which_picture_is_of_which_split(
 
 
 def test_what_is_no_list_is_refused_in_a_sentence(flat: Path, out: Path) -> None:
-    put(flat, "list.txt", b"Some words about cats.\n")
-    with pytest.raises(DataError, match="line 1 is not a picture's path and its class"):
-        stage_dataset(flat / "list.txt", out)
+    for text, words in (
+        (b"Some words about cats.\n", "its beginning names no picture"),
+        (b"0.jpg is a cat\nbut this is none\n" * 9, "lists .* is not there|no label|could be used"),
+        (b"A cat is on 0.jpg\n", "line 1 is not a picture's path and its class"),
+    ):
+        put(flat, "list.txt", text)
+        with pytest.raises(DataError, match=words):
+            stage_dataset(flat / "list.txt", out)
     put(flat, "list.txt", (list_of("{name}") + "images/7.jpg\n").encode())
     stage_dataset(flat / "list.txt", out, max_rejected_share=0.5)
     [row] = read_jsonl(out / "rejected.jsonl")
