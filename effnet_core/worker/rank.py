@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 import traceback
+from contextlib import suppress
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -76,7 +77,7 @@ def main(run_dir: Path, *, show: Callable[[Event], None] = show_message) -> int:
     try:
         config, job = read_config(run_dir / CONFIG_NAME), read_job(run_dir)
         if not scheduler:
-            (run_dir / LOGS_NAME / f"rank_{rank}.pid").write_text(str(os.getpid()))
+            _pid_file(run_dir, rank).write_text(str(os.getpid()))
             _take_cores(config, rank)
         if rank == 0 and not scheduler:
             with listen(lambda event: _write_event(job, run_dir, event)), listen(show):
@@ -131,7 +132,15 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     result = _answer(job, config, group, run_dir)
     if group.is_first:
         write_result(run_dir, result)
+    else:  # it is not missed while the first, perhaps on a slow share, still writes
+        with suppress(OSError):
+            _pid_file(run_dir, group.rank).unlink()
     return 0
+
+
+def _pid_file(run_dir: Path, rank: int) -> Path:
+    """Names a rank's process for as long as it has something to do."""
+    return run_dir / LOGS_NAME / f"rank_{rank}.pid"
 
 
 def _answer(job: Job, config: RunConfig, group: Any, run_dir: Path) -> dict[str, Any]:

@@ -65,10 +65,31 @@ def course(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
+SLOW_ANSWER = """
+import os, pathlib, time
+if os.environ.get("MS_NODE_ID") == "0" and os.environ.get("MS_ROLE") == "MS_WORKER":
+    rename = pathlib.Path.rename
+    def slow(self, target):
+        time.sleep(3 if self.name == ".reserve" else 0)
+        return rename(self, target)
+    pathlib.Path.rename = slow
+"""
+"""As on a slow share: rank 0 takes three seconds to write its answer, when rank 1 has gone already."""
+
+
 @pytest.fixture(scope="module")
 def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run_dir = tmp_path_factory.mktemp("straight")
-    return run_dir, api.train(tiny_config(*SETTINGS), images, run_dir)
+    run_dir, site = (tmp_path_factory.mktemp(name) for name in ("straight", "site"))
+    (site / "sitecustomize.py").write_text(SLOW_ANSWER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+        return run_dir, api.train(tiny_config(*SETTINGS), images, run_dir)
+
+
+def test_a_rank_that_is_done_is_not_missed_while_the_first_writes(straight: Run) -> None:
+    run_dir, result = straight  # "rank 1 died without an answer" it said of a finished run
+    assert result.steps == EPOCHS * STEPS
+    assert not (run_dir / "logs" / "rank_1.pid").exists()
 
 
 def cut(
