@@ -27,7 +27,7 @@ from flows.service.private import login_of
 from flows.service.recovery import is_final
 from flows.service.server import STATE_DIR_VARIABLE
 from tests.support.signals import heed_ctrl_c
-from tests.support.tiny import TINY
+from tests.support.tiny import ONE_BLOCK, TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 180.0
@@ -136,7 +136,10 @@ class TestedService:
             "run_dir": str(run_dir),
             "recipe": "digits",
             "epochs": epochs,
-            "overrides": [*TINY[:-3], "train.log_every_steps=1", "runtime.world_size=1"],
+            "overrides": [
+                *TINY[:-3],
+                *(f"model.variant={ONE_BLOCK}", "train.log_every_steps=1", "runtime.world_size=1"),
+            ],
         }
         return self.start_run(f"train/train-{name}", parameters)
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.prefect, pytest.mark.mindspore]
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
-    "model.variant=efficientnet_tiny",
+    f"model.variant={ONE_BLOCK}",
     "model.weights=null",
     "train.probe=none",
     "data.image_size=32",
@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ctrl_c_ends_everything(folder: Path) -> None:
-    process = start(folder, "train.epochs=500", f"model.variant={ONE_BLOCK}")
+    process = start(folder, "train.epochs=500")
     read_until(process.stdout, "epoch 1/500")
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)

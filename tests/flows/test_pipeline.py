@@ -30,7 +30,7 @@ from flows.batch_infer import batch_infer_flow
 from flows.pipeline import pipeline_flow
 from flows.stage import stage_flow
 from tests.support.images import class_folders, draw, encode
-from tests.support.tiny import TINY
+from tests.support.tiny import ONE_BLOCK, SMALL
 from tests.support.weights import make_checkpoint
 
 ARTIFACTS = [
@@ -67,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, inbox: Path) -> tuple[Pat
     class_folders(source / "train", {"cat": 4, "dog": 4})
     class_folders(source / "val", {"cat": 2, "dog": 2}, seed=9)
     out = tmp_path_factory.mktemp("pipeline") / "run"
-    settings = [*TINY, "infer.max_error_share=0.5", f"storage.root={out.parent / 'store'}"]
+    settings = [*SMALL, "infer.max_error_share=0.5", f"storage.root={out.parent / 'store'}"]
     summary = pipeline_flow(
         str(source),
         str(inbox),
@@ -124,20 +124,20 @@ def test_the_dashboard_has_runs_lines_and_progress(
     out, summary = finished
     run, tasks, logs, artifacts = asyncio.run(read_run(summary["flow_run_id"]))
     source = Path(read_json(out / "data" / "dataset.json")["source"]).name
-    assert run.name == f"pipeline-tiny-{source}-e2"
-    assert {"efficientnet_tiny", f"data:{source}"} <= set(run.tags)
+    assert run.name == f"pipeline-tiny_one-{source}-e2"
+    assert {ONE_BLOCK, f"data:{source}"} <= set(run.tags)
     assert run.state is not None
     assert run.state.is_completed()
     children = {child.name for child in asyncio.run(runs_inside(summary["flow_run_id"]))}
     assert children == {
         f"stage-{source}",
-        f"train-tiny-{source}-e2",
-        f"evaluate-tiny-{source}-val",
-        "publish-tiny-as-digits",
+        f"train-tiny_one-{source}-e2",
+        f"evaluate-tiny_one-{source}-val",
+        "publish-tiny_one-as-digits",
         f"batch-infer-{inbox.name}",
     }
     names = {task.name for task in tasks}
-    assert {"train-efficientnet_tiny", "evaluate-val", "predict-shard-0"} <= names
+    assert {f"train-{ONE_BLOCK}", "evaluate-val", "predict-shard-0"} <= names
     assert any("epoch 2/2 step 1/1 loss" in line for line in logs)
     artifacts = sorted(artifacts, key=lambda item: item.created)
     data, ids = (
@@ -168,7 +168,7 @@ def test_a_second_run_reuses_what_is_there(
 ) -> None:
     out, first = finished
     source = read_json(out / "data" / "dataset.json")["source"]
-    settings = [*TINY, "infer.max_error_share=0.5", f"storage.root={out.parent / 'store'}"]
+    settings = [*SMALL, "infer.max_error_share=0.5", f"storage.root={out.parent / 'store'}"]
     again = pipeline_flow(
         source, str(inbox), str(out), recipe="digits", overrides=[*settings, "runtime.world_size=1"]
     )
@@ -187,7 +187,7 @@ def test_a_model_that_the_gate_refuses_does_not_label(
 ) -> None:
     out, first = finished
     store = f"storage.root={out.parent / 'store'}"
-    settings = [*TINY, store, "train.epochs=1", "schedule.warmup_epochs=0", "runtime.world_size=1"]
+    settings = [*SMALL, store, "train.epochs=1", "schedule.warmup_epochs=0", "runtime.world_size=1"]
     settings += ["infer.max_error_share=0.5", "optim.base_lr=0.0000001"]
     settings += ["evaluate.promote_if=better", "evaluate.promote_margin=0.99"]
     found = pipeline_flow(
