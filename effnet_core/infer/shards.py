@@ -14,7 +14,13 @@ from effnet_core.config.schema import RunConfig
 from effnet_core.data.sources.finding import turned_out_other
 from effnet_core.errors import Interrupted
 from effnet_core.events import Event, emit, emit_sometimes
-from effnet_core.infer.engines.tuning import CACHE_NAME, SAMPLE_IMAGES, TUNING_NAME, best_decoders
+from effnet_core.infer.engines.tuning import (
+    CACHE_NAME,
+    LONG_RUN_IMAGES,
+    SAMPLE_IMAGES,
+    TUNING_NAME,
+    best_decoders,
+)
 from effnet_core.infer.entries import Entry
 from effnet_core.infer.parts import NOTHING_KEPT, Kept
 from effnet_core.infer.pipeline import Prediction, Predictor, Rejection, Wanted, iter_predictions
@@ -131,9 +137,9 @@ def _with_decoders(
         return config.model_copy(update={"infer": few})
     if infer.decoders is not None or not predictor.workers:
         return config
-    entries = sink.entries(job.shards[0])[:SAMPLE_IMAGES]
-    if len(entries) < SAMPLE_IMAGES:
+    if sum(shard.stop - shard.start for shard in job.shards) < LONG_RUN_IMAGES:
         return config
+    entries = sink.entries(job.shards[0])[:SAMPLE_IMAGES]
     if isinstance(source, MemberReader):
         source.know(entries)
     paths = [entry.path for entry in entries]

@@ -9,8 +9,8 @@ import gc
 import os
 import sys
 import traceback
-from contextlib import suppress
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

@@ -40,7 +40,9 @@ busy machine smaller differences say nothing."""
 TURNS = 2
 """How often each number of decoders is measured, in turn; the best counts."""
 SAMPLE_IMAGES = 64
-"""Files over which decoders are measured; shorter runs are done before that would pay."""
+"""Files over which decoders are measured."""
+LONG_RUN_IMAGES = 2_000
+"""Shorter runs are done before the four seconds of that measurement would pay."""
 ROUNDS = 100
 """Over the same files, unless ``SAMPLE_S`` has gone before."""
 

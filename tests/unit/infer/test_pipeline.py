@@ -21,7 +21,7 @@ from effnet_core.data.preprocess import normalise, preprocess
 from effnet_core.errors import Interrupted, StoreError
 from effnet_core.events import Event
 from effnet_core.family.variants import VARIANTS
-from effnet_core.infer import pipeline
+from effnet_core.infer import pipeline, shards
 from effnet_core.infer.engines import tuning
 from effnet_core.infer.inputs import list_inputs
 from effnet_core.infer.output import allowed_errors
@@ -362,6 +362,11 @@ def test_decoders_are_measured_over_the_runs_own_files_unless_they_are_given(
 
     monkeypatch.setattr(tuning, "_rate_of_files", rate)
     config = config_of(decoders=setting)
+    predict_shards(
+        BrightnessPredictor(workers=3), job_of(folder, tmp_path / "short", config), config
+    )
+    assert not tried
+    monkeypatch.setattr(shards, "LONG_RUN_IMAGES", tuning.SAMPLE_IMAGES)
     for name in ("once", "again"):
         pools: list[tuple[str, int]] = []
         pool = pipeline._pool
