@@ -16,14 +16,13 @@ demo: $(STAMP) ## the whole pipeline on a small real data set: stage, train, eva
 	@$(BIN)/effnet demo
 
 # In parts of their own, because MindSpore may run only in a process that Prefect does not use
-# (docs/adr/0003), and five at a time, because jobs and flows wait more than they compute. First come those
-# that take longest by themselves, last those with many processes, so that no core is idle at the end; files
-# that share finished runs or a service stay together.
+# (docs/adr/0003), and four at a time, because jobs and flows wait more than they compute. The longest come
+# first, so that no core is idle at the end; files that share finished runs or a service stay together.
 PYTEST := $(BIN)/python -m pytest $(if $(COST),-p tests.support.cost)
-PARTS := flows-others jobs-others cells unit flows-service jobs-crash jobs-runs
+PARTS := jobs-crash flows-service jobs-others jobs-runs flows-others cells unit
 test: $(STAMP) ## the test suite (COST=1: with what tests take of the processor)
 	@shared=$$(mktemp -d) && trap 'rm -rf "$$shared"' EXIT && EFFNET_TEST_SHARED=$$shared \
-	    $(MAKE) --no-print-directory --keep-going --jobs=5 $(addprefix test-part-,$(PARTS))
+	    $(MAKE) --no-print-directory --keep-going --jobs=4 $(addprefix test-part-,$(PARTS))
 
 test-library: test-part-cells test-part-unit
 test-jobs: test-part-jobs-runs test-part-jobs-crash test-part-jobs-others

@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterName,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 
 from effnet_core.events import Event, listen
 from flows.train import train_flow
@@ -37,9 +42,12 @@ def descendants_of(run_dir: Path) -> set[int]:
 async def run_and_lines(name: str) -> tuple[Any, list[str]]:
     async with get_client() as client:
         named = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
-        runs = await client.read_flow_runs(flow_run_filter=named)
-        logs = [log.message for log in await client.read_logs()]
-        return runs[0], logs
+        (run,) = await client.read_flow_runs(flow_run_filter=named)
+        own = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+        lines: list[str] = []
+        while page := await client.read_logs(own, limit=200, offset=len(lines)):
+            lines += [log.message for log in page]
+        return run, lines
 
 
 def test_a_killed_rank_becomes_a_retry_that_resumes_and_completes(
