@@ -47,8 +47,8 @@ test-fast: $(STAMP) ## the unit tests without object stores and the dearest, for
 
 # Three thirds that take about as long as each other: some of their time they wait.
 FAST   := -q -m "not slow and not store and not costly"
-SOME   := $(addprefix tests/unit/,data reports)
-OTHERS := $(addprefix tests/unit/,cli config infer model_store storage system)
+SOME   := $(addprefix tests/unit/,data reports system weights)
+OTHERS := $(addprefix tests/unit/,cli config infer model_store storage)
 test-fast-some: $(STAMP)
 	@$(PYTEST) $(FAST) $(SOME)
 test-fast-others: $(STAMP)

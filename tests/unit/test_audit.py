@@ -66,6 +66,7 @@ def lock(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.costly
 def test_a_vulnerability_is_named_with_the_version_that_mends_it(lock: Path) -> None:
     with osv("holed") as url:
         done = audit(lock, url)
@@ -74,6 +75,7 @@ def test_a_vulnerability_is_named_with_the_version_that_mends_it(lock: Path) -> 
     assert "2 packages compared, 1 known vulnerabilities" in done.stdout
 
 
+@pytest.mark.costly
 def test_nothing_known_is_a_success(lock: Path) -> None:
     with osv() as url:
         done = audit(lock, url)
@@ -81,6 +83,7 @@ def test_nothing_known_is_a_success(lock: Path) -> None:
     assert "2 packages compared, 0 known vulnerabilities" in done.stdout
 
 
+@pytest.mark.costly
 def test_a_database_out_of_reach_is_neither(lock: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # not listening: a connection is refused
@@ -89,6 +92,7 @@ def test_a_database_out_of_reach_is_neither(lock: Path) -> None:
     assert "NOT compared: no vulnerability database was reached" in done.stdout
 
 
+@pytest.mark.costly
 def test_a_lock_without_hashes_is_a_failure_of_its_own(lock: Path) -> None:
     lock.write_text("sound==1.0\n")
     with osv() as url:

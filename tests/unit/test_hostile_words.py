@@ -77,6 +77,7 @@ def test_strings_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> 
     assert "[bold]x[/bold] [/] :cat: \\x1b]0;PWNED" in said.get()
 
 
+@pytest.mark.costly
 def test_an_output_with_square_brackets(tmp_path: Path) -> None:
     source = source_with_splits(tmp_path / "source", train=2, val=1)
     out = tmp_path / "out[/bold]"
@@ -166,6 +167,7 @@ def test_cards_show_no_picture_of_a_stranger(
         assert left is None, ours
 
 
+@pytest.mark.costly
 def test_a_broken_picture_says_no_more_than_its_name(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "s", {"a": 6, "b": 6}, width=20, height=20)
     shutil.copy(source / "a" / "000.jpg", source / "a" / f"{TITLE}ok.jpg")

@@ -31,6 +31,7 @@ def finished_run(folder: Path, top1: float, variant: str = "efficientnet_b0") ->
     return folder
 
 
+@pytest.mark.costly
 def test_ones_own_runs_are_in_the_chart(tmp_path: Path) -> None:
     plain = draw(tmp_path / "plain.png")
     first = draw(tmp_path / "a.png", "--measured", str(finished_run(tmp_path / "a", 0.76)))
@@ -38,6 +39,7 @@ def test_ones_own_runs_are_in_the_chart(tmp_path: Path) -> None:
     assert len({plain.tobytes(), first.tobytes(), second.tobytes()}) == 3
 
 
+@pytest.mark.costly
 def test_each_network_has_a_picture_of_its_own(tmp_path: Path) -> None:
     pictures = {
         draw(tmp_path / f"{name}.png", "--architecture", name).tobytes()

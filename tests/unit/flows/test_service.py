@@ -352,6 +352,7 @@ def test_a_server_that_hangs_is_started_again(
         kept.end(signal.SIGKILL, seconds=5)
 
 
+@pytest.mark.costly
 def test_a_deployment_does_not_wait_for_ever(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deploy, "PATIENCE_S", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -77,6 +77,7 @@ def test_the_estimate(tmp_path: Path) -> None:
     assert "1.00" in text
 
 
+@pytest.mark.costly
 def test_a_measurement_that_ends_badly_leaves_the_others(tmp_path: Path) -> None:
     told: list[Speed] = []
     nonsense = Case("efficientnet_none", "onnxruntime", "fp32")

@@ -380,6 +380,7 @@ def test_threads_are_measured_too_unless_they_are_given(
 
 
 @pytest.mark.parametrize("engine", FILE_ENGINES)
+@pytest.mark.costly
 def test_a_rate_is_a_rate(engine: str, checkpoint: Checkpoint, file: Path) -> None:
     assert tuning._rate(loaded(engine, checkpoint, file)) > 0
 
@@ -404,6 +405,7 @@ def test_a_bad_engine_file_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.costly
 def test_the_parent_loads_no_mindspore(
     checkpoint: Checkpoint, cache: Path, agreement: mock.Mock
 ) -> None:

@@ -142,6 +142,7 @@ def test_both_engines_label_with_it(good: tuple[Checkpoint, Path]) -> None:
     assert "openvino int8" in names
 
 
+@pytest.mark.costly
 def test_openvinos_own_form_gives_the_same_answers(good: tuple[Checkpoint, Path]) -> None:
     import openvino
 
@@ -157,6 +158,7 @@ def test_openvinos_own_form_gives_the_same_answers(good: tuple[Checkpoint, Path]
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
 
 
+@pytest.mark.costly
 def test_a_network_that_loses_too_much_is_refused(tmp_path: Path) -> None:
     checkpoint, data = labelled(tmp_path / "bad", "efficientnet_tiny_lite", all_alike)
     with pytest.raises(QuantizationRefused) as refused:

@@ -55,6 +55,7 @@ def publish(checkpoint: Checkpoint, folder: Path, **changes: object) -> str:
     return publish_to_hub(checkpoint, ADDRESS, folder, **{**values, **changes})  # type: ignore[arg-type]
 
 
+@pytest.mark.costly
 def test_there_and_back(hub: Hub, tmp_path: Path) -> None:
     own = make_checkpoint(
         tmp_path / "own.ckpt", class_names=("cat", "dog", "owl"), padding="same", image_size=48

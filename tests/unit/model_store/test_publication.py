@@ -767,6 +767,7 @@ def test_unknown_names_and_versions_name_the_nearest(
         resolve_version(storage, "../x")
 
 
+@pytest.mark.costly
 def test_long_lists_are_cut(tmp_path: Path, storage: StorageConfig) -> None:
     for number in range(12):
         put(tmp_path, storage, f"v{number:02}", promote=False)

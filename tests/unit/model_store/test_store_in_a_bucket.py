@@ -153,6 +153,7 @@ def run(*arguments: str, code: int = 0) -> str:
     return result.output if code == 0 else result.output + result.stderr
 
 
+@pytest.mark.costly
 def test_the_commands(
     tmp_path: Path, either: StorageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

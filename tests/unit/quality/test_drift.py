@@ -102,6 +102,7 @@ def test_a_labelling_says_how_far_its_pictures_are(model: Checkpoint, tmp_path: 
     assert len(found["dark"]["farthest"]) == 24
 
 
+@pytest.mark.costly
 def test_each_run_into_an_output_is_compared_by_itself(model: Checkpoint, tmp_path: Path) -> None:
     """An inbox that grows: the pictures of earlier days and of other models do not dilute those of today."""
     config = load_config(None, ["infer.shard_images=10"])

@@ -73,6 +73,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.costly
 def test_all_files_tell_the_same(tmp_path: Path, data_dir: Path) -> None:
     folder = evaluated(tmp_path / "e", data_dir)
     report = report_evaluation(folder, STORAGE)
@@ -116,6 +117,7 @@ def test_all_files_tell_the_same(tmp_path: Path, data_dir: Path) -> None:
     assert "http://" not in page and "https://" not in page
 
 
+@pytest.mark.costly
 def test_classes_that_are_called_otherwise_or_are_not_known(tmp_path: Path, data_dir: Path) -> None:
     """The model calls cats tigers, has a class more, and knows no owls."""
     names = ("lynx", "tiger", "dog")
@@ -131,6 +133,7 @@ def test_classes_that_are_called_otherwise_or_are_not_known(tmp_path: Path, data
     assert all(row["probability_of_true"] == 0 for row in table if row["true"] == "owl")
 
 
+@pytest.mark.costly
 def test_a_page_of_mistakes_only_and_of_none(tmp_path: Path, data_dir: Path) -> None:
     folder = evaluated(tmp_path / "e", data_dir)
     evaluation = Evaluation.of_folder(folder)

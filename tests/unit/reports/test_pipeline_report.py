@@ -157,6 +157,7 @@ def test_shows_the_numbers_of_the_run(tmp_path: Path, inputs: ReportInputs) -> N
     assert all(alts)
 
 
+@pytest.mark.costly
 def test_needs_nothing_from_elsewhere(tmp_path: Path, inputs: ReportInputs) -> None:
     page = write(tmp_path, inputs)
     for tag, attributes in page.elements:
@@ -312,6 +313,7 @@ def test_speed_of_an_evaluation_stands_in(tmp_path: Path, inputs: ReportInputs) 
     assert "Images per second 30.0 in evaluation" in page.text
 
 
+@pytest.mark.costly
 def test_two_classes_have_no_top5(tmp_path: Path, inputs: ReportInputs) -> None:
     metrics = make_metrics(top5=None)
     page = write(tmp_path, replace(inputs, evaluation=evaluate(2), metrics=metrics))
@@ -381,6 +383,7 @@ def test_one_outlier_does_not_flatten_the_loss_curve() -> None:
     assert difference.getextrema()[1] < 32  # what is beyond the picture changes its slope only
 
 
+@pytest.mark.costly
 def test_bars_show_the_most_frequent_classes() -> None:
     classes = [(f"class {index}", 100 - index) for index in range(plots.MAX_BARS)]
     assert plots.class_bars(classes) == plots.class_bars([*classes, ("rare", 1)])
@@ -397,6 +400,7 @@ def test_pictures_stand_beside_each_other() -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 2, 20, 21, 1000])
+@pytest.mark.costly
 def test_matrices_stay_readable(classes: int) -> None:
     result = evaluate(classes)
     content = plots.confusion_matrix(result.confusion, result.class_names)

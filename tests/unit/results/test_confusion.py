@@ -52,6 +52,7 @@ def test_what_is_written_is_read_also_as_rows_of_earlier_versions() -> None:
     assert confusion != Confusion.from_dense([[5, 0, 2], [9, 1, 0], [2, 3, 5]])
 
 
+@pytest.mark.costly
 def test_21000_classes_cost_what_their_images_cost() -> None:
     """A dense matrix has 441 million cells: 3.5 GB of numbers, 900 MB of JSON."""
     classes, images = 21_000, 50_000

@@ -274,6 +274,7 @@ def prepare_race(store: LocalStore) -> None:
         store.put_bytes(f"swap/{number}", b"start")
 
 
+@pytest.mark.costly
 def test_two_processes_race_and_one_wins_each_round(store: LocalStore) -> None:
     prepare_race(store)
     context = multiprocessing.get_context("spawn")

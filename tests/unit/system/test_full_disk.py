@@ -92,6 +92,7 @@ def make_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[],
     return make
 
 
+@pytest.mark.costly
 def test_a_model_that_does_not_fit(
     make_storage: Callable[[], StorageConfig], tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_model_that_does_not_fit(
 
 
 @pytest.mark.parametrize("format", ["onnx", "safetensors"])
+@pytest.mark.costly
 def test_an_export_that_does_not_fit(format: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "model.ckpt")
     out = tmp_path / "out" / f"model.{format}"

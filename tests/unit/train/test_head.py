@@ -37,6 +37,7 @@ def test_it_does_not_depend_on_offset_and_scale_of_the_features() -> None:
     assert np.abs(first - second).max() < 0.05
 
 
+@pytest.mark.costly
 def test_a_penalty_is_chosen_by_what_it_gives_on_other_images() -> None:
     clear, noise = drawn(300, spread=0.3), drawn(300, spread=6.0)
     other, labels = drawn(300, spread=0.3, seed=1)

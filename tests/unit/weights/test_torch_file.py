@@ -215,6 +215,7 @@ def test_a_compressed_entry_is_refused_before_it_is_unpacked(tmp_path: Path) -> 
         tracemalloc.stop()
 
 
+@pytest.mark.costly
 def test_many_names_for_one_storage_cannot_multiply_it(tmp_path: Path) -> None:
     one = tensor_program(count=25_000, shape="(M\xa8at")
     body = one[one.index(b"X\x01") : -2].replace(b"X\x01\x00\x00\x00w", b"")
@@ -295,6 +296,7 @@ FUZZ = settings(
     name=st.sampled_from(GOLDEN),
     changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=6),
 )
+@pytest.mark.costly
 def test_changed_bytes_never_do_harm(
     name: str, changes: list[tuple[int, int]], tmp_path: Path
 ) -> None:
@@ -324,6 +326,7 @@ INSTRUCTIONS = (
 
 @FUZZ
 @given(program=st.lists(st.sampled_from(INSTRUCTIONS), max_size=60))
+@pytest.mark.costly
 def test_any_known_instructions_end(program: list[bytes], tmp_path: Path) -> None:
     path = zip_file(tmp_path / "x.pth", b"\x80\x02" + b"".join(program) + b".", _0=FOUR)
     read_or_refuse(path, path.read_bytes())
