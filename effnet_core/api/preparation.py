@@ -67,7 +67,7 @@ def prepare_training(config: RunConfig, data_dir: Path, run_dir: Path) -> TrainR
 
 
 def _without_a_probe_of_nothing(config: RunConfig) -> RunConfig:
-    """Switch the probe off where there are no weights: it needs their features.
+    """Leave out the probe where no weights are given, since it classifies their features.
 
     Raises:
         ConfigError: nothing but the probe was asked for.

@@ -1,8 +1,8 @@
 """What a run will need, by arithmetic from a few figures; plain Python.
 
-Work is counted in multiply-adds and memory in values that layers keep. The time of a training step is that of
-EfficientNet-B0 at 224 px with the native kernels (benchmarks/train.md); the other times are assumed. This
-machine's speed is its speed in a product of matrices against ``REFERENCE_GFLOPS``.
+Work is counted in multiply-adds and memory in values that layers keep. Times are those of EfficientNet-B0 at
+224 px with the native kernels. This machine's speed is its speed in a product of matrices against
+``REFERENCE_GFLOPS``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from effnet_core.text import format_seconds, human_bytes
 REFERENCE_GFLOPS = 100.0
 """Of the product of two matrices of 1024 where the figures below hold; assumed."""
 TRAIN_S, EVAL_S, ENGINE_S = 0.044, 0.020, 0.0076
-"""Seconds an image of a training step, of MindSpore's forward pass and of the engine's, for B0 at 224 px. On
-three processors the engine was 4.5 to 6.3 times as fast as the training step (benchmarks/infer.md)."""
+"""Seconds an image of a training step (benchmarks/train.md), of MindSpore's forward pass, and of the engine,
+which was 4.5 to 6.3 times as fast as the step on three processors (benchmarks/infer.md)."""
 BUILTIN_SLOWER, BUILTIN_LARGER = 4.0, 2.3
 """MindSpore's built-in kernels against the native ones."""
 BYTES_A_VALUE = 10.0
@@ -55,7 +55,7 @@ class Estimate:
     training_s: float
     """Seconds of everything after the probe."""
     startup_s: float
-    """Of these, seconds besides its steps and their evaluations."""
+    """Seconds of ``training_s`` that are neither steps nor the evaluation of an epoch."""
 
     @property
     def total_s(self) -> float:

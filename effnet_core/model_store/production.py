@@ -256,7 +256,7 @@ def _reason(
     if production is None:
         return (
             f"not compared with another version, because {standing.incomparable}; only "
-            f"evaluate.min_top1={gate.min_top1:g} was asked of its top-1 {top1:.6g}{also}"
+            f"evaluate.min_top1={gate.min_top1:g} was required of its top-1, {top1:.6g}{also}"
         )
     if standing.paired is not None:
         found = standing.paired

@@ -132,7 +132,7 @@ def _is_as_deployed(found: Mapping[str, Any], item: Mapping[str, Any], wanted: S
 
 
 def _digest_of_code() -> str:
-    """Of what a deployment's form is made from: our sources, and Prefect."""
+    """A digest of our sources and Prefect's version, which make the form of a deployment."""
     paths = (path for name in ("flows", "effnet_core") for path in (ROOT / name).rglob("*.py"))
     return _digest([version("prefect"), *(path.read_text("utf-8") for path in sorted(paths))])
 

@@ -18,7 +18,7 @@ from effnet_core import api
 from effnet_core.data.staging import stage_dataset
 from effnet_core.errors import Interrupted, WorkerLost
 from effnet_core.events import Event, listen
-from effnet_core.jobs.job import METRICS_NAME
+from effnet_core.jobs.job import METRICS_NAME, RESERVE_NAME
 from effnet_core.results import TrainResult
 from effnet_core.system.files import read_jsonl
 from tests.jobs.test_control import processes_of
@@ -65,12 +65,12 @@ def course(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-SLOW_ANSWER = """
+SLOW_ANSWER = f"""
 import os, pathlib, time
 if os.environ.get("MS_NODE_ID") == "0" and os.environ.get("MS_ROLE") == "MS_WORKER":
     rename = pathlib.Path.rename
     def slow(self, target):
-        time.sleep(3 if self.name == ".reserve" else 0)
+        time.sleep(3 if self.name == "{RESERVE_NAME}" else 0)
         return rename(self, target)
     pathlib.Path.rename = slow
 """

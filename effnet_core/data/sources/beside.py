@@ -31,9 +31,10 @@ def metadata_in(root: Path, folder: str, tables: list[str]) -> str:
 
 
 def is_flat_beside_table(tree: Tree, top: str, tables: list[str], rules: Rules) -> bool:
-    """Whether the folders are no classes and hold pictures themselves, which a table labels.
+    """Whether a table labels the pictures, and the folders that hold them are not classes.
 
-    They are no classes if they are called like splits, if there is only one, or if people name a column.
+    Folders are not classes where they are named like splits, where there is only one, or where people name a
+    column of the table.
     """
     folders = tree.folders(top)
     flat = all(not tree.folders(path) for path in folders)
@@ -52,11 +53,8 @@ def is_flat_beside_table(tree: Tree, top: str, tables: list[str], rules: Rules) 
 def splits_by_table(tree: Tree, top: str, tables: list[str], rules: Rules) -> bool:
     """Whether tables name a split each and label its pictures: ``train.txt``, ``val.txt``."""
     named = [path for path in _here(top, tables) if split_in_or_none(Path(path).stem)]
-    return (
-        rules.layout == "auto"
-        and len(named) > 1
-        and bool(_by_split(_usable(tree, top, named, rules)))
-    )
+    several = rules.layout == "auto" and len(named) > 1
+    return several and bool(_by_split(_usable(tree, top, tables, rules)))
 
 
 def _by_split(tables: list[Table]) -> dict[str, Table]:
@@ -68,8 +66,11 @@ def _by_split(tables: list[Table]) -> dict[str, Table]:
 
 
 def _usable(tree: Tree, top: str, tables: list[str], rules: Rules) -> list[Table]:
-    """The tables of a folder that label its pictures."""
-    return usable_tables(tree.root, _here(top, tables), rules.table, root=tree.root / top)
+    """The tables of a folder that label its pictures; read once."""
+    if top not in tree.tables:
+        here = _here(top, tables)
+        tree.tables[top] = usable_tables(tree.root, here, rules.table, root=tree.root / top)
+    return tree.tables[top]
 
 
 def of_tables(
@@ -114,7 +115,7 @@ def _named_by_folders(candidates: list[Candidate], result: Labelled) -> list[Can
     if not numbers or names.keys() != labels or not 1 < len(set(names.values())) == len(labels):
         return candidates
     result.notes.append(
-        "its labels are numbers, and each is of one folder, whose name the class has"
+        "the labels are numbers, and each stands for one folder: the classes have the folders' names"
     )
     return [replace(item, class_name=names.get(item.class_name, "")) for item in candidates]
 

@@ -25,7 +25,7 @@ LIST_SUFFIX = ".txt"
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", LIST_SUFFIX)
 DELIMITERS = ",;\t|"
 HEAD_BYTES = 65_536
-"""Of a text, to see whether it is a list."""
+"""How much of a text file is read to see whether it is a list."""
 NAMES_FILES = ("classes.txt", "labels.txt", "label_list.txt", "class_names.txt", "names.txt")
 """Beside a list whose labels are numbers, the names of its classes, one a line."""
 

@@ -10,6 +10,7 @@ from typing import Literal
 from effnet_core.config.schema import DataConfig
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.listed import TableRules
+from effnet_core.data.sources.tables import Table
 
 Layout = Literal["auto", "classes", "splits"]
 
@@ -52,6 +53,8 @@ class Tree:
     def __init__(self, root: Path, pictures: list[str]) -> None:
         self.root = root
         self.direct: dict[str, list[str]] = defaultdict(list)
+        self.tables: dict[str, list[Table]] = {}
+        """Those that label the pictures of a folder, where somebody has asked."""
         self.inner: dict[str, dict[str, None]] = defaultdict(dict)
         """Names of the folders inside a folder that hold pictures at any depth."""
         for path in pictures:

@@ -130,7 +130,7 @@ def test_the_whole_story(tmp_path: Path, storage: StorageConfig, name_folder: Pa
         "",
         0.8,
         "not compared with another version, because there was no production version; only "
-        "evaluate.min_top1=0 was asked of its top-1 0.8",
+        "evaluate.min_top1=0 was required of its top-1, 0.8",
         first.version,
     )
     assert sorted(path.name for path in Path(first.uri).iterdir()) == [

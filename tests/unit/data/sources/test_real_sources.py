@@ -669,13 +669,15 @@ LISTS: dict[str, tuple[dict[str, str], Counter[str]]] = {
 
 
 @pytest.mark.parametrize("kind", LISTS)
-@pytest.mark.parametrize("given", ["folder", "list"])
+@pytest.mark.parametrize("given", ["folder", "list", "zip"])
 def test_a_list_of_paths_and_classes(flat: Path, out: Path, kind: str, given: str) -> None:
     files, expected = LISTS[kind]
     for name, text in files.items():
         put(flat, name, text.encode())
     put(flat, "README.txt", b"Six pictures.\nTaken by nobody.\n")
     source = flat if given == "folder" else flat / next(iter(files))
+    if given == "zip":
+        source = Path(shutil.make_archive(str(flat.parent / "packed"), "zip", flat))
     assert classes(stage_dataset(source, out, max_rejected_share=0)[0]) == expected
 
 
@@ -711,6 +713,15 @@ def test_lists_beside_class_folders_say_which_picture_is_of_which_split(
     dataset, _ = stage_dataset(tmp_path / "source", out)
     assert pictures(dataset) == of_splits(train=3, val=1)
     assert any("train.txt" in event.message for event in events)
+
+
+def test_a_peers_list(tmp_path: Path, out: Path) -> None:
+    """The one of MMPretrain's own tests: endings in any case, a class of pictures at two depths."""
+    for seed, name in enumerate(("a/1.JPG", "b/2.jpeg", "b/subb/3.jpg")):
+        put(tmp_path, f"source/{name}", seed=seed)
+    put(tmp_path, "source/ann.txt", b"a/1.JPG 0\nb/2.jpeg 1\nb/subb/3.jpg 1\n")
+    dataset, _ = stage_dataset(tmp_path / "source/ann.txt", out, max_rejected_share=0)
+    assert classes(dataset) == Counter({"0": 1, "1": 2})
 
 
 def test_what_is_no_list_is_refused_in_a_sentence(flat: Path, out: Path) -> None:
