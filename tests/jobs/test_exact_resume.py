@@ -79,17 +79,20 @@ if os.environ.get("MS_NODE_ID") == "0" and os.environ.get("MS_ROLE") == "MS_WORK
 
 @pytest.fixture(scope="module")
 def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run_dir, site = (tmp_path_factory.mktemp(name) for name in ("straight", "site"))
-    (site / "sitecustomize.py").write_text(SLOW_ANSWER)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
-        return run_dir, api.train(tiny_config(*SETTINGS), images, run_dir)
+    run_dir = tmp_path_factory.mktemp("straight")
+    return run_dir, api.train(tiny_config(*SETTINGS), images, run_dir)
 
 
-def test_a_rank_that_is_done_is_not_missed_while_the_first_writes(straight: Run) -> None:
-    run_dir, result = straight  # "rank 1 died without an answer" it said of a finished run
+@pytest.mark.slow
+def test_a_rank_that_is_done_is_not_missed_while_the_first_writes(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``rank 1 died without an answer``, it said of a finished run."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_ANSWER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    result = api.train(tiny_config(*SETTINGS), images, tmp_path / "run")
     assert result.steps == EPOCHS * STEPS
-    assert not (run_dir / "logs" / "rank_1.pid").exists()
+    assert not (tmp_path / "run" / "logs" / "rank_1.pid").exists()
 
 
 def cut(
