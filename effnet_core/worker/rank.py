@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from effnet_core.weights.checkpoint import Checkpoint
 
 SCHEDULER_ROLE = "MS_SCHED"
+ANSWER_POLL_S, ANSWER_WAIT_S = 0.05, 60.0
+"""How often a rank that is done looks for the first rank's answer, and for how long: the first rank's
+machine may be gone."""
 
 
 def show_message(event: Event) -> None:
@@ -132,10 +136,22 @@ def _run(job: Job, config: RunConfig, run_dir: Path) -> int:
     result = _answer(job, config, group, run_dir)
     if group.is_first:
         write_result(run_dir, result)
-    else:  # it is not missed while the first, perhaps on a slow share, still writes
-        with suppress(OSError):
-            _pid_file(run_dir, group.rank).unlink()
+    else:
+        _wait_for_answer(run_dir, group.rank)
     return 0
+
+
+def _wait_for_answer(run_dir: Path, rank: int) -> None:
+    """Stay while the first rank, perhaps on a slow share, still writes.
+
+    Who leaves before it is missed, and msrun ends the others when one falls over at its very end.
+    """
+    answers = (run_dir / RESULT_NAME, run_dir / ERROR_NAME)
+    deadline = time.monotonic() + ANSWER_WAIT_S
+    while time.monotonic() < deadline and not any(path.exists() for path in answers):
+        time.sleep(ANSWER_POLL_S)
+    with suppress(OSError):  # not missed from here on
+        _pid_file(run_dir, rank).unlink()
 
 
 def _pid_file(run_dir: Path, rank: int) -> Path:
