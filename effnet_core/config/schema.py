@@ -105,8 +105,9 @@ class DataConfig(Section):
     """Deviation of R, G, B in 0-1 units, divided by; as interpolation when absent."""
     background: str | None = "white"
     """Colour that transparent images are laid on, by name or as '#rrggbb'; null drops transparency."""
-    layout: Literal["auto", "classes", "splits"] = "auto"
-    """What the folders of a source are, where it does not tell: classes, or splits that hold classes."""
+    layout: Literal["auto", "classes", "splits", "names"] = "auto"
+    """What the folders of a source are, where it does not tell: classes, or splits that hold classes; names
+    where files are called by their class, as in cat.0.jpg."""
     path_column: str | None = None
     """Column of a table that names the images; one of the usual names when absent."""
     label_column: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,23 @@ from effnet_core.data.sources.listed import (
     split_in_or_none,
     usable_tables,
 )
+from effnet_core.data.sources.names import class_in, way_out
 from effnet_core.data.sources.tables import Table
-from effnet_core.data.sources.tree import Labelled, Rules, Tree
+from effnet_core.data.sources.tree import DEFAULT_RULES, Labelled, Rules, Tree
 from effnet_core.data.splits import TEST, TRAIN, VAL, is_split
 from effnet_core.errors import DataError
 
+LIST_FOLDERS = ("meta", "annotations", "labels", "lists", "splits")
+"""Beside the pictures, where lists of them are kept."""
+IMAGES_NAMES = ("images", "image", "imgs", "img", "jpegimages", "photos", "pictures")
+MASKS_NAMES = (
+    *("annotation", "annotations", "mask", "masks", "labels", "trimaps", "groundtruth", "depth"),
+    *("segmentation", "segmentations", "segmentationclass", "segmentationobject"),
+)
+"""Folders that hold something about each picture, in a picture of its own."""
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "_classes.csv")
 """Hugging Face's, and Roboflow's with a column for each class."""
+LISTS_SHOWN = 3
 
 
 def metadata_in(root: Path, folder: str, tables: list[str]) -> str:
@@ -37,7 +48,7 @@ def is_flat_beside_table(tree: Tree, top: str, tables: list[str], rules: Rules) 
     column of the table.
     """
     folders = tree.folders(top)
-    flat = all(not tree.folders(path) for path in folders)
+    flat = all(not tree.folders(path) or only_images(tree, path) for path in folders)
     names = [path.rpartition("/")[2] for path in folders]
     named = all(is_split(name) or name == "images" for name in names)
     said = bool(rules.table.label_column or rules.table.path_column)
@@ -50,16 +61,41 @@ def is_flat_beside_table(tree: Tree, top: str, tables: list[str], rules: Rules) 
     )
 
 
+def only_images(tree: Tree, folder: str) -> bool:
+    """Whether all that a folder holds is a flat one of pictures that is called so."""
+    inner = tree.folders(folder)
+    names = [path.rpartition("/")[2].lower() for path in inner]
+    is_so = len(inner) == 1 and names[0] in IMAGES_NAMES
+    return is_so and not tree.direct[folder] and not tree.folders(inner[0])
+
+
+def masks_in(tree: Tree) -> list[str]:
+    """Folders of masks beside the one of the pictures: they are no classes."""
+    top = ""
+    while folders := tree.folders(top):
+        names = {path: path.rpartition("/")[2].lower() for path in folders}
+        masks = [path for path in folders if names[path] in MASKS_NAMES]
+        rest = [names[path] for path in folders if path not in masks]
+        if len(folders) > 1:
+            return masks if len(rest) == 1 and rest[0] in IMAGES_NAMES else []
+        top = folders[0]
+    return []
+
+
 def splits_by_table(tree: Tree, top: str, tables: list[str], rules: Rules) -> bool:
     """Whether tables name a split each and label its pictures: ``train.txt``, ``val.txt``."""
-    named = [path for path in _here(top, tables) if split_in_or_none(Path(path).stem)]
+    named = [path for path in _here(tree, top, tables) if split_in_or_none(Path(path).stem)]
     several = rules.layout == "auto" and len(named) > 1
     return several and bool(_by_split(_usable(tree, top, tables, rules)))
 
 
+def _split_of(table: Table) -> str:
+    return split_in_or_none(table.path.stem)
+
+
 def _by_split(tables: list[Table]) -> dict[str, Table]:
     """The tables that are called like splits, training among them; empty where that is not clear."""
-    named = [(split_in_or_none(table.path.stem), table) for table in tables]
+    named = [(_split_of(table), table) for table in tables]
     found = {split: table for split, table in named if split}
     is_clear = len(found) == sum(bool(split) for split, _ in named)
     return found if TRAIN in found and len(found) > 1 and is_clear else {}
@@ -68,7 +104,7 @@ def _by_split(tables: list[Table]) -> dict[str, Table]:
 def _usable(tree: Tree, top: str, tables: list[str], rules: Rules) -> list[Table]:
     """The tables of a folder that label its pictures; read once."""
     if top not in tree.tables:
-        here = _here(top, tables)
+        here = _here(tree, top, tables)
         tree.tables[top] = usable_tables(tree.root, here, rules.table, root=tree.root / top)
     return tree.tables[top]
 
@@ -86,7 +122,7 @@ def of_tables(
     if not usable:
         raise DataError(
             f"{folder} has no class folders; expected {folder}/CLASS/image files, or a table of paths "
-            "and labels such as labels.csv"
+            f"and labels such as labels.csv{way_out(tree.below(top))}"
         )
     by_split = _by_split(usable)
     if len(usable) > 1 and not by_split:
@@ -104,25 +140,34 @@ def of_tables(
 
 
 def _named_by_folders(candidates: list[Candidate], result: Labelled) -> list[Candidate]:
-    """With the folders' names as classes, where labels are numbers and each stands for one in training."""
-    folders: dict[str, set[str]] = defaultdict(set)
-    for item in candidates:
-        if not item.problem and item.split in ("", TRAIN):
-            folders[item.class_name].add(item.path.parent.name)
-    names = {label: min(found) for label, found in folders.items() if len(found) == 1}
-    labels = {item.class_name for item in candidates if not item.problem}
-    numbers = all(label.isdecimal() for label in labels)
-    if not numbers or names.keys() != labels or not 1 < len(set(names.values())) == len(labels):
+    """With names of folders or files as classes, where labels are numbers that each stand for one."""
+    usable = [item for item in candidates if not item.problem]
+    labels = {item.class_name for item in usable}
+    if not all(label.isdecimal() for label in labels):
         return candidates
-    result.notes.append(
-        "the labels are numbers, and each stands for one folder: the classes have the folders' names"
-    )
-    return [replace(item, class_name=names.get(item.class_name, "")) for item in candidates]
+    told: dict[str, Callable[[Candidate], str]] = {
+        "folder": lambda item: item.path.parent.name,
+        "beginning of the files' names": lambda item: class_in(item.path.name),
+    }
+    for what, name_of in told.items():
+        found: dict[str, set[str]] = defaultdict(set)
+        for item in usable:
+            if item.split in ("", TRAIN):
+                found[item.class_name].add(name_of(item))
+        names = {label: min(seen) for label, seen in found.items() if len(seen) == 1 and all(seen)}
+        if names.keys() == labels and 1 < len(set(names.values())) == len(labels):
+            result.notes.append(
+                f"the labels are numbers, and each stands for one {what}, which is the class's name"
+            )
+            return [replace(item, class_name=names.get(item.class_name, "")) for item in candidates]
+    return candidates
 
 
-def _here(top: str, tables: list[str]) -> list[str]:
-    """Tables that lie in a folder or in its ``meta``; Kaggle's samples of an answer hold no true labels."""
-    places = {top, f"{top}/meta" if top else "meta"}
+def _here(tree: Tree, top: str, tables: list[str]) -> list[str]:
+    """Tables of a folder, its ``meta`` or the like; Kaggle's samples of an answer hold no true labels."""
+    around = tree.around(top)
+    inner = (f"{folder}/{name}" if folder else name for folder in around for name in LIST_FOLDERS)
+    places = {*around, *inner}
     here = [path for path in tables if path.rpartition("/")[0] in places]
     return [path for path in here if "submission" not in path.rpartition("/")[2].lower()]
 
@@ -139,8 +184,16 @@ def of_table(tree: Tree, folder: str, table: str, split: str, rules: Rules) -> l
 
 def note_tables(tree: Tree, top: str, tables: list[str], result: Labelled) -> None:
     """Folders may be parts of a set whose classes stand in a table under a name that nobody guesses."""
-    for path in _here(top, tables):
-        if columns := columns_of_listing(tree.root, path):
+    usable = _usable(tree, top, tables, DEFAULT_RULES)
+    named = [str(table.path.relative_to(tree.root)) for table in usable if _split_of(table)]
+    if named:
+        more = ", ..." if len(named) > LISTS_SHOWN else ""
+        result.notes.append(
+            f"classes are the folders, and the lists {', '.join(named[:LISTS_SHOWN])}{more} are not read: "
+            "for that there must be one for each split, and one of them for training"
+        )
+    for path in _here(tree, top, tables):
+        if path not in named and (columns := columns_of_listing(tree.root, path)):
             result.notes.append(
                 f"classes are the folders, although {path} lists the pictures; if it has their classes, say "
                 f"data.label_column=NAME (it has: {', '.join(columns)})"

@@ -4,6 +4,7 @@
 - Hugging Face's imagefolder: the same, or ``train/metadata.csv`` with ``file_name`` and a label
 - a table or list of paths and labels (``listed.py``), alone or beside the pictures; one for each split counts
   also where the folders are classes
+- files that are called by their class (``names.py``), where people say so
 - tar shards in WebDataset's naming: ``KEY.jpg`` and ``KEY.cls`` or ``KEY.json``, unpacked before
 """
 
@@ -16,15 +17,18 @@ from pathlib import Path
 
 from effnet_core.data.sources.beside import (
     is_flat_beside_table,
+    masks_in,
     metadata_in,
     note_tables,
     of_table,
     of_tables,
+    only_images,
     splits_by_table,
 )
 from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.finding import Found, find_files, why_left_out
 from effnet_core.data.sources.listed import from_table, usable_tables
+from effnet_core.data.sources.names import by_names, way_out
 from effnet_core.data.sources.tables import is_table
 from effnet_core.data.sources.tree import DEFAULT_RULES, Labelled, Rules, Tree
 from effnet_core.data.splits import TRAIN, VAL, is_split, split_in
@@ -56,10 +60,14 @@ def find_images(source: Path, rules: Rules = DEFAULT_RULES) -> Labelled:
 def label_files(source: Path, found: Found, rules: Rules) -> Labelled:
     """As ``find_images``, of files that are found already."""
     result = Labelled(other=list(found.other), left_out=list(found.left_out))
-    tree = Tree(source, found.pictures)
+    tree = _without_masks(Tree(source, found.pictures), result, rules)
     top = _unwrapped(tree)
+    if len(tree.pictures) < len(found.pictures) and only_images(tree, top):
+        [top] = tree.folders(top)  # nor do lists mean a mask that is called like its picture
     tables = [path for path, _ in found.other if is_table(path)]
-    if (table := metadata_in(tree.root, top, tables)) and not _has_splits(tree, top, rules):
+    if rules.layout == "names":
+        result.candidates = by_names(tree)
+    elif (table := metadata_in(tree.root, top, tables)) and not _has_splits(tree, top, rules):
         result.candidates = of_table(tree, top, table, "", rules)
     elif is_flat_beside_table(tree, top, tables, rules) or splits_by_table(
         tree, top, tables, rules
@@ -70,9 +78,12 @@ def label_files(source: Path, found: Found, rules: Rules) -> Labelled:
             table = metadata_in(tree.root, folder, tables)
             if table:
                 result.candidates += of_table(tree, folder, table, split, rules)
+            elif only_images(tree, folder):
+                labelled = of_tables(tree, folder, tables, result, rules)
+                result.candidates += [replace(item, split=split) for item in labelled]
             else:
                 result.candidates += _of_classes(tree, folder, split, result)
-    elif tree.folders(top):
+    elif tree.folders(top) and not (rules.layout == "auto" and only_images(tree, top)):
         result.candidates = _of_classes(tree, top, "", result)
         note_tables(tree, top, tables, result)
     else:
@@ -80,6 +91,18 @@ def label_files(source: Path, found: Found, rules: Rules) -> Labelled:
     _note_pictures_without_class(found, result, source)
     result.candidates = carved(_same_classes(result.candidates), result.notes)
     return result
+
+
+def _without_masks(tree: Tree, result: Labelled, rules: Rules) -> Tree:
+    masks = masks_in(tree) if rules.layout != "classes" else []
+    for folder in masks:
+        result.notes.append(
+            f"left out: {folder}/ with {len(tree.below(folder)):,} picture(s), which are masks by its name; "
+            "if the folders are classes, say data.layout=classes"
+        )
+    inside = tuple(f"{folder}/" for folder in masks)
+    kept = [path for path in tree.pictures if not path.startswith(inside)]
+    return Tree(tree.root, kept) if masks else tree
 
 
 def _unwrapped(tree: Tree, top: str = "") -> str:
@@ -112,9 +135,7 @@ def _splits_of(
         return []
     folders = tree.folders(top)
     named = {path: _split_of_folder(path, rules) for path in folders}
-    nested = {
-        path for path in folders if tree.folders(path) or metadata_in(tree.root, path, tables)
-    }
+    nested = {path for path in folders if _has_classes(tree, path, tables, rules)}
     splits = [path for path in folders if named[path]]
     rest = [path for path in folders if not named[path]]
     if not splits or (rules.layout == "auto" and _are_classes(splits, rest, nested, named)):
@@ -126,7 +147,7 @@ def _splits_of(
         raise _no_training(tree, splits, found)
     for path in splits:
         if path not in nested:
-            count = len(tree.direct[path])
+            count = len(tree.below(path))
             result.notes.append(
                 f"left out: {path}/ with {count:,} picture(s), which have no classes"
             )
@@ -137,6 +158,15 @@ def _splits_of(
         ((split, _unwrapped_split(tree, path)) for split, path in found),
         key=lambda item: (item[0] != TRAIN, item[0] != VAL, item[1]),
     )
+
+
+def _has_classes(tree: Tree, folder: str, tables: list[str], rules: Rules) -> bool:
+    """Whether a folder holds class folders, or pictures that a table inside labels."""
+    if metadata_in(tree.root, folder, tables):
+        return True
+    if only_images(tree, folder) and rules.layout == "auto":
+        return is_flat_beside_table(tree, folder, tables, rules)
+    return bool(tree.folders(folder))
 
 
 def _split_of_folder(path: str, rules: Rules) -> str:
@@ -187,7 +217,7 @@ def _no_training(tree: Tree, splits: list[str], found: list[tuple[str, str]]) ->
     return DataError(
         f"{tree.root} has no class folders: {names} hold pictures themselves; put them into class folders, "
         "put a table of paths and labels beside them, or, if these folders are the classes, say "
-        "data.layout=classes"
+        f"data.layout=classes{way_out(tree.pictures)}"
     )
 
 

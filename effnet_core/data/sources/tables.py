@@ -105,7 +105,7 @@ def read_table(path: Path) -> Table:
     try:
         if suffix == ".parquet":
             return _read_parquet(path)
-        if suffix == LIST_SUFFIX and not _names_pictures(path):
+        if suffix == LIST_SUFFIX and not _may_be_list(path):
             raise ValueError("its beginning names no picture")
         text = decode_text(path.read_bytes())
         if suffix in (".jsonl", ".ndjson"):
@@ -163,36 +163,58 @@ def _read_csv(path: Path, text: str) -> Table:
 
 
 _LISTED = re.compile(
-    rf"(?P<path>.+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))}))\s+(?P<label>\S.*)",
+    rf"(?P<path>.+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))}))\s+(?P<label>\S[^\t]*)(\t.*)?",
     re.IGNORECASE,
 )
+_NUMBERED = re.compile(r"(?P<path>\S+)\s+(?P<label>\d+)(\s+\d+)*")
+"""Of a picture without its suffix: the Oxford pets' ``Abyssinian_1 1 1 1``."""
+_IN_FOLDER = re.compile(r"(.*/)?(?P<label>[^/]+)/[^/]+")
+"""Of a picture in its class's folder: Food-101's ``apple_pie/1005649``."""
 
 
-def _names_pictures(path: Path) -> bool:
+def _may_be_list(path: Path) -> bool:
     """Whether a text begins as a list does; others may be long, and are not read."""
     with path.open("rb") as stream:
-        head = decode_text(stream.read(HEAD_BYTES)).lower()
-    return any(suffix in head for suffix in IMAGE_SUFFIXES)
+        head = decode_text(stream.read(HEAD_BYTES))
+    if any(suffix in head.lower() for suffix in IMAGE_SUFFIXES):
+        return True
+    first = next(iter(_lines(head)), (0, ""))[1]
+    return any(form.fullmatch(first) for form in (_NUMBERED, _IN_FOLDER))
+
+
+def _lines(text: str) -> list[tuple[int, str]]:
+    """The lines of a list with their numbers, without empty ones and remarks."""
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), start=1)]
+    return [(n, line) for n, line in lines if line and (line[0] != "#" or _LISTED.fullmatch(line))]
 
 
 def _read_list(path: Path, text: str) -> Table:
     """``PATH LABEL`` a line, as Caffe, MMPretrain and PaddleClas keep lists; with delimiters a table."""
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if lines and not _LISTED.fullmatch(lines[0][1]):
-        if not any(delimiter in lines[0][1] for delimiter in DELIMITERS):
-            raise ValueError(f"line {lines[0][0]} is not a picture's path and its class")
+    lines = _lines(text)
+    number, first = lines[0] if lines else (1, "")
+    is_table = any(delimiter in first for delimiter in DELIMITERS)
+    forms = (_LISTED, _NUMBERED) if is_table else (_LISTED, _NUMBERED, _IN_FOLDER)
+    form = next((form for form in forms if form.fullmatch(first)), None)
+    if lines and form is None:
+        if not is_table:
+            raise ValueError(f"line {number} is not a picture's path and its class")
         return _read_csv(path, text)
     columns = PATH_COLUMNS[0], LABEL_COLUMNS[0]
-    pairs = [
-        (n, found.group("path", "label") if (found := _LISTED.fullmatch(line)) else (line, ""))
-        for n, line in lines
-    ]
+    pairs = [(n, _pair(line, form)) for n, line in lines]
     names = _names_of_numbers(path.parent, {label for _, (_, label) in pairs if label})
     rows = [
         Row(n, dict(zip(columns, (file, names.get(label, label)), strict=True)))
         for n, (file, label) in pairs
     ]
     return Table(path, columns, rows)
+
+
+def _pair(line: str, form: re.Pattern[str] | None) -> tuple[str, str]:
+    """A picture's path and its class, empty where the line is of another form."""
+    found = form.fullmatch(line) if form else None
+    if found is None:
+        return line, ""
+    return line if form is _IN_FOLDER else found["path"], found["label"].strip()
 
 
 def _names_of_numbers(folder: Path, labels: set[str]) -> dict[str, str]:

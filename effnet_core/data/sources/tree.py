@@ -12,7 +12,7 @@ from effnet_core.data.sources.candidates import Candidate
 from effnet_core.data.sources.listed import TableRules
 from effnet_core.data.sources.tables import Table
 
-Layout = Literal["auto", "classes", "splits"]
+Layout = Literal["auto", "classes", "splits", "names"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Rules:
     """What people say about a source where it does not tell by itself."""
 
     layout: Layout = "auto"
-    """Whether its folders are classes or splits."""
+    """Whether its folders are classes or splits, or its files are called by their class."""
     table: TableRules = field(default_factory=TableRules)
     names_encoding: str | None = None
     """Encoding of the names in a zip that does not say."""
@@ -51,7 +51,7 @@ class Tree:
     """The pictures of a folder by the folders they lie in."""
 
     def __init__(self, root: Path, pictures: list[str]) -> None:
-        self.root = root
+        self.root, self.pictures = root, pictures
         self.direct: dict[str, list[str]] = defaultdict(list)
         self.tables: dict[str, list[Table]] = {}
         """Those that label the pictures of a folder, where somebody has asked."""
@@ -70,6 +70,16 @@ class Tree:
     def folders(self, folder: str) -> list[str]:
         """Paths of the folders inside that hold pictures, sorted."""
         return [f"{folder}/{name}" if folder else name for name in sorted(self.inner[folder])]
+
+    def around(self, folder: str) -> list[str]:
+        """A folder, and those around it that hold no other pictures."""
+        found = [folder]
+        while folder:
+            above = folder.rpartition("/")[0]
+            if self.folders(above) != [folder] or self.direct[above]:
+                break
+            found.append(folder := above)
+        return found
 
     def below(self, folder: str) -> list[str]:
         """Every picture of a folder, at any depth, sorted."""
