@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ SCRATCH_FACTOR = 10
 """So many times the epochs where nothing was learned before."""
 MIRROR_LOSS, MIRROR_CHANCE = 0.03, 0.05
 """Top-1 that mirrored images cost at least, and how rarely chance does that, where they are left out."""
+MOST_STEPS_A_LINE, LINE_S = 10, 6.0
+"""Steps between two lines of a run, and seconds: a reminder comes after ten."""
 SHORTEST_TRAINING_S = 20.0
 """Less than that after the probe is not worth starting."""
 
@@ -205,8 +208,16 @@ def _settle_training(plan: _Open, facts: Facts) -> None:
     plan.settle(
         "train.final_model", "best", "what is kept of training never is worse than the probe"
     )
-    plan.settle("train.log_every_steps", 10, "a line every some seconds")
+    plan.settle("train.log_every_steps", _steps_a_line(plan, facts), "a line every some seconds")
     plan.settle("train.checkpoint_every_minutes", 2.0, "what an interruption costs at most")
+
+
+def _steps_a_line(plan: _Open, facts: Facts) -> int:
+    if plan.config.runtime.device != "CPU":
+        return MOST_STEPS_A_LINE
+    steps = max(1, facts.train_images // plan.config.data.global_batch_size)
+    step_s = estimate(plan.config, facts).epoch_s / steps
+    return max(1, min(MOST_STEPS_A_LINE, math.floor(LINE_S / step_s)))
 
 
 def _settle_length(plan: _Open, facts: Facts) -> None:

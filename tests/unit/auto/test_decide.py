@@ -62,6 +62,14 @@ def test_fast_trains_nothing() -> None:
     assert made.estimate.training_s == 0
 
 
+def test_slow_steps_are_told_more_often() -> None:
+    """Or a reminder comes between any two lines."""
+    every = [decided(gflops=speed).config.train.log_every_steps for speed in (1000, 50, 25)]
+    assert every[0] == 10
+    assert 10 > every[1] > every[2] >= 1
+    assert decided("train.log_every_steps=50", gflops=30).config.train.log_every_steps == 50
+
+
 def test_best_takes_longer_than_good() -> None:
     assert decided("auto.quality=best").estimate.total_s > decided().estimate.total_s
 
