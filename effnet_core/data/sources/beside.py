@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +89,11 @@ def splits_by_table(tree: Tree, top: str, tables: list[str], rules: Rules) -> bo
     return several and bool(_by_split(_usable(tree, top, tables, rules)))
 
 
+def _named(tree: Tree, tables: Iterable[Table]) -> list[str]:
+    """Their paths below the source, which may be unpacked in a folder that people do not know."""
+    return [table.path.relative_to(tree.root).as_posix() for table in tables]
+
+
 def _split_of(table: Table) -> str:
     return split_in_or_none(table.path.stem)
 
@@ -129,7 +134,7 @@ def of_tables(
         names = ", ".join(table.path.name for table in usable)
         raise DataError(f"{folder} has several tables ({names}); give the one that counts")
     chosen = by_split or {"": usable[0]}
-    result.notes.append(f"labels are those of {', '.join(str(t.path) for t in chosen.values())}")
+    result.notes.append(f"labels are those of {', '.join(_named(tree, chosen.values()))}")
     found = [
         item
         for split in ("", TRAIN, VAL, TEST)
@@ -185,7 +190,7 @@ def of_table(tree: Tree, folder: str, table: str, split: str, rules: Rules) -> l
 def note_tables(tree: Tree, top: str, tables: list[str], result: Labelled) -> None:
     """Folders may be parts of a set whose classes stand in a table under a name that nobody guesses."""
     usable = _usable(tree, top, tables, DEFAULT_RULES)
-    named = [str(table.path.relative_to(tree.root)) for table in usable if _split_of(table)]
+    named = _named(tree, [table for table in usable if _split_of(table)])
     if named:
         more = ", ..." if len(named) > LISTS_SHOWN else ""
         result.notes.append(
