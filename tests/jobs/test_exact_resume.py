@@ -65,16 +65,19 @@ def course(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
+SLOW_S = 6
 SLOW_ANSWER = f"""
 import os, pathlib, time
 if os.environ.get("MS_NODE_ID") == "0" and os.environ.get("MS_ROLE") == "MS_WORKER":
     rename = pathlib.Path.rename
     def slow(self, target):
-        time.sleep(3 if self.name == "{RESERVE_NAME}" else 0)
+        if self.name == "{Path(RESERVE_NAME).name}":
+            time.sleep({SLOW_S})
+            self.with_name("slept").touch()
         return rename(self, target)
     pathlib.Path.rename = slow
 """
-"""As on a slow share: rank 0 takes three seconds to write its answer, while rank 1 is done. ``rank 1 died
+"""As on a slow share: rank 0 takes its time to write its answer, while rank 1 is done. ``rank 1 died
 without an answer``, it once said of a finished run."""
 
 
@@ -144,8 +147,9 @@ def test_ranks_see_different_shards_and_end_with_the_same_weights(straight: Run)
     assert digests[0].group(1) == digests[1].group(1) == result.weights_digest
 
 
-def test_two_ranks_learn(straight: Run) -> None:
-    _, result = straight
+def test_two_ranks_learn_and_neither_is_missed_while_the_first_writes(straight: Run) -> None:
+    run_dir, result = straight
+    assert (run_dir / "logs/slept").exists()
     assert result.world_size == 2
     assert result.steps == EPOCHS * STEPS
     assert result.evaluation.seen == 8
