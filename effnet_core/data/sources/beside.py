@@ -189,15 +189,17 @@ def of_table(tree: Tree, folder: str, table: str, split: str, rules: Rules) -> l
 
 def note_tables(tree: Tree, top: str, tables: list[str], result: Labelled) -> None:
     """Folders may be parts of a set whose classes stand in a table under a name that nobody guesses."""
-    usable = _usable(tree, top, tables, DEFAULT_RULES)
-    named = _named(tree, [table for table in usable if _split_of(table)])
+    here, named = _here(tree, top, tables), []
+    if any(split_in_or_none(Path(path).stem) for path in here):
+        usable = _usable(tree, top, tables, DEFAULT_RULES)
+        named = _named(tree, (table for table in usable if _split_of(table)))
     if named:
         more = ", ..." if len(named) > LISTS_SHOWN else ""
         result.notes.append(
             f"classes are the folders, and the lists {', '.join(named[:LISTS_SHOWN])}{more} are not read: "
             "for that there must be one for each split, and one of them for training"
         )
-    for path in _here(tree, top, tables):
+    for path in here:
         if path not in named and (columns := columns_of_listing(tree.root, path)):
             result.notes.append(
                 f"classes are the folders, although {path} lists the pictures; if it has their classes, say "
