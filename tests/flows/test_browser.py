@@ -88,7 +88,7 @@ def start_from_the_form(page: Page, service: TestedService, data: Path, recipe: 
 def submit(page: Page, *, data: str, recipe: str) -> None:
     """Fill in and send the form, once its own defaults have arrived."""
     fields = page.locator("textarea")
-    expect(fields.nth(1)).to_have_value("efficientnet_b0_imagenet2012")
+    expect(fields.nth(1)).to_have_value("auto")
     page.wait_for_load_state("networkidle")
     fields.nth(0).fill(data)
     fields.nth(1).fill(recipe)
