@@ -18,7 +18,7 @@ RUNS = 40
 
 
 def test_forty_runs_on_four_workers(
-    tmp_path_factory: pytest.TempPathFactory, source_dir: Path, data_dir: Path
+    tmp_path_factory: pytest.TempPathFactory, source_dir: Path, tmp_path: Path
 ) -> None:
     service = TestedService(tmp_path_factory.mktemp("postgres"))
     with postgres() as url:
@@ -47,9 +47,11 @@ def test_forty_runs_on_four_workers(
                 ),
             )
             deployment = service.api.get("/deployments/name/stage/stage")
-            parameters = {"source": str(source_dir), "out": str(data_dir)}
-            body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-            for _ in range(RUNS):
+            # Its runs take turns otherwise, and this is about many at once.
+            service.api.patch(f"/deployments/{deployment['id']}", {"concurrency_limit": None})
+            for number in range(RUNS):
+                parameters = {"source": str(source_dir), "out": str(tmp_path / f"data-{number}")}
+                body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
                 service.api.post(f"/deployments/{deployment['id']}/create_flow_run", body)
 
             def finished() -> bool:
