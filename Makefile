@@ -19,7 +19,7 @@ demo: $(STAMP) ## the whole pipeline on a small real data set: stage, train, eva
 # (docs/adr/0003), and four at a time, because jobs and flows wait more than they compute. The longest come
 # first, so that no core is idle at the end; files that share finished runs or a service stay together.
 PYTEST := $(BIN)/python -m pytest $(if $(COST),-p tests.support.cost)
-PARTS := jobs-crash flows-service jobs-others jobs-runs flows-others cells unit
+PARTS := flows-others jobs-others cells jobs-crash unit flows-service jobs-runs
 test: $(STAMP) ## the test suite (COST=1: with what tests take of the processor)
 	@shared=$$(mktemp -d) && trap 'rm -rf "$$shared"' EXIT && EFFNET_TEST_SHARED=$$shared \
 	    $(MAKE) --no-print-directory --keep-going --jobs=4 $(addprefix test-part-,$(PARTS))
