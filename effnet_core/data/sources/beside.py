@@ -70,7 +70,7 @@ def only_images(tree: Tree, folder: str) -> bool:
 
 
 def masks_in(tree: Tree) -> list[str]:
-    """Folders of masks beside the one of the pictures: they are no classes."""
+    """Folders of masks beside the folder of images, which are not classes."""
     top = ""
     while folders := tree.folders(top):
         names = {path: path.rpartition("/")[2].lower() for path in folders}
@@ -141,20 +141,20 @@ def of_tables(
         if split in chosen
         for item in from_table(chosen[split], folder, rules.table, split)
     ]
-    return _named_by_folders(found, result)
+    return _with_class_names(found, result)
 
 
-def _named_by_folders(candidates: list[Candidate], result: Labelled) -> list[Candidate]:
-    """With names of folders or files as classes, where labels are numbers that each stand for one."""
+def _with_class_names(candidates: list[Candidate], result: Labelled) -> list[Candidate]:
+    """With class names from folders or files, where each numeric label has one of them in training."""
     usable = [item for item in candidates if not item.problem]
     labels = {item.class_name for item in usable}
     if not all(label.isdecimal() for label in labels):
         return candidates
-    told: dict[str, Callable[[Candidate], str]] = {
+    sources: dict[str, Callable[[Candidate], str]] = {
         "folder": lambda item: item.path.parent.name,
         "beginning of the files' names": lambda item: class_in(item.path.name),
     }
-    for what, name_of in told.items():
+    for what, name_of in sources.items():
         found: dict[str, set[str]] = defaultdict(set)
         for item in usable:
             if item.split in ("", TRAIN):

@@ -97,7 +97,7 @@ def _without_masks(tree: Tree, result: Labelled, rules: Rules) -> Tree:
     masks = masks_in(tree) if rules.layout != "classes" else []
     for folder in masks:
         result.notes.append(
-            f"left out: {folder}/ with {len(tree.below(folder)):,} picture(s), which are masks by its name; "
+            f"left out: {folder}/ with {len(tree.below(folder)):,} picture(s), masks by the folder's name; "
             "if the folders are classes, say data.layout=classes"
         )
     inside = tuple(f"{folder}/" for folder in masks)
@@ -164,7 +164,7 @@ def _has_classes(tree: Tree, folder: str, tables: list[str], rules: Rules) -> bo
     """Whether a folder holds class folders, or pictures that a table inside labels."""
     if metadata_in(tree.root, folder, tables):
         return True
-    if only_images(tree, folder) and rules.layout == "auto":
+    if only_images(tree, folder):
         return is_flat_beside_table(tree, folder, tables, rules)
     return bool(tree.folders(folder))
 

@@ -37,7 +37,7 @@ def way_out(pictures: list[str]) -> str:
 
 
 def by_names(tree: Tree) -> list[Candidate]:
-    """Every picture by the beginning of its name, of the split that its first folder is called.
+    """Every picture by the beginning of its name, of the split that a folder around it is called.
 
     Raises:
         DataError: no name begins with a class.
@@ -45,8 +45,8 @@ def by_names(tree: Tree) -> list[Candidate]:
     found = []
     for path in tree.pictures:
         if name := class_in(path):
-            folder = path.partition("/")[0] if "/" in path else ""
-            split = split_in(folder) if is_split(folder) else ""
+            folders = path.split("/")[:-1]
+            split = next((split_in(folder) for folder in folders if is_split(folder)), "")
             found.append(Candidate(tree.root / path, split, name, path))
     if not found:
         raise DataError(

@@ -18,6 +18,7 @@ from typing import Any
 
 from effnet_core.data.images import IMAGE_SUFFIXES
 from effnet_core.data.sources.finding import suffix_of
+from effnet_core.data.splits import is_split
 from effnet_core.errors import DataError
 from effnet_core.text import nearest, os_reason
 
@@ -167,9 +168,9 @@ _LISTED = re.compile(
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(r"(?P<path>\S+)\s+(?P<label>\d+)(\s+\d+)*")
-"""Of a picture without its suffix: the Oxford pets' ``Abyssinian_1 1 1 1``."""
+"""A path without its suffix and the number of its class: ``Abyssinian_1 1 1 1`` of the Oxford pets."""
 _IN_FOLDER = re.compile(r"(.*/)?(?P<label>[^/]+)/[^/]+")
-"""Of a picture in its class's folder: Food-101's ``apple_pie/1005649``."""
+"""A path whose folder is the class: ``apple_pie/1005649`` of Food-101."""
 
 
 def _may_be_list(path: Path) -> bool:
@@ -201,7 +202,10 @@ def _read_list(path: Path, text: str) -> Table:
         return _read_csv(path, text)
     columns = PATH_COLUMNS[0], LABEL_COLUMNS[0]
     pairs = [(n, _pair(line, form)) for n, line in lines]
-    names = _names_of_numbers(path.parent, {label for _, (_, label) in pairs if label})
+    labels = {label for _, (_, label) in pairs if label}
+    if form is _IN_FOLDER and (len(labels) < 2 or all(map(is_split, labels))):
+        raise ValueError("its lines name pictures and no classes")
+    names = _names_of_numbers(path.parent, labels)
     rows = [
         Row(n, dict(zip(columns, (file, names.get(label, label)), strict=True)))
         for n, (file, label) in pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -148,6 +149,30 @@ def cats_and_dogs(source: Path, folder: str = "train") -> None:
         put(source, f"{folder}/{('cat', 'dog')[n % 2]}.{n // 2}.jpg", seed=n)
 
 
+def test_lists_of_paths_alone_label_nothing(source: Path, out: Path) -> None:
+    """As detectors keep them beside a table of classes."""
+    rows = ["path,label"]
+    listed: dict[str, list[str]] = {"train": [], "val": []}
+    for n in range(8):
+        put(source, f"images/{n}.jpg", seed=n)
+        rows.append(f"images/{n}.jpg,{('cat', 'dog')[n % 2]}")
+        listed["train" if n < 6 else "val"].append(f"images/{n}.jpg")
+    text(source, "labels.csv", *rows)
+    for split, lines in listed.items():
+        text(source, f"{split}.txt", *lines)
+    dataset, _ = stage_dataset(source, out, max_rejected_share=0)
+    assert classes(dataset) == Counter(cat=4, dog=4)
+
+
+@pytest.mark.parametrize("layout", ["auto", "splits"])
+def test_unlabelled_images_of_a_split_are_left_out_by_either_layout(
+    source: Path, out: Path, layout: Literal["auto", "splits"]
+) -> None:
+    tiny_imagenet(source)
+    dataset, _ = stage_dataset(source, out, rules=Rules(layout), max_rejected_share=0)
+    assert dataset.counts == {"train": 9, "val": 6}
+
+
 @pytest.mark.parametrize("folder", [".", "train", "photos"])
 def test_names_that_begin_with_the_class(source: Path, out: Path, folder: str) -> None:
     """Kaggle's cats and dogs: refused with the way out, and read when people say so."""
@@ -169,7 +194,10 @@ def test_names_and_splits(source: Path, out: Path, events: list[Event]) -> None:
     assert "left out: 3 picture(s) without a class; the first: test1/0.jpg" in said(events)
     for n in range(4):
         put(source, f"valid/{('cat', 'dog')[n % 2]} ({n}).jpg", seed=80 + n)
-    dataset, _ = stage_dataset(source, out, rules=Rules("names"))
+    wrapped = source.with_name("wrapped")
+    wrapped.mkdir()
+    source.rename(wrapped / "dogs-vs-cats")
+    dataset, _ = stage_dataset(wrapped, out, rules=Rules("names"))
     assert dataset.counts == {"train": 8, "val": 4}
     assert dataset.class_names == ("cat", "dog")
 
